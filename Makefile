@@ -1,0 +1,31 @@
+# `make demo` and `make test` are the two commands; both make .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/.runtime
+	$(BIN)/python -m featpipe demo demo
+
+test: .venv/.development
+	$(BIN)/python -m pytest
+
+lint: .venv/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+# Every extra but timm, which is large and tested only where it is installed.
+.venv/.development: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,frame,plot]"
+	touch $@ .venv/.runtime
+
+clean:
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,74 @@
+"""CNN codes once, classifiers in seconds.
+
+featpipe runs a frozen, pretrained network over images once, keeps the codes
+(its activations at chosen depths) in one checked HDF5 file, and compares
+classifiers on them.
+
+The rooms, in the order of the flow:
+
+- ``images``: which images exist, their labels and splits; decoding one image
+- ``backbones``: names to frozen networks, their weights and preprocessing
+- ``codes``: the codes file: write, read, verify, merge
+- ``extraction``: images through a backbone into a codes file
+- ``solvers``: the regularisation path of every fold in one optimisation
+- ``classifiers``: ``linear``, ``svm``, ``logistic`` as scikit-learn estimators
+- ``scores``: the record every contender is judged by, intervals, paired tests
+- ``comparison``: the protocol that turns codes into a table
+- ``demo``, ``cli``: the offline demo, the command line
+
+The public names below are loaded when first used, so that ``import featpipe``
+costs nothing and brings in no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featpipe.classifiers import (
+        LinearClassifier,
+        LogisticClassifier,
+        SVMClassifier,
+    )
+    from featpipe.codes import Codes, CodesError, merge, read, verify
+    from featpipe.comparison import Comparison, compare
+    from featpipe.extraction import extract
+
+__version__ = "0.1.0"
+
+_ROOM_OF = {
+    "extract": "extraction",
+    "read": "codes",
+    "verify": "codes",
+    "merge": "codes",
+    "Codes": "codes",
+    "CodesError": "codes",
+    "compare": "comparison",
+    "Comparison": "comparison",
+    "LinearClassifier": "classifiers",
+    "SVMClassifier": "classifiers",
+    "LogisticClassifier": "classifiers",
+}
+
+__all__ = [
+    "Codes",
+    "CodesError",
+    "Comparison",
+    "LinearClassifier",
+    "LogisticClassifier",
+    "SVMClassifier",
+    "compare",
+    "extract",
+    "merge",
+    "read",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'featpipe' has no attribute {name!r}")
+    return getattr(import_module(f"featpipe.{_ROOM_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
