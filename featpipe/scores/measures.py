@@ -1,0 +1,111 @@
+"""Judging one contender: metrics of its predictions, with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+__all__ = ["METRICS", "judge", "wilson"]
+
+
+def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    # recall_score over the classes held out is balanced_accuracy_score without its
+    # warning when a class is predicted that no held-out image has.
+    return recall_score(
+        labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
+    )
+
+
+def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    return f1_score(labels, predicted, average="macro", zero_division=0)
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy_score,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+}
+"""Name of a metric to its function of (labels, predicted); all are better higher."""
+
+
+def judge(
+    labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """Measure predictions against labels.
+
+    Parameters
+    ----------
+    labels, predicted : (n_images,) int64
+        Class numbers.
+    probabilities : (n_images, n_classes) float, optional
+        Column c is the probability of class number c.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` with ``accuracy_low`` and ``accuracy_high``,
+        ``balanced_accuracy``, ``macro_f1`` and ``log_loss``: fields of `Score`.
+        ``log_loss`` is None without probabilities and where it is infinite, which
+        a class never seen in training makes it.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to judge or the shapes do not pair up.
+
+    Examples
+    --------
+    >>> judged = judge(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]))
+    >>> judged["accuracy"], judged["balanced_accuracy"]
+    (0.75, 0.75)
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    if labels.shape != predicted.shape or not labels.size:
+        raise ValueError(
+            f"{predicted.shape} predictions cannot be judged by {labels.shape} labels; "
+            "give one prediction per label, and at least one"
+        )
+    low, high = wilson(int((labels == predicted).sum()), labels.size)
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": float(_balanced_accuracy(labels, predicted)),
+        "macro_f1": float(_macro_f1(labels, predicted)),
+        "log_loss": _log_loss(labels, probabilities),
+    }
+
+
+def _log_loss(labels: np.ndarray, probabilities: np.ndarray | None) -> float | None:
+    if probabilities is None:
+        return None
+    of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(of_truth).mean()) if of_truth.min() > 0 else None
+
+
+def wilson(n_correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Give the Wilson score interval of a share of independent images [1]_.
+
+    Unlike the normal approximation it stays inside [0, 1] and keeps its coverage
+    near 100 % correct, where good classifiers live.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is zero or ``n_correct`` is not between 0 and ``n``.
+
+    References
+    ----------
+    .. [1] E. B. Wilson, "Probable inference, the law of succession, and
+       statistical inference", JASA 22, 1927.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in wilson(144, 153)]
+    [0.892, 0.969]
+    """
+    interval = binomtest(n_correct, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,0 +1,189 @@
+"""The score record, and the JSON document that carries it between commands."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Score", "read_json", "write_json", "write_whole"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How one contender did, and everything needed to compare it with another.
+
+    The fields are those of the JSON record, in its order. Accuracies are shares
+    between 0 and 1; what does not exist is None, never nan.
+
+    Attributes
+    ----------
+    codes : str
+        The codes file, or the source of the images where there is none.
+    backbone, weights, depth : str
+        Where the codes come from; ``depth`` joins several with ``+``.
+    width : int
+        Numbers per code.
+    classifier : str
+        ``"logistic"``, ``"ensemble"``, ``"finetune"``, ...
+    C : float or None
+        The chosen C; None where the classifier has none.
+    protocol : str
+        ``"test"`` or ``"val"`` (the held-out split), or ``"5-fold"``: pooled
+        predictions of nested cross-validation.
+    n_train, n_test : int
+        Images the model was finally fitted on, and images it is judged on.
+    cv_accuracy : float or None
+        The score by which the contender was selected, from training rows only: the
+        mean over folds of the metric asked for (accuracy unless said otherwise).
+    accuracy, accuracy_low, accuracy_high : float
+        Accuracy on the held-out images with its 95 % Wilson interval.
+    balanced_accuracy, macro_f1 : float
+        Mean recall over the classes held out, mean F1 over those held out or
+        predicted.
+    log_loss : float or None
+        Mean negative log-probability of the true class, in nats.
+    recommended : bool
+        Whether this row was chosen, by ``cv_accuracy`` alone.
+    p_value : float or None
+        Holm-corrected p-value of the paired test against the recommended row.
+    tied_with_recommended : bool
+        Whether that test leaves the two rows indistinguishable at 5 %.
+    fit_seconds, predict_seconds : float
+        Wall-clock time of the fit with its selection, and of the predictions.
+    C_curve : list of [C, metric]
+        The selection curve, from training rows only.
+    warnings : list of str
+        What a reader of this row must know.
+    test_paths : list of str
+        The judged images.
+    test_predicted : list of str
+        The class name predicted for each of them.
+    """
+
+    codes: str
+    backbone: str
+    weights: str
+    depth: str
+    width: int
+    classifier: str
+    C: float | None
+    protocol: str
+    n_train: int
+    n_test: int
+    cv_accuracy: float | None
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    balanced_accuracy: float
+    macro_f1: float
+    log_loss: float | None = None
+    recommended: bool = False
+    p_value: float | None = None
+    tied_with_recommended: bool = False
+    fit_seconds: float = 0.0
+    predict_seconds: float = 0.0
+    C_curve: list[list[float | None]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    test_paths: list[str] = field(default_factory=list)
+    test_predicted: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the JSON record: plain Python types, None for nan and infinity."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Score:
+        """Make the score a JSON record describes.
+
+        Raises
+        ------
+        ValueError
+            If the record lacks a field, has one too many, or has predictions that
+            do not pair up with its paths.
+        """
+        known = {f.name for f in fields(cls)}
+        missing, unknown = sorted(known - set(record)), sorted(set(record) - known)
+        if missing or unknown:
+            raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")
+        if len(record["test_paths"]) != len(record["test_predicted"]):
+            raise ValueError(
+                f"score has {len(record['test_paths'])} test_paths but "
+                f"{len(record['test_predicted'])} test_predicted"
+            )
+        return cls(**record)
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy scalars into Python's, tuples into lists, nan and inf into None."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: str | os.PathLike, scores: Sequence[Score], *, seed: int) -> None:
+    """Write the document of section 5 of the design: strict JSON, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the folder does not exist or cannot be written to.
+    """
+    from featpipe import __version__
+
+    document = {
+        "featpipe": __version__,
+        "seed": seed,
+        "scores": [score.as_dict() for score in scores],
+    }
+    write_whole(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> list[Score]:
+    """Read the scores of a document written by `write_json`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not such a document; the message names the file.
+    """
+    try:
+        document = json.loads(
+            Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
+        )
+        return [Score.from_dict(record) for record in document["scores"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ValueError(
+            f"{str(path)!r} is not a scores file ({err}); give one written by "
+            "`compare --json` or `finetune --json`"
+        ) from err
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def write_whole(path: str | os.PathLike, text: str) -> None:
+    """Write a text file whole: under a temporary name beside it, then renamed.
+
+    Paths that are not UTF-8 come out as the bytes they were on disk.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""The score record and its JSON document."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from featpipe import scores
+from featpipe.scores import Score
+
+FIELDS_OF_THE_DESIGN = [
+    "codes", "backbone", "weights", "depth", "width", "classifier", "C", "protocol",
+    "n_train", "n_test", "cv_accuracy", "accuracy", "accuracy_low", "accuracy_high",
+    "balanced_accuracy", "macro_f1", "log_loss", "recommended", "p_value",
+    "tied_with_recommended", "fit_seconds", "predict_seconds", "C_curve", "warnings",
+    "test_paths", "test_predicted",
+]  # fmt: skip
+
+
+def example(**changes):
+    score = Score(
+        codes="pets.h5", backbone="resnet18", weights="IMAGENET1K_V1",
+        depth="layer3:avg", width=256, classifier="logistic", C=0.01, protocol="test",
+        n_train=20, n_test=2, cv_accuracy=0.9, accuracy=0.5, accuracy_low=0.1,
+        accuracy_high=0.9, balanced_accuracy=0.5, macro_f1=0.4, log_loss=float("nan"),
+        C_curve=[[0.01, 0.9], [0.1, float("nan")]],
+        test_paths=["cat/0.jpg", "dog/\udcff.jpg"], test_predicted=["cat", "cat"],
+    )  # fmt: skip
+    return replace(score, **changes)
+
+
+def test_the_record_has_exactly_the_fields_of_the_design():
+    assert [field.name for field in fields(Score)] == FIELDS_OF_THE_DESIGN
+    assert list(example().as_dict()) == FIELDS_OF_THE_DESIGN
+
+
+def test_the_document_is_strict_json_and_reads_back_equal(tmp_path):
+    scores.write_json(tmp_path / "s.json", [example()], seed=7)
+    text = (tmp_path / "s.json").read_text(encoding="utf-8")
+    document = json.loads(text, parse_constant=pytest.fail)
+    assert document["seed"] == 7
+    assert document["scores"][0]["log_loss"] is None
+    assert document["scores"][0]["C_curve"] == [[0.01, 0.9], [0.1, None]]
+    (read,) = scores.read_json(tmp_path / "s.json")
+    assert read == replace(example(), log_loss=None, C_curve=[[0.01, 0.9], [0.1, None]])
+
+
+def test_writing_leaves_nothing_but_the_document(tmp_path):
+    scores.write_json(tmp_path / "s.json", [example()], seed=0)
+    scores.write_json(tmp_path / "s.json", [example()], seed=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.json"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "s.json' is not a scores file"),
+        ("[]", "is not a scores file"),
+        ('{"seed": 0}', "scores"),
+        ('{"scores": [{"codes": "a"}]}', "lacks fields"),
+        ('{"scores": [{"C": NaN}]}', "NaN is not JSON"),
+    ],
+)
+def test_what_is_no_document_is_refused_by_name(tmp_path, text, says):
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        scores.read_json(tmp_path / "s.json")
+
+
+def test_predictions_must_pair_up_with_paths():
+    record = example().as_dict() | {"test_predicted": ["cat"]}
+    with pytest.raises(ValueError, match="2 test_paths but 1 test_predicted"):
+        Score.from_dict(record)
