@@ -1,0 +1,345 @@
+"""Train the bundled network `mini` on Tiny ImageNet and write its weights file.
+
+One command makes ``featpipe/backbones/mini.safetensors`` from the zip alone::
+
+    python pipelines/pretrain_mini.py tinyimagenet.zip --run runs/mini
+
+The loss is plain cross-entropy: label smoothing, mixup and dropout raise the network's
+own accuracy but spoil its codes for other images (Kornblith et al. 2021). The run
+folder receives ``log.txt``, ``curve.png``, ``mini.safetensors`` and, every epoch,
+``checkpoint.pt``, from which ``--resume`` goes on as if it had not been interrupted.
+"""
+
+import argparse
+import copy
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+
+from featpipe.backbones.mini import PREPROCESSING, Mini
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, apart from the images."""
+
+    epochs: int = 40
+    seed: int = 0
+    batch_size: int = 128
+    peak_rate: float = 0.2
+    warm_up_epochs: float = 2.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    average_decay: float = 0.999
+    small_side_px: int = 48
+    small_fraction: float = 0.5
+    mild_fraction: float = 0.1
+    min_area: float = 0.35
+    mild_min_area: float = 0.65
+    jitter: float = 0.3
+
+    def rate(self, epoch: float) -> float:
+        """Learning rate at a fractional epoch: linear warm-up, then half a cosine."""
+        if epoch < self.warm_up_epochs:
+            return self.peak_rate * epoch / self.warm_up_epochs
+        done = (epoch - self.warm_up_epochs) / (self.epochs - self.warm_up_epochs)
+        return self.peak_rate * (1 + math.cos(math.pi * done)) / 2
+
+    def side_px(self, epoch: int) -> int:
+        """Side of the training images: small ones first, which buys epochs."""
+        return self.small_side_px if epoch < self.small_fraction * self.epochs else 64
+
+    def area(self, epoch: int) -> float:
+        """Smallest crop, as a part of the image; mild at the end, nearer to use."""
+        mild = epoch >= (1 - self.mild_fraction) * self.epochs
+        return self.mild_min_area if mild else self.min_area
+
+
+def read_split(path: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """Decode one split: images (n, 3, 64, 64) uint8, labels (n,), sorted wnids."""
+    with zipfile.ZipFile(path) as archive:
+        prefix = f"tinyimagenet/{split}/"
+        names = sorted(n for n in archive.namelist() if n.startswith(prefix))
+        wnids = sorted({name.split("/")[2] for name in names})
+        images = np.empty((len(names), 3, 64, 64), np.uint8)
+        for row, name in enumerate(names):
+            with Image.open(io.BytesIO(archive.read(name))) as image:
+                images[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    labels = [wnids.index(name.split("/")[2]) for name in names]
+    return torch.from_numpy(images), torch.tensor(labels), wnids
+
+
+def read_class_names(path: Path, wnids: list[str]) -> list[str]:
+    """Class names of `wnids`, in that order, from the zip's classes.tsv."""
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read("tinyimagenet/classes.tsv").decode().splitlines()
+    named = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    return [named[wnid] for wnid in wnids]
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Images of 0..1 to the network's scale, in the memory order it is fast with."""
+    mean = torch.tensor(PREPROCESSING["mean"], device=images.device).view(3, 1, 1)
+    std = torch.tensor(PREPROCESSING["std"], device=images.device).view(3, 1, 1)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def augment(
+    images: Tensor, side_px: int, min_area: float, jitter: float, draw: torch.Generator
+) -> Tensor:
+    """Crop, mirror and recolour each image at random, in one resampling.
+
+    Crops cover a share of the image from [min_area, 1] at an aspect ratio from
+    [3/4, 4/3]; brightness, contrast and saturation change by up to `jitter`. Images
+    (n, 3, 64, 64) uint8 become (n, 3, side_px, side_px) float32, normalised.
+    """
+    n = len(images)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(n, generator=draw) * (high - low) + low
+
+    area, aspect = uniform(min_area, 1), uniform(math.log(3 / 4), math.log(4 / 3)).exp()
+    width = (area * aspect).sqrt().clamp(max=1)
+    height = (area / aspect).sqrt().clamp(max=1)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0] = width * torch.sign(uniform(-1, 1))
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = (1 - width) * uniform(-1, 1)
+    theta[:, 1, 2] = (1 - height) * uniform(-1, 1)
+    scales = [uniform(1 - jitter, 1 + jitter).view(n, 1, 1, 1) for _ in range(3)]
+
+    device = images.device
+    grid = F.affine_grid(
+        theta.to(device), [n, 3, side_px, side_px], align_corners=False
+    )
+    x = F.grid_sample(
+        images.float() / 255, grid, padding_mode="reflection", align_corners=False
+    )
+    brightness, contrast, saturation = (scale.to(device) for scale in scales)
+    x = x * brightness
+    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, contrast)
+    x = torch.lerp(x.mean(1, keepdim=True), x, saturation)
+    return normalise(x.clamp(0, 1))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is done in hardware there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+class Training:
+    """One run: network, its moving average, optimiser and the log, epoch by epoch."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, folder: Path) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device, self.folder = recipe, device, folder
+        self.network = Mini().to(device).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.network).eval()
+        # Decay pulls on the filters only; on batch norm's scales it is known to hurt.
+        filters = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        decayed: dict[str, Any] = {
+            "params": filters,
+            "weight_decay": recipe.weight_decay,
+        }
+        self.optimiser = torch.optim.SGD(
+            [decayed, {"params": others}],
+            lr=recipe.peak_rate,
+            momentum=recipe.momentum,
+            nesterov=True,
+        )
+        self.autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=has_bf16(device)
+        )
+        self.history: list[dict[str, float]] = []
+
+    def batches(
+        self, images: Tensor, labels: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented batches of the next epoch, the same ones after a resume."""
+        epoch = len(self.history)
+        draw = torch.Generator().manual_seed(self.recipe.seed * 10_000 + epoch)
+        order = torch.randperm(len(images), generator=draw)
+        side_px, area = self.recipe.side_px(epoch), self.recipe.area(epoch)
+        size = self.recipe.batch_size
+        for start in range(0, len(order) - size + 1, size):
+            rows = order[start : start + size].to(images.device)
+            batch = augment(images[rows], side_px, area, self.recipe.jitter, draw)
+            yield batch, labels[rows]
+
+    def train_epoch(self, images: Tensor, labels: Tensor) -> float:
+        """Go once over the training images; returns the mean loss."""
+        self.network.train()
+        n_steps = len(images) // self.recipe.batch_size
+        total = torch.zeros((), device=self.device)
+        for step, (batch, wanted) in enumerate(self.batches(images, labels)):
+            rate = self.recipe.rate(len(self.history) + step / n_steps)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            with self.autocast:
+                scores = self.network(batch)
+            loss = F.cross_entropy(scores.float(), wanted)
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+            self.update_average(len(self.history) * n_steps + step)
+            total += loss.detach()
+        return float(total) / n_steps
+
+    @torch.no_grad()
+    def update_average(self, step: int) -> None:
+        """Move the averaged weights towards the network's; quickly at first."""
+        decay = min(self.recipe.average_decay, (1 + step) / (10 + step))
+        theirs = self.network.state_dict()
+        for name, tensor in self.average.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.lerp_(theirs[name], 1 - decay)
+            else:
+                tensor.copy_(theirs[name])
+
+    def save(self) -> None:
+        """Write the checkpoint; a kill leaves the old or the new one, never half."""
+        path = self.folder / "checkpoint.pt"
+        parts = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "history": self.history,
+        }
+        torch.save(parts, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def resume(self) -> None:
+        """Go back to the checkpoint, which must come from the same recipe."""
+        path = self.folder / "checkpoint.pt"
+        parts = torch.load(path, map_location=self.device, weights_only=True)
+        if parts["recipe"] != dataclasses.asdict(self.recipe):
+            raise ValueError(
+                f"{str(path)!r} was written with {parts['recipe']}; give the same "
+                "--epochs and --seed, or another --run folder"
+            )
+        self.network.load_state_dict(parts["network"])
+        self.average.load_state_dict(parts["average"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        self.history = parts["history"]
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy of a network in eval mode, one plain view an image."""
+    right = 0
+    for batch, wanted in zip(images.split(250), labels.split(250), strict=True):
+        scores = network(normalise(batch.float() / 255))
+        right += int((scores.argmax(1) == wanted).sum())
+    return right / len(images)
+
+
+def export(network: nn.Module, path: Path, about: dict[str, object]) -> str:
+    """Write the weights as float16 safetensors; returns the file's SHA-256."""
+    tensors = {
+        name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
+        for name, t in network.state_dict().items()
+    }
+    # One key only: safetensors writes several in no fixed order, and the bytes count.
+    safetensors.torch.save_file(tensors, path, {"about": json.dumps(about)})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def draw_curve(history: list[dict[str, float]], path: Path) -> None:
+    """Loss and validation accuracy over the epochs, as a PNG."""
+    epochs = range(1, len(history) + 1)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(epochs, [100 * h["top1"] for h in history], color="tab:blue")
+    axes.set(xlabel="epoch", title="mini on Tiny ImageNet", ylim=(0, 65))
+    axes.set_ylabel("validation top-1, averaged weights (%)", color="tab:blue")
+    axes.grid(alpha=0.3)
+    right = axes.twinx()
+    right.plot(epochs, [h["loss"] for h in history], color="tab:orange")
+    right.set_ylabel("training loss (cross-entropy)", color="tab:orange")
+    figure.savefig(path, dpi=120)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("zip", type=Path, help="tinyimagenet.zip")
+    parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder")
+    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--resume", action="store_true", help="from the checkpoint")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train, log, draw, export."""
+    options = parse(argv)
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = Recipe(epochs=options.epochs, seed=options.seed)
+    options.run.mkdir(parents=True, exist_ok=True)
+    training = Training(recipe, device, options.run)
+    if options.resume:
+        training.resume()
+    log = (options.run / "log.txt").open("a" if options.resume else "w")
+
+    def say(line: str) -> None:
+        for where in (sys.stdout, log):
+            print(line, file=where, flush=True)
+
+    images, labels, wnids = read_split(options.zip, "train")
+    val_images, val_labels, val_wnids = read_split(options.zip, "val")
+    assert wnids == val_wnids, "the zip's train and val folders name other classes"
+    images, labels = images.to(device), labels.to(device)
+    val_images, val_labels = val_images.to(device), val_labels.to(device)
+    say(f"{recipe}, torch {torch.__version__} on {device}, {len(images)} images")
+    while (epoch := len(training.history)) < recipe.epochs:
+        start = time.perf_counter()
+        loss = training.train_epoch(images, labels)
+        seconds = time.perf_counter() - start
+        top1 = accuracy(training.average, val_images, val_labels)
+        training.history.append({"loss": loss, "top1": top1, "seconds": seconds})
+        training.save()
+        say(
+            f"epoch {epoch + 1:3d}  {recipe.side_px(epoch)} px  loss {loss:.3f}  "
+            f"val top-1 {100 * top1:.2f} %  {seconds:.0f} s"
+        )
+    draw_curve(training.history, options.run / "curve.png")
+    about: dict[str, object] = {
+        "trained_on": "Tiny ImageNet, 200 classes",
+        "recipe": dataclasses.asdict(recipe),
+        "wnids": wnids,
+        "class_names": read_class_names(options.zip, wnids),
+    }
+    digest = export(training.average, options.run / "mini.safetensors", about)
+    stored = safetensors.torch.load_file(options.run / "mini.safetensors")
+    training.average.load_state_dict(stored)
+    rounded = accuracy(training.average, val_images, val_labels)
+    hours = sum(h["seconds"] for h in training.history) / 3600
+    say(f"after {hours:.2f} hours, in float16: val top-1 {100 * rounded:.2f} %")
+    say(f"SHA-256 {digest}")
+
+
+if __name__ == "__main__":
+    main()
