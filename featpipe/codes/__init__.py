@@ -1,0 +1,31 @@
+"""The codes file: write, read, verify, merge; `docs/format.md` specifies it.
+
+Knows nothing of images, networks or classifiers. A codes file appears whole or not at
+all, every byte of it is under a SHA-256, and whatever is wrong with one is a
+`CodesError`.
+"""
+
+from featpipe.codes.assembly import Row, assemble, content, write
+from featpipe.codes.atomic import write_bytes
+from featpipe.codes.block import CodesError
+from featpipe.codes.layout import SPLITS, Failure, Tables
+from featpipe.codes.merging import merge, require_same_fingerprint
+from featpipe.codes.reading import FINGERPRINT, Codes, read, verify
+
+__all__ = [
+    "FINGERPRINT",
+    "SPLITS",
+    "Codes",
+    "CodesError",
+    "Failure",
+    "Row",
+    "Tables",
+    "assemble",
+    "content",
+    "merge",
+    "read",
+    "require_same_fingerprint",
+    "verify",
+    "write",
+    "write_bytes",
+]

@@ -1,0 +1,192 @@
+"""Making codes files: from arrays, or from the rows of other codes files.
+
+Knows where rows come from and that a file appears whole or not at all.
+"""
+
+import io
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import h5py
+import numpy as np
+
+from featpipe.codes import atomic, block, layout
+from featpipe.codes.block import CodesError
+from featpipe.codes.layout import Failure, Store, Tables
+from featpipe.codes.reading import Codes
+
+__all__ = ["Row", "assemble", "content", "write"]
+
+
+class Row(NamedTuple):
+    """Where a row lies: a file (by position in a list) and the row in it."""
+
+    file: int
+    row: int
+
+
+def write(
+    path: str | os.PathLike[str],
+    *,
+    codes: Mapping[str, np.ndarray],
+    labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str],
+    paths: Sequence[str],
+    splits: Sequence[str] | np.ndarray | None = None,
+    groups: Sequence[str] | np.ndarray | None = None,
+    images_root: str = "",
+    sizes: np.ndarray | None = None,
+    mtimes: np.ndarray | None = None,
+    sha256: np.ndarray | None = None,
+    failures: Sequence[tuple] = (),
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write codes that are in memory to a codes file, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Replaced if it exists.
+    codes : mapping of SPEC to (n, width) float32 or float16
+        Maps: (n, C, H, W).
+    labels : (n,) int64
+        Positions in ``class_names``; −1 for unlabelled.
+    class_names : sequence of str
+    paths : sequence of n str
+        Relative to ``images_root``.
+    splits, groups : sequence of n str, optional
+        Default: no split, no group.
+    images_root : str
+    sizes, mtimes : (n,) int64, optional
+        Bytes and nanoseconds; default 0, unknown.
+    sha256 : (n, 32) uint8, optional
+        Content digests; default 0, unknown.
+    failures : sequence of (path, stage, reason)
+    provenance : mapping, optional
+        JSON; default empty.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, a split is unknown, or codes are not floating point.
+    OSError
+        If the file cannot be written.
+    """
+    n = len(paths)
+    tables = Tables(
+        paths=list(paths),
+        labels=np.asarray(labels, np.int64),
+        class_names=list(class_names),
+        splits=[""] * n if splits is None else [str(s) for s in splits],
+        groups=[""] * n if groups is None else [str(g) for g in groups],
+        images_root=images_root,
+        sizes=np.zeros(n, np.int64) if sizes is None else sizes,
+        mtimes=np.zeros(n, np.int64) if mtimes is None else mtimes,
+        sha256=np.zeros((n, 32), np.uint8) if sha256 is None else sha256,
+        failures=[Failure(*failure) for failure in failures],
+        provenance={"depths": list(codes), **(provenance or {})},
+    )
+    atomic.write_bytes(Path(path), content(codes, tables))
+
+
+def content(codes: Mapping[str, np.ndarray], tables: Tables) -> bytes:
+    """Give the bytes of a codes file built in memory.
+
+    Parameters
+    ----------
+    codes : mapping of SPEC to (n, width) array
+    tables : Tables
+
+    Returns
+    -------
+    bytes
+    """
+    stores = {spec: _store(spec, array, tables) for spec, array in codes.items()}
+    file = io.BytesIO()
+    layout.build(file, stores, tables)
+    _seal(file)
+    return file.getvalue()
+
+
+def assemble(
+    path: Path,
+    files: Sequence[Codes],
+    rows: Mapping[str, Sequence[Row]],
+    tables: Tables,
+) -> None:
+    """Write a codes file whose rows lie in other codes files.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced when all is well; may be one of ``files``.
+    files : sequence of Codes
+    rows : mapping of SPEC to sequence of n Row
+        For each depth, where the rows come from, in their final order.
+    tables : Tables
+        Of the new file.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room; the message says how much is needed.
+    CodesError
+        If a source has changed or is damaged.
+    """
+    stores = {spec: _gathering(spec, files, wanted) for spec, wanted in rows.items()}
+    needed = layout.size_bound(stores, tables)
+    with atomic.replacing(path) as file:
+        try:
+            reserved = atomic.ReservedFile(file, needed)
+        except OSError as error:
+            free = shutil.disk_usage(path.parent).free
+            raise OSError(
+                f"cannot write {path}: it needs {needed:,} bytes and {free:,} are free "
+                f"({error.strerror}); make room and run the same command again"
+            ) from error
+        layout.build(reserved, stores, tables)
+        reserved.finish()
+        _seal(file)
+
+
+def _store(spec: str, array: np.ndarray, tables: Tables) -> Store:
+    array = np.asarray(array)
+    if array.dtype not in (np.float32, np.float16):
+        raise ValueError(
+            f"codes at {spec!r} are {array.dtype}; give them as float32 or float16"
+        )
+    if len(array) != len(tables.paths):
+        raise ValueError(
+            f"{len(array)} codes at {spec!r} came with {len(tables.paths)} paths"
+        )
+    return Store(array.shape, array.dtype, lambda start, stop: array[start:stop])
+
+
+def _gathering(spec: str, files: Sequence[Codes], wanted: Sequence[Row]) -> Store:
+    """Make the reader that collects the wanted rows, a chunk at a time."""
+    first = files[wanted[0].file] if wanted else files[0]
+    shape, dtype = first.shapes[spec][1:], first.rows(spec, 0, 0).dtype
+    where = np.array(wanted, np.int64).reshape(-1, 2)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        chunk = np.empty((stop - start, *shape), dtype)
+        for file in np.unique(where[start:stop, 0]):
+            source, here = files[file], where[start:stop, 0] == file
+            if source.shapes[spec][1:] != shape:
+                raise CodesError(
+                    f"{source.path} has codes of another width at {spec!r} than "
+                    f"{first.path}"
+                )
+            chunk[here] = source.take(spec, where[start:stop, 1][here])
+        return chunk
+
+    return Store((len(wanted), *shape), dtype, rows)
+
+
+def _seal(file: BinaryIO) -> None:
+    with h5py.File(file, "r") as h5:
+        room, extents = h5.userblock_size, layout.extents(h5, file)
+    block.seal(file, room, extents)

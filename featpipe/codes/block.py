@@ -1,0 +1,159 @@
+"""The user block: what lies before the HDF5 part and vouches for every byte.
+
+HDF5 leaves the first bytes of a file to its user. Here they hold the file's length
+and two SHA-256 digests, so that a damaged, cut or foreign file is refused before
+libhdf5 parses anything. The *payload* (the raw chunks of the codes) and the *header*
+(all the rest) have a digest each: a header is checked at once, however large the file.
+Knows nothing of what the HDF5 part means.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
+
+__all__ = ["CodesError", "check", "room_for", "seal"]
+
+MAGIC = b"featpipe-codes 1\n"
+_SMALLEST = 512
+_LARGEST = 2**26
+_PIECE = 2**22
+# Two numbers of at most 15 digits, brackets and a comma.
+_BYTES_PER_EXTENT = 36
+
+
+class CodesError(ValueError):
+    """A codes file that cannot be trusted, or does not fit what is asked of it."""
+
+
+def room_for(n_extents: int) -> int:
+    """Give the bytes to reserve for a block that lists ``n_extents`` extents.
+
+    Parameters
+    ----------
+    n_extents : int
+        An upper bound of the stretches of payload in the file.
+
+    Returns
+    -------
+    int
+        A power of two of at least 512, as HDF5 wants its user block.
+    """
+    needed = _SMALLEST + _BYTES_PER_EXTENT * n_extents
+    return 1 << (needed - 1).bit_length()
+
+
+def seal(file: BinaryIO, room: int, payload: Sequence[tuple[int, int]]) -> None:
+    """Write the block of a finished file.
+
+    Parameters
+    ----------
+    file : binary file, open for reading and writing
+        The whole file; its first ``room`` bytes are replaced.
+    room : int
+        Bytes reserved for the block.
+    payload : sequence of (offset, length)
+        Where the raw chunks of the codes lie, in bytes from the start of the file.
+    """
+    size = file.seek(0, 2)
+    facts: dict[str, Any] = {"room": room, "size": size, "payload": _joined(payload)}
+    facts["payload_sha256"] = _digest(file, facts["payload"])
+    facts["header_sha256"] = _header_digest(file, facts)
+    block = MAGIC + json.dumps(facts, separators=(",", ":")).encode() + b"\n"
+    if len(block) > room:
+        raise AssertionError(f"a block of {len(block)} bytes in a room of {room}")
+    file.seek(0)
+    file.write(block.ljust(room, b"\0"))
+
+
+def check(file: BinaryIO, *, payload: bool = True) -> None:
+    """Check a file against its block, without parsing its HDF5 part.
+
+    Parameters
+    ----------
+    file : binary file
+    payload : bool
+        Check the codes too (about 0.6 s a gigabyte); without, the header alone.
+
+    Raises
+    ------
+    CodesError
+        If the file is no codes file, was cut, or has a changed byte.
+    """
+    facts = _facts(file)
+    size = file.seek(0, 2)
+    if size != facts["size"]:
+        raise CodesError(
+            f"has {size:,} bytes where {facts['size']:,} were written: it was cut "
+            "or added to"
+        )
+    if _header_digest(file, facts) != facts["header_sha256"]:
+        raise CodesError("is damaged: its header does not match its SHA-256")
+    if payload and _digest(file, facts["payload"]) != facts["payload_sha256"]:
+        raise CodesError("is damaged: its codes do not match their SHA-256")
+
+
+def _facts(file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
+    if file.read(len(MAGIC)) != MAGIC:
+        raise CodesError("is not a featpipe codes file")
+    start = file.read(_SMALLEST)
+    if b"\n" not in start:
+        start += file.read(_LARGEST)
+    try:
+        facts = json.loads(start[: start.index(b"\n")])
+        sound = facts["room"] >= _SMALLEST and all(
+            facts["room"] <= offset and 0 <= length <= facts["size"] - offset
+            for offset, length in facts["payload"]
+        )
+        sound = sound and facts["payload"] == _joined(facts["payload"])
+        sound = sound and {"header_sha256", "payload_sha256"} <= facts.keys()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise CodesError("is damaged: its first block cannot be read")
+    return facts
+
+
+def _joined(extents: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Sort extents and join those that touch; overlapping ones stay apart."""
+    joined: list[list[int]] = []
+    for offset, length in sorted(map(tuple, extents)):
+        if joined and sum(joined[-1]) == offset:
+            joined[-1][1] += length
+        else:
+            joined.append([offset, length])
+    return joined
+
+
+def _header_digest(file: BinaryIO, facts: dict[str, Any]) -> str:
+    """Digest all that is not payload, the block's own facts included."""
+    said = {key: facts[key] for key in ("room", "size", "payload", "payload_sha256")}
+    rest, position = [], facts["room"]
+    for offset, length in facts["payload"]:
+        if offset < position:
+            raise CodesError("is damaged: stretches of its codes overlap")
+        rest.append((position, offset - position))
+        position = offset + length
+    rest.append((position, facts["size"] - position))
+    return _digest(file, rest, json.dumps(said, sort_keys=True).encode())
+
+
+def _digest(
+    file: BinaryIO, extents: Sequence[Sequence[int]], first: bytes = b""
+) -> str:
+    digest = hashlib.sha256(first)
+    for offset, length in extents:
+        for piece in _pieces(file, offset, length):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(file: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
+    file.seek(offset)
+    while length > 0:
+        piece = file.read(min(length, _PIECE))
+        if not piece:
+            raise CodesError("was cut while it was read")
+        length -= len(piece)
+        yield piece

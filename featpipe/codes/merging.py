@@ -1,0 +1,158 @@
+"""Putting codes files together: the shards of one extraction, or of several folders."""
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featpipe.codes.assembly import Row, assemble
+from featpipe.codes.block import CodesError
+from featpipe.codes.layout import Tables, encode
+from featpipe.codes.reading import FINGERPRINT, Codes, read
+
+__all__ = ["merge", "require_same_fingerprint"]
+
+
+def require_same_fingerprint(
+    have: Mapping[str, Any], want: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Raise unless two provenances agree in all that changes the numbers.
+
+    Parameters
+    ----------
+    have : mapping
+        Provenance or fingerprint of the codes in ``path``.
+    want : mapping
+        What is asked for.
+    path : path
+        Named in the message.
+
+    Raises
+    ------
+    CodesError
+        Naming the first field that differs, with both values.
+    """
+    for name in FINGERPRINT:
+        if have.get(name) != want.get(name):
+            old, new, where = _difference(have.get(name), want.get(name), name)
+            raise CodesError(
+                f"{path} was made with {where} = {old!r}, now it is {new!r}; choose "
+                "another file, or --overwrite to make this one anew"
+            )
+
+
+def _difference(old: Any, new: Any, where: str) -> tuple[Any, Any, str]:
+    """Descend to the entry that differs, so that the message is short."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{where}.{key}")
+    return old, new, where
+
+
+def merge(
+    paths: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]
+) -> Codes:
+    """Put codes files together into one, rows in the order of their paths.
+
+    Parameters
+    ----------
+    paths : sequence of paths
+        Files of the same fingerprint, depths, dtype and images' root; of shards, all.
+    path : path
+        The file to write; replaced if it exists.
+
+    Returns
+    -------
+    Codes
+        Of the merged file.
+
+    Raises
+    ------
+    CodesError
+        If a file is damaged, they do not belong together, an image is in two of them,
+        or a shard is missing.
+    """
+    if not paths:
+        raise ValueError("nothing to merge; give the codes files to put together")
+    files = [read(name) for name in paths]
+    for other in files[1:]:
+        _require_kin(files[0], other)
+    _require_all_shards(files)
+    names = sorted({name for file in files for name in file.class_names}, key=encode)
+    order = sorted(
+        (Row(k, i) for k, file in enumerate(files) for i in range(len(file))),
+        key=lambda at: encode(files[at.file].paths[at.row]),
+    )
+    for one, two in pairwise(order):
+        name = files[one.file].paths[one.row]
+        if name == files[two.file].paths[two.row]:
+            raise CodesError(
+                f"{name!r} is both in {files[one.file].path} and in "
+                f"{files[two.file].path}; leave one of the files out"
+            )
+    tables = _merged(files, order, names)
+    assemble(Path(path), files, dict.fromkeys(files[0].depths, order), tables)
+    return read(path)
+
+
+def _require_kin(one: Codes, two: Codes) -> None:
+    require_same_fingerprint(two.provenance, one.provenance, two.path)
+    for what, a, b in (
+        ("depths", sorted(one.depths), sorted(two.depths)),
+        ("images' root", one.images_root, two.images_root),
+        ("dtype", one.provenance.get("dtype"), two.provenance.get("dtype")),
+    ):
+        if a != b:
+            raise CodesError(
+                f"{one.path} and {two.path} differ in {what}: {a!r} and {b!r}; "
+                "extract them alike to merge them"
+            )
+
+
+def _require_all_shards(files: Sequence[Codes]) -> None:
+    shards = [tuple(file.provenance.get("shard") or (0, 1)) for file in files]
+    count = max(n for _, n in shards)
+    missing = sorted({(k, count) for k in range(count)} - set(shards))
+    if count > 1 and missing:
+        k, n = missing[0]
+        raise CodesError(
+            f"shard {k}/{n} is missing among {len(files)} files; merge all {n} of one "
+            "extraction at once"
+        )
+
+
+def _merged(files: Sequence[Codes], order: Sequence[Row], names: list[str]) -> Tables:
+    number = {name: k for k, name in enumerate(names)}
+    labels = [
+        np.array([*(number[n] for n in file.class_names), -1], np.int64)[file.labels]
+        for file in files
+    ]
+    first = np.cumsum([0, *map(len, files)])
+    at = np.array([first[row.file] + row.row for row in order], np.int64)
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(file.tables, name) for file in files])[at]
+
+    def texts(name: str) -> list[str]:
+        return [getattr(files[row.file].tables, name)[row.row] for row in order]
+
+    provenance = {k: v for k, v in files[0].provenance.items() if k != "shard"}
+    return Tables(
+        paths=texts("paths"),
+        labels=np.concatenate(labels)[at],
+        class_names=names,
+        splits=texts("splits"),
+        groups=texts("groups"),
+        images_root=files[0].images_root,
+        sizes=column("sizes"),
+        mtimes=column("mtimes"),
+        sha256=column("sha256"),
+        # Shards share what failed in the scan.
+        failures=sorted({f for file in files for f in file.tables.failures}),
+        notes=sorted({f for file in files for f in file.tables.notes}),
+        provenance=provenance,
+    )
