@@ -1,0 +1,30 @@
+"""Which images exist, and decoding one image to upright RGB.
+
+`scan` lists the images of a folder, table, archive or dataset as an `ImageSet`,
+`from_arrays` makes one of arrays, and `decode` turns the bytes of an image into
+pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
+`Failure` with path, stage and reason. Never here: networks, and the size they want.
+
+| module | what lives there |
+|---|---|
+| `imageset` | the list of images, and the one error of an image |
+| `scanning` | telling the kinds of sources apart |
+| `folder` · `table` · `archive` · `datasets` | one kind of source each |
+| `decoding` | bytes to pixels |
+"""
+
+from featpipe.images.datasets import from_arrays
+from featpipe.images.decoding import DECODING, Decoded, decode
+from featpipe.images.imageset import Failure, ImageError, ImageSet
+from featpipe.images.scanning import scan
+
+__all__ = [
+    "DECODING",
+    "Decoded",
+    "Failure",
+    "ImageError",
+    "ImageSet",
+    "decode",
+    "from_arrays",
+    "scan",
+]

@@ -1,0 +1,334 @@
+"""Images that are arrays in memory, and the datasets of torchvision.
+
+Both give pictures, not files. `ImageSet.read` must give bytes whose digest is the same
+wherever the picture is the same, so pictures become binary PPM or PGM: plain pixels
+behind a short header, lossless, quick, and unlike PNG without a compressor that changes
+from version to version. Never here: downloads.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from featpipe.images.decoding import to_rgb
+from featpipe.images.folder import SPLITS, FileReader
+from featpipe.images.imageset import Failure, ImageError, ImageSet, Row, build
+
+__all__ = ["from_arrays", "scan_torchvision"]
+
+
+def from_arrays(
+    images: Sequence[Any] | np.ndarray,
+    labels: Sequence[Any] | np.ndarray | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    paths: Sequence[str] | None = None,
+) -> ImageSet:
+    """Make an `ImageSet` of pictures in memory.
+
+    Parameters
+    ----------
+    images : sequence of arrays or PIL images
+        uint8 (height, width), (height, width, 1), (height, width, 3) in the order RGB,
+        or (height, width, 4) with alpha. An (n, height, width, channels) array will do.
+        They are kept by reference. PIL images go through the rules of `DECODING`.
+    labels : (n,), optional
+        Class names or numbers. ``""``, None and -1 are unlabelled. Numbers get leading
+        zeros where needed, so that the sorted class names keep their order.
+    splits : (n,) of str, optional
+        ``"train"``, ``"val"`` or ``"test"``, or another name of these.
+    groups : (n,) of str, optional
+        Images of one group are never on both sides of a split.
+    paths : (n,) of str, optional
+        Names, each once. By default ``"000000"``, ``"000001"``, and so on. The set is
+        sorted by them.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, lengths differ, an array has another shape or dtype, a
+        path comes twice, or a split has an unknown name.
+    """
+    n = len(images)
+    width = max(6, len(str(n - 1)))
+    names = [f"{i:0{width}d}" for i in range(n)] if paths is None else list(paths)
+    columns = {
+        "labels": [""] * n if labels is None else _class_names(labels),
+        "splits": [""] * n if splits is None else [_split(name) for name in splits],
+        "groups": [""] * n if groups is None else [str(group) for group in groups],
+        "paths": names,
+    }
+    for column, values in columns.items():
+        if len(values) != n:
+            raise ValueError(f"{len(values)} {column} for {n} images; give one each")
+    if len(set(names)) < n:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"path {twice!r} comes twice in paths; give each image its own"
+        )
+    pictures = [_picture(image, i) for i, image in enumerate(images)]
+    rows = [
+        Row(name, label, split, group, size)
+        for name, label, split, group, size in zip(
+            names,
+            columns["labels"],
+            columns["splits"],
+            columns["groups"],
+            map(_n_bytes, pictures),
+            strict=True,
+        )
+    ]
+    reader = _ArrayReader(dict(zip(names, pictures, strict=True)))
+    return build("arrays", "arrays:", rows, reader)
+
+
+@dataclass(frozen=True)
+class _ArrayReader:
+    pictures: Mapping[str, Any]
+
+    def read(self, path: str) -> bytes:
+        return _encoded(self.pictures[path])
+
+
+def _picture(image: Any, i: int) -> Any:
+    """Check an array, and leave a PIL image as it is until it is read."""
+    if not isinstance(image, np.ndarray):
+        if hasattr(image, "getexif"):
+            return image
+        raise ValueError(
+            f"image {i} is {type(image).__name__}; give uint8 arrays or PIL images"
+        )
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+    if image.dtype != np.uint8 or not shaped or 0 in image.shape:
+        raise ValueError(
+            f"image {i} is {image.dtype} of shape {image.shape}; give uint8 of shape "
+            "(height, width), (height, width, 3) or (height, width, 4)"
+        )
+    return image
+
+
+def _n_bytes(picture: Any) -> int:
+    if isinstance(picture, np.ndarray):
+        return picture.size
+    return picture.width * picture.height * len(picture.getbands())
+
+
+def _encoded(picture: Any) -> bytes:
+    """Return binary PGM (grey) or PPM (RGB) of a picture."""
+    if not isinstance(picture, np.ndarray) or picture.shape[2:] == (4,):
+        picture = _flat(picture)
+    height, width = picture.shape[:2]
+    magic = b"P5" if picture.ndim == 2 else b"P6"
+    return magic + b"\n%d %d\n255\n" % (width, height) + picture.tobytes()
+
+
+def _flat(picture: Any) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    upright = ImageOps.exif_transpose(picture)
+    return np.asarray(upright if upright.mode == "L" else to_rgb(upright, []))
+
+
+def _class_names(labels: Iterable[Any]) -> list[str]:
+    values = [label.item() if hasattr(label, "item") else label for label in labels]
+    if not all(isinstance(value, int) and value >= -1 for value in values):
+        return ["" if v is None or v == -1 else str(v) for v in values]
+    width = len(str(max(values, default=0)))
+    return ["" if value < 0 else f"{value:0{width}d}" for value in values]
+
+
+def _split(name: str) -> str:
+    if name and name.casefold() not in SPLITS:
+        raise ValueError(f"{name!r} is no split; choose from {', '.join(SPLITS)}")
+    return SPLITS[name.casefold()] if name else ""
+
+
+_DONE_BY_US = {"download", "transform", "target_transform", "transforms", "loader"}
+_TYPICAL_SPLITS = ("train", "trainval", "val", "valid", "test")
+
+
+def scan_torchvision(source: str, *, unlabelled: bool = False) -> ImageSet:
+    """List a dataset of torchvision that lies in a local folder.
+
+    Parameters
+    ----------
+    source : str
+        ``torchvision:NAME?key=value&...``; NAME a class of `torchvision.datasets`, the
+        keys its parameters, such as ``root``. Where the class has ``train`` or
+        ``split`` and neither is given, all splits that are there are listed.
+    unlabelled : bool
+        Do not ask for labels, nor fail where there is no single one per image.
+
+    Raises
+    ------
+    ValueError
+        If the dataset or a parameter is unknown, or an image has no single class.
+    FileNotFoundError
+        If the dataset is not where ``root`` says.
+    """
+    name, _, query = source.removeprefix("torchvision:").partition("?")
+    factory = _factory(name)
+    given = {key: _value(key, text) for key, text in parse_qsl(query)}
+    parts, failures = _parts(source, factory, given)
+    rows: list[Row] = []
+    reader = _DatasetReader(source, {})
+    for part, (split, dataset) in parts.items():
+        reader.datasets[part] = dataset
+        labels = [""] * len(dataset) if unlabelled else _labels(source, dataset)
+        width = len(str(len(dataset) - 1))
+        rows += [
+            Row(f"{part}/{i:0{width}d}" if part else f"{i:0{width}d}", label, split)
+            for i, label in enumerate(labels)
+        ]
+    return build(source, source, rows, reader, failures=failures)
+
+
+def _factory(name: str) -> Any:
+    from torchvision import datasets
+
+    if name in datasets.__all__ and inspect.isclass(getattr(datasets, name)):
+        return getattr(datasets, name)
+    near = difflib.get_close_matches(name, datasets.__all__, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"torchvision has no dataset {name!r}{hint}")
+
+
+def _value(key: str, text: str) -> Any:
+    """Read a value as the bool, number or tuple of numbers that it looks like."""
+    if key == "root":
+        return text
+    if text.casefold() in ("true", "false"):
+        return text.casefold() == "true"
+    for read in (int, float, lambda text: tuple(map(int, text.split(",")))):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _parts(
+    source: str, factory: Any, given: dict[str, Any]
+) -> tuple[dict[str, tuple[str, Any]], list[Failure]]:
+    """Open every split asked for: part of the path -> (split, dataset)."""
+    accepted = set(inspect.signature(factory).parameters) - _DONE_BY_US
+    if unknown := sorted(set(given) - accepted):
+        raise ValueError(
+            f"{source!r}: {factory.__name__} takes no {', '.join(map(repr, unknown))} "
+            f"here; choose from {', '.join(sorted(accepted))}"
+        )
+    parts: dict[str, tuple[str, Any]] = {}
+    failures: list[Failure] = []
+    for part, more in _choices(accepted, given):
+        if part == "trainval" and "train" in parts:
+            continue
+        try:
+            dataset = _open(factory, given | more)
+        except (OSError, RuntimeError) as error:
+            failures.append(Failure(part, "scan", _line(error)))
+        except (ValueError, TypeError) as error:
+            # A class refuses the names of splits that it does not have.
+            if not more:
+                raise ValueError(f"{source!r}: {_line(error)}") from error
+        else:
+            parts[part] = (_part_split(part), dataset)
+    if not parts:
+        reason = failures[0].reason if failures else "none of the usual splits is there"
+        raise FileNotFoundError(
+            f"{source!r} cannot be opened: {reason}; featpipe downloads nothing, give "
+            "the folder that has it as root="
+        )
+    return parts, failures
+
+
+def _choices(
+    accepted: set[str], given: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if "train" in accepted and "train" not in given:
+        yield from (("train", {"train": True}), ("test", {"train": False}))
+    elif "train" in given:
+        yield "train" if given["train"] else "test", {}
+    elif "split" in accepted and "split" not in given:
+        yield from ((name, {"split": name}) for name in _TYPICAL_SPLITS)
+    else:
+        yield str(given.get("split", "")), {}
+
+
+def _part_split(part: str) -> str:
+    return SPLITS.get(part, "train" if part.startswith("train") else "")
+
+
+def _open(factory: Any, options: dict[str, Any]) -> Any:
+    if "download" in inspect.signature(factory).parameters:
+        options = options | {"download": False}
+    return factory(**options)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _labels(source: str, dataset: Any) -> list[str]:
+    """Return a class name for each image, without decoding where the class allows."""
+    targets = None
+    for name in ("targets", "labels", "_labels"):
+        found = getattr(dataset, name, None)
+        if found is not None and len(found) == len(dataset):
+            targets = [t.item() if hasattr(t, "item") else t for t in found]
+            break
+    if targets is None:
+        targets = [dataset[i][1] for i in range(len(dataset))]
+    targets = [t.item() if getattr(t, "ndim", None) == 0 else t for t in targets]
+    if not all(isinstance(target, int) for target in targets):
+        raise ValueError(
+            f"{source!r} has no single class per image; list it as unlabelled"
+        )
+    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
+    if isinstance(names, list) and len(names) > max(targets, default=-1):
+        return ["" if t < 0 else _text(names[t]) for t in targets]
+    return _class_names(targets)
+
+
+def _text(name: Any) -> str:
+    # ImageNet's names are tuples of synonyms.
+    return ", ".join(name) if isinstance(name, tuple) else str(name)
+
+
+@dataclass
+class _DatasetReader:
+    source: str
+    datasets: dict[str, Any]
+    lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def __getstate__(self) -> tuple[str, dict[str, Any]]:
+        return self.source, self.datasets
+
+    def __setstate__(self, state: tuple[str, dict[str, Any]]) -> None:
+        self.source, self.datasets = state
+        self.lock = threading.Lock()
+
+    def read(self, path: str) -> bytes:
+        part, _, number = path.rpartition("/")
+        dataset, i = self.datasets[part], int(number)
+        # Datasets that are folders of files: the file itself, as from a folder.
+        if samples := getattr(dataset, "samples", None):
+            return FileReader("").read(str(samples[i][0]))
+        try:
+            # Nobody promises that datasets are safe in threads, and FakeData is not.
+            with self.lock:
+                return _encoded(_picture(dataset[i][0], i))
+        except Exception as error:
+            raise ImageError("read", _line(error)) from error

@@ -1,0 +1,329 @@
+"""From the bytes of a file to one upright RGB image, by stated rules.
+
+Lives here: the formats allowed, the limits, and the rules that change pixels
+(`DECODING`). Never here: files, labels, or the size a network wants.
+
+Pillow is the reference: other decoders were seen to end the process on damaged files.
+None of Pillow's process-wide settings is read or changed, so that an image is the same
+in every thread and program. Pillow is imported by the first image, not before.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from featpipe.images.imageset import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL import Image
+
+__all__ = ["DECODING", "MAX_PIXELS", "Decoded", "decode", "to_rgb"]
+
+MAX_PIXELS = 1024**3 // 4 // 3
+"""89,478,485: Pillow's own limit, which there is a warning and here an error."""
+
+_PLUGINS = {
+    "JPEG": "Jpeg",  # also MPO, which begins as a JPEG
+    "PNG": "Png",
+    "GIF": "Gif",
+    "WEBP": "WebP",
+    "BMP": "Bmp",
+    "TIFF": "Tiff",
+    "AVIF": "Avif",
+    "PPM": "Ppm",
+    "JPEG2000": "Jpeg2K",
+}
+
+DECODING: dict[str, Any] = {
+    "version": 1,
+    "decoder": "Pillow",
+    "formats": [*_PLUGINS, "MPO"],
+    "max_pixels": MAX_PIXELS,
+    "exif": "upright; orientation 0 is 1; unreadable is not rotated",
+    "frames": "first",
+    # White is the page that cut-out pictures, scans and drawings are made for; on
+    # black, dark lines on a transparent ground would vanish.
+    "alpha": "composited over white (255, 255, 255)",
+    "16-bit": "divided by 256, rounded down",
+    "32-bit": "kept if within 0..255, as 16-bit if within 0..65535, else as float",
+    "float": "lowest finite value to 0, highest to 255; a constant image to 0",
+    "cmyk": "Pillow's plain conversion; JPEG inks inverted as Adobe does",
+    "icc": "ignored",
+    "truncated": "refused",
+}
+"""The rules of `decode`, for the provenance of codes. ``version`` rises when the pixels
+of any image change."""
+
+
+class Decoded(NamedTuple):
+    """An upright RGB image, and what was done that its user might want to know."""
+
+    image: Image.Image
+    notes: tuple[str, ...]
+
+
+def decode(content: bytes, *, target: int | None = None) -> Decoded:
+    """Decode the first frame of an image file to upright RGB.
+
+    Thread-safe. Whatever bytes come, the answer is an image or an `ImageError`.
+    Pillow's own warnings (odd TIFF tags, for instance) are left to the program's
+    filters, which belong to the whole process; one that makes them errors makes such
+    images failures.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file, of a format in ``DECODING["formats"]``, told by its content.
+    target : int, optional
+        Length in pixels of the shorter side that the image will be resized to. JPEGs
+        are then decoded at 1/2, 1/4 or 1/8 where neither side gets below twice that,
+        which moves codes by about 0.01 relative. None, the default, is exact.
+
+    Returns
+    -------
+    Decoded
+        The image, of mode RGB, and notes such as ``"16-bit scaled"`` or
+        ``"first of 12 frames"``.
+
+    Raises
+    ------
+    ImageError
+        Of stage ``"decode"``: format not allowed, damaged or truncated content, or
+        more than `MAX_PIXELS`.
+    """
+    try:
+        return _decode(content, target)
+    except ImageError:
+        raise
+    except Exception as error:
+        # Not only OSError: damaged files make Pillow raise ValueError, SyntaxError,
+        # struct.error, NotImplementedError, MemoryError and others.
+        raise ImageError("decode", _reason(error)) from error
+
+
+def _decode(content: bytes, target: int | None) -> Decoded:
+    image = _open(content)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            "decode",
+            f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}; "
+            "store a smaller copy",
+        )
+    if target is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (2 * target, 2 * target))
+    depth = str(image.tile)  # Pillow's name of the stored layout; loading forgets it
+    # The order matters: asking a PNG for EXIF or frames may decode it, and if that
+    # fails the next load() would pass a half-decoded picture off as whole.
+    image.load()
+    notes: list[str] = []
+    pixels = to_rgb(image, notes, depth=depth)
+    if pixels is image and image.format != "JPEG":
+        pixels = image.copy()  # counting frames may seek, and so empty `image`
+    pixels = _upright(pixels, image, notes)
+    _note_frames(image, notes)
+    return Decoded(pixels, tuple(notes))
+
+
+@lru_cache(maxsize=1)
+def _formats() -> dict[str, tuple[Callable[..., Any], Callable[[bytes], Any] | None]]:
+    from PIL import Image
+
+    for plugin in _PLUGINS.values():
+        import_module(f"PIL.{plugin}ImagePlugin")
+    # AVIF is missing where Pillow was built without it.
+    return {name: Image.OPEN[name] for name in _PLUGINS if name in Image.OPEN}
+
+
+def _open(content: bytes) -> Any:
+    """Do `PIL.Image.open` for our formats, without its warnings.
+
+    Its check for bombs and its failure to identify both go through `warnings`, whose
+    filters belong to the whole process and cannot be set for one thread.
+    """
+    from PIL import Image
+
+    if not content:
+        raise ImageError("decode", "empty file (0 bytes)")
+    damage = ""
+    for name, (factory, accept) in _formats().items():
+        if accept is not None and accept(content[:16]) is not True:
+            continue
+        try:
+            return factory(io.BytesIO(content), "")
+        except Image.DecompressionBombError:
+            raise
+        except Exception as error:
+            damage = damage or f"damaged {name}: {_reason(error)}"
+    raise ImageError("decode", _foreign(content) or damage or _unknown(content))
+
+
+def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Image:
+    """Return the pixels as RGB by the rules of `DECODING`; add to ``notes``.
+
+    An image that is RGB already comes back itself. ``depth`` is the text of
+    ``image.tile`` before loading, which alone tells how wide the stored samples were.
+    """
+    mode = image.mode
+    if mode == "F" or mode.startswith("I"):
+        return _from_numbers(image, notes)
+    if image.has_transparency_data:
+        return _over_white(image, notes, depth)
+    if mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        notes.append("CMYK without Adobe marker, inks taken as inverted")
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def _from_numbers(image: Image.Image, notes: list[str]) -> Image.Image:
+    from PIL import Image
+
+    values = np.asarray(image)
+    deep = image.mode.startswith("I;16") or image.format == "PPM"
+    low, high = (0, 65535) if deep and image.mode != "F" else _range(values)
+    if image.mode == "F" or low < 0 or high > 65535:
+        notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
+        scale = 255 / (high - low) if high > low else 0.0
+        finite = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high)
+        grey: np.ndarray = (np.clip(finite, low, high) - low) * scale
+    elif deep or high > 255:
+        notes.append("16-bit scaled")
+        grey = values.astype(np.uint32) >> 8
+    else:
+        grey = values
+    picture = Image.fromarray(grey.astype(np.uint8))
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int) and bool((values == hidden).any()):
+        notes.append("alpha over white")
+        picture.paste(255, mask=Image.fromarray(values == hidden))
+    return picture.convert("RGB")
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+
+
+def _over_white(image: Image.Image, notes: list[str], depth: str) -> Image.Image:
+    from PIL import Image
+
+    hidden = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(hidden, tuple) and "16B" in depth:
+        # The PNG names a 16-bit colour, of whose pixels only the high bytes are left.
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in hidden)
+    if image.mode == "L" and isinstance(hidden, int):
+        # Pillow widens 2- and 4-bit greys to 8 bits, but not the hidden one.
+        factor = 85 if "L;2" in depth else 17 if "L;4" in depth else 1
+        image = image.copy()
+        image.info["transparency"] = min(hidden * factor, 255)
+    rgba = image.convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB")
+    notes.append("alpha over white")
+    page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(page, rgba).convert("RGB")
+
+
+def _upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    # Not ImageOps.exif_transpose: it also writes the EXIF anew, and fails where that
+    # cannot be done although the orientation is clear.
+    try:
+        orientation = source.getexif().get(0x0112, 1)
+    except Exception:
+        notes.append("EXIF unreadable, not rotated")
+        return pixels
+    if orientation in (0, 1):
+        return pixels
+    if orientation not in turns:
+        notes.append("EXIF orientation invalid, not rotated")
+        return pixels
+    return pixels.transpose(turns[orientation])
+
+
+def _note_frames(source: Any, notes: list[str]) -> None:
+    try:
+        n_frames = getattr(source, "n_frames", 1)
+    except Exception:
+        notes.append("first frame, number of frames unreadable")
+        return
+    if n_frames > 1:
+        notes.append(f"first of {n_frames} frames")
+
+
+def _reason(error: BaseException) -> str:
+    """Return one line that is the same each time: no addresses, no line breaks."""
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", str(error))
+    text = " ".join(text.split())[:200]
+    return text or type(error).__name__
+
+
+_FOREIGN = (
+    (
+        rb"version https://git-lfs",
+        "a git-LFS pointer, not the image; run 'git lfs pull'",
+    ),
+    (rb"\s*<(!doctype html|html|head|body)", "an HTML page; was the download refused?"),
+    (
+        rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg",
+        "an SVG drawing; convert it to PNG",
+    ),
+    (
+        rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1|mif2)",
+        "a HEIC image; convert it to JPEG or PNG, for instance with the package "
+        "pillow-heif",
+    ),
+    (
+        rb"....ftyp(?!avi[fs])|\x1aE\xdf\xa3|RIFF....AVI",
+        "a video; store its frames as images",
+    ),
+    (rb"%PDF", "a PDF document; convert its pages to PNG"),
+    (rb"PK\x03\x04", "a zip archive; give the archive itself as the source"),
+    (rb"\x00\x05\x16\x07", "an AppleDouble file with a Mac's notes; delete it"),
+    (
+        rb"\x89PNG(?!\r\n\x1a\n)",
+        "a PNG whose line ends a transfer in text mode changed",
+    ),
+    (rb"8BPS", "a Photoshop file; convert it to PNG"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file; convert it to PNG"),
+    (rb"\x00\x00[\x01\x02]\x00", "an icon, cursor or TGA image; convert it to PNG"),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image; convert it to JPEG or PNG"),
+)
+
+
+def _foreign(content: bytes) -> str:
+    """Name what is certainly something else than an image of ours."""
+    head = content[:512]
+    for pattern, name in _FOREIGN:
+        if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
+            return name
+    return ""
+
+
+def _unknown(content: bytes) -> str:
+    allowed = ", ".join(DECODING["formats"])
+    head = content[:512]
+    if not any(head):
+        return "only zero bytes; was it copied in full?"
+    kind = "a text file" if not re.search(rb"[\x00-\x08\x0e-\x1f]", head) else "unknown"
+    return f"{kind}, not an image of an allowed format ({allowed})"

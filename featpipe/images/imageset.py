@@ -1,0 +1,241 @@
+"""The list of images of one source, and how the bytes of each are read.
+
+Lives here: `ImageSet`, what could not be listed (`Failure`), the one error of an image
+(`ImageError`). Never here: where lists come from, and what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+__all__ = ["MAX_BYTES", "Failure", "ImageError", "ImageSet", "Reader", "Row", "build"]
+
+MAX_BYTES = 2**30
+"""The largest file taken for an image. The largest picture that decoding allows has
+716 MB as plain 16-bit RGBA, so that what is larger is a video, or an attack."""
+
+
+class Failure(NamedTuple):
+    """An input that gave no code: where, at what stage, and why in one line."""
+
+    path: str
+    stage: str
+    reason: str
+
+
+class ImageError(ValueError):
+    """One image cannot be read or decoded.
+
+    Attributes
+    ----------
+    stage : str
+        ``"read"`` or ``"decode"``.
+    reason : str
+        One line, the same every time for the same bytes, without the path (the caller
+        knows it and makes a `Failure` of both).
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        # Both go to `args`, or the error could not travel between processes.
+        super().__init__(stage, reason)
+        self.stage = stage
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Reader(Protocol):
+    """Gives the bytes of one path; safe in threads, and picklable for processes."""
+
+    def read(self, path: str) -> bytes:
+        """Return the content, or raise `ImageError` of stage ``"read"``."""
+        ...
+
+
+class Row(NamedTuple):
+    """One image as a source finds it; `ImageSet` holds the same by columns."""
+
+    path: str
+    label: str = ""
+    split: str = ""
+    group: str = ""
+    size: int = 0
+    mtime: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Which images a source has, with labels, splits and groups.
+
+    Image ``i`` is row ``i`` of every column, sorted by the bytes of its path, so that
+    the order depends neither on the file system nor on the language of the user.
+
+    Attributes
+    ----------
+    source : str
+        As the user gave it.
+    root : str
+        What `paths` are relative to: an absolute folder, the absolute path of an
+        archive, the ``torchvision:`` text, or ``"arrays:"``.
+    paths : list of str
+        Separated by ``/``; bytes that are no UTF-8 come as `os.fsdecode` gives them,
+        and `os.fsencode` gives them back. Absolute where a table says so.
+    labels : (n,) int64
+        Numbers into `class_names`, -1 where unlabelled.
+    class_names : list of str
+        Sorted.
+    splits : list of str
+        ``""``, ``"train"``, ``"val"`` or ``"test"``.
+    groups : list of str
+        ``""`` where there is none.
+    sizes : (n,) int64
+        Bytes; 0 where the source does not know.
+    mtimes : (n,) int64
+        Nanoseconds since 1970, that of the whole file for the members of an archive.
+        0 where the source has none: then only the content tells whether an image
+        changed.
+    failures : list of Failure
+        What could not be listed, stage ``"scan"``; `take` keeps them all.
+    n_hidden : int
+        Files and folders whose name begins with a dot; a hidden folder counts once.
+    """
+
+    source: str
+    root: str
+    paths: list[str]
+    labels: np.ndarray
+    class_names: list[str]
+    splits: list[str]
+    groups: list[str]
+    sizes: np.ndarray
+    mtimes: np.ndarray
+    failures: list[Failure]
+    n_hidden: int
+    reader: Reader = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
+
+    def read(self, i: int) -> bytes:
+        """Return the bytes of image ``i``; several threads may do so at once.
+
+        Raises
+        ------
+        ImageError
+            Of stage ``"read"``, if the image has gone, may not be read, is no regular
+            file any more, or is larger than `MAX_BYTES`.
+        """
+        if self.sizes[i] > MAX_BYTES:
+            raise ImageError("read", too_large(int(self.sizes[i])))
+        return self.reader.read(self.paths[i])
+
+    def take(self, indices: Iterable[int] | np.ndarray) -> ImageSet:
+        """Return the set of these images only, in the order given.
+
+        Class names, and with them the meaning of labels, stay; so do `failures` and
+        `n_hidden`, which belong to the scan.
+        """
+        rows = np.asarray(list(indices), dtype=np.int64)
+        return replace(
+            self,
+            paths=[self.paths[i] for i in rows],
+            labels=self.labels[rows],
+            splits=[self.splits[i] for i in rows],
+            groups=[self.groups[i] for i in rows],
+            sizes=self.sizes[rows],
+            mtimes=self.mtimes[rows],
+        )
+
+    def without_labels(self) -> ImageSet:
+        """Return the same images with no label, split or class name."""
+        nothing = [""] * len(self)
+        labels = np.full(len(self), -1, dtype=np.int64)
+        return replace(self, labels=labels, class_names=[], splits=nothing)
+
+    def first(self, limit: int) -> ImageSet:
+        """Return ``limit`` images, spread evenly over classes and splits.
+
+        The first ``limit`` paths would be of one class. Instead every class (and in it
+        every split) gives its first image, then every one its second, and so on; those
+        taken keep the sorted order. No chance is involved.
+
+        Raises
+        ------
+        ValueError
+            If ``limit`` is below one.
+        """
+        if limit < 1:
+            raise ValueError(f"limit={limit!r} takes no image; give 1 or more, or none")
+        if limit >= len(self):
+            return self
+        cells: dict[tuple[bool, int, str], int] = {}
+        turns = []
+        for label, split in zip(self.labels.tolist(), self.splits, strict=True):
+            cell = (label < 0, label, _SPLIT_ORDER[split])  # unlabelled ones last
+            turns.append((cells.get(cell, 0), cell))
+            cells[cell] = cells.get(cell, 0) + 1
+        order = sorted(range(len(self)), key=turns.__getitem__)
+        return self.take(sorted(order[:limit]))
+
+
+_SPLIT_ORDER = {"train": "0", "val": "1", "test": "2", "": "3"}
+
+
+def too_large(size: int) -> str:
+    """Return the reason why a file of this size is not read."""
+    return f"{size:,} bytes, more than the {MAX_BYTES:,} that an image file may have"
+
+
+def build(
+    source: str,
+    root: str,
+    rows: Sequence[Row],
+    reader: Reader,
+    *,
+    failures: Iterable[Failure] = (),
+    n_hidden: int = 0,
+) -> ImageSet:
+    """Sort rows into an `ImageSet` and number the classes.
+
+    Raises
+    ------
+    ValueError
+        If there is no row: the sentence says what was found instead.
+    """
+    failures = sorted(failures, key=lambda failure: os.fsencode(failure.path))
+    if not rows:
+        raise ValueError(_no_images(source, failures, n_hidden))
+    rows = sorted(rows, key=lambda row: os.fsencode(row.path))
+    class_names = sorted({row.label for row in rows} - {""})
+    numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
+    return ImageSet(
+        source=source,
+        root=root,
+        paths=[row.path for row in rows],
+        labels=np.array([numbers[row.label] for row in rows], dtype=np.int64),
+        class_names=class_names,
+        splits=[row.split for row in rows],
+        groups=[row.group for row in rows],
+        sizes=np.array([row.size for row in rows], dtype=np.int64),
+        mtimes=np.array([row.mtime for row in rows], dtype=np.int64),
+        failures=failures,
+        n_hidden=n_hidden,
+        reader=reader,
+    )
+
+
+def _no_images(source: str, failures: Sequence[Failure], n_hidden: int) -> str:
+    found = f"no image in {source!r}"
+    if failures:
+        path, _, reason = failures[0]
+        found += f": {len(failures)} could not be listed, the first {path!r} ({reason})"
+    elif n_hidden:
+        found += f": only {n_hidden} hidden names (with a leading dot)"
+    return found + "; give a folder, table or archive that has images"

@@ -1,0 +1,116 @@
+"""From what the user calls a source to its `ImageSet`.
+
+Lives here: telling the kinds of sources apart, and the one-sentence errors for what is
+none. Never here: how a kind is listed, which is the business of its own module.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from featpipe.images.folder import kind, problem, scan_folder
+from featpipe.images.imageset import ImageSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["scan"]
+
+_TABLES = (".csv", ".tsv", ".tab")
+_KINDS = "a folder, a .csv or .tsv table, a .zip or .tar archive, or torchvision:NAME"
+
+
+def scan(
+    source: str | os.PathLike[str] | ImageSet,
+    *,
+    unlabelled: bool = False,
+    limit: int | None = None,
+) -> ImageSet:
+    """List the images of a source, without looking into them.
+
+    Every regular file is an image (decoding decides later whether that is true), every
+    hidden one is counted, everything else is a `Failure`: nothing is left out silently.
+
+    Parameters
+    ----------
+    source : path, str or ImageSet
+        - A folder. Its folders are classes; or, if one is called ``train`` or all have
+          names of splits, they are splits (``train``; ``val``, ``valid``,
+          ``validation``, ``dev``; ``test``, ``testing``; capitals or not) and the
+          folders in them classes. Deeper folders belong to the class, files beside the
+          class folders are unlabelled.
+        - A ``.csv`` or ``.tsv`` table with a header and the columns
+          ``path[,label][,split][,group]``; others are ignored. Paths are relative to
+          the folder of the table, or absolute.
+        - A ``.zip`` or ``.tar`` (also gzip, bzip2, xz) of such a folder. One folder
+          around everything is taken off. Members are read in place; a compressed tar is
+          decompressed once into a temporary file without a name.
+        - ``torchvision:NAME?root=FOLDER&key=value``: a dataset of torchvision that is
+          already there; nothing is downloaded.
+        - An `ImageSet`, which comes back, limited.
+    unlabelled : bool
+        Ignore what folder names (labels, columns) say: no label, no split.
+    limit : int, optional
+        Take this many images, evenly from all classes and splits, the first of each.
+
+    Returns
+    -------
+    ImageSet
+        Sorted by path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such path.
+    PermissionError
+        If it may not be read.
+    ValueError
+        If it is no source or holds no image, if folder names or a table contradict
+        themselves, or if ``limit`` is below one.
+    """
+    images = source if isinstance(source, ImageSet) else _scan(source, unlabelled)
+    if unlabelled:
+        images = images.without_labels()
+    return images if limit is None else images.first(limit)
+
+
+def _scan(source: str | os.PathLike[str], unlabelled: bool) -> ImageSet:
+    text = os.fspath(source)
+    if not isinstance(text, str):
+        raise TypeError(f"{source!r} is no source; give {_KINDS}")
+    if text.startswith("torchvision:"):
+        from featpipe.images.datasets import scan_torchvision
+
+        return scan_torchvision(text, unlabelled=unlabelled)
+    try:
+        return _opener(text)(text, unlabelled)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no such folder or file: {text!r}") from error
+    except PermissionError as error:
+        raise PermissionError(f"{text!r} may not be read: permission denied") from error
+    except OSError as error:
+        raise OSError(f"{text!r} cannot be read: {problem(error)}") from error
+
+
+def _opener(path: str) -> Callable[[str, bool], ImageSet]:
+    """Tell the kind of a path; FIFOs and devices are never opened."""
+    if "\0" in path:
+        raise ValueError(f"{path!r} is no path; give {_KINDS}")
+    mode = os.stat(path).st_mode  # noqa: PTH116 - Path drops a trailing slash
+    if stat.S_ISDIR(mode):
+        return scan_folder
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path!r} is {kind(mode)}; give {_KINDS}")
+    if path.lower().endswith(_TABLES):
+        from featpipe.images.table import scan_table
+
+        return lambda path, unlabelled: scan_table(path)
+    from featpipe.images import archive
+
+    if opener := archive.opener(path):
+        return opener
+    raise ValueError(
+        f"{path!r} is a file that is no table and no archive; give {_KINDS}"
+    )
