@@ -78,7 +78,7 @@ def _meaning(row: Row, split_level: bool) -> Row:
     if split_level and len(parts) > 1:
         split = SPLITS[parts.pop(0).casefold()]
     label = parts[0] if len(parts) > 1 else ""
-    return row._replace(label=label, split=split)
+    return Row(row.path, label, split, row.group, row.size, row.mtime)
 
 
 @dataclass(frozen=True)
@@ -257,5 +257,5 @@ def problem(error: Exception) -> str:
     if isinstance(error, OSError):
         if error.errno == errno.ELOOP:
             return "loop of links"
-        return (error.strerror or type(error).__name__).replace("\n", " ")
+        return error.strerror or str(error) or type(error).__name__
     return str(error)

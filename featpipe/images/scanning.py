@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+import tarfile
+import zipfile
 from typing import TYPE_CHECKING
 
 from featpipe.images.folder import kind, problem, scan_folder
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["scan"]
 
 _TABLES = (".csv", ".tsv", ".tab")
+_TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _KINDS = "a folder, a .csv or .tsv table, a .zip or .tar archive, or torchvision:NAME"
 
 
@@ -103,14 +106,37 @@ def _opener(path: str) -> Callable[[str, bool], ImageSet]:
         return scan_folder
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path!r} is {kind(mode)}; give {_KINDS}")
-    if path.lower().endswith(_TABLES):
-        from featpipe.images.table import scan_table
-
-        return lambda path, unlabelled: scan_table(path)
-    from featpipe.images import archive
-
-    if opener := archive.opener(path):
-        return opener
+    # The name first: a tar that ends with a zip as a member looks like a zip.
+    name = path.lower()
+    if name.endswith(_TABLES):
+        return _table
+    if name.endswith(_TARS):
+        return _tar
+    if name.endswith(".zip") or zipfile.is_zipfile(path):
+        return _zip
+    if tarfile.is_tarfile(path):
+        return _tar
     raise ValueError(
         f"{path!r} is a file that is no table and no archive; give {_KINDS}"
     )
+
+
+# Most sources are folders; the modules of the other kinds are loaded when met.
+
+
+def _table(path: str, unlabelled: bool) -> ImageSet:
+    from featpipe.images.table import scan_table
+
+    return scan_table(path)
+
+
+def _zip(path: str, unlabelled: bool) -> ImageSet:
+    from featpipe.images.ziparchive import scan_zip
+
+    return scan_zip(path, unlabelled)
+
+
+def _tar(path: str, unlabelled: bool) -> ImageSet:
+    from featpipe.images.tararchive import scan_tar
+
+    return scan_tar(path, unlabelled)

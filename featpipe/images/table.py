@@ -100,9 +100,10 @@ def _lines(source: str) -> Iterator[_Line]:
                     f"has {len(header)}; quote texts that contain {delimiter!r}"
                 )
             found = {name: cells[k].strip() for name, k in columns.items()}
-            texts = (found.get(name, "") for name in _COLUMNS[1:])
+            label, split, group = (found.get(name, "") for name in _COLUMNS[1:])
             # The path alone is not stripped: file names may begin and end with spaces.
-            yield _Line(number, Row(cells[columns["path"]].removeprefix("./"), *texts))
+            path = cells[columns["path"]].removeprefix("./")
+            yield _Line(number, Row(path, label, split, group))
 
 
 def _header(source: str, line: str) -> tuple[str, list[str]]:

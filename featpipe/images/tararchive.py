@@ -1,0 +1,185 @@
+"""Tar archives of images, plain or compressed: their members, and the bytes of one.
+
+Lives here: what of the tar format it takes to read one member out of a slice of the
+file. Never here: what names and folders mean.
+
+A compressed tar has no slices. Each process decompresses it once, into a temporary
+file without a name, which the system removes with the process whatever happens. So it
+takes the room of the plain tar in the temporary folder, and time before the first
+image: a plain tar or a zip is the better choice, since images hardly compress.
+"""
+
+# ruff: noqa: PTH100, PTH123 - paths are text as in `folder`
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import tarfile
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from featpipe.images.archive import Member, identity_of, listed, opened, slice_of, whole
+from featpipe.images.imageset import MAX_BYTES, ImageError, ImageSet, Reader, too_large
+
+__all__ = ["scan_tar"]
+
+
+def scan_tar(source: str, unlabelled: bool = False) -> ImageSet:
+    """List a tar archive; members that are links, devices or too large fail.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged, decompresses to more than 1 GiB and a hundred times
+        its own size, holds no image, or its folders contradict each other.
+    """
+    path = os.path.abspath(source)
+    with open(source, "rb") as file:
+        identity = identity_of(file)
+        packed = _decompressor(file) is not None
+    spool = _Spool(path, identity)
+    with whole(source, "tar"):
+        if packed:
+            members = _tar_members(spool.file())
+        else:
+            with opened(path, identity) as plain:
+                members = _tar_members(plain)
+
+    def reader(places: dict[str, tuple[int, ...]]) -> Reader:
+        if packed:
+            return _PackedReader(spool, places)
+        return _TarReader(path, identity, places)
+
+    return listed(source, identity, members, reader, unlabelled)
+
+
+def _tar_members(file: IO[bytes]) -> list[Member]:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    members = []
+    offset = -1
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
+        for info in archive:
+            if info.offset <= offset or info.size < 0:
+                raise tarfile.ReadError("its members overlap")
+            offset = info.offset
+            if _end(info) > size:
+                raise tarfile.ReadError("it ends within a member")
+            members.append(_tar_member(info))
+            archive.members = []  # type: ignore[attr-defined]  # it would keep all
+        # tarfile takes a damaged header for the end of the archive.
+        file.seek(archive.offset)
+        if any(file.read(512)):
+            raise tarfile.ReadError(f"damaged after {len(members)} members")
+    return members
+
+
+def _end(info: tarfile.TarInfo) -> int:
+    stored = info.isreg() and not info.issparse()
+    return info.offset_data + (info.size if stored else 0)
+
+
+def _tar_member(info: tarfile.TarInfo) -> Member:
+    reason = ""
+    if info.issparse() or not (info.isreg() or info.isdir()):
+        reason = "a link, device or sparse file in an archive"
+    elif info.size > MAX_BYTES:
+        reason = too_large(info.size)
+    place = (info.offset_data, info.size)
+    return Member(info.name, info.size, place, reason, info.isdir())
+
+
+@dataclass(frozen=True)
+class _TarReader:
+    archive: str
+    identity: tuple[int, int]
+    places: dict[str, tuple[int, ...]]
+
+    def read(self, path: str) -> bytes:
+        with opened(self.archive, self.identity) as file:
+            offset, size = self.places[path]
+            return slice_of(file, offset, size)
+
+
+@dataclass(frozen=True)
+class _PackedReader:
+    spool: _Spool
+    places: dict[str, tuple[int, ...]]
+
+    def read(self, path: str) -> bytes:
+        offset, size = self.places[path]
+        with self.spool.lock:
+            try:
+                return slice_of(self.spool.file(), offset, size)
+            except Exception as error:
+                raise ImageError("read", str(error)) from error
+
+
+@dataclass
+class _Spool:
+    """The decompressed content of an archive, made when first needed in a process."""
+
+    archive: str
+    identity: tuple[int, int]
+    lock: Any = field(default_factory=threading.RLock, repr=False)
+    _file: IO[bytes] | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> tuple[str, tuple[int, int]]:
+        return self.archive, self.identity
+
+    def __setstate__(self, state: tuple[str, tuple[int, int]]) -> None:
+        self.archive, self.identity = state
+        self.lock, self._file = threading.RLock(), None
+
+    def file(self) -> IO[bytes]:
+        if self._file is None:
+            with opened(self.archive, self.identity) as packed:
+                self._file = _decompressed(packed)
+            weakref.finalize(self, self._file.close)
+        return self._file
+
+
+_MAGIC: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+
+
+def _decompressor(file: IO[bytes]) -> Callable[[IO[bytes]], Any] | None:
+    head = file.read(6)
+    file.seek(0)
+    return next((_MAGIC[magic] for magic in _MAGIC if head.startswith(magic)), None)
+
+
+def _decompressed(packed: IO[bytes]) -> IO[bytes]:
+    unpack = _decompressor(packed)
+    assert unpack is not None
+    most = 2**30 + 100 * os.fstat(packed.fileno()).st_size
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its _Spool
+    try:
+        with unpack(packed) as stream:
+            while block := stream.read(2**20):
+                _append(spool, block)
+                if spool.tell() > most:
+                    raise ValueError(f"it decompresses to more than {most:,} bytes")
+    except BaseException:
+        spool.close()
+        raise
+    return spool
+
+
+def _append(spool: IO[bytes], block: bytes) -> None:
+    try:
+        spool.write(block)
+        spool.flush()
+    except OSError as error:
+        reason = f"no room to decompress it in {tempfile.gettempdir()!r}: {error}"
+        raise ImageError("read", reason) from error

@@ -1,0 +1,108 @@
+"""Zip archives of images: their members, and the bytes of one.
+
+Lives here: what of the zip format it takes to read one member out of a slice of the
+file. Never here: what names and folders mean.
+"""
+
+# ruff: noqa: PTH100, PTH123 - paths are text as in `folder`
+
+from __future__ import annotations
+
+import bz2
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from featpipe.images.archive import Member, identity_of, listed, opened, slice_of, whole
+from featpipe.images.imageset import MAX_BYTES, ImageError, ImageSet, too_large
+
+__all__ = ["scan_zip"]
+
+
+def scan_zip(source: str, unlabelled: bool = False) -> ImageSet:
+    """List a zip archive; members that are encrypted, links or too large fail.
+
+    Raises
+    ------
+    ValueError
+        If the archive is damaged, holds no image, or its folders contradict each other.
+    """
+    with open(source, "rb") as file:
+        identity = identity_of(file)
+        with whole(source, "zip"), zipfile.ZipFile(file) as archive:
+            members = [_zip_member(info) for info in archive.infolist()]
+    path = os.path.abspath(source)
+    return listed(
+        source,
+        identity,
+        members,
+        lambda places: _ZipReader(path, identity, places),
+        unlabelled,
+    )
+
+
+def _zip_member(info: zipfile.ZipInfo) -> Member:
+    name = info.filename
+    if info.create_system == 0:
+        name = name.replace("\\", "/")  # some programs for Windows write it so
+    place = (
+        info.header_offset,
+        info.compress_size,
+        info.compress_type,
+        info.file_size,
+        info.CRC,
+    )
+    reason = _zip_reason(info)
+    return Member(name, info.file_size, place, reason, name.endswith("/"))
+
+
+def _zip_reason(info: zipfile.ZipInfo) -> str:
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "a link or device in an archive"
+    if info.flag_bits & 0x1:
+        return "encrypted"
+    if max(info.file_size, info.compress_size) > MAX_BYTES:
+        return too_large(max(info.file_size, info.compress_size))
+    if info.compress_type not in _DECOMPRESS:
+        return f"compressed by method {info.compress_type}; use deflate"
+    return ""
+
+
+# Each takes the stored bytes and the most that may come out.
+_DECOMPRESS: dict[int, Callable[[bytes, int], bytes]] = {
+    zipfile.ZIP_STORED: lambda stored, most: stored,
+    zipfile.ZIP_DEFLATED: lambda stored, most: zlib.decompressobj(-15).decompress(
+        stored, most
+    ),
+    zipfile.ZIP_BZIP2: lambda stored, most: bz2.BZ2Decompressor().decompress(
+        stored, most
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _ZipReader:
+    archive: str
+    identity: tuple[int, int]
+    places: dict[str, tuple[int, ...]]
+
+    def read(self, path: str) -> bytes:
+        offset, stored_size, method, size, crc = self.places[path]
+        with opened(self.archive, self.identity) as file:
+            # The name and the extra field may be longer here than in the directory.
+            head = slice_of(file, offset, 30)
+            if head[:4] != b"PK\x03\x04":
+                raise ImageError("read", "the archive is damaged: no member there")
+            n_name, n_extra = struct.unpack("<HH", head[26:30])
+            stored = slice_of(file, offset + 30 + n_name + n_extra, stored_size)
+        try:
+            content = _DECOMPRESS[method](stored, size + 1)
+        except (zlib.error, OSError, ValueError, EOFError) as error:
+            raise ImageError("read", f"damaged member: {error}") from error
+        if len(content) != size or zlib.crc32(content) != crc:
+            raise ImageError("read", "damaged member: size or checksum is wrong")
+        return content
