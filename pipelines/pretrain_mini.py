@@ -18,7 +18,6 @@ import io
 import json
 import math
 import os
-import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -243,6 +242,12 @@ class Training:
         self.optimiser.load_state_dict(parts["optimiser"])
         self.history = parts["history"]
 
+    def say(self, line: str) -> None:
+        """Print a line and append it to the log."""
+        print(line, flush=True)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            print(line, file=log)
+
 
 @torch.inference_mode()
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -302,18 +307,16 @@ def main(argv: list[str] | None = None) -> None:
     training = Training(recipe, device, options.run)
     if options.resume:
         training.resume()
-    log = (options.run / "log.txt").open("a" if options.resume else "w")
-
-    def say(line: str) -> None:
-        for where in (sys.stdout, log):
-            print(line, file=where, flush=True)
-
+    else:
+        (options.run / "log.txt").unlink(missing_ok=True)
     images, labels, wnids = read_split(options.zip, "train")
     val_images, val_labels, val_wnids = read_split(options.zip, "val")
     assert wnids == val_wnids, "the zip's train and val folders name other classes"
     images, labels = images.to(device), labels.to(device)
     val_images, val_labels = val_images.to(device), val_labels.to(device)
-    say(f"{recipe}, torch {torch.__version__} on {device}, {len(images)} images")
+    training.say(
+        f"{recipe}, torch {torch.__version__} on {device}, {len(images)} images"
+    )
     while (epoch := len(training.history)) < recipe.epochs:
         start = time.perf_counter()
         loss = training.train_epoch(images, labels)
@@ -321,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
         top1 = accuracy(training.average, val_images, val_labels)
         training.history.append({"loss": loss, "top1": top1, "seconds": seconds})
         training.save()
-        say(
+        training.say(
             f"epoch {epoch + 1:3d}  {recipe.side_px(epoch)} px  loss {loss:.3f}  "
             f"val top-1 {100 * top1:.2f} %  {seconds:.0f} s"
         )
@@ -337,8 +340,10 @@ def main(argv: list[str] | None = None) -> None:
     training.average.load_state_dict(stored)
     rounded = accuracy(training.average, val_images, val_labels)
     hours = sum(h["seconds"] for h in training.history) / 3600
-    say(f"after {hours:.2f} hours, in float16: val top-1 {100 * rounded:.2f} %")
-    say(f"SHA-256 {digest}")
+    training.say(
+        f"after {hours:.2f} hours, in float16: val top-1 {100 * rounded:.2f} %"
+    )
+    training.say(f"SHA-256 {digest}")
 
 
 if __name__ == "__main__":
