@@ -1,0 +1,543 @@
+"""The named classifiers, as scikit-learn estimators that choose C themselves.
+
+What lives here: checking X, y and the parameters; folds, weights and class names;
+choosing C from out-of-fold predictions; predicting. What never does: optimisation
+(that is :mod:`featpipe.solvers`, imported only inside ``fit``), codes files, and
+the protocol that compares classifiers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
+
+if TYPE_CHECKING:
+    from featpipe import solvers
+
+__all__ = [
+    "NAMES",
+    "LinearClassifier",
+    "LogisticClassifier",
+    "Reader",
+    "SVMClassifier",
+    "make",
+]
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+# Rows a reader is asked for at once when predicting.
+BLOCK_ROWS = 8192
+# Used when no class has two rows, so that nothing can be held out to choose C.
+C_WITHOUT_FOLDS = 1.0
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Codes too large for memory, read some rows at a time.
+
+    Any object with these names can stand where ``X`` does.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Give rows ``start`` to ``stop`` (not included) as (n, width)."""
+        ...  # pragma: no cover
+
+
+class _Labels(NamedTuple):
+    """What ``y`` says: class of every row by number, and what the rows weigh."""
+
+    classes: np.ndarray
+    numbers: np.ndarray
+    rows: np.ndarray
+    loss: np.ndarray
+
+
+class _PathClassifier(ClassifierMixin, BaseEstimator):
+    """What the three classifiers share: everything but the loss."""
+
+    _loss = ""
+
+    def __init__(
+        self,
+        C: float | str = "auto",
+        *,
+        Cs: Sequence[float] | None = None,
+        cv: Any = 5,
+        standardize: bool = True,
+        class_weight: dict | str | None = None,
+        metric: str = "accuracy",
+        device: str = "auto",
+        memory: int | str | None = None,
+        tol: float = 1e-4,
+        max_iter: int = 1000,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.C = C
+        self.Cs = Cs
+        self.cv = cv
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.metric = metric
+        self.device = device
+        self.memory = memory
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> _PathClassifier:
+        """Choose C where it is ``"auto"``, then fit on all rows.
+
+        Parameters
+        ----------
+        X : (n, width) float32 or float64, or a `Reader`
+            The codes.
+        y : (n,)
+            The classes, of any type that scikit-learn takes.
+        sample_weight : (n,) or None
+            How many rows each row stands for; it counts in the loss, in the
+            standardisation and in the metric.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If X or y is not usable, if y holds one class only, or if a parameter
+            is out of its range.
+        """
+        from featpipe import solvers
+
+        self._check_parameters()
+        X, y = self._check_codes(X, y)
+        labels = self._check_labels(X, y, sample_weight)
+        self.classes_ = labels.classes
+        self.warnings_: list[str] = []
+        task = solvers.Task(
+            codes=X,
+            labels=labels.numbers,
+            n_classes=len(labels.classes),
+            loss=self._loss,
+            weights=labels.loss,
+            row_weights=labels.rows,
+            standardize=self.standardize,
+        )
+        options = solvers.Options(
+            tol=self.tol,
+            max_passes=self.max_iter,
+            device=self.device,
+            memory=self.memory,
+        )
+        start = self._choose(task, options, labels)
+        solution = solvers.solve(task, self.C_, options=options, start=start)
+        self.coef_ = solution.coef
+        self.intercept_ = solution.intercept
+        self.n_iter_ = solution.n_passes
+        if not solution.converged:
+            self._report_gap(solution.gap)
+        self.converged_ = solution.converged and self._path_converged
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Give the signed score of every class; of the second class if there are two.
+
+        Parameters
+        ----------
+        X : (n, width) or a `Reader`
+
+        Returns
+        -------
+        (n, n_classes) float64, or (n,) for two classes
+        """
+        check_is_fitted(self)
+        if _is_reader(X):
+            blocks = range(0, X.shape[0], BLOCK_ROWS)
+            parts = [X.rows(i, min(i + BLOCK_ROWS, X.shape[0])) for i in blocks]
+            return np.concatenate([self.decision_function(part) for part in parts])
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        values = X @ self.coef_.T.astype(X.dtype) + self.intercept_
+        return values[:, 0] if values.shape[1] == 1 else values
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Give the class of every row.
+
+        Parameters
+        ----------
+        X : (n, width) or a `Reader`
+
+        Returns
+        -------
+        (n,) of the type of ``classes_``
+        """
+        values = self.decision_function(X)
+        numbers = values > 0 if values.ndim == 1 else values.argmax(axis=1)
+        return self.classes_[numbers.astype(int)]
+
+    def _check_parameters(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(
+                f"metric={self.metric!r} is not known; choose from {', '.join(METRICS)}"
+            )
+        if not (isinstance(self.C, str) and self.C == "auto") and not _positive(self.C):
+            raise ValueError(f"C={self.C!r} must be 'auto' or a number above zero")
+        if self.Cs is not None and not (len(self.Cs) and all(map(_positive, self.Cs))):
+            raise ValueError(f"Cs={self.Cs!r} must be numbers above zero")
+        for name in ("tol", "max_iter"):
+            if not _positive(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be above zero")
+
+    def _check_codes(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
+        if not _is_reader(X):
+            return validate_data(self, X, y, dtype=[np.float64, np.float32])
+        y = column_or_1d(y)
+        if len(y) != X.shape[0]:
+            raise ValueError(
+                f"the codes have {X.shape[0]} rows but y has {len(y)} labels; "
+                "give one label a row"
+            )
+        self.n_features_in_ = int(X.shape[1])
+        return X, y
+
+    def _check_labels(self, X: Any, y: np.ndarray, sample_weight: Any) -> _Labels:
+        check_classification_targets(y)
+        classes, numbers = np.unique(y, return_inverse=True)
+        rows = np.ones(len(y))
+        if sample_weight is not None:
+            stand_in = np.zeros((len(y), 1))
+            rows = _check_sample_weight(sample_weight, stand_in, dtype=np.float64)
+            if (rows < 0).any():
+                raise ValueError(
+                    f"sample_weight has a negative value, {rows.min()!r}; "
+                    "weights are zero or more"
+                )
+        mass = np.bincount(numbers, rows, minlength=len(classes))
+        if np.count_nonzero(mass) < 2:
+            raise ValueError(
+                f"y holds {np.count_nonzero(mass)} class of non-zero weight "
+                f"({classes[:1].tolist()!r}); a classifier needs at least two classes"
+            )
+        loss = rows * _class_weights(self.class_weight, classes, mass)[numbers]
+        return _Labels(classes, numbers, rows, loss)
+
+    def _choose(
+        self, task: solvers.Task, options: solvers.Options, labels: _Labels
+    ) -> solvers.Solution | None:
+        """Set ``C_`` and all that speaks of how it was chosen."""
+        from featpipe import solvers
+
+        self._path_converged = True
+        self.cv_score_ = float("nan")
+        self.cv_predicted_ = None
+        if self.C != "auto":
+            self.C_ = float(self.C)
+            self.Cs_ = np.array([self.C_])
+            self.C_curve_ = np.array([[self.C_, np.nan]])
+            return None
+        grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
+        self.Cs_ = np.unique(np.asarray(grid, np.float64))
+        splits = self._splits(labels)
+        if not splits:
+            self.C_ = float(C_WITHOUT_FOLDS)
+            self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
+            return None
+        path = solvers.solve_path(task, self.Cs_, splits, options=options)
+        curve = np.mean(
+            [
+                _scores(labels, held_out, predicted, self.metric)
+                for (_, held_out), predicted in zip(splits, path.predicted, strict=True)
+            ],
+            axis=0,
+        )
+        # Means of equal parts may differ in the last bit: ties go to the smaller C.
+        best = int(np.flatnonzero(curve >= curve.max() - 1e-12)[0])
+        self.C_ = float(self.Cs_[best])
+        self.C_curve_ = np.column_stack([self.Cs_, curve])
+        self.cv_score_ = float(curve[best])
+        self.cv_predicted_ = self._pooled(splits, [p[best] for p in path.predicted])
+        self._report_edge(best)
+        if not path.converged:
+            self._path_converged = False
+            self._report_gap(path.gaps.max())
+        return path.nearest(best)
+
+    def _splits(self, labels: _Labels) -> list[Split]:
+        n_rows = len(labels.numbers)
+        cv = self.cv
+        if isinstance(cv, int):
+            counts = np.bincount(labels.numbers[labels.rows > 0])
+            folds = min(cv, int(counts.max()))
+            small = counts < cv
+            if small.any():
+                names = ", ".join(map(repr, labels.classes[small][:10].tolist()))
+                self.warnings_.append(
+                    f"{np.count_nonzero(small)} class(es) have fewer than {cv} rows "
+                    f"({names}); some folds are without them"
+                )
+            if folds < 2:
+                self.warnings_.append(
+                    "no class has two rows, so C could not be chosen; "
+                    f"C={C_WITHOUT_FOLDS} was used"
+                )
+                return []
+            seed = self.random_state
+            cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        splitter = check_cv(cv, labels.numbers, classifier=True)
+        with warnings.catch_warnings():
+            # What it would warn of is already in ``warnings_``.
+            warnings.filterwarnings("ignore", "The least populated class")
+            pairs = list(splitter.split(np.zeros((n_rows, 1)), labels.numbers))
+        return [self._check_split(pair, labels) for pair in pairs]
+
+    def _check_split(self, pair: Iterable, labels: _Labels) -> Split:
+        rows = np.arange(len(labels.numbers))
+        train, held_out = (rows[np.asarray(part)] for part in pair)
+        kept = train[labels.loss[train] > 0]
+        if len(np.unique(labels.numbers[kept])) < 2:
+            raise ValueError(
+                f"a training part of cv has {len(train)} rows of fewer than two "
+                "classes; use fewer folds or stratified ones"
+            )
+        if not len(held_out):
+            raise ValueError("a held-out part of cv is empty; give every split rows")
+        return train, held_out
+
+    def _pooled(
+        self, splits: list[Split], predicted: list[np.ndarray]
+    ) -> np.ndarray | None:
+        n_rows = sum(len(held_out) for _, held_out in splits)
+        order = np.concatenate([held_out for _, held_out in splits])
+        if n_rows != order.max() + 1 or len(np.unique(order)) != n_rows:
+            return None
+        numbers = np.empty(n_rows, np.int64)
+        numbers[order] = np.concatenate(predicted)
+        return self.classes_[numbers]
+
+    def _report_edge(self, best: int) -> None:
+        if len(self.Cs_) > 1 and best in (0, len(self.Cs_) - 1):
+            edge = "smallest" if best == 0 else "largest"
+            self.warnings_.append(
+                f"the chosen C={self.C_:.3g} is the {edge} of the grid; "
+                "a wider grid may do better"
+            )
+
+    def _report_gap(self, gap: float) -> None:
+        message = (
+            f"not converged after {self.max_iter} passes: relative gap {gap:.1e} "
+            f"instead of {self.tol:.0e}; raise max_iter or tol"
+        )
+        self.warnings_.append(message)
+        if not any("not converged" in said for said in self.warnings_[:-1]):
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
+
+
+_PARAMETERS = """
+
+    Parameters
+    ----------
+    C : "auto" or float
+        Weight of the loss against half the squared norm of the coefficients.
+        ``"auto"`` chooses it from ``Cs`` by the mean metric over the folds, ties
+        to the smaller.
+    Cs : sequence of float or None
+        The grid; None is 45 values from 1e-6 to 1e5, evenly spaced in log.
+    cv : int, splitter or iterable of (train, held-out)
+        How rows are held out to choose C; an int means that many stratified,
+        shuffled folds.
+    standardize : bool
+        Whether each column is divided by its standard deviation (ddof 0, over
+        the training rows of the fold; constant columns by 1).
+    class_weight : dict, "balanced" or None
+        Weight of each class in the loss; "balanced" is n / (n_classes * count),
+        counted once over all rows given.
+    metric : {"accuracy", "balanced_accuracy", "macro_f1"}
+        What C is chosen by.
+    device : str
+        "auto" (a GPU where there is one), or what torch calls a device.
+    memory : int, str or None
+        Bytes, or like "8GB", that solving may take beyond X. None is 1 GB.
+    tol : float
+        The relative gap to the optimum every problem is solved to.
+    max_iter : int
+        Passes over the codes that one problem may take at one C.
+    random_state : int, RandomState or None
+        Seed of the folds.
+
+    Attributes
+    ----------
+    classes_ : (n_classes,)
+    C_ : float
+        The C used.
+    Cs_ : (n_C,) float64
+        The grid, ascending.
+    C_curve_ : (n_C, 2) float64
+        Each C and its mean metric over the folds; nan where C was given.
+    cv_score_ : float
+        The mean metric at ``C_``; nan where C was given.
+    cv_predicted_ : (n,) or None
+        Out-of-fold class of every row at ``C_``; None unless every row was held
+        out exactly once.
+    coef_ : (n_classes, width) float64, or (1, width) for two classes
+        On the scale of the codes as given.
+    intercept_ : (n_classes,) float64, or (1,) for two classes
+    n_iter_ : int
+        Passes over the codes of the last fit.
+    converged_ : bool
+        Whether every problem met ``tol``.
+    n_features_in_ : int
+    warnings_ : list of str
+        What a reader of the scores should know: a C at the edge of the grid,
+        problems not converged, classes too small to split.
+"""
+
+
+class LinearClassifier(_PathClassifier):
+    __doc__ = f"""Least squares on y = +1 and -1, one against the rest (ridge).
+
+    Minimises ½‖W‖² + C Σ (y - f)² on standardised codes, f = Wx + b with b free:
+    scikit-learn's RidgeClassifier with alpha = 1 / 2C.
+    {_PARAMETERS}"""
+    _loss = "linear"
+
+
+class SVMClassifier(_PathClassifier):
+    __doc__ = f"""Linear support vector machine, squared hinge, one against the rest.
+
+    Minimises ½‖W‖² + C Σ max(0, 1 - y f)² on standardised codes, f = Wx + b with b
+    free (LinearSVC of scikit-learn penalises b).
+    {_PARAMETERS}"""
+    _loss = "svm"
+
+
+class LogisticClassifier(_PathClassifier):
+    __doc__ = f"""Multinomial logistic regression.
+
+    Minimises ½‖W‖² + C Σ log-loss on standardised codes, f = Wx + b with b free:
+    the objective of scikit-learn's LogisticRegression.
+    {_PARAMETERS}"""
+    _loss = "logistic"
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Give the probability of every class.
+
+        Parameters
+        ----------
+        X : (n, width) or a `Reader`
+
+        Returns
+        -------
+        (n, n_classes) float64
+        """
+        values = self.decision_function(X)
+        if values.ndim == 1:
+            return np.column_stack([expit(-values), expit(values)])
+        return softmax(values, axis=1)
+
+
+NAMES: dict[str, type[_PathClassifier]] = {
+    "linear": LinearClassifier,
+    "svm": SVMClassifier,
+    "logistic": LogisticClassifier,
+}
+
+
+def make(name: str, **parameters: Any) -> _PathClassifier:
+    """Give an unfitted classifier by its name.
+
+    Parameters
+    ----------
+    name : {"linear", "svm", "logistic"}
+    **parameters
+        As the class takes them.
+
+    Raises
+    ------
+    ValueError
+        If there is no classifier of that name.
+
+    Examples
+    --------
+    >>> make("svm", C=0.1)
+    SVMClassifier(C=0.1)
+    """
+    if name not in NAMES:
+        raise ValueError(
+            f"there is no classifier {name!r}; choose from {', '.join(NAMES)}"
+        )
+    return NAMES[name](**parameters)
+
+
+def _is_reader(X: Any) -> bool:
+    # scipy's lil matrices have ``rows`` too, but as an array.
+    return isinstance(X, Reader) and callable(X.rows)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and 0 < value < np.inf
+
+
+def _class_weights(
+    given: dict | str | None, classes: np.ndarray, mass: np.ndarray
+) -> np.ndarray:
+    """Give the weight of each class, by its number."""
+    if given is None:
+        return np.ones(len(classes))
+    if isinstance(given, str) and given == "balanced":
+        present = mass > 0
+        share = np.where(present, mass, 1.0) * np.count_nonzero(present)
+        return np.where(present, mass.sum() / share, 1.0)
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"class_weight={given!r} must be None, 'balanced' or a dict of "
+            "class: weight"
+        )
+    weights = np.array([given.get(name, 1.0) for name in classes.tolist()], float)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"class_weight={given!r} has a weight that is not 0 or more")
+    return weights
+
+
+def _scores(
+    labels: _Labels, held_out: np.ndarray, predicted: np.ndarray, metric: str
+) -> np.ndarray:
+    """Give the metric of one fold for every C; predicted is (n_C, n_held_out)."""
+    truth, weights = labels.numbers[held_out], labels.rows[held_out]
+    n_classes = len(labels.classes)
+    return np.array([_score(truth, p, weights, n_classes, metric) for p in predicted])
+
+
+def _score(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    weights: np.ndarray,
+    n_classes: int,
+    metric: str,
+) -> float:
+    hit = weights * (truth == predicted)
+    if metric == "accuracy":
+        return float(hit.sum() / max(weights.sum(), np.finfo(float).tiny))
+    hits = np.bincount(truth, hit, minlength=n_classes)
+    true = np.bincount(truth, weights, minlength=n_classes)
+    if metric == "balanced_accuracy":
+        return float(np.mean(hits[true > 0] / true[true > 0]))
+    said = np.bincount(predicted, weights, minlength=n_classes)
+    seen = true + said > 0
+    return float(np.mean(2 * hits[seen] / (true + said)[seen]))

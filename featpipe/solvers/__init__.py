@@ -1,0 +1,10 @@
+"""The whole regularisation path of linear classifiers, for every fold at once.
+
+What lives here: optimisation in torch, on CPU or GPU. What never does: scikit-learn,
+files, choosing C, names of classes.
+"""
+
+from featpipe.solvers._path import Path, Solution, solve, solve_path
+from featpipe.solvers._task import Options, Task
+
+__all__ = ["Options", "Path", "Solution", "Task", "solve", "solve_path"]
