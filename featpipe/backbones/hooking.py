@@ -1,0 +1,210 @@
+"""A network seen through forward hooks, for control flow no graph can record.
+
+Only modules have names here, not single operations; a module called more than once
+is numbered ``_1``, ``_2`` as in the graph. Hooks are there for one pass only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from featpipe.backbones import depths
+from featpipe.backbones.depths import PENULTIMATE, Depth, Seen
+from featpipe.backbones.layers import AFTER_SCORES, is_leaf, makes_scores
+
+__all__ = ["Hooked"]
+
+_N_PROBE = 2
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """A place to take codes: what enters or leaves a module at its k-th call."""
+
+    module: str
+    call: int
+    leaving: bool = True
+
+
+class Hooked:
+    """The modules of a network in eval mode; see `outlines.Outline`."""
+
+    def __init__(self, network: nn.Module, *, side: int) -> None:
+        self.network = network
+        pass_ = _Pass(network, side, side)
+        self._taps = pass_.taps
+        self._started = pass_.started
+        self._n_started = pass_.n_started
+        self.nodes = tuple(self._taps)
+
+    def keys(self, nodes: Iterable[str]) -> set[str]:
+        """State-dict keys of the layers that have to run for these nodes."""
+        last = max((self._n_started[name] for name in nodes), default=0)
+        keys: set[str] = set()
+        for name in self._started[:last]:
+            module = self.network.get_submodule(name)
+            inside = module.state_dict() if is_leaf(module) else _own_state(module)
+            keys.update(f"{name}.{key}".lstrip(".") for key in inside)
+        return keys & self.network.state_dict().keys()
+
+    def look(
+        self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
+    ) -> dict[str, Seen]:
+        """See `outlines.Outline.look`."""
+        seen = _Pass(self.network, height, width, costs=costs).seen
+        return {name: seen[name] for name in nodes if name in seen}
+
+    def cut(self, stops: Sequence[Depth]) -> nn.Module:
+        """See `outlines.Outline.cut`."""
+        taps = [self._taps[stop.node] for stop in stops]
+        return _Cut(self.network, list(zip(taps, stops, strict=True)))
+
+
+class _Reached(BaseException):
+    """Leaves a forward pass early; no `except Exception` on the way may stop it."""
+
+
+class _Cut(nn.Module):
+    """Runs the network up to the last tap and pools what comes by."""
+
+    def __init__(self, network: nn.Module, stops: list[tuple[_Tap, Depth]]) -> None:
+        super().__init__()
+        self.network = network
+        self._stops = stops
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        codes: dict[int, Tensor] = {}
+
+        def take(tap: _Tap, x: Any) -> None:
+            for position, (wanted, stop) in enumerate(self._stops):
+                if wanted == tap:
+                    codes[position] = depths.pool(x, **stop.pooling())
+            if len(codes) == len(self._stops):
+                raise _Reached
+
+        names = {tap.module for tap, _ in self._stops}
+        with _hooks(self.network, names, take):
+            try:
+                self.network(images)
+            except _Reached:
+                return tuple(codes[i] for i in range(len(self._stops)))
+        raise RuntimeError(
+            "the network did not come by every depth asked for: its control flow took "
+            "another way for these images; choose depths that every image reaches"
+        )
+
+
+class _Pass:
+    """One real pass over noise, noting what every module gives, in order."""
+
+    def __init__(
+        self, network: nn.Module, height: int, width: int, *, costs: bool = False
+    ) -> None:
+        self.taps: dict[str, _Tap] = {}
+        self.seen: dict[str, Seen] = {}
+        self.started: list[str] = []
+        self.n_started: dict[str, int] = {}
+        self._network = network
+        self._parameters: dict[int, int] = {}
+        self._head: tuple[_Tap, nn.Module, Seen] | None = None
+        self._entered: Tensor | None = None
+        self._counter = FlopCounterMode(display=False) if costs else None
+        names = {name for name, _ in network.named_modules()}
+        images = _noise(height, width)
+        counting = self._counter or nullcontext()
+        with torch.no_grad(), counting, _hooks(network, names, self._note):
+            output = network(images)
+        self._add_penultimate(output)
+
+    def _note(self, tap: _Tap, x: Any) -> None:
+        module = self._network.get_submodule(tap.module)
+        if not tap.leaving:
+            self.started.append(tap.module)
+            inside = module.parameters(recurse=is_leaf(module))
+            self._parameters.update((id(p), p.numel()) for p in inside)
+            self._entered = x
+            return
+        if isinstance(x, Tensor) and x.shape[:1] == (_N_PROBE,) and tap.module:
+            name = f"{tap.module}_{tap.call}" if tap.call else tap.module
+            self._add(name, tap, x)
+        if is_leaf(module) and not isinstance(module, AFTER_SCORES):
+            self._head = None
+        if makes_scores(module) and isinstance(self._entered, Tensor):
+            entering = _Tap(tap.module, tap.call, leaving=False)
+            self._head = entering, module, self._seen(self._entered)
+
+    def _add(self, name: str, tap: _Tap, x: Tensor) -> None:
+        self.taps[name] = tap
+        self.seen[name] = self._seen(x)
+        self.n_started[name] = len(self.started)
+
+    def _seen(self, x: Tensor) -> Seen:
+        cost = self._counter.get_total_flops() if self._counter else 0
+        return Seen(tuple(x.shape[1:]), sum(self._parameters.values()), cost)
+
+    def _add_penultimate(self, output: Any) -> None:
+        """Name what enters the last layer making scores, else the output."""
+        if self._head is not None and isinstance(output, Tensor) and output.ndim > 1:
+            tap, module, seen = self._head
+            n_scores = getattr(module, "out_features", None) or module.out_channels
+            if n_scores in (output.shape[1], output.shape[-1]):
+                self.taps[PENULTIMATE], self.seen[PENULTIMATE] = tap, seen
+                at = self.started.index(tap.module)
+                self.n_started[PENULTIMATE] = at
+                return
+        if isinstance(output, Tensor) and output.shape[:1] == (_N_PROBE,):
+            self._add(PENULTIMATE, _Tap("", 0), output)
+
+
+@contextmanager
+def _hooks(
+    network: nn.Module, names: set[str], take: Callable[[_Tap, Any], None]
+) -> Iterator[None]:
+    """Call ``take`` with what enters and what leaves the named modules."""
+    entered: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+
+    def before(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            entered[name] += 1
+            take(_Tap(name, entered[name] - 1, leaving=False), args[0] if args else ())
+
+        return hook
+
+    def behind(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            left[name] += 1
+            take(_Tap(name, left[name] - 1), output)
+
+        return hook
+
+    handles = []
+    try:
+        for name in sorted(names):
+            module = network.get_submodule(name)
+            handles.append(module.register_forward_pre_hook(before(name)))
+            handles.append(module.register_forward_hook(behind(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _noise(height: int, width: int) -> Tensor:
+    """Two images of seeded noise: blank ones could take an unusual way."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(_N_PROBE, 3, height, width, generator=generator)
+
+
+def _own_state(module: nn.Module) -> list[str]:
+    """Names of a module's own parameters and buffers, without its children's."""
+    parameters = [name for name, _ in module.named_parameters(recurse=False)]
+    return parameters + [name for name, _ in module.named_buffers(recurse=False)]

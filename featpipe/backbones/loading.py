@@ -1,0 +1,258 @@
+"""From what the user names to a frozen backbone, and the tables of what there is.
+
+The one place where names, weights, preprocessing and depths meet.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from featpipe.backbones import families, outlines
+from featpipe.backbones.depths import (
+    PENULTIMATE,
+    Depth,
+    Layout,
+    Seen,
+    Shape,
+    name_depth,
+    parse,
+)
+from featpipe.backbones.families import Architecture
+from featpipe.backbones.network import Backbone, prepared
+from featpipe.backbones.outlines import Outline
+from featpipe.backbones.preprocessing import Preprocessing
+from featpipe.backbones.weights import Weights, choose, fill, read, sha256
+
+__all__ = ["load", "resolve"]
+
+# What a network without entries gets: the usual square of ImageNet.
+_DEFAULT_SIDE = 224
+
+
+def load(
+    name: str = "resnet50",
+    *,
+    weights: str | os.PathLike | None = None,
+    depths: Sequence[str] = (PENULTIMATE,),
+    seed: int = 0,
+    input_size: int | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    interpolation: str | None = None,
+) -> Backbone:
+    """Build a frozen backbone on the CPU, in float32.
+
+    Parameters
+    ----------
+    name : str
+        A torchvision classification network, ``mini``, ``timm:NAME`` or
+        ``package.module:callable?argument=value``.
+    weights : str, path or None
+        None: IMAGENET1K_V1 where the network has it, else its default. Or
+        ``DEFAULT``, an entry's name, ``none`` (random, the control), or a file.
+    depths : sequence of str
+        ``NODE[:POOL]`` each; see `describe_depths` for the nodes.
+    seed : int
+        Of random weights; the global generator is left alone.
+    input_size : int or None
+        Pixels of the crop; the resize follows in proportion.
+    resize, crop, mean, std, interpolation
+        Replace those of the weights; see `Preprocessing`. ``resize=0``: no resizing.
+
+    Raises
+    ------
+    ValueError
+        Unknown name, weights or depth; weights that do not fit; an input size the
+        network cannot take.
+    FileNotFoundError
+        No such weights file.
+    ConnectionError
+        Weights that cannot be downloaded.
+
+    Examples
+    --------
+    >>> backbone = load("squeezenet1_1", weights="none", depths=["features"])
+    >>> backbone.depths[0].spec, backbone.depths[0].width
+    ('features:avg', 512)
+    """
+    architecture = families.find(name)
+    chosen = choose(architecture, weights)
+    preprocessing = _preprocessing(architecture, chosen, input_size).overridden(
+        resize=resize, crop=crop, mean=mean, std=std, interpolation=interpolation
+    )
+    network = _built(architecture, chosen, seed)
+    outline = _outlined(architecture, network, preprocessing.crop)
+    stops = _stops(outline, depths, name, preprocessing.crop)
+    filled = None
+    if chosen.to_read:
+        needed = outline.keys(stop.node for stop in stops)
+        found = read(chosen, name)
+        source = str(chosen.path or chosen.name)
+        filled = fill(
+            network, found, needed, source=source, renamed=architecture.renamed
+        )
+    return Backbone(
+        architecture.name,
+        chosen.name,
+        sha256(network, filled),
+        preprocessing,
+        stops,
+        network,
+        device=torch.device("cpu"),
+        _outline=outline,
+        _cut=prepared(outline.cut(stops), torch.device("cpu"), "fp32"),
+    )
+
+
+def resolve(
+    name: str = "resnet50", weights: str | os.PathLike | None = None
+) -> tuple[str, str]:
+    """Return the canonical names of a backbone and its weights; builds nothing.
+
+    Parameters
+    ----------
+    name, weights
+        As `load` takes them.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `load` does for names.
+
+    Examples
+    --------
+    >>> resolve("resnet50")
+    ('resnet50', 'IMAGENET1K_V1')
+    """
+    architecture = families.find(name)
+    return architecture.name, choose(architecture, weights).name
+
+
+def _preprocessing(
+    architecture: Architecture, chosen: Weights, input_size: int | None
+) -> Preprocessing:
+    """Take that of the entry; a file and no weights take that of the newest."""
+    entry = chosen.entry
+    if entry is None and architecture.newest is not None:
+        entry = architecture.entries[architecture.newest]
+    if entry is not None:
+        return entry.preprocessing.overridden(input_size=input_size)
+    side = _DEFAULT_SIDE if input_size is None else input_size
+    return Preprocessing(resize=side, crop=side)
+
+
+def _built(architecture: Architecture, chosen: Weights, seed: int) -> nn.Module:
+    """Build in eval mode without gradients; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would also seed every CUDA generator.
+        torch.default_generator.manual_seed(seed)
+        network = architecture.build(chosen.entry)
+        if chosen.name == "none" and not architecture.entries:
+            _reset(network)
+    return network.eval().requires_grad_(False)
+
+
+def _reset(network: nn.Module) -> None:
+    """Make weights random that your own callable may have read from somewhere."""
+    for module in network.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+
+
+def _outlined(architecture: Architecture, network: nn.Module, side: int) -> Outline:
+    try:
+        return outlines.outline(network, side=side, trusted=architecture.trusted)
+    # What a network says to a size it cannot take differs from one to the next.
+    except Exception as err:
+        raise _size_error(architecture.name, side, err) from err
+
+
+def _stops(
+    outline: Outline, specs: Sequence[str], name: str, side: int
+) -> tuple[Depth, ...]:
+    """Turn specs into depths that exist, each once, with their widths."""
+    if isinstance(specs, str):
+        specs = [specs]
+    if not specs:
+        raise ValueError("no depth was asked for; 'penultimate' is the usual one")
+    asked = [parse(spec, outline.nodes, backbone=name) for spec in specs]
+    nodes = list(dict.fromkeys(node for node, _ in asked))
+    try:
+        seen = outline.look(nodes, side, side)
+    except Exception as err:
+        raise _size_error(name, side, err) from err
+    layouts = _layouts(outline, seen, side)
+    for node in nodes:
+        if node not in layouts:
+            raise ValueError(
+                f"depth {node!r} of backbone {name!r} gives no map, tokens or vector "
+                f"per image; `featpipe depths {name}` lists those that do"
+            )
+    stops = (
+        name_depth(node, how, seen[node].shape, layouts[node]) for node, how in asked
+    )
+    return tuple({stop.spec: stop for stop in stops}.values())
+
+
+def _size_error(name: str, side: int, err: Exception) -> ValueError:
+    reason = (str(err).strip() or type(err).__name__).splitlines()[0][:200]
+    return ValueError(
+        f"backbone {name!r} cannot take images of {side}x{side} px ({reason}); leave "
+        "the input size at its own, or choose another"
+    )
+
+
+def _layouts(outline: Outline, seen: dict[str, Seen], side: int) -> dict[str, Layout]:
+    """Tell vectors, tokens and maps apart, and where the channels of a map are."""
+    shapes = {node: s.shape for node, s in seen.items()}
+    unclear = [n for n, s in shapes.items() if len(s) == 3 and not _tells_order(s)]
+    wider: dict[str, Shape] = {}
+    if unclear:
+        # Twice as wide: the axis that grows is the width. Some cannot take it.
+        try:
+            looked = outline.look(unclear, side, 2 * side)
+        except Exception:
+            looked = {}
+        wider = {node: s.shape for node, s in looked.items()}
+    layouts = {}
+    for node, shape in shapes.items():
+        if len(shape) == 1:
+            layouts[node] = Layout("vector")
+        elif len(shape) == 2:
+            layouts[node] = Layout("tokens", n_prefix=_n_prefix(outline.network, shape))
+        elif len(shape) == 3:
+            last = _is_channels_last(shape, wider.get(node, shape))
+            layouts[node] = Layout("map", channels_last=last)
+    return layouts
+
+
+def _tells_order(shape: Shape) -> bool:
+    """Of square images, height equals width: two equal axes of three show them."""
+    return (shape[0] == shape[1]) != (shape[1] == shape[2])
+
+
+def _is_channels_last(shape: Shape, wider: Shape) -> bool:
+    if _tells_order(shape):
+        return shape[0] == shape[1]
+    return shape[1] != wider[1] and shape[2] == wider[2]
+
+
+def _n_prefix(network: nn.Module, shape: Shape) -> int:
+    """Tokens before those of the patches, which make a square grid.
+
+    A class token is a parameter of one token's width that is put in front; without
+    such a parameter, or with exactly a square of tokens, there is none.
+    """
+    n_tokens, width = shape
+    spare = n_tokens - math.isqrt(n_tokens) ** 2
+    learned = any(
+        p.ndim == 3 and tuple(p.shape) == (1, 1, width) for p in network.parameters()
+    )
+    return spare if learned else 0

@@ -1,0 +1,184 @@
+"""The frozen backbone: a network cut at the depths asked for, on a device.
+
+Images go in, codes by depth come out. Which network and which weights is decided in
+`loading`; reading, decoding and batching images happen elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from featpipe.backbones.depths import Depth
+from featpipe.backbones.outlines import Outline
+from featpipe.backbones.preprocessing import Preprocessing
+
+__all__ = ["Backbone", "prepared"]
+
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network that turns images into codes; `load` makes one.
+
+    Parameters
+    ----------
+    name : str
+        As in the catalogue.
+    weights : str
+        Canonical name: ``IMAGENET1K_V1``, ``none``, ``own``, or that of a file.
+    weights_sha256 : str
+        Of the tensors; see `weights.sha256`.
+    preprocessing : Preprocessing
+    depths : tuple of Depth
+        In the order asked for, each once.
+    network : nn.Module
+        The whole network on the CPU, unfused, in eval mode, without gradients. It is
+        never run or changed: what runs is a cut copy of it.
+    device : torch.device
+    precision : str
+        ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    name: str
+    weights: str
+    weights_sha256: str
+    preprocessing: Preprocessing
+    depths: tuple[Depth, ...]
+    network: nn.Module = field(repr=False)
+    device: torch.device
+    precision: str = "fp32"
+    _outline: Outline = field(repr=False, kw_only=True)
+    _cut: nn.Module = field(repr=False, kw_only=True)
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the codes of a batch.
+
+        Parameters
+        ----------
+        images : (n, 3, S, S) uint8
+            As `Preprocessing.apply` gives them; moved to the device if elsewhere.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Canonical depth to (n, width) float32, or for ``:map`` (n, C, H, W)
+            float16, on the device.
+
+        Raises
+        ------
+        ValueError
+            If the images have another shape or dtype.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images must be uint8 of shape (n, 3, S, S), not {images.dtype} of "
+                f"shape {tuple(images.shape)}; use `preprocessing.apply`"
+            )
+        with torch.inference_mode(), _arithmetic(self.device, self.precision):
+            codes = self._cut(self._normalised(images))
+        return {depth.spec: x for depth, x in zip(self.depths, codes, strict=True)}
+
+    def to(self, device: str | torch.device, precision: str = "fp32") -> Backbone:
+        """Return the same backbone on a device, in a precision; this one stays.
+
+        Parameters
+        ----------
+        device : str or torch.device
+        precision : str
+            ``fp32`` (true float32, also on CUDA), or ``bf16`` or ``fp16``, which
+            torch's autocast uses where it is safe.
+
+        Raises
+        ------
+        ValueError
+            If the precision is unknown.
+        """
+        if precision not in _PRECISIONS:
+            raise ValueError(
+                f"unknown precision {precision!r}; choose from {', '.join(_PRECISIONS)}"
+            )
+        device = torch.device(device)
+        cut = prepared(self._outline.cut(self.depths), device, precision)
+        return replace(self, device=device, precision=precision, _cut=cut)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what of the backbone changes the numbers, as a JSON-able dict."""
+        return {
+            "backbone": self.name,
+            "weights_sha256": self.weights_sha256,
+            "preprocessing": self.preprocessing.as_dict(),
+        }
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        x = images.to(self.device, non_blocking=True)
+        x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        mean = x.new_tensor(self.preprocessing.mean).view(3, 1, 1)
+        std = x.new_tensor(self.preprocessing.std).view(3, 1, 1)
+        return x.sub_(mean).div_(std)
+
+
+def prepared(cut: nn.Module, device: torch.device, precision: str) -> nn.Module:
+    """Return a copy of a cut network made fast for a device and a precision.
+
+    Everything that makes the network faster without changing what it computes stands
+    here: batch norm folded, channels last, weights cast once instead of every batch.
+    """
+    network = copy.deepcopy(cut).eval().requires_grad_(False)
+    if isinstance(network, fx.GraphModule):
+        _fold_batch_norm(network)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    lower = _PRECISIONS[precision]
+    if lower is not None:
+        # The very layers that autocast would cast anew for every batch.
+        for module in network.modules():
+            if type(module) in (nn.Conv2d, nn.Linear):
+                module.to(lower)
+    return network
+
+
+def _fold_batch_norm(network: fx.GraphModule) -> None:
+    """Fold each batch norm into the convolution that feeds nothing else, in place."""
+    modules = dict(network.named_modules())
+    n_uses = Counter(n.target for n in network.graph.nodes if n.op == "call_module")
+    for node in list(network.graph.nodes):
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or len(before.users) > 1:
+            continue
+        if node.op != "call_module" or before.op != "call_module":
+            continue
+        norm, convolution = modules[node.target], modules[before.target]
+        # A layer called twice would be folded twice.
+        once = n_uses[node.target] == n_uses[before.target] == 1
+        if type(norm) is nn.BatchNorm2d and type(convolution) is nn.Conv2d and once:
+            if norm.running_mean is None:
+                continue
+            fused = fuse_conv_bn_eval(convolution.double(), norm.double()).float()
+            network.set_submodule(str(before.target), fused)
+            node.replace_all_uses_with(before)
+            network.graph.erase_node(node)
+    network.delete_all_unused_submodules()
+    network.recompile()
+
+
+@contextlib.contextmanager
+def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+    """Autocast as asked; float32 that is float32, for CUDA's default is TF32."""
+    lower = _PRECISIONS[precision]
+    if lower is not None:
+        with torch.autocast(device.type, dtype=lower):
+            yield
+    elif device.type == "cuda":
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    else:
+        yield

@@ -1,0 +1,92 @@
+"""Which of the two ways of seeing into a network fits, and what both offer.
+
+`tracing` records the graph, so that nothing beyond the deepest depth is computed
+and batch norm can be folded; `hooking` watches a real pass, for networks whose
+control flow cannot be recorded. Names of backbones and weights never come in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from featpipe.backbones.depths import Depth, Seen
+from featpipe.backbones.hooking import Hooked
+from featpipe.backbones.tracing import Traced
+
+__all__ = ["Outline", "outline"]
+
+
+class Outline(Protocol):
+    """The nodes of a network in eval mode, what they give, and cutting it there."""
+
+    network: nn.Module
+    nodes: tuple[str, ...]
+
+    def keys(self, nodes: Iterable[str]) -> set[str]:
+        """State-dict keys of the layers that have to run for these nodes."""
+
+    def look(
+        self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
+    ) -> dict[str, Seen]:
+        """Run the network on blank images and note what these nodes give.
+
+        Nodes that give no tensor with the batch in front are left out.
+        """
+
+    def cut(self, stops: Sequence[Depth]) -> nn.Module:
+        """Return a module that gives a tuple of codes and runs nothing beyond."""
+
+
+def outline(network: nn.Module, *, side: int, trusted: bool = False) -> Outline:
+    """Find the nodes of a network in eval mode.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In eval mode.
+    side : int
+        Pixels of a square image it takes.
+    trusted : bool
+        Skip the check that the recorded graph computes what the network computes:
+        recording takes a branch of the Python code once and for all.
+    """
+    try:
+        traced = Traced(network)
+    # A forward in Python may fail in any way when it is fed stand-ins for tensors.
+    except Exception:
+        return Hooked(network, side=side)
+    if trusted or _same_scores(network, traced.whole(), side):
+        return traced
+    return Hooked(network, side=side)
+
+
+def _same_scores(network: nn.Module, recorded: nn.Module, side: int) -> bool:
+    """Whether both give the same on two unlike images, one of them loud."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, side, side, generator=generator)
+    images[1] *= 3
+    with torch.inference_mode():
+        try:
+            expected = _tensors(network(images.clone()))
+            found = _tensors(recorded(images))
+        except Exception:
+            return False
+    return len(expected) == len(found) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+        for a, b in zip(expected, found, strict=True)
+    )
+
+
+def _tensors(output: object) -> list[Tensor]:
+    """All tensors of an output, in order, however it is wrapped."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return []

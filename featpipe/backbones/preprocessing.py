@@ -1,0 +1,194 @@
+"""From an upright RGB image to the square of pixels a network was trained on.
+
+Resize and centre crop live here, on Pillow images and in whatever thread asks;
+normalisation does not: it happens on the device, in the backbone. Torch never
+lives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# torchvision's names of the filters, so that a weights entry's own name is ours.
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "nearest-exact": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network.
+
+    Parameters
+    ----------
+    resize : int or None
+        Pixels of the shorter side after resizing; None leaves the size alone.
+    crop : int
+        Side in pixels of the square cut from the centre.
+    interpolation : str
+        ``bilinear``, ``bicubic``, ``nearest``, ``box``, ``hamming`` or ``lanczos``.
+    antialias : bool
+        Always True: Pillow widens its filter when it shrinks an image.
+    mean, std : (3,) float
+        Per channel, in units of the 0 to 1 range. The backbone applies them.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, the crop is larger than the shorter side, the
+        filter is unknown, or ``mean`` and ``std`` are not usable.
+
+    Examples
+    --------
+    >>> square = Preprocessing(resize=256, crop=224)
+    >>> square.apply(Image.new("RGB", (640, 480))).shape
+    (3, 224, 224)
+    """
+
+    resize: int | None
+    crop: int
+    interpolation: str = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", _three("mean", self.mean))
+        object.__setattr__(self, "std", _three("std", self.std))
+        if self.crop < 1 or (self.resize is not None and self.resize < 1):
+            raise ValueError(
+                f"resize={self.resize!r} and crop={self.crop!r} must be at least 1 px"
+            )
+        if self.resize is not None and self.crop > self.resize:
+            raise ValueError(
+                f"crop={self.crop} is larger than the shorter side after "
+                f"resize={self.resize}; give a resize of at least {self.crop} too"
+            )
+        if self.interpolation not in _FILTERS:
+            raise ValueError(
+                f"unknown interpolation {self.interpolation!r}; choose from "
+                f"{', '.join(_FILTERS)}"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std!r} must be above 0 in every channel")
+        if not self.antialias:
+            raise ValueError("antialias=False: Pillow always widens its filter")
+
+    def apply(self, image: Image.Image) -> np.ndarray:
+        """Resize and crop one image, exactly as torchvision does on Pillow images.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image
+            Upright. Modes other than RGB are converted first.
+
+        Returns
+        -------
+        (3, crop, crop) uint8
+            Channels first, contiguous; not yet normalised. An image left smaller
+            than the crop (``resize=None``) is centred on black.
+        """
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if self.resize is not None:
+            size = _resized(image.size, self.resize)
+            if size != image.size:
+                image = image.resize(size, _FILTERS[self.interpolation])
+        image = _centre(image, self.crop)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+    def scaled(self, input_size: int) -> Preprocessing:
+        """Return the same preprocessing for another crop, its resize in proportion."""
+        if self.resize is None:
+            return replace(self, crop=input_size)
+        resize = max(input_size, round(self.resize * input_size / self.crop))
+        return replace(self, resize=resize, crop=input_size)
+
+    def overridden(
+        self,
+        *,
+        input_size: int | None = None,
+        resize: int | None = None,
+        crop: int | None = None,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        interpolation: str | None = None,
+    ) -> Preprocessing:
+        """Return a copy with what is given replaced; None keeps what there is.
+
+        ``input_size`` comes first and scales resize and crop alike; ``resize=0``
+        means no resizing.
+        """
+        if input_size is not None and input_size < 1:
+            raise ValueError(f"input_size={input_size!r} must be at least 1 px")
+        base = self if input_size is None else self.scaled(input_size)
+        given = {
+            "resize": resize,
+            "crop": crop,
+            "mean": mean,
+            "std": std,
+            "interpolation": interpolation,
+        }
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if resize == 0:
+            changes["resize"] = None
+        return replace(base, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a JSON-able dict; :meth:`from_dict` reads it back."""
+        fields = asdict(self)
+        return fields | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
+        """Make it from the dict of :meth:`as_dict`; ValueError names a wrong field."""
+        known = set(cls.__dataclass_fields__)
+        if set(fields) != known:
+            raise ValueError(
+                f"a preprocessing has the fields {sorted(known)}, not {sorted(fields)}"
+            )
+        return cls(**fields)
+
+
+def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
+    """One number per channel; a single number stands for all three."""
+    numbers = (values,) if isinstance(values, int | float) else tuple(values)
+    if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
+        raise ValueError(f"{name}={values!r} must be one finite number or three")
+    return tuple(float(x) for x in numbers) * (3 // len(numbers))
+
+
+def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Width and height with the shorter side as asked; the longer rounds down."""
+    width, height = size
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    """Cut the central square; what an image lacks is black, split left-light."""
+    width, height = image.size
+    if width < side or height < side:
+        canvas = Image.new("RGB", (max(width, side), max(height, side)))
+        corner = max(side - width, 0) // 2, max(side - height, 0) // 2
+        canvas.paste(image, corner)
+        image, (width, height) = canvas, canvas.size
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.crop((left, top, left + side, top + side))

@@ -1,0 +1,328 @@
+"""A network as the graph torch.fx records: named nodes, their costs, the cut.
+
+Node names are those of torchvision's feature extraction: a module's own name
+(``layer3``, ``features.7``), and for operations the name of the module around them
+plus the operation (``layer1.0.add``), repeats numbered ``_1``, ``_2``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from featpipe.backbones import depths
+from featpipe.backbones.depths import PENULTIMATE, Depth, Seen, Shape
+from featpipe.backbones.layers import AFTER_SCORES, DROPOUTS, is_leaf, makes_scores
+
+__all__ = ["Traced"]
+
+# Two images: a node whose first axis is not the batch gives itself away.
+_N_PROBE = 2
+
+# `layers.AFTER_SCORES` in the form of functions and methods.
+_AFTER_SCORES_NAMES = {
+    *("relu", "sigmoid", "softmax", "log_softmax", "dropout", "getitem"),
+    *("flatten", "view", "reshape", "squeeze", "mean"),
+    *("avg_pool2d", "adaptive_avg_pool2d"),
+}
+
+
+class Traced:
+    """The recorded graph of a network in eval mode; see `outlines.Outline`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        tracer = _Tracer()
+        with warnings.catch_warnings():
+            # fx says which default arguments it could not guard with an assertion.
+            warnings.simplefilter("ignore")
+            self._graph = tracer.trace(network, concrete_args=_defaults(network))
+        self.network = network
+        self._named = tracer.named
+        penultimate = _penultimate(self._graph, network)
+        if penultimate is not None:
+            self._named[PENULTIMATE] = penultimate
+        self.nodes = tuple(self._named)
+
+    def whole(self) -> fx.GraphModule:
+        """Return the network as recorded, uncut."""
+        return fx.GraphModule(self.network, self._graph)
+
+    def keys(self, nodes: Iterable[str]) -> set[str]:
+        """State-dict keys of the layers that have to run for these nodes."""
+        targets = {
+            str(node.target)
+            for node in self._needed(self._named[name] for name in nodes)
+            if node.op in ("call_module", "get_attr")
+        }
+        keys = self.network.state_dict().keys()
+        return {key for key in keys if any(_lies_in(key, t) for t in targets)}
+
+    def look(
+        self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
+    ) -> dict[str, Seen]:
+        """See `outlines.Outline.look`."""
+        named = {name: self._named[name] for name in nodes}
+        graph, copies = _copy(self._graph, self._needed(named.values()))
+        graph.output(tuple(copies[node] for node in named.values()))
+        walk = _Walk(fx.GraphModule(self.network, graph), costs=costs)
+        walk.run_blank(height, width)
+        sums = _sums(graph, walk) if costs else {}
+        return {
+            name: Seen(walk.shapes[copies[node]], *sums.get(copies[node], ()))
+            for name, node in named.items()
+            if copies[node] in walk.shapes
+        }
+
+    def cut(self, stops: Sequence[Depth]) -> fx.GraphModule:
+        """See `outlines.Outline.cut`; pooling stands right behind its node.
+
+        So a map is freed once it is pooled, and no in-place layer that follows can
+        write into it first.
+        """
+        wanted: dict[fx.Node, list[int]] = {}
+        for position, stop in enumerate(stops):
+            wanted.setdefault(self._named[stop.node], []).append(position)
+        codes: dict[int, fx.Node] = {}
+
+        def pool_behind(node: fx.Node, copy: fx.Node) -> None:
+            for position in wanted.get(node, ()):
+                how = stops[position].pooling()
+                codes[position] = copy.graph.call_function(depths.pool, (copy,), how)
+
+        graph, _ = _copy(self._graph, self._needed(wanted), pool_behind)
+        graph.output(tuple(codes[position] for position in range(len(stops))))
+        return fx.GraphModule(self.network, graph)
+
+    def _needed(self, wanted: Iterable[fx.Node]) -> set[fx.Node]:
+        """Nodes that have to run, those that only write in place included."""
+        needed = set(wanted)
+        for node in reversed(self._graph.nodes):
+            if node.op == "output":
+                continue
+            # Seen from behind, an input is needed when a later node reads it.
+            if node in needed or _written(node, self.network) in needed:
+                needed.add(node)
+                needed.update(node.all_input_nodes)
+        return needed
+
+
+class _Tracer(fx.Tracer):
+    """Records the graph and, for every module and operation, the node it gives."""
+
+    def __init__(self) -> None:
+        # As torchvision's own extractor: these take shapes apart with Python's math.
+        super().__init__(autowrap_modules=(math, torchvision.ops))
+        self.named: dict[str, fx.Node] = {}
+        self._inside = [""]
+        self._uses: Counter[str] = Counter()
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        name = self.path_of_module(m)
+        self._inside.append(name)
+        try:
+            output = super().call_module(m, forward, args, kwargs)
+        finally:
+            self._inside.pop()
+        if isinstance(output, fx.Proxy):
+            self._name(name, output.node)
+        return output
+
+    def create_proxy(self, kind: str, *args: Any, **kwargs: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, *args, **kwargs)
+        if kind in ("call_function", "call_method"):
+            # fx numbers operations over the whole graph; here it is per module.
+            operation = re.sub(r"_\d+$", "", proxy.node.name)
+            self._name(f"{self._inside[-1]}.{operation}".lstrip("."), proxy.node)
+        return proxy
+
+    def _name(self, name: str, node: fx.Node) -> None:
+        n_before = self._uses[name]
+        self._uses[name] += 1
+        self.named[f"{name}_{n_before}" if n_before else name] = node
+
+
+class _Walk(fx.Interpreter):
+    """Runs a graph on blank images, noting the shape and the cost of each node."""
+
+    def __init__(self, module: fx.GraphModule, *, costs: bool) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, Shape] = {}
+        self.costs: dict[fx.Node, int] = {}
+        self._counter = FlopCounterMode(display=False) if costs else None
+
+    def run_blank(self, height: int, width: int) -> None:
+        """Run on the meta device, which computes shapes only; else for real."""
+        walk = _Walked(self)
+        state = {
+            name: tensor.to("meta")
+            for name, tensor in (*walk.named_parameters(), *walk.named_buffers())
+        }
+        blank = torch.zeros(_N_PROBE, 3, height, width)
+        with torch.no_grad():
+            try:
+                torch.func.functional_call(walk, state, (blank.to("meta"),))
+            # Tensors made inside forward, operations without a meta kernel: the real
+            # run then also says what is truly wrong.
+            except Exception:
+                walk(blank)
+
+    def run_node(self, n: fx.Node) -> Any:
+        if self._counter is None:
+            output = super().run_node(n)
+        else:
+            with self._counter:
+                output = super().run_node(n)
+            self.costs[n] = self._counter.get_total_flops()
+        if isinstance(output, Tensor) and output.shape[:1] == (_N_PROBE,):
+            self.shapes[n] = tuple(output.shape[1:])
+        return output
+
+
+class _Walked(nn.Module):
+    """An interpreter as a module, so that its weights can be stood in for."""
+
+    def __init__(self, walk: _Walk) -> None:
+        super().__init__()
+        self.module = walk.module
+        self._run = walk.run
+
+    def forward(self, images: Tensor) -> Any:
+        return self._run(images)
+
+
+def _defaults(network: nn.Module) -> dict[str, Any]:
+    """Arguments of forward beyond the images, at their defaults.
+
+    Left open they would be recorded as tensors, and `if mask is None` go wrong.
+    """
+    arguments = list(inspect.signature(network.forward).parameters.values())[1:]
+    return {a.name: a.default for a in arguments if a.default is not a.empty}
+
+
+def _copy(
+    graph: fx.Graph,
+    needed: set[fx.Node],
+    after: Callable[[fx.Node, fx.Node], None] | None = None,
+) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """Copy the needed nodes, in order; ``after`` may add nodes behind each."""
+    new = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node in needed:
+            copies[node] = new.node_copy(node, copies.__getitem__)
+            if after is not None:
+                after(node, copies[node])
+    return new, copies
+
+
+def _written(node: fx.Node, network: nn.Module) -> fx.Node | None:
+    """Return the node whose output this one overwrites, if it does."""
+    in_place = bool(node.kwargs.get("inplace"))
+    if node.op == "call_module":
+        in_place = bool(getattr(_module(node, network), "inplace", False))
+    elif node.op == "call_method":
+        in_place = bool(re.search(r"[^_]_$", str(node.target)))
+    elif node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        in_place |= bool(re.search(r"[^_]_$", name)) or name in _IN_PLACE_OPERATORS
+    first = node.args[0] if node.args else None
+    return first if in_place and isinstance(first, fx.Node) else None
+
+
+_IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "setitem"}
+
+
+def _penultimate(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
+    """Return the node that enters the last layer making class scores.
+
+    Where no such layer ends the network (a trunk without a head), its output.
+    """
+    output = _first_node(next(iter(reversed(graph.nodes))).args)
+    node = output
+    while node is not None:
+        module = _module(node, network)
+        linear = node.target is nn.functional.linear
+        if linear or (module is not None and makes_scores(module)):
+            return _skip_dropout(_first_node(node.args), network)
+        name = getattr(node.target, "__name__", str(node.target))
+        passes = isinstance(module, AFTER_SCORES) or name in _AFTER_SCORES_NAMES
+        node = _first_node(node.args) if passes else None
+    return output
+
+
+def _skip_dropout(node: fx.Node | None, network: nn.Module) -> fx.Node | None:
+    while node is not None:
+        name = getattr(node.target, "__name__", str(node.target))
+        if not isinstance(_module(node, network), DROPOUTS) and name != "dropout":
+            return node
+        node = _first_node(node.args)
+    return None
+
+
+def _module(node: fx.Node, network: nn.Module) -> nn.Module | None:
+    if node.op != "call_module":
+        return None
+    return network.get_submodule(str(node.target))
+
+
+def _first_node(value: Any) -> fx.Node | None:
+    """Return the first node in nested arguments: of several outputs, the first."""
+    if isinstance(value, fx.Node):
+        return value
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        return next((n for n in map(_first_node, value) if n is not None), None)
+    return None
+
+
+def _lies_in(key: str, target: str) -> bool:
+    return key == target or key.startswith(f"{target}.")
+
+
+def _sums(graph: fx.Graph, walk: _Walk) -> dict[fx.Node, tuple[int, int]]:
+    """Parameters and cost of each node and of all that it needs."""
+    ancestry: dict[fx.Node, set[fx.Node]] = {}
+    sums = {}
+    for node in graph.nodes:
+        before = [ancestry[parent] for parent in node.all_input_nodes]
+        ancestry[node] = {node}.union(*before)
+        cost = sum(walk.costs.get(n, 0) for n in ancestry[node])
+        sums[node] = _n_parameters(walk.module, ancestry[node]), cost
+    return sums
+
+
+def _n_parameters(module: nn.Module, nodes: set[fx.Node]) -> int:
+    """Numbers in the parameters of the layers among these nodes, each once."""
+    found: dict[int, int] = {}
+    for node in nodes:
+        if node.op == "call_module":
+            parameters = list(module.get_submodule(str(node.target)).parameters())
+        elif node.op == "get_attr":
+            value: Any = module
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            parameters = [value] if isinstance(value, nn.Parameter) else []
+        else:
+            continue
+        found.update((id(p), p.numel()) for p in parameters)
+    return sum(found.values())

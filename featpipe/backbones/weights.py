@@ -1,0 +1,364 @@
+"""Weights: which ones are meant, reading them, matching them to a network, hashing.
+
+A file is known by its content, never by its suffix, and nothing in it is executed.
+Building networks and choosing depths happen elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from featpipe.backbones.families import Architecture, Entry
+
+__all__ = ["Weights", "choose", "fill", "read", "sha256"]
+
+State = Mapping[str, Tensor]
+
+# Where a checkpoint usually keeps its state dict, likeliest first: it settles which
+# one is meant when two in the same file would fit (`model` beside `model_ema`).
+_WRAPPERS = (
+    *("", "state_dict", "model", "model_state_dict", "net", "network", "backbone"),
+    *("module", "encoder", "weights", "params", "teacher", "student"),
+)
+_PREFIXES = (
+    *("", "module.", "_orig_mod.", "model.", "backbone.", "net.", "network."),
+    *("encoder.", "trunk.", "teacher.", "student."),
+)
+# Counted by batch norm while training, without effect in eval mode, and absent from
+# files written before torch 0.4.1.
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights that are meant, not yet read.
+
+    Parameters
+    ----------
+    name : str
+        Canonical: an entry's name, ``none``, ``own`` (as your own callable leaves
+        them) or the file's name.
+    entry : Entry or None
+    path : Path or None
+    """
+
+    name: str
+    entry: Entry | None = None
+    path: Path | None = None
+
+    @property
+    def to_read(self) -> bool:
+        """Whether they lie somewhere, rather than being what the builder leaves."""
+        return self.entry is not None or self.path is not None
+
+
+def choose(architecture: Architecture, weights: str | os.PathLike | None) -> Weights:
+    """Say which weights are meant; reads nothing but whether a file is there.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    weights : str, path or None
+        None, ``DEFAULT``, an entry's name (``ResNet50_Weights.IMAGENET1K_V2`` will do
+        too), ``none``, or the path of a file.
+
+    Raises
+    ------
+    ValueError
+        If it is neither an entry nor a file.
+    FileNotFoundError
+        If it looks like a path and there is no such file.
+    """
+    entries = architecture.entries
+    if weights is None or weights == "DEFAULT":
+        entry = architecture.default if weights is None else architecture.newest
+        return Weights(entry, entries[entry]) if entry else Weights("own")
+    given = os.fspath(weights)
+    if given.lower() == "none":
+        return Weights("none")
+    entry = given.rpartition("_Weights.")[2]
+    if entry in entries:
+        return Weights(entry, entries[entry])
+    path = Path(given).expanduser()
+    if path.is_file():
+        return Weights(path.name, path=path)
+    if path.is_dir():
+        raise ValueError(f"weights {given!r} is a folder; name the file in it")
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"there is no weights file {given!r}; check the path")
+    near = difflib.get_close_matches(given, entries, n=10, cutoff=0) or ["its own"]
+    raise ValueError(
+        f"backbone {architecture.name!r} has no weights {given!r}; choose from "
+        f"{', '.join(near)}, DEFAULT, none, or name a file"
+    )
+
+
+def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
+    """Read the weights that were chosen: an entry's, or a file's.
+
+    Returns
+    -------
+    dict
+        What is there: a state dict, or dicts around one.
+
+    Raises
+    ------
+    ConnectionError
+        If an entry can be neither downloaded nor read.
+    ValueError
+        If a file is neither safetensors nor a torch file of tensors.
+    """
+    if weights.path is not None:
+        return _read_file(weights.path)
+    assert weights.entry is not None
+    try:
+        # torch.hub announces downloads on stdout, which belongs to the caller.
+        with contextlib.redirect_stdout(sys.stderr):
+            return weights.entry.read()
+    except FileNotFoundError:
+        raise
+    # Network, proxy, disk, hash and file errors all come by their own classes here.
+    except Exception as err:
+        where = f" ({weights.entry.url})" if weights.entry.url else ""
+        raise ConnectionError(
+            f"weights {weights.name} of {backbone!r} could not be downloaded"
+            f" ({_first_line(err)}); give them as a file with --weights FILE{where}, "
+            "or take the bundled backbone `mini`"
+        ) from err
+
+
+def fill(
+    network: nn.Module,
+    found: Mapping[str, Any],
+    needed: Set[str],
+    *,
+    source: str,
+    renamed: Callable[[str], str] = str,
+) -> set[str]:
+    """Copy weights into a network, in place, as far as the depths need them.
+
+    A state dict may be wrapped (``state_dict``, ``model``, ...) and its names may have
+    a prefix (``module.``, ...). A head of another size, or none, is fine; everything
+    in ``needed`` has to be there.
+
+    Parameters
+    ----------
+    network : nn.Module
+    found : dict
+        As `read` gives it.
+    needed : set of str
+        State-dict keys of the layers up to the deepest depth.
+    source : str
+        What the weights are called in messages.
+    renamed : callable
+        From names in old files to those of the network.
+
+    Returns
+    -------
+    set of str
+        The keys that were filled.
+
+    Raises
+    ------
+    ValueError
+        If a needed key is missing, of another shape or not finite, or if the weights
+        have layers in the midst of the network that it lacks; the message names them.
+    """
+    own = network.state_dict()
+    needed = {key for key in needed if not key.endswith(_COUNTER)}
+    state = _best_match(found, own, needed, renamed, source)
+    fits = {key for key, x in state.items() if key in own and x.shape == own[key].shape}
+    _check(own, state, needed, fits, source)
+    with torch.no_grad():
+        for key in fits:
+            own[key].copy_(state[key])
+    return {key for key in fits if not key.endswith(_COUNTER)}
+
+
+def sha256(network: nn.Module, keys: Set[str] | None = None) -> str:
+    """Hash weights: name, dtype, shape and bytes of each tensor, sorted by name.
+
+    Parameters
+    ----------
+    network : nn.Module
+    keys : set of str or None
+        Of its state dict; None takes all. Batch norm's counters never count.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        if key.endswith(_COUNTER) or (keys is not None and key not in keys):
+            continue
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{key} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        if _is_safetensors(path):
+            return safetensors.load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise ValueError(
+            f"weights file {str(path)!r} holds Python objects or is no torch file; "
+            "nothing in it was run. Save its tensors alone: "
+            "`torch.save(network.state_dict(), path)`"
+        ) from err
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as err:
+        raise ValueError(
+            f"weights file {str(path)!r} is neither a torch nor a safetensors file, or "
+            f"is cut short ({_first_line(err)}); fetch or save it again"
+        ) from err
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"weights file {str(path)!r} holds a {type(found).__name__}, not a state "
+            "dict; save `network.state_dict()`"
+        )
+    return found
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Eight bytes of header length, then JSON; both fit into the file."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and length <= path.stat().st_size - 8
+
+
+def _best_match(
+    found: Mapping[str, Any],
+    own: State,
+    needed: Set[str],
+    renamed: Callable[[str], str],
+    source: str,
+) -> State:
+    """Return the state dict, without its prefix, that fits the network best."""
+    scored: list[tuple[int, tuple[int, int], int, State]] = []
+    for wrapper, state in _state_dicts(found):
+        for prefix in _prefixes(state, needed or own.keys()):
+            plain = {
+                renamed(key.removeprefix(prefix)): tensor
+                for key, tensor in state.items()
+                if key.startswith(prefix)
+            }
+            score = sum(
+                key in plain and plain[key].shape == own[key].shape for key in needed
+            )
+            order = _rank(wrapper, _WRAPPERS), _rank(prefix, _PREFIXES)
+            scored.append((-score, order, len(scored), plain))
+    if not scored:
+        raise ValueError(
+            f"weights {source!r} hold no tensors by name; save a state dict"
+        )
+    return min(scored, key=lambda item: item[:3])[-1]
+
+
+def _state_dicts(
+    found: Mapping[str, Any], name: str = ""
+) -> Iterator[tuple[str, State]]:
+    """All dicts that hold named tensors, however deep, each with its own name."""
+    state = {
+        key: value
+        for key, value in found.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if state:
+        yield name, state
+    for key, value in found.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            yield from _state_dicts(value, key)
+
+
+def _prefixes(state: State, keys: Set[str]) -> list[str]:
+    """List what may stand before the names: what precedes one of the first few."""
+    found = {""}
+    for wanted in sorted(keys)[:3]:
+        for key in state:
+            if key.endswith(f".{wanted}"):
+                found.add(key.removesuffix(wanted))
+    return sorted(found)
+
+
+def _rank(name: str, known: tuple[str, ...]) -> int:
+    return known.index(name) if name in known else len(known)
+
+
+def _check(
+    own: State, state: State, needed: Set[str], fits: Set[str], source: str
+) -> None:
+    """Refuse what would leave random or foreign numbers in the way of a code."""
+    missing = sorted(needed - state.keys())
+    other_shape = sorted(
+        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+        for key in needed & state.keys()
+        if key not in fits
+    )
+    foreign = sorted(
+        key for key in state.keys() - own.keys() if _is_amid(key, own, needed)
+    )
+    facts = [
+        f"{what}: {_some(keys)}"
+        for what, keys in (
+            ("missing", missing),
+            ("of another shape", other_shape),
+            ("unexpected", sorted(state.keys() - own.keys()) if missing else foreign),
+        )
+        if keys
+    ]
+    if missing or other_shape or foreign:
+        raise ValueError(
+            f"weights {source!r} do not fit this backbone ({'; '.join(facts)}); name "
+            "the backbone they were trained with"
+        )
+    bad = sorted(key for key in needed if not torch.isfinite(state[key]).all())
+    if bad:
+        raise ValueError(
+            f"weights {source!r} are not finite in {_some(bad)}; choose a depth before "
+            "these layers, or other weights"
+        )
+
+
+def _is_amid(key: str, own: State, needed: Set[str]) -> bool:
+    """Whether a foreign key lies inside a part of the network that is all needed.
+
+    Behind the cut, and in children of their own, foreign layers do no harm: another
+    head. Inside, they tell of another network: resnet34's layer1.2 in resnet18.
+    """
+    if key.endswith(_COUNTER):
+        return False
+    parts = key.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        inside = ".".join(parts[:n]) + "."
+        siblings = {k for k in own if k.startswith(inside) and not k.endswith(_COUNTER)}
+        if siblings:
+            return siblings <= needed
+    return False
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
+    return ", ".join(keys[:10]) + more
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err) or type(err).__name__).strip().splitlines()[0][:200]
