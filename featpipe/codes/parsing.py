@@ -125,7 +125,7 @@ def _refuse_odd_storage(dataset: h5py.Dataset) -> None:
 
 
 def _refuse_odd_codes(dataset: h5py.Dataset) -> None:
-    if not isinstance(dataset, h5py.Dataset) or len(dataset.shape) not in (2, 4):
+    if not isinstance(dataset, h5py.Dataset) or len(dataset.shape) not in (2, 3, 4):
         raise CodesError("is not laid out as a codes file: codes that are no array")
     if dataset.dtype not in (np.float32, np.float16):
         raise CodesError(f"has codes of type {dataset.dtype}; they are float32 or 16")

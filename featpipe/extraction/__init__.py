@@ -1,0 +1,155 @@
+"""Images through a backbone into a codes file: resumable and incremental.
+
+`extract` decides what is missing (`outlook`), plans it (`plan`), runs the plan
+(`slices`, `engine`) into part files (`parts`), and hands over to `codes` to make the
+final file. Knows nothing of classifiers.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+from featpipe import images
+from featpipe.codes import Codes
+from featpipe.extraction.engine import Tally
+from featpipe.extraction.job import Job
+from featpipe.extraction.lock import LockedError
+from featpipe.extraction.recipe import Recipe
+
+__all__ = ["Job", "LockedError", "Recipe", "Tally", "extract"]
+
+
+def extract(
+    source: str | os.PathLike[str] | images.ImageSet,
+    path: str | os.PathLike[str],
+    *,
+    backbone: str = "resnet50",
+    weights: str | None = None,
+    depth: str | Sequence[str] = "penultimate",
+    device: str = "auto",
+    precision: str = "auto",
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    input_size: int | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    interpolation: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    hflip: bool = False,
+    unlabelled: bool = False,
+    limit: int | None = None,
+    on_error: str = "skip",
+    shard: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    break_lock: bool = False,
+    seed: int = 0,
+    progress: Callable[[Tally], None] | None = None,
+) -> Codes:
+    """Run images through a frozen network and keep the codes in a file.
+
+    A second call goes on where the first was stopped, and computes only what is new:
+    images added or changed, depths not yet there. Codes follow the content of an
+    image, not its name; labels, splits and groups are always those of ``source``.
+
+    Parameters
+    ----------
+    source : path, str or ImageSet
+        Folder, CSV or TSV, ``.zip`` or ``.tar``, ``torchvision:NAME?root=…``.
+    path : path
+        The codes file.
+    backbone : str
+        A torchvision network, ``mini``, ``timm:NAME`` or ``package.module:callable``.
+    weights : str, optional
+        An entry of the network, ``"DEFAULT"``, ``"none"`` (random, seeded) or a file.
+        Default: ``IMAGENET1K_V1`` where there is one.
+    depth : str or sequence of str
+        ``NODE[:POOL]``; default the penultimate depth.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision : str
+        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``. fp32 decodes images exactly,
+        the others let JPEG scale down by itself.
+    dtype : str, optional
+        ``"float32"`` or ``"float16"``, as stored; default that of the file, else
+        float32.
+    batch_size : int, optional
+        Images at a time; default 32, and 128 on a GPU.
+    workers : int, optional
+        Threads that read and decode; default one a processor.
+    input_size, resize, crop : int, optional
+        Pixels; override the preprocessing that belongs to the weights.
+    interpolation : str, optional
+        ``"bilinear"``, ``"bicubic"``, …
+    mean, std : sequence of 3 float, optional
+        Of the channels, in units of the range 0 to 1.
+    hflip : bool
+        Average the codes of each image and its mirror image.
+    unlabelled : bool
+        Ignore what folders say of labels and splits.
+    limit : int, optional
+        At most so many images, spread over the classes.
+    on_error : str
+        ``"skip"`` lists an image that fails in the file; ``"fail"`` raises.
+    shard : (i, n), optional
+        Only the i-th of n parts of the work; `featpipe.merge` puts them together.
+    overwrite : bool
+        Begin anew, whatever is there.
+    break_lock : bool
+        Take over the lock of another process.
+    seed : int
+        Of random weights.
+    progress : callable, optional
+        Called with a `Tally` often, and at the end.
+
+    Returns
+    -------
+    Codes
+
+    Raises
+    ------
+    CodesError
+        If the file was made with another backbone, weights, preprocessing, decoding
+        or precision, or is damaged.
+    LockedError
+        If another process is making the file.
+    ValueError
+        If an option does not fit, not one image gave a code, or, with
+        ``on_error="fail"``, for the first image that fails.
+    FileNotFoundError
+        If there is no such source or weights file.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> codes = featpipe.extract("flowers", "flowers.h5")       # doctest: +SKIP
+    >>> X, y = codes.arrays("penultimate")                      # doctest: +SKIP
+    """
+    recipe = Recipe(
+        backbone=backbone,
+        weights=weights,
+        depths=(depth,) if isinstance(depth, str) else tuple(depth),
+        precision=precision,
+        dtype=dtype,
+        hflip=hflip,
+        seed=seed,
+        input_size=input_size,
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+    )
+    job = Job(
+        recipe,
+        images.scan(source, unlabelled=unlabelled, limit=limit),
+        path,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        on_error=on_error,
+        shard=shard,
+        progress=progress,
+    )
+    return job.run(overwrite=overwrite, break_lock=break_lock)

@@ -1,0 +1,293 @@
+"""One extraction from beginning to end.
+
+Calls the others in turn: `outlook` decides, `slices` and `engine` compute, `codes`
+writes.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from featpipe import codes, images
+from featpipe.codes import Codes, CodesError, Failure, Row, Tables
+from featpipe.extraction.engine import Engine, Tally
+from featpipe.extraction.lock import Lock
+from featpipe.extraction.network import Network
+from featpipe.extraction.outlook import Outlook, look
+from featpipe.extraction.parts import Known, Parts
+from featpipe.extraction.plan import Plan, slice_size
+from featpipe.extraction.recipe import Recipe
+from featpipe.extraction.slices import Runner
+from featpipe.images import ImageError, ImageSet
+
+__all__ = ["Job"]
+
+
+class Job:
+    """An extraction of some images to one file.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    image_set : ImageSet
+    path : path
+    device, batch_size, workers, on_error, shard, progress
+        As in `featpipe.extract`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        image_set: ImageSet,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        on_error: str = "skip",
+        shard: tuple[int, int] | None = None,
+        progress: Callable[[Tally], None] | None = None,
+    ) -> None:
+        _require(on_error in ("skip", "fail"), "on_error", on_error, "'skip' or 'fail'")
+        _require(batch_size is None or batch_size > 0, "batch size", batch_size, ">= 1")
+        _require(workers is None or workers > 0, "workers", workers, ">= 1")
+        self._recipe = recipe
+        self._path = _writable(Path(path))
+        self._slice_size = slice_size(len(image_set))
+        self._shard = shard
+        self._images = self._of_shard(image_set)
+        self._network = Network(recipe, device, batch_size)
+        self._workers = workers or os.cpu_count() or 1
+        self._on_error = on_error
+        self._tell = progress or (lambda tally: None)
+        self._tally = Tally(n_images=len(self._images) + len(image_set.failures))
+
+    def _of_shard(self, image_set: ImageSet) -> ImageSet:
+        if self._shard is None:
+            return image_set
+        i, n = self._shard
+        _require(0 <= i < n, "shard", f"{i}/{n}", "i/n with i from 0 to n - 1")
+        slices = np.arange(len(image_set)) // self._slice_size
+        return image_set.take(np.flatnonzero(slices % n == i))
+
+    def look(self, *, overwrite: bool = False) -> Outlook:
+        """Tell what there is to do, computing and writing nothing.
+
+        Returns
+        -------
+        Outlook
+
+        Raises
+        ------
+        CodesError
+            If the file was made otherwise, or is damaged.
+        """
+        return self._look(None if overwrite else self._existing())
+
+    def _look(self, old: Codes | None) -> Outlook:
+        outlook = look(self._path, old, self._images, self._recipe, self._network)
+        outlook.provenance["shard"] = list(self._shard) if self._shard else None
+        return outlook
+
+    def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
+        """Do it; see `featpipe.extract`."""
+        with Lock(self._path, break_lock=break_lock):
+            parts = Parts(self._path)
+            if overwrite:
+                parts.drop()
+            old = None if overwrite else self._existing()
+            outlook = self._look(old)
+            for part in parts.found.values():
+                codes.require_same_fingerprint(
+                    part.provenance, outlook.provenance, parts.folder
+                )
+            written = self._finish(old, outlook, parts)
+            parts.drop()
+        self._tell(self._tally)
+        return written
+
+    def _existing(self) -> Codes | None:
+        if not self._path.exists():
+            return None
+        try:
+            # The codes have a checksum a chunk; all of them need not be read for a
+            # run that may have nothing to do.
+            return codes.read(self._path, check=False)
+        except CodesError as error:
+            raise CodesError(
+                f"{error}; choose another file, or --overwrite to replace this one"
+            ) from None
+
+    def _finish(self, old: Codes | None, outlook: Outlook, parts: Parts) -> Codes:
+        """Compute what is missing and write the file, if anything has changed."""
+        known = [*outlook.failed.values(), *map(_stampless, self._images.failures)]
+        self._tally.failed += len(known)
+        if self._on_error == "fail":
+            for failure in sorted(known):
+                raise ValueError(_refusal(failure))
+        files = [*([old] if old else []), *parts.found.values()]
+        new = self._compute(outlook.todo, outlook.depths, outlook, files, parts)
+        if outlook.added:
+            before = np.array(sorted(outlook.kept), np.int64)
+            extra = self._compute(before, outlook.added, outlook, files, parts, old)
+        else:
+            self._tally.kept += len(outlook.kept)
+            extra = outlook.kept
+        # An image that fails at one depth fails in the file.
+        order = sorted({*new, *extra})
+        if not order:
+            raise self._nothing(outlook)
+        rows = {}
+        for spec in outlook.depths:
+            at = (extra if spec in outlook.added else outlook.kept) | new
+            rows[spec] = [at[i] for i in order]
+        tables = self._tables(order, rows[outlook.depths[0]], outlook, files)
+        if old is None or outlook.added or not _same(old.tables, tables):
+            codes.assemble(self._path, files, rows, tables)
+        return codes.read(self._path)
+
+    def _compute(
+        self,
+        positions: np.ndarray,
+        depths: Sequence[str],
+        outlook: Outlook,
+        files: list[Codes],
+        parts: Parts,
+        base: Codes | None = None,
+    ) -> dict[int, Row]:
+        """Compute depths of images, into part files that are added to ``files``.
+
+        With ``base``, the depths are added to rows of that file, whose images must be
+        what they were.
+        """
+        if not len(positions):
+            return {}
+        batch_size = min(self._network.batch_size, self._slice_size)
+        plan = Plan(
+            self._images,
+            positions,
+            depths,
+            outlook.fingerprint,
+            outlook.provenance["dtype"],
+            self._slice_size,
+            batch_size,
+        )
+        known = Known(files)
+        known.add(range(len(files)), depths)
+        runner = Runner(
+            plan,
+            parts,
+            known,
+            partial(self._engine, depths, outlook),
+            partial(_require_same_image, base, outlook),
+            self._tally,
+            self._tell,
+            self._on_error,
+        )
+        found: dict[int, Row] = {}
+        position = {self._images.paths[i]: int(i) for i in positions}
+        for part in runner.run():
+            files.append(part)
+            for row, path in enumerate(part.paths):
+                found[position[path]] = Row(len(files) - 1, row)
+            for failure in part.tables.failures:
+                outlook.failed[position[failure.path]] = failure
+        return found
+
+    def _engine(self, depths: Sequence[str], outlook: Outlook) -> Engine:
+        precision = outlook.provenance["precision"]
+        return Engine(
+            self._images,
+            partial(self._network.ready, depths, precision),
+            exact=outlook.provenance["decoding"]["mode"] == "exact",
+            hflip=self._recipe.hflip,
+            workers=self._workers,
+            tally=self._tally,
+        )
+
+    def _tables(
+        self, order: list[int], where: list[Row], outlook: Outlook, files: list[Codes]
+    ) -> Tables:
+        source, at = self._images, np.array(order, np.int64)
+        paths = [source.paths[i] for i in order]
+        failures = [*outlook.failed.values(), *map(_stampless, source.failures)]
+        notes = {note for file in files for note in file.tables.notes}
+        wanted = set(paths)
+        return Tables(
+            paths=paths,
+            labels=source.labels[at],
+            class_names=source.class_names,
+            splits=[source.splits[i] for i in order],
+            groups=[source.groups[i] for i in order],
+            images_root=source.root,
+            sizes=source.sizes[at],
+            mtimes=source.mtimes[at],
+            sha256=np.stack([files[row.file].sha256[row.row] for row in where]),
+            failures=sorted(failures),
+            notes=sorted(note for note in notes if note.path in wanted),
+            provenance=outlook.provenance,
+        )
+
+    def _nothing(self, outlook: Outlook) -> ValueError:
+        known = [*outlook.failed.values(), *map(_stampless, self._images.failures)]
+        first = "" if not known else "; the first, {}, failed at {}: {}"
+        return ValueError(
+            f"not one of {self._tally.n_images} images in {self._images.source} gave a "
+            "code" + first.format(*min(known, default=())[:3])
+        )
+
+
+def _require_same_image(
+    base: Codes | None, outlook: Outlook, i: int, sha256: bytes
+) -> None:
+    """Refuse to add a depth to a row whose image is not what it was."""
+    if base is not None and base.sha256[outlook.kept[i].row].tobytes() != sha256:
+        raise ImageError(
+            "read",
+            "its content has changed while its size and time have not; run the same "
+            "command again to compute it anew",
+        )
+
+
+def _require(holds: bool, what: str, came: object, would_do: str) -> None:
+    if not holds:
+        raise ValueError(f"{what} is {came!r}; use {would_do}")
+
+
+def _refusal(failure: Failure) -> str:
+    return (
+        f"{failure.path}: {failure.stage}: {failure.reason}; mend or remove it, or "
+        "leave out --on-error fail to go on without it"
+    )
+
+
+def _stampless(failure: images.Failure) -> Failure:
+    return Failure(failure.path, failure.stage, failure.reason)
+
+
+def _writable(path: Path) -> Path:
+    """Refuse an output that cannot be written, before any slow work."""
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; give the name of a file, as in -o {path / 'codes.h5'}"
+        )
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} to write {path.name} to; make it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"the folder {folder} is not writable; choose another place for {path.name}"
+        )
+    return path
+
+
+def _same(one: Tables, two: Tables) -> bool:
+    """Compare all that a run without new depths may change."""
+    arrays = ("labels", "sizes", "mtimes", "sha256")
+    others = "paths class_names splits groups images_root failures notes provenance"
+    return all(
+        np.array_equal(getattr(one, name), getattr(two, name)) for name in arrays
+    ) and all(getattr(one, name) == getattr(two, name) for name in others.split())

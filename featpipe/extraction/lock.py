@@ -1,0 +1,147 @@
+"""One coordinator a codes file: a lock that names its holder.
+
+HDF5's own locks can be off and fail on network file systems; this one is a file made
+by a hard link, which is atomic everywhere.
+"""
+
+import json
+import os
+import socket
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["Lock", "LockedError"]
+
+
+class LockedError(RuntimeError):
+    """Another process is writing the same codes file."""
+
+
+class Lock:
+    """Hold ``FILE.lock`` while the file is being made.
+
+    A lock whose holder ran on this host and is gone is taken over; any other is
+    respected.
+
+    Parameters
+    ----------
+    path : Path
+        The codes file.
+    break_lock : bool
+        Take over whatever lock there is.
+
+    Raises
+    ------
+    LockedError
+        On entering, if somebody else holds it; names host, process and start.
+    OSError
+        If the folder takes no file.
+    """
+
+    def __init__(self, path: Path, *, break_lock: bool = False) -> None:
+        self.path = path.with_name(f"{path.name}.lock")
+        self._break = break_lock
+        self._mine = json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started": _start_of(os.getpid()),
+                "key": uuid.uuid4().hex,
+            }
+        )
+
+    def __enter__(self) -> "Lock":
+        # Twice: the first try may find, and clear away, what a dead process left.
+        for _ in range(2):
+            if self._take():
+                return self
+            said = self._read()
+            if said is not None and not self._break and not _is_dead(said):
+                raise LockedError(self._who(said))
+            self._clear(said)
+        raise LockedError(f"{self.path} keeps coming back; another process makes it")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with suppress(OSError):
+            if self.path.read_text() == self._mine:
+                self.path.unlink()
+
+    def _take(self) -> bool:
+        draft = self.path.with_name(f".{self.path.name[:100]}.{uuid.uuid4().hex}.tmp")
+        draft.write_text(self._mine)
+        try:
+            os.link(draft, self.path)
+        except FileExistsError:
+            return False
+        except OSError:
+            # No hard links here (some network and FAT file systems).
+            return self._take_exclusively()
+        finally:
+            draft.unlink()
+        return True
+
+    def _take_exclusively(self) -> bool:
+        try:
+            with self.path.open("x") as file:
+                file.write(self._mine)
+        except FileExistsError:
+            return False
+        return True
+
+    def _read(self) -> dict | None:
+        try:
+            said = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            said = {}
+        return said if isinstance(said, dict) else {}
+
+    def _clear(self, said: dict | None) -> None:
+        """Remove the lock that was read, and no other that came in between."""
+        aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.stale")
+        with suppress(FileNotFoundError):
+            self.path.rename(aside)
+            if not self._break and json.loads(aside.read_text()) != said:
+                with suppress(FileExistsError):
+                    os.link(aside, self.path)
+            aside.unlink()
+
+    def _who(self, said: dict) -> str:
+        name = str(self.path)[: -len(".lock")]
+        return (
+            f"{name} is being written by process {said.get('pid', '?')} on host "
+            f"{said.get('host', '?')}; wait for it, or pass --break-lock if you know "
+            "that it is gone"
+        )
+
+
+def _is_dead(said: dict) -> bool:
+    if said.get("host") != socket.gethostname() or not isinstance(said.get("pid"), int):
+        return False
+    try:
+        os.kill(said["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    # The number may have been given to another process since.
+    return said.get("started") != _start_of(said["pid"])
+
+
+def _start_of(pid: int) -> str | None:
+    """Tell when a process started, in a form only fit for comparing."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The name in brackets may hold spaces; the start is the 20th field after it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{boot} {fields[19]}"
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,99 @@
+"""The network of a recipe, loaded when it is first needed and not before.
+
+A run with nothing to compute never gets here, and so never imports torch.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from featpipe.extraction.recipe import Recipe
+
+if TYPE_CHECKING:
+    from featpipe.backbones import Backbone
+
+__all__ = ["Network"]
+
+_CPU_BATCH, _GPU_BATCH = 32, 128
+
+
+class Network:
+    """Where and how the recipe's network runs.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    device : str
+        ``auto`` is CUDA where there is one, then MPS, then the CPU.
+    batch_size : int, optional
+        Default 32, on a GPU 128.
+    """
+
+    def __init__(
+        self, recipe: Recipe, device: str = "auto", batch_size: int | None = None
+    ) -> None:
+        self._recipe = recipe
+        self._asked_device = device
+        self._asked_batch = batch_size
+        self._loaded: dict[tuple[str, ...], Backbone] = {}
+        self._guard = Lock()
+
+    @cached_property
+    def device(self) -> str:
+        """Name of the torch device.
+
+        Raises
+        ------
+        ValueError
+            If the device asked for is not there.
+        """
+        import torch
+
+        asked = self._asked_device
+        if asked == "auto":
+            if torch.cuda.is_available():
+                return "cuda"
+            return "mps" if torch.backends.mps.is_available() else "cpu"
+        try:
+            torch.empty(1, device=asked)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"device {asked!r} cannot be used ({reason}); use cpu, or auto"
+            ) from error
+        return asked
+
+    @property
+    def batch_size(self) -> int:
+        """Images at a time."""
+        default = _GPU_BATCH if self.device.startswith("cuda") else _CPU_BATCH
+        return self._asked_batch or default
+
+    def precision(self, asked: str) -> str:
+        """Turn ``auto`` into bf16 where the hardware multiplies it, else fp32."""
+        import torch
+
+        if asked != "auto":
+            return asked
+        if self.device.startswith("cuda"):
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        # torch 2.11 does not tell yet; fp32 is then the safe answer.
+        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        native = able.get("avx512_bf16") or able.get("amx_bf16")
+        return "bf16" if self.device == "cpu" and native else "fp32"
+
+    def backbone(self, depths: Sequence[str]) -> "Backbone":
+        """Load the network, cut at the deepest of ``depths``."""
+        wanted = tuple(depths)
+        with self._guard:
+            if wanted not in self._loaded:
+                backbone = self._recipe.load(wanted)
+                specs = tuple(depth.spec for depth in backbone.depths)
+                # Only one is kept, under both of its names: it may be large.
+                self._loaded = {wanted: backbone, specs: backbone}
+            return self._loaded[wanted]
+
+    def ready(self, depths: Sequence[str], precision: str) -> "Backbone":
+        """Load the network as `backbone` does, and put it on its device."""
+        return self.backbone(depths).to(self.device, precision)

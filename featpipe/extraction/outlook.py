@@ -1,0 +1,166 @@
+"""What a file holds, what is asked for, and so what there is to compute.
+
+Decides without computing; without torch where nothing about the network has changed.
+"""
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featpipe import codes
+from featpipe.codes import Codes, CodesError, Failure, Row
+from featpipe.extraction.network import Network
+from featpipe.extraction.parts import Known
+from featpipe.extraction.recipe import Recipe
+from featpipe.images import ImageSet
+
+if TYPE_CHECKING:
+    from featpipe.backbones import Backbone
+
+__all__ = ["Outlook", "look"]
+
+
+@dataclass
+class Outlook:
+    """What an extraction will do.
+
+    Parameters
+    ----------
+    provenance : dict
+        Of the file to be.
+    depths : list of str
+        All depths of the file to be, those already there first.
+    added : list of str
+        Depths to be added to rows that are there.
+    kept : dict of position to Row
+        Images whose rows in the old file still hold.
+    failed : dict of position to Failure
+        Images that failed before and have not changed.
+    todo : (n,) int64
+        Positions to compute.
+    """
+
+    provenance: dict[str, Any]
+    depths: list[str]
+    added: list[str]
+    kept: dict[int, Row] = field(default_factory=dict)
+    failed: dict[int, Failure] = field(default_factory=dict)
+    todo: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """The part of the provenance that changes the numbers."""
+        return {name: self.provenance[name] for name in codes.FINGERPRINT}
+
+
+def look(
+    path: Path, old: Codes | None, images: ImageSet, recipe: Recipe, network: Network
+) -> Outlook:
+    """Compare what is asked with what the file holds.
+
+    Parameters
+    ----------
+    path : Path
+        The codes file, for messages.
+    old : Codes, optional
+        What it holds, if it is there.
+    images : ImageSet
+    recipe : Recipe
+    network : Network
+        Loaded only if the file does not answer for it.
+
+    Returns
+    -------
+    Outlook
+
+    Raises
+    ------
+    CodesError
+        If the file was made otherwise; names the field.
+    """
+    outlook = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
+    before = Known([old] if old else [])
+    before.add(range(len(before.files)), old.depths if old else ())
+    failures = _lasting_failures(old)
+    todo = []
+    for i, name in enumerate(images.paths):
+        stamp = int(images.sizes[i]), int(images.mtimes[i])
+        row = before.unchanged(name, stamp)
+        if row is not None:
+            outlook.kept[i] = row
+        elif name in failures and failures[name][3:] == stamp:
+            outlook.failed[i] = failures[name]
+        else:
+            todo.append(i)
+    outlook.todo = np.array(todo, np.int64)
+    return outlook
+
+
+def _lasting_failures(old: Codes | None) -> dict[str, Failure]:
+    """List failures that would come again: same file, same decoder."""
+    if old is None or old.provenance.get("versions") != _versions():
+        return {}
+    # What could not be read may be readable now; a time of 0 tells nothing.
+    again = [f for f in old.tables.failures if f.stage in ("decode", "network")]
+    return {failure.path: failure for failure in again if failure.mtime}
+
+
+def _kept_network(old: Codes | None, recipe: Recipe) -> Outlook | None:
+    """Settle everything from the file alone, if it was made by the same request."""
+    if old is None or recipe.names_own_code:
+        return None
+    said = old.provenance
+    same = (
+        said.get("request") == recipe.request()
+        and set(recipe.depths) <= set(said.get("asked", {}))
+        and recipe.precision in ("auto", said.get("precision"))
+        and recipe.dtype in (None, said.get("dtype"))
+    )
+    return Outlook(dict(said), list(old.depths), []) if same else None
+
+
+def _loaded_network(
+    path: Path, old: Codes | None, recipe: Recipe, network: Network
+) -> Outlook:
+    said = old.provenance if old else {}
+    backbone = network.backbone(recipe.depths)
+    specs = [depth.spec for depth in backbone.depths]
+    provenance = _provenance(said, backbone, recipe, network)
+    if old is not None:
+        codes.require_same_fingerprint(said, provenance, path)
+        if provenance["dtype"] != said.get("dtype"):
+            raise CodesError(
+                f"{path} holds {said.get('dtype')}, not {recipe.dtype}; leave out "
+                "--dtype, choose another file, or --overwrite"
+            )
+    before = list(old.depths) if old else []
+    added = [spec for spec in dict.fromkeys(specs) if spec not in before]
+    asked = {**said.get("asked", {}), **dict(zip(recipe.depths, specs, strict=True))}
+    provenance |= {"asked": asked, "depths": before + added}
+    return Outlook(provenance, before + added, added if old else [])
+
+
+def _provenance(
+    said: dict[str, Any], backbone: "Backbone", recipe: Recipe, network: Network
+) -> dict[str, Any]:
+    asked = recipe.precision
+    if asked == "auto" and "precision" in said:
+        asked = said["precision"]
+    precision = network.precision(asked)
+    return {
+        **recipe.fingerprint(backbone, precision),
+        "weights": backbone.weights,
+        "dtype": recipe.dtype or said.get("dtype") or "float32",
+        "device": network.device,
+        "batch_size": network.batch_size,
+        "versions": _versions(),
+        "request": recipe.request(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("featpipe", "torch", "torchvision", "pillow", "numpy")
+    return {name: version(name) for name in names}

@@ -1,0 +1,111 @@
+"""The finished slices of an unfinished extraction, beside the file they will become.
+
+A part is a small codes file, named by its plan and its slice. Rows are found again by
+content, so a part of an older plan (the folder has grown since) still serves.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+
+from featpipe import codes
+from featpipe.codes import Codes, CodesError, Row
+from featpipe.extraction.plan import Plan
+
+__all__ = ["Known", "Parts"]
+
+
+class Parts:
+    """The folder ``FILE.parts``.
+
+    Parameters
+    ----------
+    path : Path
+        The codes file to be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = path.with_name(f"{path.name}.parts")
+        self._sweep(path)
+
+    def _sweep(self, path: Path) -> None:
+        """Remove what a killed run was writing; the lock says nobody else is."""
+        # glob would take brackets in a name for a pattern.
+        drafts = [*path.parent.iterdir()] if path.parent.is_dir() else []
+        drafts = [d for d in drafts if d.name.startswith(f".{path.name[:100]}.")]
+        if self.folder.is_dir():
+            drafts += list(self.folder.iterdir())
+        for draft in drafts:
+            if draft.name.startswith(".") and draft.name.endswith(".tmp"):
+                draft.unlink(missing_ok=True)
+
+    def path(self, plan: Plan, k: int) -> Path:
+        """Name the part of slice ``k``."""
+        return self.folder / f"{plan.digest[:32]}-{k:06d}.h5"
+
+    @cached_property
+    def found(self) -> dict[Path, Codes]:
+        """The parts that were there at the start and are whole, of whatever plan."""
+        found = {}
+        names = sorted(self.folder.glob("*.h5")) if self.folder.is_dir() else []
+        for name in names:
+            with suppress(CodesError, FileNotFoundError):
+                found[name] = codes.read(name)
+        return found
+
+    def save(self, plan: Plan, k: int, content: bytes) -> Codes:
+        """Write the part of slice ``k``, durably, and read it back."""
+        self.folder.mkdir(exist_ok=True)
+        codes.write_bytes(self.path(plan, k), content)
+        return codes.read(self.path(plan, k))
+
+    def drop(self) -> None:
+        """Remove the folder and all in it."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+        self.__dict__.pop("found", None)
+
+
+class Known:
+    """Rows that were computed before, found by path and stamp or by content.
+
+    Parameters
+    ----------
+    files : list of Codes
+        Shared by everybody who makes a `Row`: rows point into it.
+    """
+
+    def __init__(self, files: list[Codes]) -> None:
+        self.files = files
+        self._by_path: dict[str, Row] = {}
+        self._by_content: dict[bytes, Row] = {}
+
+    def add(self, which: Iterable[int], depths: Sequence[str]) -> None:
+        """Take in those of the files that have all of ``depths``."""
+        for number in which:
+            file = self.files[number]
+            if not set(depths) <= set(file.depths):
+                continue
+            for row, path in enumerate(file.paths):
+                self._by_path[path] = Row(number, row)
+                self._by_content[file.sha256[row].tobytes()] = Row(number, row)
+
+    def unchanged(self, path: str, stamp: tuple[int, int]) -> Row | None:
+        """Find the row of a path whose size and time are what they were."""
+        row = self._by_path.get(path)
+        # A time of 0 is no time: only the content can tell.
+        if row is None or not stamp[1]:
+            return None
+        file = self.files[row.file]
+        same = (int(file.sizes[row.row]), int(file.mtimes[row.row])) == stamp
+        return row if same else None
+
+    def same_content(self, sha256: bytes) -> Row | None:
+        """Find a row whose image had this content, under whatever name."""
+        return self._by_content.get(sha256)
+
+    def sha256(self, row: Row) -> bytes:
+        """Give the digest of the image of a row."""
+        return self.files[row.file].sha256[row.row].tobytes()

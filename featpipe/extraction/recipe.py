@@ -1,0 +1,142 @@
+"""What a user asks of an extraction, and what that comes to.
+
+A `Recipe` is the request. `Recipe.request` is its JSON, kept in the file so that the
+next run can tell without torch that it is asked for the same thing.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featpipe import images
+
+if TYPE_CHECKING:
+    from featpipe.backbones import Backbone
+
+__all__ = ["Recipe"]
+
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A backbone, its weights, depths, and how its codes are computed.
+
+    Parameters
+    ----------
+    backbone : str
+        A name of `backbones`.
+    weights : str, optional
+        An entry, ``"DEFAULT"``, ``"none"`` or a file; default as `backbones.load`.
+    depths : tuple of str
+        SPECs, ``NODE[:POOL]``.
+    precision : str
+        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; auto is the file's where
+        there is one, else bf16 where the processor multiplies it natively.
+    dtype : str, optional
+        ``"float32"`` or ``"float16"``, as stored; default the file's, else float32.
+    hflip : bool
+        Average the codes of each image and its mirror image.
+    seed : int
+        Of random weights.
+    input_size, resize, crop, interpolation, mean, std
+        Overrides of the preprocessing, as in `backbones.load`.
+    """
+
+    backbone: str = "resnet50"
+    weights: str | None = None
+    depths: tuple[str, ...] = ("penultimate",)
+    precision: str = "auto"
+    dtype: str | None = None
+    hflip: bool = False
+    seed: int = 0
+    input_size: int | None = None
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in _PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}; use {', '.join(_PRECISIONS)}"
+            )
+        if self.dtype not in (None, *_DTYPES):
+            raise ValueError(
+                f"unknown dtype {self.dtype!r}; use {' or '.join(_DTYPES)}"
+            )
+        if not self.depths:
+            raise ValueError("no depth was asked for; give one, or leave it out")
+
+    def request(self) -> dict[str, Any]:
+        """Give all that decides the network, as JSON, without torch.
+
+        Depths, precision and dtype are left out: a file may hold more than was asked.
+
+        Returns
+        -------
+        dict
+        """
+        asked = asdict(self)
+        for name in ("depths", "precision", "dtype"):
+            del asked[name]
+        asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
+        asked["weights_file_sha256"] = _file_digest(self.weights)
+        asked["versions"] = {
+            name: _version(name) for name in ("featpipe", "torchvision", "timm")
+        }
+        asked["decoding"] = images.DECODING
+        return asked
+
+    @property
+    def names_own_code(self) -> bool:
+        """Whether the backbone is somebody's callable, which may change unseen."""
+        return ":" in self.backbone and not self.backbone.startswith("timm:")
+
+    def load(self, depths: Sequence[str]) -> "Backbone":
+        """Load the network, cut at the deepest of ``depths``, on the CPU."""
+        from featpipe import backbones
+
+        return backbones.load(
+            self.backbone,
+            weights=self.weights,
+            depths=tuple(depths),
+            seed=self.seed,
+            input_size=self.input_size,
+            resize=self.resize,
+            crop=self.crop,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def fingerprint(self, backbone: "Backbone", precision: str) -> dict[str, Any]:
+        """Give the explicit list of what changes the numbers."""
+        own = backbone.fingerprint()
+        mode = "exact" if precision == "fp32" else "scaled"
+        return {
+            **own,
+            "preprocessing": {**own["preprocessing"], "hflip": self.hflip},
+            "decoding": {**images.DECODING, "mode": mode},
+            "precision": precision,
+        }
+
+
+def _file_digest(weights: str | None) -> str | None:
+    path = Path(weights) if weights else None
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
