@@ -10,5 +10,22 @@ from featpipe.backbones.families import names
 from featpipe.backbones.loading import load, resolve
 from featpipe.backbones.network import Backbone
 from featpipe.backbones.preprocessing import Preprocessing
+from featpipe.backbones.tables import (
+    BackboneRow,
+    DepthRow,
+    catalogue,
+    describe_depths,
+)
 
-__all__ = ["Backbone", "Depth", "Preprocessing", "load", "names", "resolve"]
+__all__ = [
+    "Backbone",
+    "BackboneRow",
+    "Depth",
+    "DepthRow",
+    "Preprocessing",
+    "catalogue",
+    "describe_depths",
+    "load",
+    "names",
+    "resolve",
+]

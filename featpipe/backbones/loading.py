@@ -28,7 +28,7 @@ from featpipe.backbones.outlines import Outline
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.backbones.weights import Weights, choose, fill, read, sha256
 
-__all__ = ["load", "resolve"]
+__all__ = ["layouts_of", "load", "outlined", "preprocessing_of", "resolve"]
 
 # What a network without entries gets: the usual square of ImageNet.
 _DEFAULT_SIDE = 224
@@ -84,11 +84,11 @@ def load(
     """
     architecture = families.find(name)
     chosen = choose(architecture, weights)
-    preprocessing = _preprocessing(architecture, chosen, input_size).overridden(
+    preprocessing = preprocessing_of(architecture, chosen, input_size).overridden(
         resize=resize, crop=crop, mean=mean, std=std, interpolation=interpolation
     )
     network = _built(architecture, chosen, seed)
-    outline = _outlined(architecture, network, preprocessing.crop)
+    outline = outlined(architecture, network, preprocessing.crop)
     stops = _stops(outline, depths, name, preprocessing.crop)
     filled = None
     if chosen.to_read:
@@ -135,7 +135,7 @@ def resolve(
     return architecture.name, choose(architecture, weights).name
 
 
-def _preprocessing(
+def preprocessing_of(
     architecture: Architecture, chosen: Weights, input_size: int | None
 ) -> Preprocessing:
     """Take that of the entry; a file and no weights take that of the newest."""
@@ -166,7 +166,8 @@ def _reset(network: nn.Module) -> None:
             reset()
 
 
-def _outlined(architecture: Architecture, network: nn.Module, side: int) -> Outline:
+def outlined(architecture: Architecture, network: nn.Module, side: int) -> Outline:
+    """Find the nodes of a network, as `outlines.outline`, or say what size it minds."""
     try:
         return outlines.outline(network, side=side, trusted=architecture.trusted)
     # What a network says to a size it cannot take differs from one to the next.
@@ -188,7 +189,7 @@ def _stops(
         seen = outline.look(nodes, side, side)
     except Exception as err:
         raise _size_error(name, side, err) from err
-    layouts = _layouts(outline, seen, side)
+    layouts = layouts_of(outline, seen, side)
     for node in nodes:
         if node not in layouts:
             raise ValueError(
@@ -209,7 +210,7 @@ def _size_error(name: str, side: int, err: Exception) -> ValueError:
     )
 
 
-def _layouts(outline: Outline, seen: dict[str, Seen], side: int) -> dict[str, Layout]:
+def layouts_of(outline: Outline, seen: dict[str, Seen], side: int) -> dict[str, Layout]:
     """Tell vectors, tokens and maps apart, and where the channels of a map are."""
     shapes = {node: s.shape for node, s in seen.items()}
     unclear = [n for n, s in shapes.items() if len(s) == 3 and not _tells_order(s)]

@@ -11,11 +11,10 @@ import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from featpipe.backbones.depths import Depth
 from featpipe.backbones.outlines import Outline
@@ -128,26 +127,22 @@ class Backbone:
 
 
 def prepared(cut: nn.Module, device: torch.device, precision: str) -> nn.Module:
-    """Return a copy of a cut network made fast for a device and a precision.
+    """Return a cut network made fast for a device and a precision.
 
-    Everything that makes the network faster without changing what it computes stands
-    here: batch norm folded, channels last, weights cast once instead of every batch.
+    Everything that makes it faster without changing what it computes stands here:
+    batch norm folded, channels last, weights cast once instead of for every batch.
+    The network given stays as it is; weights that need no change are shared with it.
     """
-    network = copy.deepcopy(cut).eval().requires_grad_(False)
+    tensors = (*cut.parameters(), *cut.buffers())
+    network = copy.deepcopy(cut, {id(tensor): tensor for tensor in tensors})
     if isinstance(network, fx.GraphModule):
         _fold_batch_norm(network)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    lower = _PRECISIONS[precision]
-    if lower is not None:
-        # The very layers that autocast would cast anew for every batch.
-        for module in network.modules():
-            if type(module) in (nn.Conv2d, nn.Linear):
-                module.to(lower)
+    _place(network, device, _PRECISIONS[precision])
     return network
 
 
 def _fold_batch_norm(network: fx.GraphModule) -> None:
-    """Fold each batch norm into the convolution that feeds nothing else, in place."""
+    """Fold each batch norm into the convolution that feeds nothing else."""
     modules = dict(network.named_modules())
     n_uses = Counter(n.target for n in network.graph.nodes if n.op == "call_module")
     for node in list(network.graph.nodes):
@@ -156,18 +151,54 @@ def _fold_batch_norm(network: fx.GraphModule) -> None:
             continue
         if node.op != "call_module" or before.op != "call_module":
             continue
-        norm, convolution = modules[node.target], modules[before.target]
+        norm, convolution = modules[str(node.target)], modules[str(before.target)]
         # A layer called twice would be folded twice.
         once = n_uses[node.target] == n_uses[before.target] == 1
-        if type(norm) is nn.BatchNorm2d and type(convolution) is nn.Conv2d and once:
-            if norm.running_mean is None:
-                continue
-            fused = fuse_conv_bn_eval(convolution.double(), norm.double()).float()
-            network.set_submodule(str(before.target), fused)
+        if once and _is_foldable(norm) and type(convolution) is nn.Conv2d:
+            _fold(convolution, norm)
             node.replace_all_uses_with(before)
             network.graph.erase_node(node)
     network.delete_all_unused_submodules()
     network.recompile()
+
+
+def _is_foldable(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    return type(module) is nn.BatchNorm2d and module.running_mean is not None
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Give a convolution new weights that do the batch norm's work too."""
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    # In float64, because 1 / sqrt(var + eps) may be large.
+    gain = 1 / (var.double() + norm.eps).sqrt()
+    bias = -mean.double()
+    if convolution.bias is not None:
+        bias = bias + convolution.bias
+    if norm.affine:
+        gain = gain * norm.weight
+        bias = bias * gain + norm.bias
+    else:
+        bias = bias * gain
+    weight = convolution.weight * gain.float().view(-1, 1, 1, 1)
+    convolution.weight = nn.Parameter(weight, requires_grad=False)
+    convolution.bias = nn.Parameter(bias.float(), requires_grad=False)
+
+
+def _place(network: nn.Module, device: torch.device, lower: torch.dtype | None) -> None:
+    """Move to the device, maps channels last, convolutions and Linears in ``lower``.
+
+    Not `nn.Module.to`, which writes into the parameters, and those may be shared.
+    """
+    for module in network.modules():
+        dtype = lower if type(module) in (nn.Conv2d, nn.Linear) else None
+        for name, parameter in module.named_parameters(recurse=False):
+            order = (
+                torch.channels_last if parameter.ndim == 4 else torch.preserve_format
+            )
+            moved = parameter.detach().to(device, dtype, memory_format=order)
+            setattr(module, name, nn.Parameter(moved, requires_grad=False))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
 
 
 @contextlib.contextmanager

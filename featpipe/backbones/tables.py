@@ -1,0 +1,163 @@
+"""What there is, as rows to print: the backbones, and the depths of one of them.
+
+Nothing is downloaded, and of torchvision's networks not even weights are made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from featpipe.backbones import families
+from featpipe.backbones.depths import PENULTIMATE, Shape, name_depth
+from featpipe.backbones.families import Architecture
+from featpipe.backbones.loading import layouts_of, outlined, preprocessing_of
+from featpipe.backbones.outlines import Outline
+from featpipe.backbones.weights import choose
+
+__all__ = ["BackboneRow", "DepthRow", "catalogue", "describe_depths"]
+
+_NOTE = (
+    "IMAGENET1K_V2 weights (label smoothing, mixup) classify better but give worse "
+    "fixed codes (Kornblith et al. 2021)"
+)
+
+
+class BackboneRow(NamedTuple):
+    """One backbone of the catalogue.
+
+    ``accuracy`` is the top-1 of the default entry on ImageNet in percent, None where
+    it has none; ``n_parameters`` includes the head; ``input_size`` is in pixels.
+    """
+
+    name: str
+    weights: tuple[str, ...]
+    default: str
+    input_size: int
+    n_parameters: int
+    accuracy: float | None
+    note: str
+
+
+class DepthRow(NamedTuple):
+    """One depth of a backbone.
+
+    ``shape`` is what the node gives for one image, ``width`` what is stored per image
+    under ``spec``, its canonical name with the default pool. ``n_parameters`` and
+    ``cost_share`` (0 to 1, of the floating-point operations of the whole forward pass)
+    count everything that has to run for it, itself included.
+    """
+
+    node: str
+    shape: Shape
+    width: int
+    n_parameters: int
+    cost_share: float
+    spec: str
+
+
+def catalogue() -> list[BackboneRow]:
+    """List the networks that need no further package, by name.
+
+    Examples
+    --------
+    >>> [row.default for row in catalogue() if row.name == "resnet50"]
+    ['IMAGENET1K_V1']
+    """
+    return [_backbone_row(families.find(name)) for name in families.names()]
+
+
+def describe_depths(
+    name: str, *, input_size: int | None = None, every: bool = False
+) -> list[DepthRow]:
+    """List the depths of a backbone, cheapest first.
+
+    Parameters
+    ----------
+    name : str
+        As `load` takes it.
+    input_size : int or None
+        Pixels of the crop; None takes the network's own.
+    every : bool
+        Also what lies inside blocks and single operations, every one of which is a
+        depth too; otherwise the outer modules alone.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the network cannot take this input size.
+
+    Examples
+    --------
+    >>> [row.width for row in describe_depths("resnet18") if row.node == "layer3"]
+    [256]
+    """
+    architecture = families.find(name)
+    chosen = choose(architecture, None)
+    side = preprocessing_of(architecture, chosen, input_size).crop
+    outline = outlined(architecture, _unfilled(architecture), side)
+    seen = outline.look(outline.nodes, side, side, costs=True)
+    layouts = layouts_of(outline, seen, side)
+    whole = max((s.cost for s in seen.values()), default=0) or 1
+    shown = layouts if every else _outer(outline)
+    rows = []
+    for node in layouts:
+        if node in shown:
+            depth = name_depth(node, None, seen[node].shape, layouts[node])
+            share = seen[node].cost / whole
+            row = (seen[node].shape, depth.width, seen[node].n_parameters, share)
+            rows.append(DepthRow(node, *row, depth.spec))
+    return sorted(rows, key=lambda row: row.cost_share)
+
+
+def _backbone_row(architecture: Architecture) -> BackboneRow:
+    assert architecture.default is not None
+    entry = architecture.entries[architecture.default]
+    both = {"IMAGENET1K_V1", "IMAGENET1K_V2"} <= architecture.entries.keys()
+    return BackboneRow(
+        name=architecture.name,
+        weights=tuple(architecture.entries),
+        default=entry.name,
+        input_size=entry.preprocessing.crop,
+        n_parameters=entry.n_parameters or _n_parameters(architecture),
+        accuracy=entry.accuracy,
+        note=_NOTE if both else "",
+    )
+
+
+def _n_parameters(architecture: Architecture) -> int:
+    return sum(p.numel() for p in _unfilled(architecture).parameters())
+
+
+def _unfilled(architecture: Architecture) -> nn.Module:
+    """Build without weights: on the meta device where that is known to work."""
+    if not architecture.trusted:
+        return architecture.build(None).eval()
+    with torch.device("meta"):
+        return architecture.build(None).eval()
+
+
+def _outer(outline: Outline) -> set[str]:
+    """Names of the outer modules: the network's children and theirs, blocks unopened.
+
+    Opened are plain containers, and what holds a chain of blocks (vit's encoder).
+    """
+    shown = {PENULTIMATE}
+    opened = {""}
+    for name, module in outline.network.named_modules():
+        if not name or name.rpartition(".")[0] not in opened:
+            continue
+        shown.add(name)
+        chain = any(
+            _is_container(child) and len(list(child.children())) > 2
+            for child in module.children()
+        )
+        if _is_container(module) or ("." not in name and chain):
+            opened.add(name)
+    return shown
+
+
+def _is_container(module: nn.Module) -> bool:
+    return type(module) in (nn.Sequential, nn.ModuleList, nn.ModuleDict)
