@@ -1,0 +1,293 @@
+"""`compare`: every classifier on every depth, by one protocol, into one table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from featpipe.classifiers import NAMES
+from featpipe.codes import Codes, read
+from featpipe.comparison import duplicates, ensemble
+from featpipe.comparison.contenders import BASELINES, Fitted, Settings, contend
+from featpipe.comparison.judging import Judged, Row, choice_inside, judge_all, rank
+from featpipe.comparison.protocol import Protocol, plan
+from featpipe.comparison.rivals import invite
+from featpipe.comparison.sources import Labelled, Source, agree, choose_depths
+from featpipe.comparison.table import Comparison
+from featpipe.scores import METRICS, SIGNIFICANT, Score
+
+__all__ = ["compare"]
+
+Progress = Callable[[int, int, str], None]
+OneOrMore = Codes | str | os.PathLike | Sequence[Codes | str | os.PathLike]
+
+
+def compare(
+    codes: OneOrMore,
+    *,
+    classifiers: Sequence[str] = ("linear", "svm", "logistic"),
+    depths: Sequence[str] | None = None,
+    folds: int = 5,
+    Cs: Sequence[float] | np.ndarray | None = None,
+    metric: str = "accuracy",
+    class_weight: str | dict | None = None,
+    test_size: float | None = None,
+    with_: Sequence[str | os.PathLike] = (),
+    device: str = "auto",
+    memory: str | int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare classifiers on the cached codes of one or several files.
+
+    Every contender gets the same folds and the same held-out images. The recommended
+    row is the one with the highest cross-validated score on training rows; it is
+    fixed before any held-out label is read. ``docs/protocol.md`` explains the
+    protocol and gives its sources.
+
+    Parameters
+    ----------
+    codes : Codes, path, or a sequence of those
+        Codes files of the same images.
+    classifiers : sequence of str
+        ``"linear"``, ``"svm"``, ``"logistic"``; from scikit-learn ``"knn"`` (5 nearest
+        by angle), ``"nearest-mean"``, ``"lda"`` (shrunk); ``"ensemble"``, the mean
+        probability of the logistic rows over depths.
+    depths : sequence of str, optional
+        As in the files, or shorter; ``"a+b"`` puts the codes of two depths side by
+        side. Default: every depth that is not a map, each alone.
+    folds : int
+        Folds for choosing C, and for judging where there is no split.
+    Cs : (n_C,) float, optional
+        Values of C to choose from. Default: 45 from 1e-6 to 1e5.
+    metric : {"accuracy", "balanced_accuracy", "macro_f1"}
+        What C and the recommended row are chosen by.
+    class_weight : "balanced" or dict of class name to weight, optional
+        For ``linear``, ``svm`` and ``logistic``.
+    test_size : float, optional
+        Share of the images to hold out where there is no split.
+    with_ : sequence of path
+        Score documents of other contenders on the same images (``finetune --json``):
+        they enter the table and the paired tests, but are never the recommended row.
+    device : str
+        Where ``linear``, ``svm`` and ``logistic`` are fitted.
+    memory : str or int, optional
+        What their fits may use, ``"8GB"`` or bytes.
+    seed : int
+        The same seed gives the same table.
+    progress : callable, optional
+        Called as ``progress(n_done, n_fits, what)`` before each fit and at the end.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file does not exist.
+    CodesError
+        If a file is no codes file, lacks the depth, or holds other images than the
+        first.
+    ValueError
+        If there are not two classes to tell apart, or an argument is senseless.
+
+    Examples
+    --------
+    >>> found = featpipe.compare("flowers.h5", depths=["penultimate"])  # doctest: +SKIP
+    >>> found.recommended.classifier                                    # doctest: +SKIP
+    'logistic'
+    """
+    _refuse_unknown(classifiers, metric)
+    files = _opened(codes)
+    labelled, sources = agree(files)
+    chosen = choose_depths(sources, depths)
+    protocol = plan(
+        labelled.labels,
+        labelled.splits,
+        labelled.groups,
+        labelled.class_names,
+        n_folds=folds,
+        test_size=test_size,
+        seed=seed,
+    )
+    judged = Judged(labelled, protocol)
+    rivals = invite(with_, judged.paths, judged.names, judged.first_fold)
+    settings = Settings(
+        n_classes=len(labelled.class_names),
+        Cs=None if Cs is None else np.asarray(Cs, dtype=np.float64),
+        metric=metric,
+        class_weight=_by_number(class_weight, labelled.class_names),
+        device=device,
+        memory=memory,
+        seed=seed,
+    )
+    y = _sealed(labelled.labels, protocol)
+    twins = _duplicates(sources[0], chosen[0], labelled, protocol)
+    rows, said = _fit_all(
+        sources, chosen, classifiers, y, protocol, settings, progress or _silent
+    )
+    rows = rank(rows)
+    scores = judge_all(rows, rivals, judged)
+    notes = [
+        *_protocol_notes(labelled, protocol, judged, class_weight, classifiers),
+        *twins,
+        *said,
+        *choice_inside(rows, protocol, judged),
+        *_gathered_warnings(scores),
+    ]
+    return Comparison(
+        scores=scores,
+        seed=seed,
+        metric=metric,
+        test=judged.test,
+        notes=notes,
+        paths=judged.paths,
+        labels=judged.names,
+        splits=labelled.splits[judged.rows].tolist(),
+    )
+
+
+def _opened(codes: OneOrMore) -> list[Codes]:
+    several = [codes] if isinstance(codes, Codes | str | os.PathLike) else codes
+    if not several:
+        raise ValueError("compare needs at least one codes file, got none")
+    return [each if isinstance(each, Codes) else read(each) for each in several]
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    pass
+
+
+def _refuse_unknown(classifiers: Sequence[str], metric: str) -> None:
+    choices = [*NAMES, *BASELINES, "ensemble"]
+    if isinstance(classifiers, str) or not classifiers:
+        raise ValueError(f"classifiers={classifiers!r} is not a list of {choices}")
+    for name in classifiers:
+        if name not in choices:
+            raise ValueError(
+                f"no classifier {name!r}; choose from {', '.join(choices)}"
+            )
+    if metric not in METRICS:
+        raise ValueError(f"no metric {metric!r}; choose from {', '.join(METRICS)}")
+
+
+def _by_number(
+    class_weight: str | dict | None, class_names: list[str]
+) -> str | dict | None:
+    """Give weights the class numbers that the fits know."""
+    if not isinstance(class_weight, dict):
+        return class_weight
+    unknown = sorted(set(class_weight) - set(class_names))
+    if unknown:
+        raise ValueError(
+            f"class_weight names {unknown[0]!r}, which is no class; choose from "
+            f"{', '.join(class_names[:10])}"
+        )
+    return {class_names.index(name): w for name, w in class_weight.items()}
+
+
+def _sealed(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Give labels in which those held out cannot be read, by mistake or otherwise."""
+    sealed = np.full_like(labels, -1)
+    sealed[protocol.final.train] = labels[protocol.final.train]
+    return sealed
+
+
+def _fit_all(
+    sources: Sequence[Source],
+    chosen: Sequence[Sequence[str]],
+    classifiers: Sequence[str],
+    y: np.ndarray,
+    protocol: Protocol,
+    settings: Settings,
+    progress: Progress,
+) -> tuple[list[Row], list[str]]:
+    """Fit every contender; codes of one depth at a time are in memory."""
+    names = list(dict.fromkeys(name for name in classifiers if name != "ensemble"))
+    with_ensemble = "ensemble" in classifiers
+    total = len(names) * sum(map(len, chosen)) + len(sources) * with_ensemble
+    rows: list[Row] = []
+    said: list[str] = []
+    for source, depths in zip(sources, chosen, strict=True):
+        # A concatenation would give its parts a second vote.
+        alone = [depth for depth in depths if "+" not in depth] if with_ensemble else []
+        members = []
+        for depth in depths:
+            X = source.arrays(depth)
+            fitted: dict[str, Fitted] = {}
+            for name in names:
+                progress(len(rows), total, f"{name} on {depth}")
+                fitted[name] = contend(name, X, y, protocol, settings)
+                rows.append(Row(source, depth, X.shape[1], name, fitted[name]))
+            if depth in alone and len(alone) > 1:
+                progress(len(rows), total, f"ensemble on {depth}")
+                logistic = fitted.get("logistic") or contend(
+                    "logistic", X, y, protocol, settings
+                )
+                members.append(
+                    ensemble.prepare(depth, logistic, X, y, protocol, settings)
+                )
+            del X  # before the next depth is read, not after
+        if members:
+            depth, width, together = ensemble.combine(members, y, protocol, settings)
+            rows.append(Row(source, depth, width, "ensemble", together))
+        elif with_ensemble:
+            said.append(f"no ensemble for {source.name}: it takes at least two depths")
+    if not rows:
+        raise ValueError(
+            f"an ensemble takes at least two depths, {sources[0].name!r} gives "
+            f"{chosen[0]}; extract another depth to it"
+        )
+    progress(total, total, "done")
+    return rows, said
+
+
+def _duplicates(
+    source: Source, depths: Sequence[str], labelled: Labelled, protocol: Protocol
+) -> list[str]:
+    depth = next((d for d in reversed(depths) if "+" not in d), depths[-1])
+    twins = duplicates.find(source.arrays(depth), labelled.digests, protocol.sides)
+    return duplicates.describe(twins, labelled.paths, labelled.labels, depth)
+
+
+def _protocol_notes(
+    labelled: Labelled,
+    protocol: Protocol,
+    judged: Judged,
+    class_weight: str | dict | None,
+    classifiers: Sequence[str],
+) -> Iterator[str]:
+    yield from protocol.notes
+    if labelled.n_unlabelled:
+        yield f"{labelled.n_unlabelled} unlabelled images take no part"
+    if judged.grouped:
+        n_groups = len(np.unique(judged.groups[judged.groups != ""]))
+        n_groups += int((judged.groups == "").sum())
+        yield (
+            f"the judged images come in {n_groups} groups: the intervals take images "
+            "as independent and are too narrow, the paired test does not"
+        )
+        if 2.0 ** (1 - n_groups) >= SIGNIFICANT:
+            yield f"with {n_groups} groups no difference can be significant"
+    plain = [name for name in classifiers if name in BASELINES]
+    if class_weight is not None and plain:
+        yield f"class_weight does not apply to {', '.join(plain)}"
+
+
+def _gathered_warnings(scores: Sequence[Score]) -> Iterator[str]:
+    """Give each warning once, with the rows it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for score in scores:
+        for text in score.warnings:
+            concerned.setdefault(text, []).append(
+                f"{score.classifier} on {score.depth}"
+            )
+    for text, names in concerned.items():
+        if len(names) == len(scores) > 1:
+            yield text
+        else:
+            more = f" and {len(names) - 2} more" * (len(names) > 2)
+            yield f"{', '.join(names[:2])}{more}: {text}"

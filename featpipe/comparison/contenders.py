@@ -1,0 +1,238 @@
+"""Fitting one classifier on one depth: selection, refit, predictions.
+
+Sees the codes of all rows but the labels of training rows only, so nothing here can
+choose by a held-out label.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+
+from featpipe import classifiers
+from featpipe.comparison.protocol import Pairs, Part, Protocol
+from featpipe.comparison.sources import take
+from featpipe.scores import METRICS
+
+__all__ = ["BASELINES", "Fitted", "Settings", "contend", "out_of_fold", "spread"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every fit of a comparison shares; as in `featpipe.compare`."""
+
+    n_classes: int
+    Cs: np.ndarray | None = None
+    metric: str = "accuracy"
+    class_weight: str | dict | None = None
+    device: str = "auto"
+    memory: str | int | None = None
+    seed: int = 0
+
+    def make(self, name: str, C: float | str, cv: Pairs | int = 5) -> ClassifierMixin:
+        """Make one of our estimators."""
+        return classifiers.make(
+            name,
+            C=C,
+            Cs=self.Cs,
+            cv=cv,
+            metric=self.metric,
+            class_weight=self.class_weight,
+            device=self.device,
+            memory=self.memory,
+            random_state=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a contender learned and predicts, before any held-out label is seen.
+
+    Attributes
+    ----------
+    C, C_curve, cv_score
+        Of the final fit, as in the score record.
+    part_cv_scores, part_Cs : list
+        Of the fits whose predictions are judged, one per part of the protocol.
+    predicted : (n_judged,) int64
+        Class numbers, in the order of ``protocol.judged``.
+    probabilities : (n_judged, n_classes) float or None
+        None where the classifier gives none.
+    fit_seconds, predict_seconds : float
+        Of the final fit with its selection, and of all predictions.
+    warnings : list of str
+        What the fits said.
+    """
+
+    C: float | None
+    C_curve: list[list[float | None]]
+    cv_score: float
+    part_cv_scores: list[float]
+    part_Cs: list[float | None]
+    predicted: np.ndarray
+    probabilities: np.ndarray | None
+    fit_seconds: float
+    predict_seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+
+def contend(
+    name: str, X: np.ndarray, y: np.ndarray, protocol: Protocol, settings: Settings
+) -> Fitted:
+    """Fit a classifier as the protocol says, and predict everything that is judged.
+
+    Parameters
+    ----------
+    name : str
+        Of `classifiers.NAMES` or `BASELINES`.
+    X : (n, width) float32
+        Codes of all rows.
+    y : (n,) int64
+        Class numbers of the training rows; those of held-out rows are never read.
+    """
+    final, fit_seconds = _fit(name, X, y, protocol.final, settings)
+    models = (
+        [_fit(name, X, y, part, settings)[0] for part in protocol.parts]
+        if protocol.nested
+        else [final]
+    )
+    start = time.perf_counter()
+    judged = protocol.judged
+    predicted = np.empty(len(judged), np.int64)
+    shape = len(judged), settings.n_classes
+    probabilities = np.zeros(shape) if name in _PROBABLE else None
+    for part, model in zip(protocol.parts, models, strict=True):
+        at, held = np.searchsorted(judged, part.held), take(X, part.held)
+        predicted[at] = model.predict(held)
+        if probabilities is not None:
+            probabilities[at] = spread(model, held, settings.n_classes)
+    said = [text for model in [final, *models] for text in model.warnings_]
+    return Fitted(
+        C=final.C_,
+        C_curve=np.asarray(final.C_curve_, float).tolist(),
+        cv_score=float(final.cv_score_),
+        part_cv_scores=[float(model.cv_score_) for model in models],
+        part_Cs=[model.C_ for model in models],
+        predicted=predicted,
+        probabilities=probabilities,
+        fit_seconds=fit_seconds,
+        predict_seconds=time.perf_counter() - start,
+        warnings=list(dict.fromkeys(said)),
+    )
+
+
+def _fit(
+    name: str, X: np.ndarray, y: np.ndarray, part: Part, settings: Settings
+) -> tuple[Any, float]:
+    if name in BASELINES:
+        model: Any = _Baseline(BASELINES[name], part.selection, settings.metric)
+    else:
+        model = settings.make(name, "auto", part.selection)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        # The estimator's own warnings_ says it too, and the table shows those.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(take(X, part.train), y[part.train])
+    return model, time.perf_counter() - start
+
+
+def spread(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
+    """Give probabilities a column for every class, zero where none was learned."""
+    probabilities = np.zeros((len(X), n_classes))
+    probabilities[:, model.classes_] = model.predict_proba(X)
+    return probabilities
+
+
+def out_of_fold(
+    X: np.ndarray, y: np.ndarray, part: Part, C: float | None, settings: Settings
+) -> np.ndarray:
+    """Predict the training rows of a part by logistic fits that never saw them.
+
+    Returns
+    -------
+    (n_train, n_classes) float64
+        Probabilities; nan for rows that no selection pair scores.
+    """
+    assert C is not None, "only a logistic row, which has a C, gives these"
+    found = np.full((len(part.train), settings.n_classes), np.nan)
+    X, y = take(X, part.train), y[part.train]
+    for fitted, scored in part.selection:
+        model = settings.make("logistic", C)
+        with warnings.catch_warnings():
+            # The path that chose C has said how this C converges.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(take(X, fitted), y[fitted])
+        found[scored] = spread(model, take(X, scored), settings.n_classes)
+    return found
+
+
+def _knn(n_images: int) -> ClassifierMixin:
+    # On codes scaled to length one the nearest in angle is the nearest: the usual
+    # neighbour rule for codes of networks (Wu et al. 2018, arXiv:1805.01978).
+    neighbours = KNeighborsClassifier(n_neighbors=min(5, n_images))
+    return make_pipeline(StandardScaler(), Normalizer(), neighbours)
+
+
+def _nearest_mean(n_images: int) -> ClassifierMixin:
+    return make_pipeline(StandardScaler(), NearestCentroid())
+
+
+def _lda(n_images: int) -> ClassifierMixin:
+    # Codes are wider than many data sets are long; Ledoit and Wolf's shrinkage needs
+    # no choosing and keeps the covariance invertible.
+    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+
+
+BASELINES: dict[str, Callable[[int], ClassifierMixin]] = {
+    "knn": _knn,
+    "nearest-mean": _nearest_mean,
+    "lda": _lda,
+}
+"""Name to the maker of a scikit-learn classifier, given the number of images."""
+
+# Votes and distances are no probabilities; log-loss would judge their ties.
+_PROBABLE = ("logistic", "lda")
+
+
+class _Baseline:
+    """A scikit-learn classifier without a C, with the learned names of ours."""
+
+    def __init__(
+        self, make: Callable[[int], ClassifierMixin], cv: Pairs, metric: str
+    ) -> None:
+        self.make, self.cv, self.metric = make, cv, metric
+        self.C_, self.C_curve_ = None, np.empty((0, 2))
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> _Baseline:
+        measure = METRICS[self.metric]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            scores = [
+                measure(y[scored], self._fitted(X, y, fitted).predict(take(X, scored)))
+                for fitted, scored in self.cv
+            ]
+            self.model_ = self._fitted(X, y, np.arange(len(y)))
+        self.cv_score_ = float(np.mean(scores))
+        self.classes_ = self.model_.classes_
+        self.warnings_ = list(dict.fromkeys(str(w.message) for w in said))
+        return self
+
+    def _fitted(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
+        return self.make(len(rows)).fit(take(X, rows), y[rows])
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return self.model_.predict(X)
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return self.model_.predict_proba(X)

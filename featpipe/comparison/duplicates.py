@@ -1,0 +1,150 @@
+"""Images that sit on both sides of a split, found by content and by their codes.
+
+A held-out image that the classifier has seen is no test. Nothing here chooses or
+drops anything: what is found is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["ALIKE", "Twin", "describe", "find"]
+
+ALIKE = 0.9
+"""Cosine of standardised codes from which two images are called near-duplicates."""
+
+_BLOCK = 1024  # rows at a time: bounds the memory beyond the codes to some megabytes
+
+
+class Twin(NamedTuple):
+    """An image and the one on another side that it repeats.
+
+    Attributes
+    ----------
+    row, other : int
+        Row numbers; ``other`` is of the earlier side (``train`` before ``val`` before
+        ``test``).
+    cosine : float
+        Of their standardised codes.
+    exact : bool
+        Whether the two files are the same byte for byte.
+    """
+
+    row: int
+    other: int
+    cosine: float
+    exact: bool
+
+
+def find(X: np.ndarray, digests: np.ndarray, sides: np.ndarray) -> list[Twin]:
+    """Find, for each image, its closest copy on an earlier side.
+
+    Parameters
+    ----------
+    X : (n, width) float32
+        Codes of one depth.
+    digests : (n, 32) uint8
+        SHA-256 of each file; all zero where unknown.
+    sides : (n,) int64
+        Which side each row is on; -1 takes no part.
+
+    Returns
+    -------
+    list of Twin
+        Ordered by row.
+    """
+    exact = _same_content(digests, sides)
+    found = []
+    mean, scale = _standard(X)
+    for side in np.unique(sides[sides > 0]):
+        rows = np.flatnonzero(sides == side)
+        earlier = np.flatnonzero((sides >= 0) & (sides < side))
+        best, other = _closest(X, rows, earlier, mean, scale)
+        for i in np.flatnonzero((best >= ALIKE) | (exact[rows] >= 0)).tolist():
+            row, twin = int(rows[i]), int(exact[rows[i]])
+            if twin >= 0:
+                found.append(Twin(row, twin, 1.0, True))
+            else:
+                found.append(Twin(row, int(other[i]), float(best[i]), False))
+    return sorted(found)
+
+
+def _same_content(digests: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Give each row the first row of an earlier side with the same bytes, or -1."""
+    twins = np.full(len(sides), -1)
+    first: dict[bytes, int] = {}
+    for row in np.argsort(sides, kind="stable").tolist():
+        digest = digests[row].tobytes()
+        if sides[row] < 0 or not any(digest):
+            continue
+        known = first.setdefault(digest, row)
+        if sides[known] < sides[row]:
+            twins[row] = known
+    return twins
+
+
+def _standard(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = X.mean(axis=0, dtype=np.float64)
+    # One pass over the blocks: X.std() would copy all of X.
+    square = sum(((X[block] - mean) ** 2).sum(axis=0) for block in _blocks(len(X)))
+    scale = np.sqrt(square / len(X))
+    scale[scale == 0] = 1
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, n, _BLOCK))
+
+
+def _closest(
+    X: np.ndarray,
+    rows: np.ndarray,
+    earlier: np.ndarray,
+    mean: np.ndarray,
+    scale: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the highest cosine of each of ``rows`` to ``earlier``, and whose it is."""
+
+    def directions(some: np.ndarray) -> np.ndarray:
+        codes = (X[some] - mean) / scale
+        lengths = np.linalg.norm(codes, axis=1, keepdims=True)
+        return codes / np.where(lengths > 0, lengths, 1)
+
+    best = np.full(len(rows), -np.inf, np.float32)
+    other = np.full(len(rows), -1)
+    for theirs in _blocks(len(earlier)):
+        candidates = directions(earlier[theirs])
+        for mine in _blocks(len(rows)):
+            cosines = directions(rows[mine]) @ candidates.T
+            nearest = cosines.argmax(axis=1)
+            highest = cosines[np.arange(len(nearest)), nearest]
+            better = highest > best[mine]
+            best[mine] = np.where(better, highest, best[mine])
+            other[mine] = np.where(better, earlier[theirs][nearest], other[mine])
+    return best, other
+
+
+def describe(
+    twins: list[Twin], paths: list[str], labels: np.ndarray, depth: str
+) -> list[str]:
+    """Put what was found in words, with up to three examples of each kind."""
+    said = []
+    for exact, what in (
+        (True, "repeat an image of another side of the split byte for byte"),
+        (False, f"look like one of another side (cosine of {depth} codes >= {ALIKE})"),
+    ):
+        kind = [twin for twin in twins if twin.exact is exact]
+        if not kind:
+            continue
+        closest = sorted(kind, key=lambda twin: -twin.cosine)[:3]
+        examples = "; ".join(f"{paths[t.row]} ~ {paths[t.other]}" for t in closest)
+        n_relabelled = sum(labels[twin.row] != labels[twin.other] for twin in kind)
+        other_label = f", {n_relabelled} with another label" * bool(n_relabelled)
+        said.append(
+            f"near-duplicates: {len(kind)} images {what}{other_label}, so scores may "
+            f"flatter: {examples}"
+        )
+    return said

@@ -1,0 +1,344 @@
+"""Who trains, who judges: splits, folds, nesting and groups. Sees no codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from featpipe.scores import folds, group_numbers
+
+__all__ = ["Part", "Protocol", "plan"]
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One fit: the rows it learns from, how C is chosen among them, whom it judges.
+
+    Attributes
+    ----------
+    train : (n_train,) int64
+        Sorted row numbers.
+    held : (n_held,) int64
+        Sorted row numbers the fit predicts; none of them is in ``train``.
+    selection : list of (fitted, scored)
+        Pairs of positions *within* ``train`` that choose C and give the
+        cross-validated score.
+    """
+
+    train: np.ndarray
+    held: np.ndarray
+    selection: Pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Protocol:
+    """The plan of a comparison, the same for every contender.
+
+    Attributes
+    ----------
+    name : str
+        ``"test"``, ``"val"`` or ``"5-fold"``, as in the record.
+    final : Part
+        The fit whose C, curve and cross-validated score are reported.
+    parts : list of Part
+        The fits whose predictions are judged: ``final`` alone where rows are held
+        out, one for each outer fold where there is no split.
+    sides : (n,) int64
+        Rows of different sides are never fitted together in some part: the number
+        of the split or of the fold; -1 for rows that take no part.
+    warnings : list of str
+        What a reader of any row must know.
+    notes : list of str
+        The protocol in words.
+    """
+
+    name: str
+    final: Part
+    parts: list[Part]
+    sides: np.ndarray
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def nested(self) -> bool:
+        """Whether there is no split, so that every row is judged by another fit."""
+        return self.parts[0] is not self.final
+
+    @property
+    def judged(self) -> np.ndarray:
+        """Sorted row numbers of everything that is judged."""
+        return np.sort(np.concatenate([part.held for part in self.parts]))
+
+
+def plan(
+    labels: np.ndarray,
+    splits: np.ndarray,
+    groups: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    n_folds: int = 5,
+    test_size: float | None = None,
+    seed: int = 0,
+) -> Protocol:
+    """Decide who trains and who judges.
+
+    ``test`` rows are held out, or ``val`` rows where there is no ``test``. C is
+    chosen by stratified folds of the training rows, or on ``val`` where ``train``,
+    ``val`` and ``test`` all exist; the model is then refitted on ``train`` and
+    ``val`` together. Without a split every row is judged once by stratified folds,
+    each of which chooses C inside its own training part (nested cross-validation
+    [1]_); ``test_size`` cuts one stratified test part instead.
+
+    Parameters
+    ----------
+    labels : (n,) int64
+        Class numbers, none of them -1.
+    splits, groups : (n,) str
+        ``""`` where there is none. Groups are kept together wherever this function
+        cuts; a split that was given is taken as it is, and what it parts is said.
+    class_names : sequence of str
+        Name of each class number.
+    n_folds : int
+        Folds, outer and inner.
+    test_size : float, optional
+        Share of the rows to hold out where there is no split; with groups, the
+        nearest share 1/k or 1 - 1/k.
+    seed : int
+        The same seed gives the same plan.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to learn (one class, too few images), the splits lack a
+        ``train``, or ``test_size`` is senseless.
+
+    References
+    ----------
+    .. [1] S. Varma and R. Simon, "Bias in error estimation when using
+       cross-validation for model selection", BMC Bioinformatics 7, 2006.
+    """
+    if n_folds < 2:
+        raise ValueError(f"folds={n_folds!r} cannot hold anything out; give at least 2")
+    cut = _Cut(labels, np.asarray(groups, object), list(class_names), n_folds, seed)
+    rows_of = {
+        name: np.flatnonzero(splits == name) for name in ("train", "val", "test")
+    }
+    given = [name for name, rows in rows_of.items() if len(rows)]
+    n_without = int((splits == "").sum())
+    cut.refuse_one_class(np.arange(len(labels)), "labelled")
+    if len(given) + bool(n_without) > 1:
+        if "train" not in given or given == ["train"]:
+            raise ValueError(
+                f"the labelled images have the splits {given}, and {n_without} have "
+                "none; a comparison needs 'train' and one of 'val' and 'test', or no "
+                "splits at all"
+            )
+        if test_size is not None:
+            raise ValueError(
+                f"test_size={test_size!r} would cut a test part, but the images have "
+                f"the splits {given} already; leave test_size out"
+            )
+        return _by_split(cut, rows_of, n_without)
+    if test_size is not None:
+        return _by_cut(cut, test_size)
+    return _by_folds(cut, given)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """What every way of cutting needs to know of the rows."""
+
+    labels: np.ndarray
+    groups: np.ndarray
+    class_names: list[str]
+    n_folds: int
+    seed: int
+
+    @property
+    def grouped(self) -> bool:
+        return bool((self.groups != "").any())
+
+    @property
+    def unit(self) -> str:
+        return "groups" if self.grouped else "images"
+
+    def refuse_one_class(self, rows: np.ndarray, kind: str) -> None:
+        present = np.unique(self.labels[rows])
+        if len(present) < 2:
+            only = (
+                f"all of class {self.class_names[present[0]]!r}" if len(present) else ""
+            )
+            raise ValueError(
+                f"the {len(rows)} {kind} images are {only or 'none'}; a classifier "
+                "needs images of at least two classes to learn from"
+            )
+
+    def folds(self, rows: np.ndarray) -> Pairs:
+        return folds(
+            self.labels[rows], self.groups[rows], n_folds=self.n_folds, seed=self.seed
+        )
+
+    def selection(self, rows: np.ndarray) -> Pairs:
+        """Cut training rows into folds that choose C; each must learn two classes."""
+        try:
+            pairs = self.folds(rows)
+        except ValueError:
+            pairs = []
+        labels = self.labels[rows]
+        pairs = [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
+        if not pairs:
+            raise ValueError(
+                f"the {len(rows)} training images are too few to choose C by "
+                f"cross-validation; two classes need at least 2 {self.unit} each"
+            )
+        return pairs
+
+    def part(self, train: np.ndarray, held: np.ndarray) -> Part:
+        self.refuse_one_class(train, "training")
+        return Part(train, held, self.selection(train))
+
+
+def _by_split(cut: _Cut, rows_of: dict[str, np.ndarray], n_without: int) -> Protocol:
+    name = "test" if len(rows_of["test"]) else "val"
+    train, held = rows_of["train"], rows_of[name]
+    cut.refuse_one_class(train, "training")
+    sides = np.full(len(cut.labels), -1)
+    for side, rows in enumerate(rows_of.values()):
+        sides[rows] = side
+    if name == "test" and len(rows_of["val"]):
+        both = np.sort(np.concatenate([train, rows_of["val"]]))
+        pair = np.searchsorted(both, train), np.searchsorted(both, rows_of["val"])
+        part = Part(both, held, [pair])
+        how = (
+            f"{_count(train)} of split 'train' and {_count(rows_of['val'])} of split "
+            f"'val' to learn from: C is chosen on 'val', then refitted on both"
+        )
+    else:
+        part = cut.part(train, held)
+        how = f"{_count(train)} of split 'train' to learn from: {_by_cv(part)}"
+    notes = [f"{how}; {_count(held)} of split {name!r} are held out and choose nothing"]
+    if n_without:
+        notes.append(f"{n_without} labelled images without a split take no part")
+    notes += _parted_groups(cut, sides)
+    return Protocol(name, part, [part], sides, _unbalanced(cut, part), notes)
+
+
+def _by_cut(cut: _Cut, test_size: float) -> Protocol:
+    if not 0 < test_size < 1:
+        raise ValueError(
+            f"test_size={test_size!r} is not a share between 0 and 1; give 0.2 to hold "
+            "out a fifth of the images"
+        )
+    held = _held_groups(cut, test_size) if cut.grouped else _held_rows(cut, test_size)
+    train = np.setdiff1d(np.arange(len(cut.labels)), held)
+    if not len(held):
+        raise ValueError(
+            f"test_size={test_size!r} of {len(cut.labels)} images holds out none; "
+            "give a larger share, or leave it out for cross-validation"
+        )
+    part = cut.part(train, held)
+    sides = np.isin(np.arange(len(cut.labels)), held).astype(np.int64)
+    note = (
+        f"no split was given: {_count(held)} ({len(held) / len(sides):.0%}) are cut "
+        f"off, held out and choose nothing; {_count(train)} to learn from: "
+        f"{_by_cv(part)}"
+    )
+    return Protocol("test", part, [part], sides, _unbalanced(cut, part), [note])
+
+
+def _held_rows(cut: _Cut, share: float) -> np.ndarray:
+    """Draw a share of every class; a class of one image stays in training."""
+    rng = np.random.default_rng(cut.seed)
+    held = []
+    for label in np.unique(cut.labels):
+        rows = rng.permutation(np.flatnonzero(cut.labels == label))
+        held.append(rows[: min(round(share * len(rows)), len(rows) - 1)])
+    return np.sort(np.concatenate(held))
+
+
+def _held_groups(cut: _Cut, share: float) -> np.ndarray:
+    """Hold out one stratified fold of groups, or all folds but one."""
+    n = round(1 / min(share, 1 - share))
+    train, held = folds(cut.labels, cut.groups, n_folds=n, seed=cut.seed)[0]
+    return held if share <= 0.5 else train
+
+
+def _by_folds(cut: _Cut, given: list[str]) -> Protocol:
+    everything = np.arange(len(cut.labels))
+    final = Part(everything, everything[:0], cut.selection(everything))
+    parts = [cut.part(train, held) for train, held in cut.folds(everything)]
+    sides = np.empty(len(everything), np.int64)
+    for side, part in enumerate(parts):
+        sides[part.held] = side
+    why = f"every image is of split {given[0]!r}" if given else "no split was given"
+    note = (
+        f"{why}: {_count(everything)} are each predicted by one of {len(parts)} models "
+        f"that never saw them; C is chosen inside each training part (nested "
+        f"cross-validation). The C, its curve and cv shown are those of all images"
+    )
+    warnings = _small_classes(cut, everything, len(parts))
+    return Protocol(f"{len(parts)}-fold", final, parts, sides, warnings, [note])
+
+
+def _count(rows: np.ndarray) -> str:
+    return f"{len(rows)} image" + "s" * (len(rows) != 1)
+
+
+def _by_cv(part: Part) -> str:
+    return f"C is chosen by {len(part.selection)}-fold cross-validation"
+
+
+def _names(cut: _Cut, numbers: np.ndarray) -> str:
+    names = [repr(cut.class_names[number]) for number in numbers[:10]]
+    return ", ".join(names) + f" and {len(numbers) - 10} more" * (len(numbers) > 10)
+
+
+def _unbalanced(cut: _Cut, part: Part) -> list[str]:
+    """Say which classes are missing on one side, or too small for the folds."""
+    learned, judged = (
+        np.unique(cut.labels[part.train]),
+        np.unique(cut.labels[part.held]),
+    )
+    said = []
+    if len(unseen := np.setdiff1d(judged, learned)):
+        said.append(
+            f"no training images of class {_names(cut, unseen)}: the held-out images "
+            "of it count as wrong"
+        )
+    if len(unjudged := np.setdiff1d(learned, judged)):
+        said.append(f"no held-out images of class {_names(cut, unjudged)}: not judged")
+    if len(part.selection) > 1:
+        said += _small_classes(cut, part.train, cut.n_folds)
+    return said
+
+
+def _small_classes(cut: _Cut, rows: np.ndarray, n_folds: int) -> list[str]:
+    labels, numbers = cut.labels[rows], group_numbers(cut.groups[rows])
+    present = np.unique(labels)
+    sizes = np.array([len(np.unique(numbers[labels == label])) for label in present])
+    small = sizes < n_folds
+    if not small.any():
+        return []
+    return [
+        f"class {_names(cut, present[small])} has fewer training {cut.unit} "
+        f"({', '.join(map(str, sizes[small][:10]))}) than the {n_folds} folds: some "
+        "folds lack it"
+    ]
+
+
+def _parted_groups(cut: _Cut, sides: np.ndarray) -> list[str]:
+    """Say which groups a given split has images of on both sides."""
+    rows = np.flatnonzero((sides >= 0) & (cut.groups != ""))
+    names, numbers = np.unique(cut.groups[rows].astype(str), return_inverse=True)
+    of_side = np.unique(np.column_stack([numbers, sides[rows]]), axis=0)[:, 0]
+    parted = names[np.bincount(of_side, minlength=len(names)) > 1].tolist()
+    if not parted:
+        return []
+    return [
+        f"the given split parts {len(parted)} groups, for example {parted[0]!r}: the "
+        "held-out scores may flatter"
+    ]

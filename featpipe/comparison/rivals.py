@@ -1,0 +1,106 @@
+"""Scores from elsewhere (a fine-tuned network) that join the table and its tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from featpipe.scores import Score, read_json
+
+__all__ = ["Rival", "invite"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """A score read from a file, lined up with the images of this comparison.
+
+    Attributes
+    ----------
+    score : Score
+        As it was written, but for what only this comparison can say.
+    at : (n_test,) int64
+        Position among the judged images of each image it was judged on.
+    predicted : (n_test,) str
+        Class names in the order of ``at``.
+    """
+
+    score: Score
+    at: np.ndarray
+    predicted: np.ndarray
+
+
+def invite(
+    files: Sequence[str | os.PathLike],
+    paths: Sequence[str],
+    labels: Sequence[str],
+    first_fold: Sequence[str] = (),
+) -> list[Rival]:
+    """Read scores of the same held-out images.
+
+    Parameters
+    ----------
+    files : sequence of path
+        Documents with the JSON record of section 5 of the design.
+    paths, labels : sequence of str
+        The judged images and the names of their classes.
+    first_fold : sequence of str
+        Where there is no split, the images of the first fold, which is what
+        fine-tuning holds out then: such a score is paired on these images.
+
+    Raises
+    ------
+    ValueError
+        If a file is no such document, was judged on other images, or its accuracy is
+        not that of its predictions under these labels.
+    """
+    position = {path: i for i, path in enumerate(paths)}
+    truth = np.array(labels, object)
+    return [
+        _line_up(score, os.fspath(file), position, truth, set(first_fold))
+        for file in files
+        for score in read_json(file)
+    ]
+
+
+def _line_up(
+    score: Score,
+    file: str,
+    position: dict[str, int],
+    truth: np.ndarray,
+    first_fold: set[str],
+) -> Rival:
+    judged_on = set(score.test_paths)
+    whole = judged_on == set(position)
+    if len(judged_on) < len(score.test_paths) or not (whole or judged_on == first_fold):
+        differ = sorted(judged_on ^ set(position))
+        example = f", for example {differ[0]!r}" if differ else ""
+        raise ValueError(
+            f"{file!r} was judged on other images than this comparison "
+            f"({len(score.test_paths)} against {len(position)}{example}); make it "
+            "again with the same images, splits and seed"
+        )
+    at = np.array([position[path] for path in score.test_paths], np.int64)
+    predicted = np.array(score.test_predicted, object)
+    accuracy = float((predicted == truth[at]).mean())
+    if abs(accuracy - score.accuracy) > 1e-6:
+        raise ValueError(
+            f"{file!r} claims accuracy {score.accuracy:.4f}, but under these labels "
+            f"its predictions reach {accuracy:.4f}; make it again with the same labels"
+        )
+    warnings = list(score.warnings)
+    if not whole:
+        warnings.append(
+            f"judged on the first fold only ({len(at)} of {len(position)} images), and "
+            "compared on these"
+        )
+    unranked = replace(
+        score,
+        recommended=False,
+        p_value=None,
+        tied_with_recommended=False,
+        warnings=warnings,
+    )
+    return Rival(unranked, at, predicted)

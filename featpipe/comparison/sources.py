@@ -1,0 +1,214 @@
+"""Which images a comparison is about: the labelled rows all codes files agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from featpipe.codes import Codes, CodesError
+
+__all__ = ["Labelled", "Source", "agree", "choose_depths", "take"]
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """The images that take part, in the order of the first file.
+
+    Attributes
+    ----------
+    paths : list of str
+        Relative paths, n of them.
+    labels : (n,) int64
+        Class numbers, never -1.
+    class_names : list of str
+        Name of each class number.
+    splits, groups : (n,) str
+        ``""`` where there is none.
+    digests : (n, 32) uint8
+        SHA-256 of each image file.
+    n_unlabelled : int
+        Images of the first file that take no part for want of a label.
+    """
+
+    paths: list[str]
+    labels: np.ndarray
+    class_names: list[str]
+    splits: np.ndarray
+    groups: np.ndarray
+    digests: np.ndarray
+    n_unlabelled: int
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One codes file, and where in it each image that takes part is.
+
+    Attributes
+    ----------
+    codes : Codes
+        The open file.
+    rows : (n,) int64
+        Its row of each image of `Labelled`.
+    """
+
+    codes: Codes
+    rows: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The file's path as it was given."""
+        return os.fspath(self.codes.path)
+
+    def arrays(self, depth: str) -> np.ndarray:
+        """Read the codes of the images that take part, (n, width) float32."""
+        parts = depth.split("+")
+        if len(parts) == 1:
+            return self.codes.take(depth, self.rows).astype(np.float32, copy=False)
+        X = np.empty((len(self.rows), self.codes.width(depth)), np.float32)
+        column = 0
+        for part in parts:
+            width = self.codes.width(part)
+            X[:, column : column + width] = self.codes.take(part, self.rows)
+            column += width
+        return X
+
+
+def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Give rows of an array, as a view where they are neighbours in order.
+
+    Files are sorted by path, so a split is usually one run of rows: slicing it
+    spares a copy of hundreds of megabytes.
+    """
+    if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+        return array[rows[0] : rows[0] + len(rows)]
+    return array[rows]
+
+
+def agree(files: Sequence[Codes]) -> tuple[Labelled, list[Source]]:
+    """Find the labelled images of the files, which must be the same in all.
+
+    Raises
+    ------
+    CodesError
+        If two files differ in an image, its content, label, split or group; the
+        message names an example.
+    ValueError
+        If no image has a label.
+    """
+    first = _labelled(files[0])
+    if not len(first.labels):
+        raise ValueError(
+            f"not one image in {os.fspath(files[0].path)!r} has a label; name folders "
+            "after classes, or give a CSV with the columns path,label"
+        )
+    sources = [Source(files[0], np.flatnonzero(files[0].labels >= 0))]
+    for other in files[1:]:
+        order = _match(first, _labelled(other), files[0], other)
+        sources.append(Source(other, np.flatnonzero(other.labels >= 0)[order]))
+    return first, sources
+
+
+def _labelled(codes: Codes) -> Labelled:
+    labels = np.asarray(codes.labels, np.int64)
+    rows = np.flatnonzero(labels >= 0)
+    return Labelled(
+        paths=[codes.paths[row] for row in rows],
+        labels=labels[rows],
+        class_names=list(codes.class_names),
+        splits=np.asarray(codes.splits, dtype=object)[rows],
+        groups=np.asarray(codes.groups, dtype=object)[rows],
+        digests=np.asarray(codes.sha256)[rows],
+        n_unlabelled=len(labels) - len(rows),
+    )
+
+
+def _match(first: Labelled, other: Labelled, a: Codes, b: Codes) -> np.ndarray:
+    """Give the position in ``other`` of each image of ``first``."""
+    position = {path: i for i, path in enumerate(other.paths)}
+    here, there = os.fspath(a.path), os.fspath(b.path)
+    known = set(first.paths)
+    lacking = [path for path in first.paths if path not in position]
+    surplus = [path for path in other.paths if path not in known]
+    if lacking or surplus:
+        example = (lacking or surplus)[0]
+        has, lacks = (here, there) if lacking else (there, here)
+        raise CodesError(
+            f"the files hold different images: {example!r} is labelled in {has!r} but "
+            f"not in {lacks!r} ({len(lacking) + len(surplus)} such images); extract "
+            "both from the same folder"
+        )
+    order = np.array([position[path] for path in first.paths], dtype=np.int64)
+    names, other_names = (np.array(x.class_names, object) for x in (first, other))
+    for what, mine, theirs in (
+        ("content", first.digests, other.digests[order]),
+        ("label", names[first.labels], other_names[other.labels[order]]),
+        ("split", first.splits, other.splits[order]),
+        ("group", first.groups, other.groups[order]),
+    ):
+        differ = np.atleast_2d((mine != theirs).T).any(axis=0)
+        if differ.any():
+            raise CodesError(
+                f"{first.paths[int(differ.argmax())]!r} has another {what} in "
+                f"{there!r} than in {here!r}; extract both from the same folder"
+            )
+    return order
+
+
+def choose_depths(
+    sources: Sequence[Source], wanted: Sequence[str] | None
+) -> list[list[str]]:
+    """Choose the depths to compare in each file, by their canonical names.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        The open files.
+    wanted : sequence of str or None
+        Depths as a user writes them, ``a+b`` for a concatenation; None for every
+        depth but maps, each alone. With several files a depth need be in only one.
+
+    Raises
+    ------
+    CodesError
+        If a depth is in no file.
+    ValueError
+        If a depth is a map, which only fine-tuning can use.
+    """
+    if wanted is None:
+        chosen = [[d for d in s.codes.depths if not _is_map(s, d)] for s in sources]
+    else:
+        found = [[_canonical(s.codes, spec) for s in sources] for spec in wanted]
+        for spec, names in zip(wanted, found, strict=True):
+            if not any(names):
+                sources[0].codes.width(spec)  # raises, naming the choices
+        chosen = [
+            list(dict.fromkeys(name for names in found if (name := names[k])))
+            for k in range(len(sources))
+        ]
+    maps = [
+        depth
+        for source, depths in zip(sources, chosen, strict=True)
+        for depth in depths
+        if any(_is_map(source, part) for part in depth.split("+"))
+    ]
+    if maps or not any(chosen):
+        raise ValueError(
+            f"{maps[0] if maps else sources[0].name!r} holds maps, which only finetune "
+            "can use; compare a pooled depth such as 'NODE:avg'"
+        )
+    return chosen
+
+
+def _is_map(source: Source, depth: str) -> bool:
+    return len(source.codes.shapes[depth]) > 2
+
+
+def _canonical(codes: Codes, spec: str) -> str | None:
+    """Give the file's own name of a depth or concatenation; None if it has none."""
+    try:
+        return "+".join(codes.spec(part) for part in spec.split("+"))
+    except CodesError:
+        return None
