@@ -44,6 +44,10 @@ def listed(
     """Make an `ImageSet` of the members of any archive."""
     kept, hidden, failures = _sorted_out(members)
     wrapper = _wrapper(kept)
+    failures = [
+        f if f.reason == _UNSAFE else f._replace(path=f.path.removeprefix(wrapper))
+        for f in failures
+    ]
     rows: dict[str, Row] = {}
     places: dict[str, tuple[int, ...]] = {}
     folders = set()
@@ -67,7 +71,7 @@ def listed(
         os.path.abspath(source),
         labelled,
         reader(places),
-        failures=[f._replace(path=f.path.removeprefix(wrapper)) for f in failures],
+        failures=failures,
         n_hidden=len(hidden),
     )
 
@@ -84,8 +88,7 @@ def _sorted_out(
         if _ODD.search(name):
             parts = [part for part in name.split("/") if part not in ("", ".")]
             if name.startswith("/") or ".." in parts or _DRIVE.match(name):
-                reason = "unsafe name: it leads out of the archive"
-                failures.append(Failure(name, "scan", reason))
+                failures.append(Failure(name, "scan", _UNSAFE))
                 continue
             name, hides = "/".join(parts), _hidden(parts)
         if hides:
@@ -98,6 +101,7 @@ def _sorted_out(
 
 
 # Most names have nothing of this, and tens of thousands of them take a while.
+_UNSAFE = "unsafe name: it leads out of the archive"
 _DRIVE = re.compile("[A-Za-z]:")
 _ODD = re.compile(r"^[A-Za-z]:|^/|//|/$|(^|/)(\.|__MACOSX/)")
 

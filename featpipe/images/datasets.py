@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from featpipe.images.decoding import to_rgb
+from featpipe.images.decoding import to_rgb, upright
 from featpipe.images.folder import SPLITS, FileReader
 from featpipe.images.imageset import Failure, ImageError, ImageSet, Row, build
 
@@ -96,7 +96,10 @@ class _ArrayReader:
     pictures: Mapping[str, Any]
 
     def read(self, path: str) -> bytes:
-        return _encoded(self.pictures[path])
+        try:
+            return _encoded(self.pictures[path])
+        except Exception as error:  # an opened file that Pillow loads only now
+            raise ImageError("read", _line(error)) from error
 
 
 def _picture(image: Any, i: int) -> Any:
@@ -134,12 +137,13 @@ def _encoded(picture: Any) -> bytes:
 
 
 def _flat(picture: Any) -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
-    upright = ImageOps.exif_transpose(picture)
-    return np.asarray(upright if upright.mode == "L" else to_rgb(upright, []))
+    picture.load()
+    pixels = picture if picture.mode == "L" else to_rgb(picture, [])
+    return np.asarray(upright(pixels, picture, []))
 
 
 def _class_names(labels: Iterable[Any]) -> list[str]:
@@ -224,12 +228,16 @@ def _parts(
     source: str, factory: Any, given: dict[str, Any]
 ) -> tuple[dict[str, tuple[str, Any]], list[Failure]]:
     """Open every split asked for: part of the path -> (split, dataset)."""
-    accepted = set(inspect.signature(factory).parameters) - _DONE_BY_US
+    parameters = inspect.signature(factory).parameters
+    accepted = set(parameters) - _DONE_BY_US
     if unknown := sorted(set(given) - accepted):
         raise ValueError(
             f"{source!r}: {factory.__name__} takes no {', '.join(map(repr, unknown))} "
             f"here; choose from {', '.join(sorted(accepted))}"
         )
+    root = parameters.get("root")
+    if root is not None and root.default is root.empty and "root" not in given:
+        raise ValueError(f"{source!r} needs root=FOLDER; say where the dataset is")
     parts: dict[str, tuple[str, Any]] = {}
     failures: list[Failure] = []
     for part, more in _choices(accepted, given):
@@ -290,7 +298,10 @@ def _labels(source: str, dataset: Any) -> list[str]:
             targets = [t.item() if hasattr(t, "item") else t for t in found]
             break
     if targets is None:
-        targets = [dataset[i][1] for i in range(len(dataset))]
+        try:
+            targets = [dataset[i][1] for i in range(len(dataset))]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source!r} cannot be read: {_line(error)}") from error
     targets = [t.item() if getattr(t, "ndim", None) == 0 else t for t in targets]
     if not all(isinstance(target, int) for target in targets):
         raise ValueError(

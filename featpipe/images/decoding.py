@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["DECODING", "MAX_PIXELS", "Decoded", "decode", "to_rgb"]
+__all__ = ["DECODING", "MAX_PIXELS", "Decoded", "decode", "to_rgb", "upright"]
 
 MAX_PIXELS = 1024**3 // 4 // 3
 """89,478,485: Pillow's own limit, which there is a warning and here an error."""
@@ -128,7 +128,7 @@ def _decode(content: bytes, target: int | None) -> Decoded:
     pixels = to_rgb(image, notes, depth=depth)
     if pixels is image and image.format != "JPEG":
         pixels = image.copy()  # counting frames may seek, and so empty `image`
-    pixels = _upright(pixels, image, notes)
+    pixels = upright(pixels, image, notes)
     _note_frames(image, notes)
     return Decoded(pixels, tuple(notes))
 
@@ -232,8 +232,9 @@ def _over_white(image: Image.Image, notes: list[str], depth: str) -> Image.Image
     return Image.alpha_composite(page, rgba).convert("RGB")
 
 
-def _upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
-    from PIL.Image import Transpose
+def upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
+    """Turn ``pixels`` as the EXIF of ``source`` says; add to ``notes``."""
+    from PIL.Image import Exif, Transpose
 
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,
@@ -248,6 +249,9 @@ def _upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
     # cannot be done although the orientation is clear.
     try:
         orientation = source.getexif().get(0x0112, 1)
+        if orientation == 1 and (block := source.info.get("exif")):
+            # Opening a JPEG may have met the damage before, and forgotten it.
+            Exif().load(block)
     except Exception:
         notes.append("EXIF unreadable, not rotated")
         return pixels

@@ -6,7 +6,7 @@ reading a file. Never here: looking into files.
 Paths are text here and not `pathlib.Path`, which takes several times as long over tens
 of thousands of files, and forgets a leading ``./`` and a trailing slash.
 """
-# ruff: noqa: PTH100, PTH116, PTH118, PTH123
+# ruff: noqa: PTH100, PTH116, PTH118
 
 from __future__ import annotations
 
@@ -97,15 +97,14 @@ class FileReader:
             raise ImageError("read", problem(error)) from error
 
 
-# Opening a FIFO waits for its writer, for ever if there is none; O_NONBLOCK does not
-# wait, and changes nothing for regular files. Windows has O_BINARY and not the others.
-_FLAGS = os.O_RDONLY
-for _name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
-    _FLAGS |= getattr(os, _name, 0)
+def _without_waiting(path: str, flags: int) -> int:
+    # Opening a FIFO waits for its writer, for ever if there is none; so does not this.
+    # It changes nothing for regular files, and Windows has neither flag nor FIFOs.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_file(path: str) -> bytes:
-    with open(os.open(path, _FLAGS), "rb") as file:
+    with open(path, "rb", opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("read", kind(status.st_mode))

@@ -74,10 +74,13 @@ def _tar_members(file: IO[bytes]) -> list[Member]:
                 raise tarfile.ReadError("it ends within a member")
             members.append(_tar_member(info))
             archive.members = []  # type: ignore[attr-defined]  # it would keep all
-        # tarfile takes a damaged header for the end of the archive.
+        # tarfile takes a damaged header, and the end of the file, for the end of the
+        # archive. A cut between two members shows by the missing mark alone.
         file.seek(archive.offset)
-        if any(file.read(512)):
-            raise tarfile.ReadError(f"damaged after {len(members)} members")
+        if file.read(512) != bytes(512):
+            raise tarfile.ReadError(
+                f"no end mark; damaged after {len(members)} members"
+            )
     return members
 
 
@@ -159,10 +162,13 @@ def _decompressor(file: IO[bytes]) -> Callable[[IO[bytes]], Any] | None:
     return next((_MAGIC[magic] for magic in _MAGIC if head.startswith(magic)), None)
 
 
+_ROOM = 2**30
+
+
 def _decompressed(packed: IO[bytes]) -> IO[bytes]:
     unpack = _decompressor(packed)
     assert unpack is not None
-    most = 2**30 + 100 * os.fstat(packed.fileno()).st_size
+    most = _ROOM + 100 * os.fstat(packed.fileno()).st_size
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its _Spool
     try:
         with unpack(packed) as stream:

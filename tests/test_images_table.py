@@ -1,0 +1,117 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from featpipe.images import Failure, ImageError, scan
+
+
+def table(folder: Path, text: str | bytes, name: str = "images.csv") -> Path:
+    """Write a table, and the files a.jpg and b.jpg beside it."""
+    (folder / "a.jpg").write_bytes(b"a")
+    (folder / "sub").mkdir(exist_ok=True)
+    (folder / "sub" / "b.jpg").write_bytes(b"bb")
+    file = folder / name
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def columns(images) -> list[tuple[str, str, str, str]]:
+    names = [*images.class_names, ""]
+    texts = (names[label] for label in images.labels)
+    return list(zip(images.paths, texts, images.splits, images.groups, strict=True))
+
+
+ALL = [("a.jpg", "cat", "train", "g1"), ("sub/b.jpg", "dog", "val", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "path,label,split,group\nsub/b.jpg,dog,valid,\na.jpg,cat,train,g1\n"),
+        (
+            "t.tsv",
+            "path\tlabel\tsplit\tgroup\nsub/b.jpg\tdog\tdev\t\na.jpg\tcat\ttrain\tg1",
+        ),
+        ("t.csv", "path;label;split;group\nsub/b.jpg;dog;val;\na.jpg;cat;train;g1\n"),
+        ("t.tsv", "path,label,split,group\nsub/b.jpg,dog,val,\na.jpg,cat,train,g1\n"),
+        (
+            "t.csv",
+            '\ufeff"Path","x", Label ,split,group\r\nsub/b.jpg,9,dog,Val,\r\n'
+            '\r\n"./a.jpg",8,"cat",TRAIN,g1\r\n',
+        ),
+        ("t.csv", "group,split,label,path\n,val,dog,sub/b.jpg\ng1,train,cat,a.jpg\n"),
+    ],
+)
+def test_tables_as_programs_write_them_say_the_same(tmp_path, name, text):
+    images = scan(table(tmp_path, text, name))
+    assert columns(images) == ALL
+    assert images.root == str(tmp_path)
+    assert images.sizes.tolist() == [1, 2]
+    assert images.read(1) == b"bb"
+
+
+def test_only_the_path_is_needed(tmp_path):
+    images = scan(table(tmp_path, "path\na.jpg\n"))
+    assert columns(images) == [("a.jpg", "", "", "")]
+    assert images.class_names == []
+
+
+def test_absolute_paths_and_odd_names_are_read(tmp_path):
+    odd = b'with, "quotes"\nand \xff.jpg'
+    Path(os.fsdecode(bytes(tmp_path) + b"/" + odd)).write_bytes(b"odd")
+    quoted = b'"' + odd.replace(b'"', b'""') + b'"'
+    lines = b"path\n" + quoted + b"\n" + bytes(tmp_path / "a.jpg") + b"\n"
+    images = scan(table(tmp_path, lines))
+    assert [os.fsencode(path) for path in images.paths] == [
+        bytes(tmp_path / "a.jpg"),
+        odd,
+    ]
+    assert [images.read(i) for i in range(2)] == [b"a", b"odd"]
+
+
+def test_listed_files_that_are_not_there_are_failures(tmp_path):
+    file = table(tmp_path, "path,label\na.jpg,x\ngone.jpg,y\nsub,y\nb\0d.jpg,z\n")
+    images = scan(file)
+    assert images.paths == ["a.jpg"]
+    assert images.class_names == ["x"]
+    assert images.failures == [
+        Failure("b\0d.jpg", "scan", "embedded null byte"),
+        Failure("gone.jpg", "scan", "no such file"),
+        Failure("sub", "scan", "a folder, not a file"),
+    ]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(ImageError, match="no such file"):
+        images.read(0)
+    with pytest.raises(ValueError, match=r"4 could not be listed, the first"):
+        scan(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("file,label\na.jpg,x\n", "no column 'path' but the header 'file,label'"),
+        ("", "no column 'path'"),
+        ("path,label,label\na.jpg,x,y\n", "two columns 'label'"),
+        ("path,split\na.jpg,trian\n", "line 2: 'trian' is no split; choose from train"),
+        (
+            "path\na.jpg\nsub/b.jpg\n./a.jpg\n",
+            "line 4: 'a.jpg' is listed before, in line 2",
+        ),
+        ("path\na.jpg\nsub/../a.jpg\n", "listed before"),
+        ("path,label\na.jpg,x\n,y\n", "line 3: the path is empty"),
+        ("path,label\na.jpg,x,y\n", "line 2: 3 columns where the header has 2"),
+        ("path\n", "no image in"),
+        ('path\n"' + "x" * 200_000 + '"\n', "line 2: field larger than"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused_with_its_line(
+    tmp_path, text, match
+):
+    with pytest.raises(ValueError, match=match):
+        scan(table(tmp_path, text))
+
+
+def test_unlabelled_ignores_the_columns(tmp_path):
+    images = scan(table(tmp_path, "path,label,split\na.jpg,x,val\n"), unlabelled=True)
+    assert columns(images) == [("a.jpg", "", "", "")]
