@@ -108,7 +108,7 @@ def test_no_16_bit_or_float_file_comes_out_white():
     paths = [path for path in paths if path]
     assert len(paths) >= 9
     for path in paths:
-        # Clipped, as Pillow would convert them, five of these are pure white.
+        # Clipped, as Pillow would convert them, three of these are pure white.
         assert upright(path).mean() < 200, path
 
 

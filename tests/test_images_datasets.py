@@ -159,6 +159,32 @@ def test_a_dataset_with_train_and_test_gives_both_or_one(tmp_path):
     assert scan(source + "&train=false").splits == ["test"] * 2
 
 
+def test_cifar_is_read_from_its_batches(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    pictures = RNG.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    meta = {"label_names": ["airplane", "truck", "bird"]}
+    parts = {"one": slice(0, 4), "two": slice(4, 6)}
+    for name, rows in parts.items():
+        data, targets = pictures[rows].reshape(-1, 3072), [2, 0, 1, 0, 2, 0][rows]
+        batch = {"data": data, "labels": targets}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / "meta").write_bytes(pickle.dumps(meta))
+    # Its own digests are those of the real files.
+    monkeypatch.setattr(CIFAR10, "train_list", [["one", None]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["two", None]])
+    names = {"filename": "meta", "key": "label_names", "md5": None}
+    monkeypatch.setattr(CIFAR10, "meta", names)
+    images = scan(f"torchvision:CIFAR10?root={tmp_path}")
+    assert images.splits == ["test"] * 2 + ["train"] * 4
+    assert images.class_names == ["airplane", "bird", "truck"]
+    assert images.labels.tolist() == [1, 0, 1, 0, 2, 0]
+    for i, k in enumerate([4, 5, 0, 1, 2, 3]):
+        assert np.array_equal(pixels(images, i), pictures[k].transpose(1, 2, 0))
+
+
 def test_the_files_of_a_dataset_of_files_are_read_themselves(tmp_path):
     for name in ("cats", "dogs"):
         (tmp_path / name).mkdir()
