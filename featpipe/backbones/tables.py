@@ -5,10 +5,12 @@ Nothing is downloaded, and of torchvision's networks not even weights are made.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from featpipe.backbones import families
 from featpipe.backbones.depths import PENULTIMATE, Shape, name_depth
@@ -132,11 +134,22 @@ def _n_parameters(architecture: Architecture) -> int:
 
 
 def _unfilled(architecture: Architecture) -> nn.Module:
-    """Build without weights: on the meta device where that is known to work."""
-    if not architecture.trusted:
+    """Build in eval mode, without making weights where that is known to work."""
+    with _NoWeights() if architecture.trusted else nullcontext():
         return architecture.build(None).eval()
-    with torch.device("meta"):
-        return architecture.build(None).eval()
+
+
+class _NoWeights(TorchFunctionMode):
+    """Puts what layers allocate for weights on the meta device, where it is nothing.
+
+    Not `torch.device("meta")`: regnet computes its widths with small tensors.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        placed = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **(kwargs or {}) | placed)
 
 
 def _outer(outline: Outline) -> set[str]:

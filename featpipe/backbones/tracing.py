@@ -13,6 +13,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -300,29 +301,29 @@ def _lies_in(key: str, target: str) -> bool:
 
 
 def _sums(graph: fx.Graph, walk: _Walk) -> dict[fx.Node, tuple[int, int]]:
-    """Parameters and cost of each node and of all that it needs."""
-    ancestry: dict[fx.Node, set[fx.Node]] = {}
-    sums = {}
+    """Parameters and cost of each node and of all that it needs, each once."""
+    sizes: dict[int | fx.Node, int] = {}
+    weighty: dict[fx.Node, set[int | fx.Node]] = {}
     for node in graph.nodes:
-        before = [ancestry[parent] for parent in node.all_input_nodes]
-        ancestry[node] = {node}.union(*before)
-        cost = sum(walk.costs.get(n, 0) for n in ancestry[node])
-        sums[node] = _n_parameters(walk.module, ancestry[node]), cost
-    return sums
+        own = {id(p): p.numel() for p in _parameters(walk.module, node)}
+        sizes.update(own)
+        before = [weighty[parent] for parent in node.all_input_nodes]
+        weighty[node] = set(own).union(*before)
+        if walk.costs.get(node):
+            weighty[node].add(node)
+    return {
+        node: (
+            sum(sizes.get(item, 0) for item in items),
+            sum(walk.costs[item] for item in items if isinstance(item, fx.Node)),
+        )
+        for node, items in weighty.items()
+    }
 
 
-def _n_parameters(module: nn.Module, nodes: set[fx.Node]) -> int:
-    """Numbers in the parameters of the layers among these nodes, each once."""
-    found: dict[int, int] = {}
-    for node in nodes:
-        if node.op == "call_module":
-            parameters = list(module.get_submodule(str(node.target)).parameters())
-        elif node.op == "get_attr":
-            value: Any = module
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            parameters = [value] if isinstance(value, nn.Parameter) else []
-        else:
-            continue
-        found.update((id(p), p.numel()) for p in parameters)
-    return sum(found.values())
+def _parameters(module: nn.Module, node: fx.Node) -> list[nn.Parameter]:
+    if node.op == "call_module":
+        return list(module.get_submodule(str(node.target)).parameters())
+    if node.op == "get_attr":
+        value = attrgetter(str(node.target))(module)
+        return [value] if isinstance(value, nn.Parameter) else []
+    return []
