@@ -1,0 +1,66 @@
+"""The command line: which commands there are, and the options before them."""
+
+from typing import Annotated
+
+import typer
+
+import featpipe
+from featpipe.cli import comparing, demonstrating, extracting, files, listing
+from featpipe.cli.voice import guarded, voice
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="featpipe",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PANELS = {
+    "The job": (comparing.run, extracting.extract, comparing.compare),
+    "What there is": (listing.backbones, listing.depths),
+    "Codes files": (files.inspect, files.verify, files.merge),
+    "A first look": (demonstrating.demo,),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(guarded(_command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"featpipe {featpipe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _globals(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Say and end."
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Results and errors only.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Tracebacks instead of one line.")
+    ] = False,
+) -> None:
+    """CNN codes once, classifiers in seconds.
+
+    Runs a frozen, pretrained network over labelled images once, keeps the codes, and
+    compares classifiers on them. `featpipe demo` shows the whole job offline;
+    `featpipe run FOLDER` does it on your own images.
+    """
+    voice.quiet, voice.verbose, voice.debug = quiet, verbose, debug
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="featpipe")

@@ -1,0 +1,177 @@
+"""`compare` and `run`: stage two, and the whole job, on the command line."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featpipe.cli import options as o
+from featpipe.cli.extracting import extract, extract_codes
+from featpipe.cli.progress import fit_progress
+from featpipe.cli.voice import voice
+
+__all__ = ["compare", "run"]
+
+_DEFAULT_CLASSIFIERS = "linear,svm,logistic"
+
+
+def compare(
+    files: o.CodesPaths,
+    classifiers: o.Classifiers = _DEFAULT_CLASSIFIERS,
+    depth: o.CompareDepths = None,
+    folds: o.Folds = 5,
+    c_grid: o.CGrid = None,
+    metric: o.MetricOption = o.Metric.accuracy,
+    class_weight: o.ClassWeightOption = None,
+    test_size: o.TestSize = None,
+    with_: o.With = None,
+    json_path: o.CompareJson = None,
+    csv_path: o.Csv = None,
+    predictions: o.Predictions = None,
+    device: o.Device = "auto",
+    memory: o.Memory = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Train classifiers on cached codes and compare them honestly.
+
+    Held-out images (`test`, else `val`, else cross-validation) choose nothing: C and
+    the recommended row come from the training rows.
+
+    For example:
+
+        featpipe compare flowers.h5
+        featpipe compare flowers.h5 --depth layer3 --depth layer3+penultimate
+        featpipe compare small.h5 large.h5 --classifiers logistic,knn --json scores.json
+    """
+    compare_codes(dict(locals()))
+
+
+def compare_codes(asked: dict[str, Any]) -> None:
+    """Do what the options of `compare` ask."""
+    from featpipe.comparison import compare as comparison_of
+
+    grid = _grid(asked["c_grid"])
+    for name in ("json_path", "csv_path", "predictions"):
+        _require_folder(asked[name])
+    with fit_progress() as progress:
+        found = comparison_of(
+            asked["files"],
+            classifiers=asked["classifiers"].split(","),
+            depths=asked["depth"] or None,
+            folds=asked["folds"],
+            Cs=grid,
+            metric=asked["metric"].value,
+            class_weight=asked["class_weight"] and asked["class_weight"].value,
+            test_size=asked["test_size"],
+            with_=asked["with_"] or (),
+            device=asked["device"],
+            memory=asked["memory"],
+            seed=asked["seed"],
+            progress=progress,
+        )
+    voice.out.print(found)
+    for name, write in {
+        "json_path": found.write_json,
+        "csv_path": found.write_csv,
+        "predictions": found.write_predictions,
+    }.items():
+        if asked[name]:
+            write(asked[name])
+            voice.remark(f"wrote {asked[name]}")
+
+
+def _joined(one: Callable, two: Callable, drop: set[str]) -> inspect.Signature:
+    """Give the signature that has the options of both commands, each once."""
+    both = dict(inspect.signature(one).parameters)
+    both |= {
+        name: parameter
+        for name, parameter in inspect.signature(two).parameters.items()
+        if name not in both and name not in drop
+    }
+    both["output"] = both["output"].replace(annotation=_Folder, default=None)
+    both["json_path"] = inspect.signature(two).parameters["json_path"]
+    both["depth"] = both["depth"].replace(annotation=o.ExtractDepths)
+    parameters = sorted(both.values(), key=lambda p: p.default is not p.empty)
+    return inspect.Signature(
+        [p.replace(kind=p.KEYWORD_ONLY) for p in parameters], return_annotation=None
+    )
+
+
+_Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="A folder for codes and scores. Default: featpipe-SOURCE here.",
+    ),
+]
+
+
+def run(**asked: Any) -> None:
+    """Do the whole job: extract the codes, compare the classifiers, show the table.
+
+    Takes the options of `extract` and of `compare`. Leaves the codes and the scores in
+    a folder; run again, only what is new is computed.
+
+    For example:
+
+        featpipe run flowers
+        featpipe run flowers -o out --backbone mini --depth stage3 --depth penultimate
+    """
+    folder = asked["output"] or Path(f"featpipe-{Path(asked['source']).stem}")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            f"{folder} is a file; give -o a folder for codes and scores"
+        )
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _run_in(folder, asked)
+    finally:
+        # Bad input leaves no trace; unfinished work stays, to be gone on with.
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _run_in(folder: Path, asked: dict[str, Any]) -> None:
+    codes = extract_codes({**asked, "output": folder / "codes.h5", "json_path": None})
+    if codes is None:
+        return
+    written = {
+        "json_path": asked["json_path"] or folder / "scores.json",
+        "csv_path": asked["csv_path"] or folder / "scores.csv",
+    }
+    depths = [codes.provenance["asked"][depth] for depth in asked["depth"] or []]
+    compare_codes({**asked, **written, "files": [codes.path], "depth": depths})
+
+
+run.__signature__ = _joined(extract, compare, {"files"})  # type: ignore[attr-defined]  # typer reads it
+
+
+def _grid(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    import numpy as np
+
+    try:
+        low, high, count = text.split(":")
+        grid = np.geomspace(float(low), float(high), int(count))
+    except ValueError:
+        grid = np.empty(0)
+    if not len(grid) or not np.isfinite(grid).all() or grid.min() <= 0:
+        raise typer.BadParameter(
+            f"--C-grid is {text!r}; give the smallest, the largest and how many, as "
+            "1e-6:1e5:45"
+        )
+    return np.sort(grid).tolist()
+
+
+def _require_folder(path: Path | None) -> None:
+    """Refuse a place that cannot be written, before the work."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {path.absolute().parent} to write {path.name} to; make it"
+        )

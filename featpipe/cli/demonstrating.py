@@ -1,0 +1,49 @@
+"""`demo`: the whole job on images that come with scikit-learn."""
+
+import inspect
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featpipe.cli.comparing import run
+from featpipe.cli.voice import voice
+
+__all__ = ["demo"]
+
+_DEPTHS = ["stage2", "stage3", "penultimate"]
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Where to put everything.")
+    ] = Path("featpipe-demo"),
+) -> None:
+    """Do the whole job offline: 1,797 handwritten digits through the bundled network.
+
+    For example:
+
+        featpipe demo
+    """
+    from featpipe.demo import write_digits
+
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder, or none")
+    images = folder / "digits"
+    count = write_digits(images)
+    voice.remark(f"{count:,} digits in {images}, as train/… and test/… class folders")
+    depths = " ".join(f"--depth {depth}" for depth in _DEPTHS)
+    voice.remark(f"$ featpipe run {images} -o {folder} --backbone mini {depths}")
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(run).parameters.items()
+    }
+    asked = {"source": str(images), "output": folder, "depth": _DEPTHS}
+    run(**{**defaults, **asked, "backbone": "mini"})
+    voice.remark(
+        f"left behind: {folder / 'codes.h5'} (featpipe inspect), "
+        f"{folder / 'scores.json'}, {folder / 'scores.csv'}\n"
+        "next, on your own images, one folder a class (or train/ and test/ above):\n"
+        "  featpipe run YOUR_FOLDER --backbone mini     offline, in seconds\n"
+        "  featpipe run YOUR_FOLDER                     ResNet-50, the better codes"
+    )

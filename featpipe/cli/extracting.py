@@ -1,0 +1,185 @@
+"""`extract`: stage one on the command line."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from featpipe.cli import options as o
+from featpipe.cli.progress import holding_back, image_progress, summary
+from featpipe.cli.voice import voice
+
+if TYPE_CHECKING:
+    from featpipe.codes import Codes
+    from featpipe.extraction import Job, Tally
+
+__all__ = ["extract", "extract_codes"]
+
+
+def extract(
+    source: o.Source,
+    output: o.Output,
+    backbone: o.Backbone = "resnet50",
+    weights: o.Weights = None,
+    depth: o.ExtractDepths = None,
+    hflip: o.HFlip = False,
+    input_size: o.InputSize = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    interpolation: o.Interpolation = None,
+    device: o.Device = "auto",
+    precision: o.PrecisionOption = o.Precision.auto,
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    shard: o.Shard = None,
+    unlabelled: o.Unlabelled = False,
+    limit: o.Limit = None,
+    on_error: o.OnErrorOption = o.OnError.skip,
+    seed: o.Seed = 0,
+    dtype: o.DtypeOption = None,
+    plan: o.PlanOnly = False,
+    json_path: o.ExtractJson = None,
+    overwrite: o.Overwrite = False,
+    break_lock: o.BreakLock = False,
+) -> None:
+    """Run images through a frozen network and keep the codes in a file.
+
+    Stopped or killed, the same command goes on; run again, it computes only what is
+    new. Every input is a row, or a failure with its reason.
+
+    For example:
+
+        featpipe extract flowers -o flowers.h5
+        featpipe extract flowers -o flowers.h5 --depth layer3 --depth penultimate
+        featpipe extract photos.csv -o photos.h5 --backbone mini
+    """
+    extract_codes(dict(locals()))
+
+
+def extract_codes(asked: dict[str, Any]) -> "Codes | None":
+    """Do what the options of `extract` ask; None if only the plan was asked for."""
+    from featpipe import images
+    from featpipe.extraction import Job, Recipe
+
+    recipe = Recipe(
+        backbone=asked["backbone"],
+        weights=asked["weights"],
+        depths=tuple(asked["depth"] or ["penultimate"]),
+        precision=asked["precision"].value,
+        dtype=asked["dtype"] and asked["dtype"].value,
+        hflip=asked["hflip"],
+        seed=asked["seed"],
+        input_size=asked["input_size"],
+        resize=asked["resize"],
+        crop=asked["crop"],
+        interpolation=asked["interpolation"],
+        mean=_numbers(asked["mean"], "--mean"),
+        std=_numbers(asked["std"], "--std"),
+    )
+    image_set = images.scan(
+        asked["source"], unlabelled=asked["unlabelled"], limit=asked["limit"]
+    )
+    seen: list[Tally] = []
+    with image_progress(asked["workers"]) as tell:
+
+        def progress(tally: "Tally") -> None:
+            seen[:] = [tally]
+            tell(tally)
+
+        job = Job(
+            recipe,
+            image_set,
+            asked["output"],
+            device=asked["device"],
+            batch_size=asked["batch_size"],
+            workers=asked["workers"],
+            on_error=asked["on_error"].value,
+            shard=_shard(asked["shard"]),
+            progress=progress,
+        )
+        if asked["plan"]:
+            _say_plan(job, asked["overwrite"])
+            return None
+        codes = job.run(overwrite=asked["overwrite"], break_lock=asked["break_lock"])
+    _say_done(codes, seen[0], asked)
+    return codes
+
+
+def _say_plan(job: "Job", overwrite: bool) -> None:
+    outlook = job.look(overwrite=overwrite)
+    parts = [f"{len(outlook.todo):,} images to compute", f"{len(outlook.kept):,} kept"]
+    if outlook.added:
+        parts.append(f"{', '.join(outlook.added)} added to those kept")
+    parts.append(f"{len(outlook.failed):,} known failures")
+    voice.result("; ".join(parts))
+    for name, value in outlook.fingerprint.items():
+        voice.result(f"{name}: {value}")
+
+
+def _say_done(codes: "Codes", tally: "Tally", asked: dict[str, Any]) -> None:
+    for text in tally.said:
+        voice.remark(text)
+    said = codes.provenance
+    widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
+    voice.remark(
+        f"{codes.path}: {said['backbone']}, weights {said['weights']}, "
+        f"{said['precision']}, {said['decoding']['mode']} decoding; {widths}"
+    )
+    shown = len(codes.failures) if voice.verbose else 3
+    for path, stage, reason in codes.failures[:shown]:
+        voice.remark(f"failed: {path}: {stage}: {reason}")
+    if len(codes.failures) > shown:
+        more = len(codes.failures) - shown
+        voice.remark(f"… and {more:,} more; `featpipe inspect -v {codes.path}`")
+    voice.result(summary(tally, asked["workers"]))
+    if asked["json_path"]:
+        _write_json(asked["json_path"], codes, tally, asked)
+
+
+def _write_json(
+    path: Path, codes: "Codes", tally: "Tally", asked: dict[str, Any]
+) -> None:
+    import os
+
+    from featpipe.codes import write_bytes
+
+    threads = asked["workers"] or os.cpu_count() or 1
+    document = {
+        "path": str(codes.path),
+        "n_images": tally.n_images,
+        "computed": tally.computed,
+        "kept": tally.kept,
+        "failed": tally.failed,
+        "seconds": tally.elapsed,
+        "images_per_second": tally.rate if tally.computed else None,
+        "busy_seconds": tally.seconds,
+        "held_back_by": holding_back(tally, threads) if tally.computed else None,
+        "said": tally.said,
+        "failures": codes.failures,
+        "provenance": codes.provenance,
+    }
+    write_bytes(path, json.dumps(document, indent=1).encode("utf-8", "replace"))
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option} is {text!r}; give numbers with commas, as 0.5,0.5,0.5"
+        ) from None
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        i, n = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise typer.BadParameter(f"--shard is {text!r}; give it as 0/4") from None
+    return i, n

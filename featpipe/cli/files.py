@@ -1,0 +1,166 @@
+"""`inspect`, `verify`, `merge`: codes files on the command line."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featpipe.cli import options as o
+from featpipe.cli.voice import voice
+
+if TYPE_CHECKING:
+    from featpipe.codes import Codes
+
+__all__ = ["inspect", "merge", "verify"]
+
+_FEW = 10
+
+
+def inspect(path: o.CodesPath) -> None:
+    """Say what is in a codes file: network, depths, images, failures.
+
+    With -v before the command, every failure and note.
+
+    For example:
+
+        featpipe inspect flowers.h5
+        featpipe -v inspect flowers.h5
+    """
+    from featpipe import codes
+
+    parts = path.with_name(f"{path.name}.parts")
+    if not path.exists() and parts.is_dir():
+        done = len(list(parts.glob("*.h5")))
+        voice.result(
+            f"{path} is unfinished: {done} slices are done; run the same extract "
+            "command again to go on"
+        )
+        return
+    # The header only: a file of many gigabytes answers at once.
+    found = codes.read(path, check=False)
+    _print_facts(found)
+    _print_classes(found)
+    _print_remarks("failed", found.failures)
+    _print_remarks("note", found.notes)
+
+
+def _print_facts(found: "Codes") -> None:
+    said = found.provenance
+    shape = {s: "×".join(map(str, found.shapes[s][1:])) for s in found.depths}
+    facts: dict[str, Any] = {
+        "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
+        "images": f"{len(found):,} rows, {len(found.failures):,} failures",
+        "from": found.images_root,
+        "backbone": said.get("backbone"),
+        "weights": f"{said.get('weights')} "
+        f"(SHA-256 of the tensors {str(said.get('weights_sha256'))[:12]}…)",
+        "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in found.depths),
+        "precision": f"{said.get('precision')}, stored as {said.get('dtype')}",
+        "preprocessing": _said(said.get("preprocessing")),
+        "decoding": _said(said.get("decoding")),
+        "made with": _said(said.get("versions")),
+    }
+    if said.get("shard"):
+        facts["shard"] = "/".join(map(str, said["shard"]))
+    table = _grid()
+    for name, value in facts.items():
+        table.add_row(name, _text(str(value)))
+    voice.out.print(table)
+
+
+def _print_classes(found: "Codes") -> None:
+    """Count the images of each class in each split."""
+    from rich import box
+    from rich.table import Table
+
+    from featpipe import codes
+
+    splits = [s for s in codes.SPLITS if s in set(found.tables.splits)]
+    counts = Counter(zip(found.labels.tolist(), found.tables.splits, strict=True))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("class")
+    for split in splits:
+        table.add_column(split or "images", justify="right")
+    numbers = [*range(len(found.class_names)), *([-1] if -1 in found.labels else [])]
+    shown = numbers if voice.verbose else numbers[: 2 * _FEW]
+    for number in shown:
+        name = found.class_names[number] if number >= 0 else "(unlabelled)"
+        cells = [f"{counts[number, split]:,}" for split in splits]
+        table.add_row(_text(name), *cells)
+    voice.out.print(table)
+    if len(shown) < len(numbers):
+        voice.result(f"… and {len(numbers) - len(shown):,} more classes; -v shows all")
+
+
+def _print_remarks(what: str, rows: list[tuple[str, str, str]]) -> None:
+    shown = rows if voice.verbose else rows[:_FEW]
+    for path, stage, text in shown:
+        voice.result(f"{what}: {path}: {stage}: {text}")
+    if len(shown) < len(rows):
+        voice.result(f"… and {len(rows) - len(shown):,} more; -v shows all")
+
+
+def verify(path: o.CodesPath) -> None:
+    """Check that a codes file is whole: every byte, and every code finite.
+
+    For example:
+
+        featpipe verify flowers.h5
+    """
+    from featpipe import codes
+
+    found = codes.verify(path)
+    voice.result(
+        f"{path} is whole: {len(found):,} rows at {len(found.depths)} depths, every "
+        "byte under its SHA-256, every code finite"
+    )
+
+
+def merge(
+    paths: o.CodesPaths,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The whole.")
+    ],
+) -> None:
+    """Put codes files together: the shards of one extraction.
+
+    For example:
+
+        featpipe extract flowers -o part0.h5 --shard 0/2
+        featpipe extract flowers -o part1.h5 --shard 1/2
+        featpipe merge part0.h5 part1.h5 -o flowers.h5
+    """
+    from featpipe import codes
+
+    found = codes.merge(paths, output)
+    voice.result(
+        f"{output}: {len(found):,} rows and {len(found.failures):,} failures from "
+        f"{len(paths)} files"
+    )
+
+
+def _grid() -> Any:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _text(text: str) -> Any:
+    """Make a cell that shows brackets and odd bytes as they are."""
+    from rich.text import Text
+
+    return Text(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _said(values: Any) -> str:
+    if not isinstance(values, dict):
+        return str(values)
+    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)
