@@ -125,7 +125,7 @@ def compare(
         seed=seed,
     )
     y = _sealed(labelled.labels, protocol)
-    twins = _duplicates(sources[0], chosen[0], labelled, protocol)
+    twins = duplicates.report(sources, chosen, labelled, protocol.sides)
     rows, said = _fit_all(
         sources, chosen, classifiers, y, protocol, settings, progress or _silent
     )
@@ -243,14 +243,6 @@ def _fit_all(
         )
     progress(total, total, "done")
     return rows, said
-
-
-def _duplicates(
-    source: Source, depths: Sequence[str], labelled: Labelled, protocol: Protocol
-) -> list[str]:
-    depth = next((d for d in reversed(depths) if "+" not in d), depths[-1])
-    twins = duplicates.find(source.arrays(depth), labelled.digests, protocol.sides)
-    return duplicates.describe(twins, labelled.paths, labelled.labels, depth)
 
 
 def _protocol_notes(

@@ -75,6 +75,10 @@ class Source:
             column += width
         return X
 
+    def sample(self, depth: str, images: np.ndarray) -> np.ndarray:
+        """Read the codes of some of the images that take part, at one depth."""
+        return self.codes.take(depth, self.rows[images]).astype(np.float32, copy=False)
+
 
 def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Give rows of an array, as a view where they are neighbours in order.

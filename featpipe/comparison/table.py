@@ -69,7 +69,9 @@ class Comparison:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=self._legend())
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text(self._legend())
+        )
         table.caption_justify = "left"
         several = len({score.codes for score in self.scores}) > 1
         table.add_column("", no_wrap=True)

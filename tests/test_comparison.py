@@ -1,0 +1,306 @@
+"""`compare` end to end: who is chosen, by what, and what is judged."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from drawn_codes import CLASS_NAMES, draw, splits_of, write
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import featpipe
+from featpipe import scores
+
+CS = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+def compare(path, *, classifiers=("linear",), **options):
+    return featpipe.compare(path, classifiers=classifiers, Cs=CS, **options)
+
+
+def ridge(C):
+    # Half the squared norm plus C times the squares is ridge with alpha = 1 / 2C.
+    return make_pipeline(StandardScaler(), RidgeClassifier(alpha=1 / (2 * C)))
+
+
+def choose_C(X, y, pairs):
+    """Choose C by plain loops over scikit-learn: the road the tests compare with."""
+    curve = [
+        np.mean([(ridge(C).fit(X[t], y[t]).predict(X[h]) == y[h]).mean()
+                 for t, h in pairs])
+        for C in CS
+    ]  # fmt: skip
+    return CS[int(np.argmax(curve))], curve
+
+
+def names(y):
+    return [CLASS_NAMES[label] for label in y]
+
+
+def decision(comparison):
+    """Everything that held-out labels must not change."""
+    return [
+        (s.depth, s.classifier, s.C, s.cv_accuracy, s.C_curve, s.recommended,
+         s.test_predicted)
+        for s in sorted(comparison.scores, key=lambda s: (s.depth, s.classifier))
+    ]  # fmt: skip
+
+
+def test_held_out_rows_are_judged_by_a_model_of_the_training_rows(tmp_path):
+    labels, made = draw()
+    path = write(tmp_path / "a.h5", labels, made, splits=splits_of(90, "train", "val"))
+    found = compare(path)
+    train, held = np.arange(45), np.arange(45, 90)
+    pairs = scores.folds(labels[train])
+    for score in found.scores:
+        X = made[score.depth]
+        C, curve = choose_C(X[train], labels[train], pairs)
+        predicted = ridge(C).fit(X[train], labels[train]).predict(X[held])
+        assert score.protocol == "val"
+        assert score.C == C
+        assert np.allclose(score.C_curve, np.column_stack([CS, curve]))
+        assert score.cv_accuracy == pytest.approx(max(curve))
+        assert score.test_predicted == names(predicted)
+        assert score.accuracy == (predicted == labels[held]).mean()
+        assert (score.n_train, score.n_test) == (45, 45)
+        assert (score.backbone, score.weights, score.width) == ("tiny", "none", 12)
+
+
+def test_held_out_labels_choose_nothing(tmp_path):
+    labels, made = draw()
+    other = labels.copy()
+    other[45:] = np.random.default_rng(1).permutation(other[45:])
+    classifiers = ("linear", "logistic", "nearest-mean", "ensemble")
+    found = [
+        compare(
+            write(tmp_path / f"{k}.h5", y, made, splits=splits_of(90, "train", "val")),
+            classifiers=classifiers,
+        )
+        for k, y in enumerate((labels, other))
+    ]
+    assert decision(found[0]) == decision(found[1])
+    assert found[0].recommended.accuracy != found[1].recommended.accuracy
+    order = [[(s.depth, s.classifier) for s in each.scores] for each in found]
+    assert order[0] == order[1]
+
+
+def test_the_recommended_row_leads_in_cross_validation_and_rows_follow_it(tmp_path):
+    labels, made = draw()
+    found = compare(
+        write(tmp_path / "a.h5", labels, made, splits=splits_of(90, "train", "test")),
+        classifiers=("linear", "nearest-mean", "knn"),
+    )
+    cv = [score.cv_accuracy for score in found.scores]
+    assert cv == sorted(cv, reverse=True)
+    assert [score.recommended for score in found.scores] == [True] + [False] * 5
+    assert found.recommended is found.scores[0]
+    assert found.recommended.p_value is None
+    assert not found.recommended.tied_with_recommended
+
+
+def test_equal_rows_are_ordered_by_width_then_as_asked(tmp_path):
+    labels = np.arange(40) % 2
+    far = np.where(labels == 0, -9.0, 9.0)[:, None].astype(np.float32)
+    made = {"wide:avg": np.tile(far, 6), "slim:avg": np.tile(far, 3)}
+    found = compare(
+        write(tmp_path / "a.h5", labels, made),
+        classifiers=("nearest-mean", "linear"),
+    )
+    assert [(s.depth, s.classifier) for s in found.scores] == [
+        ("slim:avg", "nearest-mean"), ("slim:avg", "linear"),
+        ("wide:avg", "nearest-mean"), ("wide:avg", "linear"),
+    ]  # fmt: skip
+
+
+def test_val_chooses_C_where_train_val_and_test_exist(tmp_path):
+    labels, made = draw(120)
+    splits = splits_of(120, "train", "val", "test")
+    (score,) = compare(
+        write(tmp_path / "a.h5", labels, made, splits=splits), depths=["layer1"]
+    ).scores
+    X, learn, held = made["layer1:avg"], np.arange(80), np.arange(80, 120)
+    C, curve = choose_C(X, labels, [(np.arange(40), np.arange(40, 80))])
+    predicted = ridge(C).fit(X[learn], labels[learn]).predict(X[held])
+    assert score.protocol == "test"
+    assert (score.C, score.cv_accuracy) == (C, pytest.approx(max(curve)))
+    assert score.test_predicted == names(predicted)
+    assert (score.n_train, score.n_test) == (80, 40)
+
+
+def test_without_a_split_C_is_chosen_inside_each_training_part(tmp_path):
+    labels, made = draw(60)
+    (score,) = compare(
+        write(tmp_path / "a.h5", labels, made), depths=["layer1"], folds=3, seed=4
+    ).scores
+    X, predicted = made["layer1:avg"], np.empty(60, int)
+    for train, held in scores.folds(labels, n_folds=3, seed=4):
+        inner = scores.folds(labels[train], n_folds=3, seed=4)
+        C, _ = choose_C(X[train], labels[train], inner)
+        predicted[held] = ridge(C).fit(X[train], labels[train]).predict(X[held])
+    assert score.protocol == "3-fold"
+    assert score.test_predicted == names(predicted)
+    C, curve = choose_C(X, labels, scores.folds(labels, n_folds=3, seed=4))
+    assert (score.C, score.cv_accuracy) == (C, pytest.approx(max(curve)))
+
+
+def test_the_luck_of_the_choice_is_scored_where_there_is_no_split(tmp_path):
+    labels, made = draw(60)
+    path = write(tmp_path / "a.h5", labels, made)
+    assert any("free of the luck" in note for note in compare(path).notes)
+    alone = compare(path, depths=["layer1"])
+    assert not any("free of the luck" in note for note in alone.notes)
+
+
+def test_p_values_are_corrected_mcnemar_tests_against_the_recommended(tmp_path):
+    labels, made = draw(120, depths={"a:avg": 1.5, "b:avg": 0.1, "c:avg": 1.4})
+    found = compare(
+        write(tmp_path / "a.h5", labels, made, splits=splits_of(120, "train", "test"))
+    )
+    truth = np.array(found.labels)
+    correct = [np.array(score.test_predicted) == truth for score in found.scores]
+    raw = [scores.mcnemar(correct[0], each) for each in correct[1:]]
+    assert [score.p_value for score in found.scores[1:]] == scores.holm(raw)
+    tied = {score.depth: score.tied_with_recommended for score in found.scores[1:]}
+    assert tied["b:avg"] is False
+    assert tied["c:avg"] is True or tied.get("a:avg") is True
+
+
+def test_groups_stay_together_and_are_tested_as_wholes(tmp_path):
+    labels, made = draw(96)
+    groups = [f"g{i // 4}" for i in range(96)]
+    found = compare(write(tmp_path / "a.h5", labels, made, groups=groups), folds=4)
+    truth = np.array(found.labels)
+    correct = [np.array(score.test_predicted) == truth for score in found.scores]
+    expected = scores.sign_flip(correct[0], correct[1], groups)
+    assert found.scores[1].p_value == pytest.approx(expected)
+    assert "sign-flip" in found.test
+    assert any("24 groups" in note for note in found.notes)
+
+
+def test_same_seed_gives_the_same_table(tmp_path):
+    labels, made = draw(60)
+    path = write(tmp_path / "a.h5", labels, made)
+    first, again = (compare(path, seed=3, classifiers=("linear", "knn")) for _ in "12")
+    timed = ("fit_seconds", "predict_seconds")
+    for one, two in zip(first.scores, again.scores, strict=True):
+        one, two = one.as_dict(), two.as_dict()
+        assert {k: v for k, v in one.items() if k not in timed} == {
+            k: v for k, v in two.items() if k not in timed
+        }
+    assert first.notes == again.notes
+
+
+def test_the_order_of_rows_in_a_file_does_not_reach_the_scores(tmp_path):
+    labels, made = draw(90)
+    splits = splits_of(90, "train", "val")
+    shuffled = np.random.default_rng(0).permutation(90)
+    one = compare(write(tmp_path / "a.h5", labels, made, splits=splits))
+    two = compare(write(tmp_path / "b.h5", labels, made, splits=splits, order=shuffled))
+    assert sorted(two.paths) == sorted(one.paths)
+    assert set(two.paths) == {f"images/{i:03d}.png" for i in range(45, 90)}
+
+
+def test_unlabelled_rows_never_enter(tmp_path):
+    labels, made = draw(100)
+    labels[90:] = -1
+    with_strangers = compare(write(tmp_path / "a.h5", labels, made))
+    alone = {depth: X[:90] for depth, X in made.items()}
+    without = compare(write(tmp_path / "b.h5", labels[:90], alone))
+    assert decision(with_strangers) == decision(without)
+    assert any("10 unlabelled" in note for note in with_strangers.notes)
+
+
+def test_a_test_part_is_cut_by_class(tmp_path):
+    labels, made = draw(90)
+    found = compare(write(tmp_path / "a.h5", labels, made), test_size=0.2)
+    assert found.recommended.protocol == "test"
+    assert found.recommended.n_test == 18
+    assert [found.labels.count(name) for name in CLASS_NAMES] == [6, 6, 6]
+
+
+def test_metric_chooses_and_is_shown(tmp_path):
+    labels, made = draw(80)
+    labels[20:] = 0  # seven of eight images are ants
+    path = write(tmp_path / "a.h5", labels, made, class_names=CLASS_NAMES)
+    plain = compare(path, depths=["layer1"]).recommended
+    found = compare(path, depths=["layer1"], metric="balanced_accuracy")
+    assert found.recommended.cv_accuracy < plain.cv_accuracy
+    assert found.metric == "balanced_accuracy"
+
+
+def test_several_files_and_joined_depths_share_one_table(tmp_path):
+    labels, made = draw(60)
+    _, others = draw(60, width=5, seed=9, depths={"penultimate": 1.0})
+    order = np.random.default_rng(0).permutation(60)
+    files = [
+        write(tmp_path / "a.h5", labels, made),
+        write(tmp_path / "b.h5", labels, others, order=order),
+    ]
+    found = compare(files, depths=["layer1+layer2", "penultimate"])
+    by_depth = {score.depth: score for score in found.scores}
+    assert set(by_depth) == {"layer1:avg+layer2:avg", "penultimate"}
+    assert by_depth["layer1:avg+layer2:avg"].width == 24
+    (alone,) = compare(write(tmp_path / "c.h5", labels, others)).scores
+    assert by_depth["penultimate"].test_predicted == alone.test_predicted
+    side_by_side = {"both": np.hstack(list(made.values()))}
+    (joined,) = compare(write(tmp_path / "d.h5", labels, side_by_side)).scores
+    assert by_depth["layer1:avg+layer2:avg"].test_predicted == joined.test_predicted
+
+
+def test_progress_counts_every_fit(tmp_path):
+    labels, made = draw(60)
+    seen = []
+    compare(
+        write(tmp_path / "a.h5", labels, made),
+        classifiers=("nearest-mean", "knn"),
+        progress=lambda done, total, what: seen.append((done, total, what)),
+    )
+    assert [done for done, _, _ in seen] == [0, 1, 2, 3, 4]
+    assert {total for _, total, _ in seen} == {4}
+    assert seen[0][2] == "nearest-mean on layer1:avg"
+
+
+def test_comparison_needs_no_torch_until_it_fits():
+    code = "import sys, featpipe.comparison; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"classifiers": ["logstic"]}, "no classifier 'logstic'; choose from linear"),
+        ({"classifiers": "linear"}, "is not a list"),
+        ({"metric": "auc"}, "no metric 'auc'; choose from accuracy"),
+        ({"depths": ["layer9"]}, "no depth 'layer9'; choose from layer1:avg"),
+        ({"folds": 1}, "folds=1"),
+        ({"test_size": 1.5}, "test_size=1.5 is not a share"),
+        ({"test_size": 0.001}, "holds out none"),
+        ({"class_weight": {"dog": 2.0}}, "'dog', which is no class"),
+    ],
+)
+def test_senseless_options_are_refused_before_any_fit(tmp_path, options, says):
+    labels, made = draw(30)
+    path = write(tmp_path / "a.h5", labels, made)
+    with pytest.raises(ValueError, match=says):
+        featpipe.compare(path, **options)
+
+
+def test_one_class_is_one_clear_error(tmp_path):
+    labels, made = draw(30)
+    path = write(tmp_path / "a.h5", labels * 0, made)
+    with pytest.raises(ValueError, match=r"all of class 'ant'.*at least two classes"):
+        featpipe.compare(path)
+
+
+def test_no_labels_is_one_clear_error(tmp_path):
+    labels, made = draw(30)
+    path = write(tmp_path / "a.h5", labels * 0 - 1, made, class_names=["ant"])
+    with pytest.raises(ValueError, match=r"not one image in .* has a label"):
+        featpipe.compare(path)
+
+
+def test_no_files_is_an_error():
+    with pytest.raises(ValueError, match="at least one codes file"):
+        featpipe.compare([])

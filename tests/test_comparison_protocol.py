@@ -1,0 +1,142 @@
+"""Who trains and who judges, without any fitting."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featpipe.comparison.protocol import plan
+
+NAMES = ["ant", "bee", "cat"]
+BLANK = np.array([""] * 60, object)
+
+
+def make(labels, splits=None, groups=None, **options):
+    n = len(labels)
+    blank = np.array([""] * n, object)
+    return plan(
+        np.asarray(labels),
+        blank if splits is None else np.array(splits, object),
+        blank if groups is None else np.array(groups, object),
+        NAMES,
+        **options,
+    )
+
+
+def said(protocol):
+    return " | ".join([*protocol.warnings, *protocol.notes])
+
+
+SPLITS = st.sampled_from(["train", "train", "val", "test"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), SPLITS), min_size=30, max_size=80))
+@settings(deadline=None, max_examples=60)
+def test_no_judged_row_is_ever_learned_from(rows):
+    labels, splits = map(list, zip(*rows, strict=True))
+    try:
+        protocol = make(labels, splits)
+    except ValueError:
+        return
+    for part in protocol.parts:
+        assert not set(part.train) & set(part.held)
+        for fitted, scored in part.selection:
+            assert not set(fitted) & set(scored)
+            assert max([*fitted, *scored]) < len(part.train)
+    assert set(protocol.judged) == {
+        i for i, s in enumerate(splits) if s == protocol.name
+    }
+
+
+@given(st.lists(st.integers(0, 2), min_size=20, max_size=60), st.integers(0, 4))
+@settings(deadline=None, max_examples=40)
+def test_without_a_split_every_row_is_judged_once(labels, seed):
+    try:
+        protocol = make(labels, n_folds=3, seed=seed)
+    except ValueError:
+        return
+    assert protocol.nested
+    assert np.array_equal(protocol.judged, np.arange(len(labels)))
+    for side, part in enumerate(protocol.parts):
+        assert set(part.train) | set(part.held) == set(range(len(labels)))
+        assert (protocol.sides[part.held] == side).all()
+    assert len(protocol.final.held) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"test_size": 0.25}, {"test_size": 0.7}])
+def test_groups_are_on_one_side_of_every_cut(options):
+    labels = np.arange(60) % 3
+    groups = [f"g{i // 5}" for i in range(50)] + [""] * 10
+    protocol = make(labels, groups=groups, n_folds=3, **options)
+    for part in protocol.parts:
+        pairs = [(part.train, part.held)]
+        pairs += [(part.train[a], part.train[b]) for a, b in part.selection]
+        for one, other in pairs:
+            assert not ({groups[i] for i in one} & {groups[i] for i in other}) - {""}
+
+
+def test_test_wins_over_val_and_val_chooses():
+    protocol = make([0, 1] * 15, ["train"] * 10 + ["val"] * 10 + ["test"] * 10)
+    assert protocol.name == "test"
+    assert np.array_equal(protocol.final.train, np.arange(20))
+    ((fitted, scored),) = protocol.final.selection
+    assert np.array_equal(fitted, np.arange(10))
+    assert np.array_equal(scored, np.arange(10, 20))
+
+
+def test_a_single_split_name_is_no_split():
+    protocol = make([0, 1] * 10, ["train"] * 20)
+    assert protocol.name == "5-fold"
+    assert "every image is of split 'train'" in said(protocol)
+
+
+def test_a_test_part_keeps_the_share_of_every_class():
+    labels = np.array([0] * 40 + [1] * 20 + [2])
+    protocol = make(labels, test_size=0.25)
+    held = labels[protocol.judged]
+    assert [(held == label).sum() for label in range(3)] == [10, 5, 0]
+    assert "no held-out images of class 'cat'" in said(protocol)
+    other = make(labels, test_size=0.25, seed=1)
+    assert not np.array_equal(other.judged, protocol.judged)
+
+
+def test_what_is_too_small_or_missing_is_said():
+    labels = [0] * 10 + [1] * 10 + [2] * 2 + [0, 1]
+    protocol = make(labels, ["train"] * 22 + ["val"] * 2)
+    assert "class 'cat' has fewer training images (2) than the 5 folds" in said(
+        protocol
+    )
+    assert "no held-out images of class 'cat'" in said(protocol)
+    protocol = make([0, 1] * 8 + [2, 0], ["train"] * 16 + ["test"] * 2)
+    assert "no training images of class 'cat'" in said(protocol)
+
+
+def test_a_given_split_that_parts_a_group_is_said():
+    groups = ["a"] * 3 + [""] * 14 + ["b", "b", "a"]
+    protocol = make([0, 1] * 10, ["train"] * 16 + ["test"] * 4, groups)
+    assert "parts 1 groups, for example 'a'" in said(protocol)
+
+
+def test_rows_without_a_split_take_no_part_beside_a_split():
+    protocol = make([0, 1] * 12, ["train"] * 12 + ["test"] * 8 + [""] * 4)
+    assert "4 labelled images without a split" in said(protocol)
+    assert set(protocol.sides[20:]) == {-1}
+    assert protocol.judged.max() == 19
+
+
+@pytest.mark.parametrize(
+    ("labels", "splits", "options", "says"),
+    [
+        ([0] * 20, None, {}, "the 20 labelled images are all of class 'ant'"),
+        ([0] * 10 + [1] * 10, ["train"] * 10 + ["val"] * 10, {}, "10 training images"),
+        ([0, 1, 2], None, {}, "too few to choose C"),
+        ([0, 1] * 4, ["val"] * 4 + ["test"] * 4, {}, r"splits \['val', 'test'\]"),
+        ([0, 1] * 4, ["test"] * 4 + [""] * 4, {}, "4 have none"),
+        ([0, 1] * 4, ["train"] * 4 + [""] * 4, {}, "needs 'train' and one of"),
+        ([0, 1] * 8, ["train"] * 8 + ["val"] * 8, {"test_size": 0.2}, "already"),
+        ([0] * 19 + [1], None, {}, "training images are all of class 'ant'"),
+    ],
+)
+def test_nothing_to_learn_or_judge_is_an_error(labels, splits, options, says):
+    with pytest.raises(ValueError, match=says):
+        make(labels, splits, **options)
