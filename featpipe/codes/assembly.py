@@ -6,8 +6,10 @@ Knows where rows come from and that a file appears whole or not at all.
 import io
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO, NamedTuple
 
 import h5py
@@ -136,7 +138,8 @@ def assemble(
     CodesError
         If a source has changed or is damaged.
     """
-    stores = {spec: _gathering(spec, files, wanted) for spec, wanted in rows.items()}
+    stop = Event()
+    stores = {spec: _gathering(spec, files, at, stop) for spec, at in rows.items()}
     needed = layout.size_bound(stores, tables)
     with atomic.replacing(path) as file:
         try:
@@ -147,9 +150,23 @@ def assemble(
                 f"cannot write {path}: it needs {needed:,} bytes and {free:,} are free "
                 f"({error.strerror}); make room and run the same command again"
             ) from error
-        layout.build(reserved, stores, tables)
+        _uninterrupted(lambda: layout.build(reserved, stores, tables), stop)
         reserved.finish()
         _seal(file)
+
+
+def _uninterrupted(act: Callable[[], None], stop: Event) -> None:
+    """Run in a thread, where Ctrl-C cannot strike.
+
+    Python raises KeyboardInterrupt in the main thread, between any two instructions;
+    in the middle of libhdf5's calls to `ReservedFile` it would end the process by a
+    signal.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(act).result()
+        finally:
+            stop.set()
 
 
 def _store(spec: str, array: np.ndarray, tables: Tables) -> Store:
@@ -165,22 +182,26 @@ def _store(spec: str, array: np.ndarray, tables: Tables) -> Store:
     return Store(array.shape, array.dtype, lambda start, stop: array[start:stop])
 
 
-def _gathering(spec: str, files: Sequence[Codes], wanted: Sequence[Row]) -> Store:
+def _gathering(
+    spec: str, files: Sequence[Codes], wanted: Sequence[Row], stop: Event
+) -> Store:
     """Make the reader that collects the wanted rows, a chunk at a time."""
     first = files[wanted[0].file] if wanted else files[0]
     shape, dtype = first.shapes[spec][1:], first.rows(spec, 0, 0).dtype
     where = np.array(wanted, np.int64).reshape(-1, 2)
 
-    def rows(start: int, stop: int) -> np.ndarray:
-        chunk = np.empty((stop - start, *shape), dtype)
-        for file in np.unique(where[start:stop, 0]):
-            source, here = files[file], where[start:stop, 0] == file
+    def rows(start: int, end: int) -> np.ndarray:
+        if stop.is_set():
+            raise InterruptedError(f"{spec!r} is not needed any more")
+        chunk = np.empty((end - start, *shape), dtype)
+        for file in np.unique(where[start:end, 0]):
+            source, here = files[file], where[start:end, 0] == file
             if source.shapes[spec][1:] != shape:
                 raise CodesError(
                     f"{source.path} has codes of another width at {spec!r} than "
                     f"{first.path}"
                 )
-            chunk[here] = source.take(spec, where[start:stop, 1][here])
+            chunk[here] = source.take(spec, where[start:end, 1][here])
         return chunk
 
     return Store((len(wanted), *shape), dtype, rows)

@@ -5,16 +5,44 @@ renamed, and the folder synced. Knows nothing of HDF5 beyond its habit of dying 
 signal when a write fails.
 """
 
+import errno
+import hashlib
 import io
 import os
-import socket
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ReservedFile", "replacing", "write_bytes"]
+__all__ = ["ReservedFile", "draft_of", "left_behind", "replacing", "write_bytes"]
+
+# A name that leaves room for what `draft_of` adds, in the 255 bytes of most systems.
+_LONGEST_NAME = 200
+_CANNOT_RESERVE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def draft_of(path: Path) -> Path:
+    """Give a new temporary name in the folder of ``path``."""
+    return path.with_name(f".{_short(path.name)}.{uuid.uuid4().hex}.tmp")
+
+
+def left_behind(path: Path) -> list[Path]:
+    """List the drafts of ``path`` that killed processes left.
+
+    Only for who knows that nobody is writing ``path`` now.
+    """
+    draft = re.compile(rf"\.{re.escape(_short(path.name))}\.[0-9a-f]{{32}}\.tmp")
+    here = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [name for name in here if draft.fullmatch(name.name)]
+
+
+def _short(name: str) -> str:
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    return hashlib.sha256(encoded).hexdigest()
 
 
 @contextmanager
@@ -32,9 +60,7 @@ def replacing(path: Path) -> Iterator[io.BufferedRandom]:
     ------
     io.BufferedRandom
     """
-    unique = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    # Long names are cut so that the temporary one fits wherever the final one does.
-    temporary = path.with_name(f".{path.name[:100]}.{unique}.tmp")
+    temporary = draft_of(path)
     try:
         with temporary.open("xb+") as file:
             yield file
@@ -89,10 +115,15 @@ class ReservedFile(io.RawIOBase):
         super().__init__()
         self._file = file
         self._size = self._position = 0
-        self._error: OSError | None = None
-        # Absent on some platforms; there a full disk shows in `finish`.
+        self._error: Exception | None = None
+        # Absent on some platforms and file systems; there a full disk shows in
+        # `finish`.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, reserve)
+            try:
+                os.posix_fallocate(file.fileno(), 0, reserve)
+            except OSError as error:
+                if error.errno not in _CANNOT_RESERVE:
+                    raise
 
     def readable(self) -> bool:
         """Say yes."""
@@ -146,5 +177,6 @@ class ReservedFile(io.RawIOBase):
         if self._error is None:
             try:
                 act()
-            except OSError as error:
+            # Whatever it is: an exception that reaches libhdf5 ends the process.
+            except Exception as error:
                 self._error = error

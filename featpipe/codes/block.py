@@ -59,11 +59,11 @@ def seal(file: BinaryIO, room: int, payload: Sequence[tuple[int, int]]) -> None:
     facts: dict[str, Any] = {"room": room, "size": size, "payload": _joined(payload)}
     facts["payload_sha256"] = _digest(file, facts["payload"])
     facts["header_sha256"] = _header_digest(file, facts)
-    block = MAGIC + json.dumps(facts, separators=(",", ":")).encode() + b"\n"
+    block = _block(facts)
     if len(block) > room:
         raise AssertionError(f"a block of {len(block)} bytes in a room of {room}")
     file.seek(0)
-    file.write(block.ljust(room, b"\0"))
+    file.write(block)
 
 
 def check(file: BinaryIO, *, payload: bool = True) -> None:
@@ -93,6 +93,11 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
         raise CodesError("is damaged: its codes do not match their SHA-256")
 
 
+def _block(facts: dict[str, Any]) -> bytes:
+    said = MAGIC + json.dumps(facts, separators=(",", ":")).encode() + b"\n"
+    return said.ljust(facts["room"], b"\0")
+
+
 def _facts(file: BinaryIO) -> dict[str, Any]:
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
@@ -102,17 +107,31 @@ def _facts(file: BinaryIO) -> dict[str, Any]:
         start += file.read(_LARGEST)
     try:
         facts = json.loads(start[: start.index(b"\n")])
-        sound = facts["room"] >= _SMALLEST and all(
-            facts["room"] <= offset and 0 <= length <= facts["size"] - offset
-            for offset, length in facts["payload"]
-        )
-        sound = sound and facts["payload"] == _joined(facts["payload"])
-        sound = sound and {"header_sha256", "payload_sha256"} <= facts.keys()
+        sound = _is_sound(facts)
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
+    if sound:
+        # No digest covers the block itself, so every byte of it must be as written.
+        file.seek(0)
+        sound = file.read(facts["room"]) == _block(facts)
     if not sound:
         raise CodesError("is damaged: its first block cannot be read")
     return facts
+
+
+def _is_sound(facts: dict[str, Any]) -> bool:
+    room, size, payload = facts["room"], facts["size"], facts["payload"]
+    numbers = [room, size, *(number for extent in payload for number in extent)]
+    # Not isinstance: true and false would pass for numbers.
+    return (
+        {type(number) for number in numbers} == {int}
+        and _SMALLEST <= room <= _LARGEST
+        and all(
+            room <= start and 0 <= length <= size - start for start, length in payload
+        )
+        and payload == _joined(payload)
+        and {"header_sha256", "payload_sha256"} <= facts.keys()
+    )
 
 
 def _joined(extents: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -25,6 +25,7 @@ __all__ = [
     "decode",
     "encode",
     "extents",
+    "is_spec",
     "pack",
     "size_bound",
     "unpack",
@@ -186,8 +187,8 @@ def extents(h5: h5py.File, file: BinaryIO) -> list[tuple[int, int]]:
     """List where the raw chunks of the codes lie in the file, as (offset, length)."""
     found = []
     for dataset in h5["codes"].values():
-        count = dataset.id.get_num_chunks()
-        infos = [dataset.id.get_chunk_info(k) for k in range(count)]
+        infos: list[Any] = []
+        dataset.id.chunk_iter(infos.append)
         shift = _shift(dataset, infos[0], file, h5.userblock_size) if infos else 0
         found += [(info.byte_offset + shift, info.size) for info in infos]
     return found
@@ -203,8 +204,17 @@ def _shift(dataset: h5py.Dataset, first: Any, file: BinaryIO, room: int) -> int:
     raise AssertionError("the first chunk is not where HDF5 says it is")
 
 
+def is_spec(name: str) -> bool:
+    """Say whether a depth may have this name.
+
+    It is the name of an HDF5 link, is printed as it stands, and ``+`` joins several.
+    """
+    odd = {"/", "+", " "} & set(name)
+    return bool(name) and name.isprintable() and not odd and name not in (".", "..")
+
+
 def _write_codes(group: h5py.Group, spec: str, store: Store) -> None:
-    if not spec or "/" in spec or "\0" in spec or spec == ".":
+    if not is_spec(spec):
         raise ValueError(f"a depth cannot be named {spec!r} in a codes file")
     dataset = group.create_dataset(
         spec,

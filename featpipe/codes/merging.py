@@ -82,7 +82,7 @@ def merge(
     for other in files[1:]:
         _require_kin(files[0], other)
     _require_all_shards(files)
-    names = sorted({name for file in files for name in file.class_names}, key=encode)
+    names = sorted({name for file in files for name in file.class_names})
     order = sorted(
         (Row(k, i) for k, file in enumerate(files) for i in range(len(file))),
         key=lambda at: encode(files[at.file].paths[at.row]),

@@ -6,6 +6,7 @@ that a file is whole, not that its author is kind.
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -14,22 +15,42 @@ import h5py
 import numpy as np
 
 from featpipe.codes.block import CodesError
-from featpipe.codes.layout import SPLITS, VERSION, Failure, Tables, decode, unpack
+from featpipe.codes.layout import (
+    SPLITS,
+    VERSION,
+    Failure,
+    Tables,
+    decode,
+    is_spec,
+    unpack,
+)
 
 __all__ = ["header", "opened"]
 
 _TEXTS = ("bytes", "offsets")
-_NUMBERS = {
-    "labels": "i8",
-    "sizes": "i8",
-    "mtimes": "i8",
-    "sha256": "u1",
-    "splits": "i1",
-    "provenance": "u1",
-    "images_root": "u1",
+# Name, dtype, and the shape of one row.
+_NUMBERS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "labels": ("i8", ()),
+    "sizes": ("i8", ()),
+    "mtimes": ("i8", ()),
+    "sha256": ("u1", (32,)),
+    "splits": ("i1", ()),
+    "provenance": ("u1", ()),
+    "images_root": ("u1", ()),
 }
 _TEXT_GROUPS = ("paths", "groups", "class_names")
 _FAILURE_GROUPS = ("failures", "notes")
+# What h5py and numpy raise at files that make no sense. MemoryError is not among them:
+# no size is believed that is not there.
+_OBJECTIONS = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
 
 
 def header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], Tables]:
@@ -52,11 +73,13 @@ def header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], Tables]:
         If the file holds what a codes file never holds.
     """
     with opened(file) as h5:
-        _refuse_oddities(h5)
+        _refuse_oddities(h5, file.seek(0, os.SEEK_END))
         tables = _tables(h5)
         shapes = {name: dataset.shape for name, dataset in h5["codes"].items()}
-    order = [s for s in tables.provenance.get("depths", []) if s in shapes]
-    order += [s for s in shapes if s not in order]
+        order = tables.provenance.get("depths", [])
+        if not isinstance(order, list):
+            raise CodesError("has tables that do not fit together: depths is no list")
+        order = [spec for spec in [*order, *shapes] if spec in shapes]
     return {spec: shapes[spec] for spec in order}, tables
 
 
@@ -68,37 +91,48 @@ def opened(file: BinaryIO) -> Iterator[h5py.File]:
             yield h5
     except CodesError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except _OBJECTIONS as error:
         reason = " ".join(str(error).split())
         raise CodesError(f"cannot be read: {reason}") from error
 
 
-def _refuse_oddities(h5: h5py.File) -> None:
+def _refuse_oddities(h5: h5py.File, size: int) -> None:
     """Refuse what a codes file never holds; the digest vouches for no author."""
     if h5.attrs.get("format") != "featpipe-codes":
         raise CodesError("is not a featpipe codes file")
     version = h5.attrs.get("version")
     if not isinstance(version, np.integer) or not 1 <= version <= VERSION:
         raise CodesError(
-            f"has format version {version!r}; this featpipe reads up to {VERSION}: "
+            f"has format version {version}; this featpipe reads up to {VERSION}: "
             "update featpipe"
         )
-    groups: dict[str, Sequence[str] | None]
-    groups = {"codes": None, **dict.fromkeys(_TEXT_GROUPS, _TEXTS)}
+    groups: dict[str, Sequence[str]] = dict.fromkeys(_TEXT_GROUPS, _TEXTS)
     fields = ("path", "stage", "reason", "size", "mtime")
     groups |= dict.fromkeys(_FAILURE_GROUPS, fields)
-    _expect(h5, [*_NUMBERS, *groups])
+    held = _expect(h5, ["codes", *_NUMBERS, *groups])
     for name, members in groups.items():
-        _expect(h5[name], members)
+        held += _expect(h5[name], members)
     for name in _FAILURE_GROUPS:
         for text in fields[:3]:
-            _expect(h5[name][text], _TEXTS)
-    for dataset in h5["codes"].values():
+            held += _expect(h5[name][text], _TEXTS)
+    codes = _expect(h5["codes"], None)
+    for dataset in held:
+        _refuse_odd_storage(dataset, set())
+        if dataset.chunks is not None:
+            raise CodesError(f"holds {dataset.name} in chunks; codes alone are")
+    for dataset in codes:
+        _refuse_odd_storage(dataset, {"fletcher32"})
         _refuse_odd_codes(dataset)
+    # Chunks may lie over one another, each of them small.
+    if sum(map(_declared, held + codes)) > size:
+        raise CodesError("declares more than it holds")
 
 
-def _expect(group: h5py.Group, names: Sequence[str] | None) -> None:
-    """Refuse missing or unknown members, links, and storage outside the file."""
+def _expect(group: Any, names: Sequence[str] | None) -> list[h5py.Dataset]:
+    """List the datasets of a group; refuse links, and other members than these.
+
+    Without names, every member must be a dataset.
+    """
     if not isinstance(group, h5py.Group):
         raise CodesError("is not laid out as a codes file: a group is missing")
     if names is not None and set(group) != set(names):
@@ -107,41 +141,61 @@ def _expect(group: h5py.Group, names: Sequence[str] | None) -> None:
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise CodesError(f"holds a link, {name!r}, where a codes file has none")
-        member = group[name]
-        if isinstance(member, h5py.Dataset):
-            _refuse_odd_storage(member)
+    members = [group[name] for name in group]
+    if names is None and not all(isinstance(m, h5py.Dataset) for m in members):
+        raise CodesError("is not laid out as a codes file: codes that are no array")
+    return [member for member in members if isinstance(member, h5py.Dataset)]
 
 
-def _refuse_odd_storage(dataset: h5py.Dataset) -> None:
+def _declared(dataset: h5py.Dataset) -> int:
+    return math.prod(dataset.shape) * dataset.dtype.itemsize
+
+
+def _refuse_odd_storage(dataset: h5py.Dataset, filters: set[str]) -> None:
     if dataset.external or dataset.is_virtual:
         raise CodesError(f"keeps {dataset.name} outside of itself")
-    if set(dataset._filters) - {"fletcher32"}:
+    if set(dataset._filters) - filters:
         raise CodesError(f"packs {dataset.name} with a filter no codes file uses")
     if dataset.dtype.kind not in "iuf":
         raise CodesError(f"has a type in {dataset.name} no codes file uses")
-    declared = math.prod(dataset.shape) * dataset.dtype.itemsize
-    if dataset.id.get_storage_size() < declared:
+    if dataset.id.get_storage_size() < _declared(dataset):
         raise CodesError(f"declares more in {dataset.name} than it holds")
 
 
 def _refuse_odd_codes(dataset: h5py.Dataset) -> None:
-    if not isinstance(dataset, h5py.Dataset) or len(dataset.shape) not in (2, 3, 4):
+    name = dataset.name.rpartition("/")[2]
+    if not is_spec(name):
+        raise CodesError(f"names a depth {name!r}, which none can be called")
+    if len(dataset.shape) not in (2, 3, 4) or dataset.chunks is None:
         raise CodesError("is not laid out as a codes file: codes that are no array")
     if dataset.dtype not in (np.float32, np.float16):
         raise CodesError(f"has codes of type {dataset.dtype}; they are float32 or 16")
+    # libhdf5 takes it on trust that a chunk, checksum off, is as long as declared.
+    expected = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    expected += 4 * ("fletcher32" in dataset._filters)
+    chunks: list[Any] = []
+    dataset.id.chunk_iter(chunks.append)
+    if any(chunk.size != expected or chunk.filter_mask for chunk in chunks):
+        raise CodesError(f"has chunks in {dataset.name} of another size than declared")
 
 
 def _tables(h5: h5py.File) -> Tables:
-    for name, kind in _NUMBERS.items():
-        if h5[name].dtype != np.dtype(kind):
+    for name, (kind, row) in _NUMBERS.items():
+        dataset = h5[name]
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(kind):
             raise CodesError(f"has a type in {name!r} no codes file uses")
+        if len(dataset.shape) != 1 + len(row) or dataset.shape[1:] != row:
+            raise CodesError(f"has {name!r} in a shape no codes file uses")
+    splits = h5["splits"][:]
+    if splits.min(initial=0) < 0 or splits.max(initial=0) >= len(SPLITS):
+        raise CodesError("has splits that are none")
     try:
         provenance = json.loads(h5["provenance"][:].tobytes())
         tables = Tables(
             paths=_texts(h5["paths"]),
             labels=h5["labels"][:],
             class_names=_texts(h5["class_names"]),
-            splits=[SPLITS[k] for k in h5["splits"][:].tolist()],
+            splits=[SPLITS[k] for k in splits.tolist()],
             groups=_texts(h5["groups"]),
             images_root=decode(h5["images_root"][:].tobytes()),
             sizes=h5["sizes"][:],
@@ -153,16 +207,21 @@ def _tables(h5: h5py.File) -> Tables:
         )
     except (ValueError, IndexError, RecursionError) as error:
         raise CodesError(f"has tables that do not fit together: {error}") from error
-    lengths = {len(dataset) for dataset in h5["codes"].values()}
-    beyond = tables.labels.max(initial=-1) >= len(tables.class_names)
-    if not isinstance(provenance, dict) or lengths - {len(tables.paths)} or beyond:
-        raise CodesError("has tables that do not fit together")
+    labels = tables.labels
+    if labels.min(initial=0) < -1 or labels.max(initial=-1) >= len(tables.class_names):
+        raise CodesError("has tables that do not fit together: a label without a class")
+    if not isinstance(provenance, dict):
+        raise CodesError("has tables that do not fit together: provenance is no object")
+    if {len(dataset) for dataset in h5["codes"].values()} - {len(tables.paths)}:
+        raise CodesError("has tables that do not fit together: codes and paths")
     return tables
 
 
 def _texts(group: h5py.Group) -> list[str]:
     content, offsets = group["bytes"][:], group["offsets"][:]
-    ordered = len(offsets) and offsets[0] == 0 and (np.diff(offsets) >= 0).all()
+    if (content.dtype, offsets.dtype, content.ndim) != (np.uint8, np.int64, 1):
+        raise CodesError(f"has a type in {group.name} no codes file uses")
+    ordered = len(offsets) and offsets[0] == 0 and (offsets[1:] >= offsets[:-1]).all()
     if not ordered or offsets[-1] != len(content):
         raise CodesError(f"has offsets in {group.name} that point nowhere")
     return unpack(content, offsets)

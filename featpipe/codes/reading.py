@@ -224,8 +224,11 @@ class Codes:
                 raise CodesError(
                     f"{self.path} has changed since it was read; read it again"
                 )
-            with parsing.opened(file) as h5:
-                yield h5["codes"][spec]
+            try:
+                with parsing.opened(file) as h5:
+                    yield h5["codes"][spec]
+            except CodesError as error:
+                raise CodesError(f"{self.path} {error}") from error
 
     def arrays(
         self, depth: str, split: str | None = None

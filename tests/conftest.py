@@ -1,0 +1,32 @@
+"""Small things that several rooms' tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def draw() -> Draw:
+    """Give a function that draws one small noisy image, the same for the same seed."""
+
+    def draw(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> Path:
+        rng = np.random.default_rng(seed)
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return draw
+
+
+@pytest.fixture
+def photos(tmp_path: Path, draw: Draw) -> Path:
+    """Give a folder of 6 images in 2 classes."""
+    for k in range(6):
+        draw(tmp_path / "photos" / ("ant", "bee")[k % 2] / f"{k}.png", k)
+    return tmp_path / "photos"
