@@ -1,0 +1,45 @@
+"""The study scripts run from photos to a table, through the public names."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PIPELINES = Path(__file__).parents[1] / "pipelines"
+SMALL = ["--backbone", "squeezenet1_1", "--weights", "none", "--device", "cpu"]
+
+
+@pytest.fixture
+def flowers(tmp_path, draw):
+    for k in range(12):
+        draw(tmp_path / "flowers" / ("aster", "briar")[k % 2] / f"{k}.png", k)
+    return tmp_path / "flowers"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, PIPELINES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_compare_classifiers_leaves_its_numbers_in_files(flowers, tmp_path, capsys):
+    study = tmp_path / "study"
+    options = ["-o", str(study), *SMALL, "--classifiers", "nearest-mean", "knn"]
+    found = load("compare_classifiers").main([str(flowers), *options, "--folds", "2"])
+    assert {score.classifier for score in found.scores} == {"nearest-mean", "knn"}
+    assert "nearest-mean" in capsys.readouterr().out
+    assert sorted(path.name for path in study.iterdir()) == [
+        "codes.h5", "predictions.csv", "scores.csv", "scores.json",
+    ]  # fmt: skip
+
+
+def test_sweep_depths_shows_each_depth_in_the_networks_order(flowers, tmp_path, capsys):
+    options = ["-o", str(tmp_path / "study"), *SMALL, "--classifier", "nearest-mean"]
+    found = load("sweep_depths").main([str(flowers), *options, "--n-depths", "3"])
+    depths = {score.depth for score in found.scores}
+    assert len(depths) == 3
+    assert "penultimate" in depths
+    shown = capsys.readouterr().out
+    assert shown.index("features.0:avg") < shown.index("penultimate")
+    assert (tmp_path / "study" / "depths.csv").exists()
