@@ -21,6 +21,7 @@ import os
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,37 +38,48 @@ from featpipe.backbones.mini import PREPROCESSING, Mini
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, apart from the images."""
+    """Everything that decides the weights, apart from the images.
 
-    epochs: int = 40
+    Warm-up and a flat stretch on small images, then `fall_epochs` of half a cosine, the
+    last half of them on whole ones. The flat stretch can be lengthened while it lasts.
+    """
+
+    epochs: int = 20
     seed: int = 0
     batch_size: int = 128
-    peak_rate: float = 0.2
-    warm_up_epochs: float = 2.0
+    part_size: int = 64
+    peak_rate: float = 0.15
+    warm_up_epochs: float = 1.0
+    fall_epochs: int = 8
     momentum: float = 0.9
     weight_decay: float = 5e-4
     average_decay: float = 0.999
-    small_side_px: int = 48
-    small_fraction: float = 0.5
-    mild_fraction: float = 0.1
-    min_area: float = 0.35
+    sides_px: tuple[int, int, int] = (40, 48, 64)
+    min_area: float = 0.4
+    mild_epochs: int = 2
     mild_min_area: float = 0.65
-    jitter: float = 0.3
+    jitter: float = 0.2
+
+    @property
+    def flat_until(self) -> int:
+        """The epoch from which the learning rate falls."""
+        return max(0, self.epochs - self.fall_epochs)
 
     def rate(self, epoch: float) -> float:
-        """Learning rate at a fractional epoch: linear warm-up, then half a cosine."""
-        if epoch < self.warm_up_epochs:
-            return self.peak_rate * epoch / self.warm_up_epochs
-        done = (epoch - self.warm_up_epochs) / (self.epochs - self.warm_up_epochs)
-        return self.peak_rate * (1 + math.cos(math.pi * done)) / 2
+        """Learning rate at a fractional epoch."""
+        fallen = max(0.0, epoch - self.flat_until) / (self.epochs - self.flat_until)
+        rise = min(1.0, epoch / self.warm_up_epochs)
+        return self.peak_rate * rise * (1 + math.cos(math.pi * fallen)) / 2
 
     def side_px(self, epoch: int) -> int:
         """Side of the training images: small ones first, which buys epochs."""
-        return self.small_side_px if epoch < self.small_fraction * self.epochs else 64
+        if epoch < self.flat_until:
+            return self.sides_px[0]
+        return self.sides_px[1 if epoch < self.epochs - self.fall_epochs // 2 else 2]
 
     def area(self, epoch: int) -> float:
         """Smallest crop, as a part of the image; mild at the end, nearer to use."""
-        mild = epoch >= (1 - self.mild_fraction) * self.epochs
+        mild = epoch >= self.epochs - self.mild_epochs
         return self.mild_min_area if mild else self.min_area
 
 
@@ -145,10 +157,16 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def _be_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 class Training:
     """One run: network, its moving average, optimiser and the log, epoch by epoch."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, folder: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, device: torch.device, folder: Path, n_threads: int = 1
+    ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device, self.folder = recipe, device, folder
         self.network = Mini().to(device).to(memory_format=torch.channels_last)
@@ -166,9 +184,11 @@ class Training:
             momentum=recipe.momentum,
             nesterov=True,
         )
-        self.autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=has_bf16(device)
-        )
+        self.bf16 = has_bf16(device)
+        # One thread a part of the batch, rather than all threads in every operator:
+        # nothing waits for a core that another program has taken.
+        torch.set_num_threads(1)
+        self.workers = ThreadPoolExecutor(n_threads, initializer=_be_one_thread)
         self.history: list[dict[str, float]] = []
 
     def batches(
@@ -189,20 +209,27 @@ class Training:
         """Go once over the training images; returns the mean loss."""
         self.network.train()
         n_steps = len(images) // self.recipe.batch_size
-        total = torch.zeros((), device=self.device)
+        size = self.recipe.part_size
+        total = 0.0
         for step, (batch, wanted) in enumerate(self.batches(images, labels)):
             rate = self.recipe.rate(len(self.history) + step / n_steps)
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            with self.autocast:
-                scores = self.network(batch)
-            loss = F.cross_entropy(scores.float(), wanted)
             self.optimiser.zero_grad()
-            loss.backward()
+            parts = zip(batch.split(size), wanted.split(size), strict=True)
+            losses = self.workers.map(lambda part: self.descend(*part), parts)
+            total += sum(losses) / len(batch)
             self.optimiser.step()
             self.update_average(len(self.history) * n_steps + step)
-            total += loss.detach()
-        return float(total) / n_steps
+        return total / n_steps
+
+    def descend(self, images: Tensor, wanted: Tensor) -> float:
+        """Add the gradients of a part of a batch; returns its summed loss."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            scores = self.network(images)
+        loss = F.cross_entropy(scores.float(), wanted, reduction="sum")
+        (loss / self.recipe.batch_size).backward()
+        return loss.item()
 
     @torch.no_grad()
     def update_average(self, step: int) -> None:
@@ -229,13 +256,20 @@ class Training:
         path.with_suffix(".new").replace(path)
 
     def resume(self) -> None:
-        """Go back to the checkpoint, which must come from the same recipe."""
+        """Go back to the checkpoint, which must come from the same recipe.
+
+        Only the number of epochs may differ, as long as the rate has not fallen yet.
+        """
         path = self.folder / "checkpoint.pt"
         parts = torch.load(path, map_location=self.device, weights_only=True)
-        if parts["recipe"] != dataclasses.asdict(self.recipe):
+        was = Recipe(**parts["recipe"])
+        is_flat = len(parts["history"]) <= min(was.flat_until, self.recipe.flat_until)
+        if dataclasses.replace(was, epochs=self.recipe.epochs) != self.recipe or not (
+            is_flat or was.epochs == self.recipe.epochs
+        ):
             raise ValueError(
-                f"{str(path)!r} was written with {parts['recipe']}; give the same "
-                "--epochs and --seed, or another --run folder"
+                f"{str(path)!r} was written after {len(parts['history'])} epochs of "
+                f"{was}; give the same --epochs and --seed, or another --run folder"
             )
         self.network.load_state_dict(parts["network"])
         self.average.load_state_dict(parts["average"])
@@ -250,11 +284,14 @@ class Training:
 
 
 @torch.inference_mode()
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(
+    network: nn.Module, images: Tensor, labels: Tensor, *, bf16: bool = False
+) -> float:
     """Top-1 accuracy of a network in eval mode, one plain view an image."""
     right = 0
     for batch, wanted in zip(images.split(250), labels.split(250), strict=True):
-        scores = network(normalise(batch.float() / 255))
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            scores = network(normalise(batch.float() / 255))
         right += int((scores.argmax(1) == wanted).sum())
     return right / len(images)
 
@@ -300,11 +337,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Train, log, draw, export."""
     options = parse(argv)
-    torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = Recipe(epochs=options.epochs, seed=options.seed)
     options.run.mkdir(parents=True, exist_ok=True)
-    training = Training(recipe, device, options.run)
+    training = Training(recipe, device, options.run, options.threads)
     if options.resume:
         training.resume()
     else:
@@ -321,7 +357,8 @@ def main(argv: list[str] | None = None) -> None:
         start = time.perf_counter()
         loss = training.train_epoch(images, labels)
         seconds = time.perf_counter() - start
-        top1 = accuracy(training.average, val_images, val_labels)
+        bf16 = training.bf16
+        top1 = accuracy(training.average, val_images, val_labels, bf16=bf16)
         training.history.append({"loss": loss, "top1": top1, "seconds": seconds})
         training.save()
         training.say(

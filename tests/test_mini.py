@@ -1,5 +1,6 @@
 """`mini`: its shape, its weights file, and the script that trained them."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -219,13 +220,13 @@ def test_augmented_images_keep_their_colours_when_nothing_is_drawn_wide(
     assert (whole.mean((2, 3)) - plain.mean((2, 3))).abs().max() < 0.1
 
 
-def test_the_rate_warms_up_then_falls_to_zero(pretraining: ModuleType) -> None:
-    recipe = pretraining.Recipe(epochs=10)
-    rates = [recipe.rate(epoch / 10) for epoch in range(101)]
-    peak = rates.index(max(rates))
-    assert peak == 10 * recipe.warm_up_epochs
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+def test_the_rate_warms_up_stays_and_falls_to_zero(pretraining: ModuleType) -> None:
+    recipe = pretraining.Recipe(epochs=12)
+    rates = [recipe.rate(epoch / 10) for epoch in range(121)]
+    rise, fall = 10, 10 * (12 - recipe.fall_epochs)
+    assert rates[: rise + 1] == sorted(rates[: rise + 1])
+    assert set(rates[rise : fall + 1]) == {recipe.peak_rate}
+    assert rates[fall:] == sorted(rates[fall:], reverse=True)
     assert rates[0] == rates[-1] == 0
 
 
@@ -253,14 +254,39 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         torch.testing.assert_close(resumed.average.state_dict()[name], tensor)
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(
-    pretraining: ModuleType, tmp_path: Path
+@pytest.mark.parametrize(
+    ("n_done", "change", "accepted"),
+    [
+        (3, {}, True),
+        (11, {}, True),
+        (3, {"epochs": 11}, True),
+        (3, {"epochs": 30}, True),
+        (3, {"epochs": 10}, False),  # whose rate would have begun to fall at 2
+        (5, {"epochs": 30}, False),  # the rate has begun to fall at 4
+        (3, {"seed": 1}, False),
+    ],
+)
+def test_only_epochs_of_the_flat_stretch_may_change_on_resume(
+    pretraining: ModuleType,
+    tmp_path: Path,
+    n_done: int,
+    change: dict[str, int],
+    accepted: bool,
 ) -> None:
     cpu = torch.device("cpu")
-    pretraining.Training(pretraining.Recipe(epochs=3), cpu, tmp_path).save()
-    other = pretraining.Training(pretraining.Recipe(epochs=4), cpu, tmp_path)
-    with pytest.raises(ValueError, match="--epochs"):
-        other.resume()
+    recipe = pretraining.Recipe(epochs=12)
+    assert recipe.flat_until == 4
+    training = pretraining.Training(recipe, cpu, tmp_path)
+    training.history = [{"loss": 1.0}] * n_done
+    training.save()
+    other = dataclasses.replace(recipe, **change)
+    resumed = pretraining.Training(other, cpu, tmp_path)
+    if accepted:
+        resumed.resume()
+        assert len(resumed.history) == n_done
+    else:
+        with pytest.raises(ValueError, match="--epochs"):
+            resumed.resume()
 
 
 def test_the_script_leaves_weights_log_and_curve(
