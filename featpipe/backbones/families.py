@@ -227,8 +227,11 @@ def _timm(name: str) -> Architecture | None:
         ) from err
     model = name.removeprefix("timm:")
     if not timm.is_model(model):
-        near = difflib.get_close_matches(model, timm.list_models(), n=10)
-        raise ValueError(f"timm has no network {model!r}; near: {', '.join(near)}")
+        near = difflib.get_close_matches(model, timm.list_models(), n=10, cutoff=0.3)
+        raise ValueError(
+            f"timm has no network {model!r}; did you mean {', '.join(near)}? "
+            "`timm.list_models()` lists all"
+        )
     builder = functools.partial(timm.create_model, model, pretrained=False)
     configuration = timm.get_pretrained_cfg(model)
     if configuration is None or not configuration.has_weights:
@@ -283,8 +286,8 @@ def _own(name: str) -> Architecture | None:
                 ) from err
         if not isinstance(network, nn.Module):
             raise ValueError(
-                f"backbone {name!r} gave a {type(network).__name__}, not an nn.Module; "
-                "name a class or a function that returns the network"
+                f"backbone {name!r} gave {network!r:.60}, not an nn.Module; name a "
+                "class or a function that returns the network"
             )
         return network
 

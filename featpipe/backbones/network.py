@@ -138,7 +138,7 @@ def prepared(cut: nn.Module, device: torch.device, precision: str) -> nn.Module:
     if isinstance(network, fx.GraphModule):
         _fold_batch_norm(network)
     _place(network, device, _PRECISIONS[precision])
-    return network
+    return network.eval()
 
 
 def _fold_batch_norm(network: fx.GraphModule) -> None:

@@ -35,7 +35,10 @@ _AFTER_SCORES_NAMES = {
     *("relu", "sigmoid", "softmax", "log_softmax", "dropout", "getitem"),
     *("flatten", "view", "reshape", "squeeze", "mean"),
     *("avg_pool2d", "adaptive_avg_pool2d"),
+    *("mul", "truediv", "add"),  # a temperature, a bias: no second tensor is computed
 }
+
+_IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
 class Traced:
@@ -240,16 +243,12 @@ def _written(node: fx.Node, network: nn.Module) -> fx.Node | None:
     in_place = bool(node.kwargs.get("inplace"))
     if node.op == "call_module":
         in_place = bool(getattr(_module(node, network), "inplace", False))
-    elif node.op == "call_method":
-        in_place = bool(re.search(r"[^_]_$", str(node.target)))
-    elif node.op == "call_function":
-        name = getattr(node.target, "__name__", "")
-        in_place |= bool(re.search(r"[^_]_$", name)) or name in _IN_PLACE_OPERATORS
+    elif node.op in ("call_method", "call_function"):
+        # Tensor.add_, torch.relu_, x += y
+        in_place |= bool(re.search(r"[^_]_$", _name(node)))
+        in_place |= _name(node) in _IN_PLACE_OPERATORS
     first = node.args[0] if node.args else None
     return first if in_place and isinstance(first, fx.Node) else None
-
-
-_IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
 def _penultimate(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
@@ -264,19 +263,23 @@ def _penultimate(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
         linear = node.target is nn.functional.linear
         if linear or (module is not None and makes_scores(module)):
             return _skip_dropout(_first_node(node.args), network)
-        name = getattr(node.target, "__name__", str(node.target))
-        passes = isinstance(module, AFTER_SCORES) or name in _AFTER_SCORES_NAMES
-        node = _first_node(node.args) if passes else None
+        known = isinstance(module, AFTER_SCORES) or _name(node) in _AFTER_SCORES_NAMES
+        computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        node = computed[0] if known and len(computed) == 1 else None
     return output
 
 
 def _skip_dropout(node: fx.Node | None, network: nn.Module) -> fx.Node | None:
     while node is not None:
-        name = getattr(node.target, "__name__", str(node.target))
-        if not isinstance(_module(node, network), DROPOUTS) and name != "dropout":
+        dropout = isinstance(_module(node, network), DROPOUTS)
+        if not dropout and _name(node) != "dropout":
             return node
         node = _first_node(node.args)
     return None
+
+
+def _name(node: fx.Node) -> str:
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def _module(node: fx.Node, network: nn.Module) -> nn.Module | None:
@@ -302,21 +305,18 @@ def _lies_in(key: str, target: str) -> bool:
 
 def _sums(graph: fx.Graph, walk: _Walk) -> dict[fx.Node, tuple[int, int]]:
     """Parameters and cost of each node and of all that it needs, each once."""
-    sizes: dict[int | fx.Node, int] = {}
-    weighty: dict[fx.Node, set[int | fx.Node]] = {}
+    sizes: dict[int, int] = {}
+    costs: dict[int, int] = {}
+    needed: dict[fx.Node, set[int]] = {}
     for node in graph.nodes:
         own = {id(p): p.numel() for p in _parameters(walk.module, node)}
-        sizes.update(own)
-        before = [weighty[parent] for parent in node.all_input_nodes]
-        weighty[node] = set(own).union(*before)
-        if walk.costs.get(node):
-            weighty[node].add(node)
+        sizes |= own
+        costs[id(node)] = walk.costs.get(node, 0)
+        before = (needed[parent] for parent in node.all_input_nodes)
+        needed[node] = {id(node), *own}.union(*before)
     return {
-        node: (
-            sum(sizes.get(item, 0) for item in items),
-            sum(walk.costs[item] for item in items if isinstance(item, fx.Node)),
-        )
-        for node, items in weighty.items()
+        node: (sum(sizes.get(i, 0) for i in ids), sum(costs.get(i, 0) for i in ids))
+        for node, ids in needed.items()
     }
 
 

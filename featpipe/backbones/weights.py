@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import io
 import os
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +126,9 @@ def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
         return _read_file(weights.path)
     assert weights.entry is not None
     try:
-        # torch.hub announces downloads on stdout, which belongs to the caller.
-        with contextlib.redirect_stdout(sys.stderr):
+        # torch.hub announces downloads on stdout, which belongs to the caller; where
+        # somebody watches there is a progress bar.
+        with contextlib.redirect_stdout(io.StringIO()):
             return weights.entry.read()
     except FileNotFoundError:
         raise
