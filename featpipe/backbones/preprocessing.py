@@ -101,8 +101,8 @@ class Preprocessing:
         Returns
         -------
         (3, crop, crop) uint8
-            Channels first, contiguous; not yet normalised. An image left smaller
-            than the crop (``resize=None``) is centred on black.
+            Channels first, contiguous and writable; not yet normalised. An image left
+            smaller than the crop (``resize=None``) is centred on black.
         """
         if image.mode != "RGB":
             image = image.convert("RGB")
@@ -111,7 +111,8 @@ class Preprocessing:
             if size != image.size:
                 image = image.resize(size, _FILTERS[self.interpolation])
         image = _centre(image, self.crop)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        # A copy, even where the order is right: Pillow's own memory is read-only.
+        return np.asarray(image).transpose(2, 0, 1).copy()
 
     def scaled(self, input_size: int) -> Preprocessing:
         """Return the same preprocessing for another crop, its resize in proportion."""

@@ -218,7 +218,9 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         if _is_safetensors(path):
             return safetensors.load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, for of a path torch would believe the suffix.
+        with path.open("rb") as file:
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise ValueError(
             f"weights file {str(path)!r} holds Python objects or is no torch file; "
