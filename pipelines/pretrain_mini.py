@@ -44,13 +44,13 @@ class Recipe:
     last half of them on whole ones. The flat stretch can be lengthened while it lasts.
     """
 
-    epochs: int = 20
+    epochs: int = 30
+    fall_epochs: int = 16
     seed: int = 0
     batch_size: int = 128
     part_size: int = 64
     peak_rate: float = 0.15
     warm_up_epochs: float = 1.0
-    fall_epochs: int = 8
     momentum: float = 0.9
     weight_decay: float = 5e-4
     average_decay: float = 0.999
@@ -258,18 +258,20 @@ class Training:
     def resume(self) -> None:
         """Go back to the checkpoint, which must come from the same recipe.
 
-        Only the number of epochs may differ, as long as the rate has not fallen yet.
+        Only the numbers of epochs may differ, as long as the rate has not fallen yet.
         """
         path = self.folder / "checkpoint.pt"
         parts = torch.load(path, map_location=self.device, weights_only=True)
         was = Recipe(**parts["recipe"])
-        is_flat = len(parts["history"]) <= min(was.flat_until, self.recipe.flat_until)
-        if dataclasses.replace(was, epochs=self.recipe.epochs) != self.recipe or not (
-            is_flat or was.epochs == self.recipe.epochs
-        ):
+        now, n_done = self.recipe, len(parts["history"])
+        if n_done <= min(was.flat_until, now.flat_until):
+            was = dataclasses.replace(
+                was, epochs=now.epochs, fall_epochs=now.fall_epochs
+            )
+        if was != now:
             raise ValueError(
-                f"{str(path)!r} was written after {len(parts['history'])} epochs of "
-                f"{was}; give the same --epochs and --seed, or another --run folder"
+                f"{str(path)!r} was written after {n_done} epochs of {was}; give the "
+                "same --epochs, --fall-epochs and --seed, or another --run folder"
             )
         self.network.load_state_dict(parts["network"])
         self.average.load_state_dict(parts["average"])
@@ -328,6 +330,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("zip", type=Path, help="tinyimagenet.zip")
     parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--fall-epochs", type=int, default=Recipe.fall_epochs)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--resume", action="store_true", help="from the checkpoint")
@@ -338,7 +341,7 @@ def main(argv: list[str] | None = None) -> None:
     """Train, log, draw, export."""
     options = parse(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = Recipe(epochs=options.epochs, seed=options.seed)
+    recipe = Recipe(options.epochs, options.fall_epochs, options.seed)
     options.run.mkdir(parents=True, exist_ok=True)
     training = Training(recipe, device, options.run, options.threads)
     if options.resume:

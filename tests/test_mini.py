@@ -221,7 +221,7 @@ def test_augmented_images_keep_their_colours_when_nothing_is_drawn_wide(
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero(pretraining: ModuleType) -> None:
-    recipe = pretraining.Recipe(epochs=12)
+    recipe = pretraining.Recipe(epochs=12, fall_epochs=8)
     rates = [recipe.rate(epoch / 10) for epoch in range(121)]
     rise, fall = 10, 10 * (12 - recipe.fall_epochs)
     assert rates[: rise + 1] == sorted(rates[: rise + 1])
@@ -263,6 +263,8 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         (3, {"epochs": 30}, True),
         (3, {"epochs": 10}, False),  # whose rate would have begun to fall at 2
         (5, {"epochs": 30}, False),  # the rate has begun to fall at 4
+        (3, {"fall_epochs": 9}, True),
+        (3, {"fall_epochs": 10}, False),
         (3, {"seed": 1}, False),
     ],
 )
@@ -274,7 +276,7 @@ def test_only_epochs_of_the_flat_stretch_may_change_on_resume(
     accepted: bool,
 ) -> None:
     cpu = torch.device("cpu")
-    recipe = pretraining.Recipe(epochs=12)
+    recipe = pretraining.Recipe(epochs=12, fall_epochs=8)
     assert recipe.flat_until == 4
     training = pretraining.Training(recipe, cpu, tmp_path)
     training.history = [{"loss": 1.0}] * n_done
