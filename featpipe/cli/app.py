@@ -1,5 +1,6 @@
 """The command line: which commands there are, and the options before them."""
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -58,6 +59,8 @@ def _globals(
     compares classifiers on them. `featpipe demo` shows the whole job offline;
     `featpipe run FOLDER` does it on your own images.
     """
+    # Pillow warns of odd EXIF and TIFF tags; what matters of them is in the notes.
+    warnings.filterwarnings("ignore", module="PIL")
     voice.quiet, voice.verbose, voice.debug = quiet, verbose, debug
 
 

@@ -48,6 +48,7 @@ def inspect(path: o.CodesPath) -> None:
 def _print_facts(found: "Codes") -> None:
     said = found.provenance
     shape = {s: "×".join(map(str, found.shapes[s][1:])) for s in found.depths}
+    mode = (said.get("decoding") or {}).get("mode")
     facts: dict[str, Any] = {
         "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
         "images": f"{len(found):,} rows, {len(found.failures):,} failures",
@@ -58,7 +59,7 @@ def _print_facts(found: "Codes") -> None:
         "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in found.depths),
         "precision": f"{said.get('precision')}, stored as {said.get('dtype')}",
         "preprocessing": _said(said.get("preprocessing")),
-        "decoding": _said(said.get("decoding")),
+        "decoding": _said(said.get("decoding")) if voice.verbose else mode,
         "made with": _said(said.get("versions")),
     }
     if said.get("shard"):

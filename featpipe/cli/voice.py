@@ -103,7 +103,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, _interrupt)
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             command(*args, **kwargs)
             _flush()
@@ -119,10 +119,12 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             # The reader (head, less) has enough.
             sys.stdout = None
             raise typer.Exit(0) from None
-        except typer.Exit:
+        except (typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
             voice.fail(error)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     return run
 
