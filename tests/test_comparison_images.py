@@ -108,10 +108,10 @@ def test_copies_across_the_split_are_reported_and_copies_within_are_not(tmp_path
     path = write(tmp_path / "a.h5", labels, made, sha256=digests,
                  splits=splits_of(90, "train", "val"))  # fmt: skip
     notes = " | ".join(compare(path).notes)
-    assert "1 images look like one on another side" in notes
-    assert "images/050.png ~ images/002.png" in notes
-    assert "1 images repeat an image on another side" in notes
-    assert "with another label, so scores may flatter: images/060.png" in notes
+    assert "images that look like one on another side" in notes
+    assert ": 1, such as images/050.png ~ images/002.png" in notes
+    assert "images that repeat one on another side of the split byte for byte" in notes
+    assert ": 1 (1 with another label), such as images/060.png ~ images/004" in notes
     assert "images/010.png" not in notes
 
 

@@ -194,7 +194,7 @@ def _describe(twins: list[Twin], labelled: Labelled, measure: str) -> list[str]:
     paths, labels = labelled.paths, labelled.labels
     said = []
     for exact, what in (
-        (True, "repeat an image on another side of the split byte for byte"),
+        (True, "repeat one on another side of the split byte for byte"),
         (False, f"look like one on another side of the split ({measure})"),
     ):
         kind = [twin for twin in twins if twin.exact is exact]
@@ -203,9 +203,9 @@ def _describe(twins: list[Twin], labelled: Labelled, measure: str) -> list[str]:
         closest = sorted(kind, key=lambda twin: -twin.cosine)[:3]
         examples = "; ".join(f"{paths[t.row]} ~ {paths[t.other]}" for t in closest)
         n_relabelled = sum(labels[twin.row] != labels[twin.other] for twin in kind)
-        other_label = f", {n_relabelled} with another label" * bool(n_relabelled)
+        relabelled = f" ({n_relabelled} with another label)" * bool(n_relabelled)
         said.append(
-            f"near-duplicates: {len(kind)} images {what}{other_label}, so scores may "
-            f"flatter: {examples}"
+            f"near-duplicates, so scores may flatter: images that {what}: "
+            f"{len(kind)}{relabelled}, such as {examples}"
         )
     return said

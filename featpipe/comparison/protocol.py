@@ -339,6 +339,6 @@ def _parted_groups(cut: _Cut, sides: np.ndarray) -> list[str]:
     if not parted:
         return []
     return [
-        f"the given split parts {len(parted)} groups, for example {parted[0]!r}: the "
+        f"groups parted by the given split: {len(parted)}, such as {parted[0]!r}; the "
         "held-out scores may flatter"
     ]
