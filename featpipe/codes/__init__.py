@@ -6,7 +6,7 @@ all, every byte of it is under a SHA-256, and whatever is wrong with one is a
 """
 
 from featpipe.codes.assembly import Row, assemble, content, write
-from featpipe.codes.atomic import write_bytes
+from featpipe.codes.atomic import draft_of, left_behind, write_bytes
 from featpipe.codes.block import CodesError
 from featpipe.codes.layout import SPLITS, Failure, Tables
 from featpipe.codes.merging import merge, require_same_fingerprint
@@ -22,6 +22,8 @@ __all__ = [
     "Tables",
     "assemble",
     "content",
+    "draft_of",
+    "left_behind",
     "merge",
     "read",
     "require_same_fingerprint",

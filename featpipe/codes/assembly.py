@@ -5,7 +5,6 @@ Knows where rows come from and that a file appears whole or not at all.
 
 import io
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,15 +140,8 @@ def assemble(
     stop = Event()
     stores = {spec: _gathering(spec, files, at, stop) for spec, at in rows.items()}
     needed = layout.size_bound(stores, tables)
-    with atomic.replacing(path) as file:
-        try:
-            reserved = atomic.ReservedFile(file, needed)
-        except OSError as error:
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(
-                f"cannot write {path}: it needs {needed:,} bytes and {free:,} are free "
-                f"({error.strerror}); make room and run the same command again"
-            ) from error
+    with atomic.explained(path, needed), atomic.replacing(path) as file:
+        reserved = atomic.ReservedFile(file, needed)
         _uninterrupted(lambda: layout.build(reserved, stores, tables), stop)
         reserved.finish()
         _seal(file)

@@ -10,13 +10,21 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ReservedFile", "draft_of", "left_behind", "replacing", "write_bytes"]
+__all__ = [
+    "ReservedFile",
+    "draft_of",
+    "explained",
+    "left_behind",
+    "replacing",
+    "write_bytes",
+]
 
 # A name that leaves room for what `draft_of` adds, in the 255 bytes of most systems.
 _LONGEST_NAME = 200
@@ -75,9 +83,31 @@ def replacing(path: Path) -> Iterator[io.BufferedRandom]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all."""
-    with replacing(path) as file:
+    """Write ``content`` to ``path``, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the message says how much room is needed.
+    """
+    with explained(path, len(content)), replacing(path) as file:
         file.write(content)
+
+
+@contextmanager
+def explained(path: Path, needed: int) -> Iterator[None]:
+    """Turn an error of the system into a sentence that helps."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(
+            error.errno,
+            f"cannot write {path}: {error.strerror}; it needs {needed:,} bytes and "
+            f"{shutil.disk_usage(path.parent).free:,} are free; make room there and "
+            "run the same command again",
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

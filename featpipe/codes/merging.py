@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,6 +99,24 @@ def merge(
     return read(path)
 
 
+class _Shard(NamedTuple):
+    """What a file says of the shard it is: which, of how many, of what images."""
+
+    number: int
+    of: int
+    listing: str
+
+    @classmethod
+    def read(cls, path: Path, said: Any) -> "_Shard":
+        try:
+            shard = cls(int(said["number"]), int(said["of"]), str(said["listing"]))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CodesError(f"{path} is a shard of nothing: {error}") from error
+        if not 0 <= shard.number < shard.of <= 2**20:
+            raise CodesError(f"{path} is shard {shard.number} of {shard.of}")
+        return shard
+
+
 def _require_kin(one: Codes, two: Codes) -> None:
     require_same_fingerprint(two.provenance, one.provenance, two.path)
     for what, a, b in (
@@ -114,14 +132,22 @@ def _require_kin(one: Codes, two: Codes) -> None:
 
 
 def _require_all_shards(files: Sequence[Codes]) -> None:
-    shards = [tuple(file.provenance.get("shard") or (0, 1)) for file in files]
-    count = max(n for _, n in shards)
-    missing = sorted({(k, count) for k in range(count)} - set(shards))
-    if count > 1 and missing:
-        k, n = missing[0]
+    facts = {file.path: file.provenance.get("shard") for file in files}
+    shards = {path: _Shard.read(path, said) for path, said in facts.items() if said}
+    if not shards:
+        return
+    first, one = next(iter(shards.items()))
+    for path, other in shards.items():
+        if (other.of, other.listing) != (one.of, one.listing):
+            raise CodesError(
+                f"{first} and {path} are no shards of the same images: extract every "
+                "shard again, of as many, now that the images stay as they are"
+            )
+    missing = sorted({*range(one.of)} - {shard.number for shard in shards.values()})
+    if missing:
         raise CodesError(
-            f"shard {k}/{n} is missing among {len(files)} files; merge all {n} of one "
-            "extraction at once"
+            f"shard {missing[0]}/{one.of} is missing among {len(files)} files; merge "
+            f"all {one.of} of one extraction at once"
         )
 
 

@@ -20,6 +20,8 @@ from featpipe.codes import Failure, Row
 from featpipe.images import ImageSet
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from featpipe.backbones import Backbone
 
 __all__ = ["Engine", "Prepared", "Tally"]
@@ -212,7 +214,7 @@ class Engine:
             found = backbone(batch)
             if self._hflip:
                 mirrored = backbone(batch.flip(-1))
-                found = {s: (found[s] + mirrored[s]) / 2 for s in found}
+                found = {s: _mean(found[s], mirrored[s]) for s in found}
             return {spec: code.cpu().numpy() for spec, code in found.items()}
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
@@ -224,3 +226,11 @@ class Engine:
             self._tally.said.append(text)
         first, second = self._forward(pixels[:half]), self._forward(pixels[half:])
         return {spec: np.concatenate([first[spec], second[spec]]) for spec in first}
+
+
+def _mean(code: "Tensor", mirrored: "Tensor") -> "Tensor":
+    """Average the codes of images and mirror images; maps place by place."""
+    if mirrored.ndim == 4:
+        mirrored = mirrored.flip(-1)
+    # Halved first: the sum of two float16 may be too large for one.
+    return code / 2 + mirrored / 2

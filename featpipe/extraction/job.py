@@ -4,10 +4,12 @@ Calls the others in turn: `outlook` decides, `slices` and `engine` compute, `cod
 writes.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,10 +68,15 @@ class Job:
         self._tally = Tally(n_images=len(self._images) + len(image_set.failures))
 
     def _of_shard(self, image_set: ImageSet) -> ImageSet:
+        self._shard_facts: dict[str, Any] | None = None
         if self._shard is None:
             return image_set
         i, n = self._shard
         _require(0 <= i < n, "shard", f"{i}/{n}", "i/n with i from 0 to n - 1")
+        # Shards of two different lists would miss images, or have them twice.
+        paths = "\0".join(image_set.paths).encode("utf-8", "surrogateescape")
+        listing = hashlib.sha256(paths).hexdigest()
+        self._shard_facts = {"number": i, "of": n, "listing": listing}
         slices = np.arange(len(image_set)) // self._slice_size
         return image_set.take(np.flatnonzero(slices % n == i))
 
@@ -88,8 +95,10 @@ class Job:
         return self._look(None if overwrite else self._existing())
 
     def _look(self, old: Codes | None) -> Outlook:
+        if old is not None and self._shard is not None:
+            _require_same_shard(old, self._shard)
         outlook = look(self._path, old, self._images, self._recipe, self._network)
-        outlook.provenance["shard"] = list(self._shard) if self._shard else None
+        outlook.provenance["shard"] = self._shard_facts
         return outlook
 
     def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
@@ -104,7 +113,11 @@ class Job:
                 codes.require_same_fingerprint(
                     part.provenance, outlook.provenance, parts.folder
                 )
-            written = self._finish(old, outlook, parts)
+            try:
+                written = self._finish(old, outlook, parts)
+            except BaseException:
+                parts.tidy()
+                raise
             parts.drop()
         self._tell(self._tally)
         return written
@@ -138,16 +151,34 @@ class Job:
             extra = outlook.kept
         # An image that fails at one depth fails in the file.
         order = sorted({*new, *extra})
-        if not order:
+        if not order and self._shard is None:
+            if not any(map(len, files)):
+                parts.drop()
             raise self._nothing(outlook)
-        rows = {}
+        rows: dict[str, list[Row]] = {}
         for spec in outlook.depths:
             at = (extra if spec in outlook.added else outlook.kept) | new
             rows[spec] = [at[i] for i in order]
         tables = self._tables(order, rows[outlook.depths[0]], outlook, files)
-        if old is None or outlook.added or not _same(old.tables, tables):
+        if old is not None and not outlook.added and _same(old.tables, tables):
+            return old
+        if order:
             codes.assemble(self._path, files, rows, tables)
+        else:
+            codes.write_bytes(self._path, self._empty(outlook, tables))
         return codes.read(self._path)
+
+    def _empty(self, outlook: Outlook, tables: Tables) -> bytes:
+        """Give the file of a shard that has no row; merging needs it none the less."""
+        backbone = self._network.backbone(outlook.depths)
+        arrays = {
+            depth.spec: np.empty(
+                (0, *depth.shape),
+                np.float16 if depth.pool == "map" else tables.provenance["dtype"],
+            )
+            for depth in backbone.depths
+        }
+        return codes.content(arrays, tables)
 
     def _compute(
         self,
@@ -176,7 +207,7 @@ class Job:
             batch_size,
         )
         known = Known(files)
-        known.add(range(len(files)), depths)
+        known.add(k for k, file in enumerate(files) if plan.can_use(file))
         runner = Runner(
             plan,
             parts,
@@ -214,8 +245,7 @@ class Job:
         source, at = self._images, np.array(order, np.int64)
         paths = [source.paths[i] for i in order]
         failures = [*outlook.failed.values(), *map(_stampless, source.failures)]
-        notes = {note for file in files for note in file.tables.notes}
-        wanted = set(paths)
+        known = Known(files)
         return Tables(
             paths=paths,
             labels=source.labels[at],
@@ -225,9 +255,15 @@ class Job:
             images_root=source.root,
             sizes=source.sizes[at],
             mtimes=source.mtimes[at],
-            sha256=np.stack([files[row.file].sha256[row.row] for row in where]),
+            sha256=np.frombuffer(
+                b"".join(known.sha256(row) for row in where), np.uint8
+            ).reshape(-1, 32),
             failures=sorted(failures),
-            notes=sorted(note for note in notes if note.path in wanted),
+            notes=[
+                Failure(path, "decode", text)
+                for path, row in zip(paths, where, strict=True)
+                for text in known.notes(row)
+            ],
             provenance=outlook.provenance,
         )
 
@@ -249,6 +285,16 @@ def _require_same_image(
             "read",
             "its content has changed while its size and time have not; run the same "
             "command again to compute it anew",
+        )
+
+
+def _require_same_shard(old: Codes, shard: tuple[int, int]) -> None:
+    said = old.provenance.get("shard") or {}
+    if (said.get("number"), said.get("of")) != shard:
+        holds = f"shard {said['number']}/{said['of']}" if said else "all images"
+        raise CodesError(
+            f"{old.path} holds {holds}, and now shard {shard[0]}/{shard[1]} is asked "
+            "for; give every shard a file of its own"
         )
 
 

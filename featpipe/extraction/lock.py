@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from featpipe.codes import draft_of, left_behind
+
 __all__ = ["Lock", "LockedError"]
 
 
@@ -53,9 +55,12 @@ class Lock:
         )
 
     def __enter__(self) -> "Lock":
-        # Twice: the first try may find, and clear away, what a dead process left.
-        for _ in range(2):
+        # The first try may find, and clear away, what a dead process left.
+        for _ in range(3):
             if self._take():
+                # Left by processes that were killed while they asked for the lock.
+                for draft in left_behind(self.path):
+                    draft.unlink(missing_ok=True)
                 return self
             said = self._read()
             if said is not None and not self._break and not _is_dead(said):
@@ -74,7 +79,7 @@ class Lock:
                 self.path.unlink()
 
     def _take(self) -> bool:
-        draft = self.path.with_name(f".{self.path.name[:100]}.{uuid.uuid4().hex}.tmp")
+        draft = draft_of(self.path)
         draft.write_text(self._mine)
         try:
             os.link(draft, self.path)
@@ -84,7 +89,7 @@ class Lock:
             # No hard links here (some network and FAT file systems).
             return self._take_exclusively()
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
         return True
 
     def _take_exclusively(self) -> bool:
@@ -106,7 +111,7 @@ class Lock:
 
     def _clear(self, said: dict | None) -> None:
         """Remove the lock that was read, and no other that came in between."""
-        aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.stale")
+        aside = draft_of(self.path)
         with suppress(FileNotFoundError):
             self.path.rename(aside)
             if not self._break and json.loads(aside.read_text()) != said:
@@ -130,7 +135,9 @@ def _is_dead(said: dict) -> bool:
         os.kill(said["pid"], 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except PermissionError:
+        pass  # somebody else's process, and so alive
+    except (OSError, OverflowError):
         return False
     # The number may have been given to another process since.
     return said.get("started") != _start_of(said["pid"])

@@ -37,6 +37,7 @@ class Network:
         self._asked_device = device
         self._asked_batch = batch_size
         self._loaded: dict[tuple[str, ...], Backbone] = {}
+        self._placed: dict[tuple[Backbone, str], Backbone] = {}
         self._guard = Lock()
 
     @cached_property
@@ -85,15 +86,21 @@ class Network:
 
     def backbone(self, depths: Sequence[str]) -> "Backbone":
         """Load the network, cut at the deepest of ``depths``."""
-        wanted = tuple(depths)
         with self._guard:
-            if wanted not in self._loaded:
-                backbone = self._recipe.load(wanted)
-                specs = tuple(depth.spec for depth in backbone.depths)
-                # Only one is kept, under both of its names: it may be large.
-                self._loaded = {wanted: backbone, specs: backbone}
-            return self._loaded[wanted]
+            return self._load(tuple(depths))
+
+    def _load(self, wanted: tuple[str, ...]) -> "Backbone":
+        if wanted not in self._loaded:
+            backbone = self._recipe.load(wanted)
+            specs = tuple(depth.spec for depth in backbone.depths)
+            # Only one is kept, under both of its names: it may be large.
+            self._loaded = {wanted: backbone, specs: backbone}
+        return self._loaded[wanted]
 
     def ready(self, depths: Sequence[str], precision: str) -> "Backbone":
-        """Load the network as `backbone` does, and put it on its device."""
-        return self.backbone(depths).to(self.device, precision)
+        """Load the network as `backbone` does, and put it on its device, once."""
+        with self._guard:
+            key = (self._load(tuple(depths)), precision)
+            if key not in self._placed:
+                self._placed = {key: key[0].to(self.device, precision)}
+            return self._placed[key]

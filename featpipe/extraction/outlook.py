@@ -83,7 +83,7 @@ def look(
     """
     outlook = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
     before = Known([old] if old else [])
-    before.add(range(len(before.files)), old.depths if old else ())
+    before.add(range(len(before.files)))
     failures = _lasting_failures(old)
     todo = []
     for i, name in enumerate(images.paths):
@@ -115,7 +115,7 @@ def _kept_network(old: Codes | None, recipe: Recipe) -> Outlook | None:
     said = old.provenance
     same = (
         said.get("request") == recipe.request()
-        and set(recipe.depths) <= set(said.get("asked", {}))
+        and set(recipe.depths) <= set(said.get("asked", ()))
         and recipe.precision in ("auto", said.get("precision"))
         and recipe.dtype in (None, said.get("dtype"))
     )
@@ -138,7 +138,8 @@ def _loaded_network(
             )
     before = list(old.depths) if old else []
     added = [spec for spec in dict.fromkeys(specs) if spec not in before]
-    asked = {**said.get("asked", {}), **dict(zip(recipe.depths, specs, strict=True))}
+    # As the user writes them: the next run can then tell without torch.
+    asked = sorted({*said.get("asked", ()), *recipe.depths, *specs})
     provenance |= {"asked": asked, "depths": before + added}
     return Outlook(provenance, before + added, added if old else [])
 

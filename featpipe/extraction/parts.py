@@ -5,7 +5,7 @@ content, so a part of an older plan (the folder has grown since) still serves.
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -28,18 +28,9 @@ class Parts:
 
     def __init__(self, path: Path) -> None:
         self.folder = path.with_name(f"{path.name}.parts")
-        self._sweep(path)
-
-    def _sweep(self, path: Path) -> None:
-        """Remove what a killed run was writing; the lock says nobody else is."""
-        # glob would take brackets in a name for a pattern.
-        drafts = [*path.parent.iterdir()] if path.parent.is_dir() else []
-        drafts = [d for d in drafts if d.name.startswith(f".{path.name[:100]}.")]
-        if self.folder.is_dir():
-            drafts += list(self.folder.iterdir())
-        for draft in drafts:
-            if draft.name.startswith(".") and draft.name.endswith(".tmp"):
-                draft.unlink(missing_ok=True)
+        # What a killed run was writing; the lock says that nobody else is.
+        for draft in [*codes.left_behind(path), *self.folder.glob(".*.tmp")]:
+            draft.unlink(missing_ok=True)
 
     def path(self, plan: Plan, k: int) -> Path:
         """Name the part of slice ``k``."""
@@ -61,6 +52,11 @@ class Parts:
         codes.write_bytes(self.path(plan, k), content)
         return codes.read(self.path(plan, k))
 
+    def tidy(self) -> None:
+        """Remove the folder if nothing came to be in it."""
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def drop(self) -> None:
         """Remove the folder and all in it."""
         if self.folder.is_dir():
@@ -81,13 +77,12 @@ class Known:
         self.files = files
         self._by_path: dict[str, Row] = {}
         self._by_content: dict[bytes, Row] = {}
+        self._notes: dict[int, dict[str, list[str]]] = {}
 
-    def add(self, which: Iterable[int], depths: Sequence[str]) -> None:
-        """Take in those of the files that have all of ``depths``."""
+    def add(self, which: Iterable[int]) -> None:
+        """Take in the rows of some of the files."""
         for number in which:
             file = self.files[number]
-            if not set(depths) <= set(file.depths):
-                continue
             for row, path in enumerate(file.paths):
                 self._by_path[path] = Row(number, row)
                 self._by_content[file.sha256[row].tobytes()] = Row(number, row)
@@ -109,3 +104,13 @@ class Known:
     def sha256(self, row: Row) -> bytes:
         """Give the digest of the image of a row."""
         return self.files[row.file].sha256[row.row].tobytes()
+
+    def notes(self, row: Row) -> list[str]:
+        """Give the remarks on the image of a row."""
+        file = self.files[row.file]
+        if row.file not in self._notes:
+            found: dict[str, list[str]] = {}
+            for path, _, text in file.notes:
+                found.setdefault(path, []).append(text)
+            self._notes[row.file] = found
+        return self._notes[row.file].get(file.paths[row.row], [])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from featpipe.codes import Codes
 from featpipe.images import ImageSet
 
 __all__ = ["SLICE", "Plan", "slice_size"]
@@ -76,6 +77,19 @@ class Plan:
     def stamp(self, i: int) -> tuple[int, int]:
         """Give size and modification time of image ``i``."""
         return int(self.images.sizes[i]), int(self.images.mtimes[i])
+
+    def can_use(self, file: Codes) -> bool:
+        """Say whether rows of a file may stand for rows of this plan.
+
+        Not those of its own parts: an unbroken run does not know them when it meets
+        the same content again, and a resumed one must do as the unbroken.
+        """
+        said = file.provenance
+        return (
+            set(self.depths) <= set(file.depths)
+            and said.get("dtype") == self.dtype
+            and said.get("plan") != self.digest
+        )
 
     @property
     def n_slices(self) -> int:

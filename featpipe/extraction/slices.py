@@ -1,7 +1,7 @@
 """Running a plan: its slices one after another, each into a part file."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -27,7 +27,7 @@ class Runner:
     plan : Plan
     parts : Parts
     known : Known
-        Rows of older files and parts, with all the plan's depths.
+        Rows of older files and parts that the plan can use.
     make_engine : callable
         Gives the `Engine`; called only if a slice is missing.
     same_image : callable
@@ -255,11 +255,15 @@ class Runner:
             whole[where] = values
         return whole
 
+    def _notes(self, image: Prepared) -> Iterable[str]:
+        return image.notes if image.known is None else self._known.notes(image.known)
+
     def _tables(self, k: int, images: list[Prepared], rows: list[Prepared]) -> Tables:
         source, at = self._plan.images, [image.position for image in rows]
         paths = [source.paths[i] for i in at]
         provenance: dict[str, Any] = {
             **self._plan.fingerprint,
+            "dtype": self._plan.dtype,
             "depths": list(self._plan.depths),
             "plan": self._plan.digest,
             "slice": k,
@@ -279,8 +283,8 @@ class Runner:
             failures=[image.failure for image in images if image.failure is not None],
             notes=[
                 Failure(source.paths[image.position], "decode", note)
-                for image in images
-                for note in image.notes
+                for image in rows
+                for note in self._notes(image)
             ],
             provenance=provenance,
         )

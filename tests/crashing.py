@@ -1,0 +1,230 @@
+"""Extractions that are killed at every step of their protocol, and then run again.
+
+`python crashing.py PHOTOS WORK` prints one line of JSON an experiment, which
+`test_extraction_resume.py` judges. One process for all of them: torch is imported once,
+and each run is a fork that may die.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featpipe import codes, extraction
+from featpipe.codes import atomic
+from featpipe.extraction import lock, plan
+
+SLICE = 8
+OPTIONS: dict[str, Any] = {
+    "backbone": "networks:tiny",
+    "weights": "none",
+    "input_size": 16,
+    "depth": ["stem:avg", "penultimate"],
+    "precision": "fp32",
+    "device": "cpu",
+    "batch_size": 3,
+    "workers": 2,
+}
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def full_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def at(owner: Any, name: str, k: int, act: Callable[[], None], when: str) -> None:
+    """Do something before or after the k-th call of a function, from 1."""
+    plain, count = getattr(owner, name), 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if when == "before" and count == k:
+            act()
+        given = plain(*args, **kwargs)
+        if when == "after" and count == k:
+            act()
+        return given
+
+    setattr(owner, name, wrapped)
+
+
+# name: owner, function, which call, what happens, when. Five slices make five parts;
+# the sixth rename is that of the codes file.
+POINTS: dict[str, tuple[Any, str, int, Callable[[], None], str]] = {
+    "with the lock just taken": (os, "link", 1, die, "after"),
+    "before the network": (extraction.job.Network, "ready", 1, die, "before"),
+    "before part 1 is written": (atomic.os, "fsync", 1, die, "before"),
+    "before part 1 is named": (Path, "replace", 1, die, "before"),
+    "with part 1 just named": (Path, "replace", 1, die, "after"),
+    "before part 3 is synced": (atomic.os, "fsync", 5, die, "before"),
+    "before part 3 is named": (Path, "replace", 3, die, "before"),
+    "with part 3 just named": (Path, "replace", 3, die, "after"),
+    "before part 5 is named": (Path, "replace", 5, die, "before"),
+    "with part 5 just named": (Path, "replace", 5, die, "after"),
+    "before space is reserved": (os, "posix_fallocate", 1, die, "before"),
+    "with space just reserved": (os, "posix_fallocate", 1, die, "after"),
+    "in the first write of the file": (atomic.ReservedFile, "write", 1, die, "after"),
+    "in the middle of the file": (atomic.ReservedFile, "write", 5, die, "before"),
+    "before the file is sealed": (codes.block, "seal", 6, die, "before"),
+    "with the file just sealed": (codes.block, "seal", 6, die, "after"),
+    "before the file is named": (Path, "replace", 6, die, "before"),
+    "with the file just named": (Path, "replace", 6, die, "after"),
+    "before the parts go": (shutil, "rmtree", 1, die, "before"),
+    "with one part gone": (os, "unlink", 3, die, "after"),
+    "with the parts just gone": (shutil, "rmtree", 1, die, "after"),
+    "before the lock is left": (lock.Lock, "__exit__", 1, die, "before"),
+    "ctrl-c in slice 3": (Path, "replace", 3, interrupt, "before"),
+    "ctrl-c while reading": (extraction.job.Engine, "run", 7, interrupt, "before"),
+    "ctrl-c in the file": (atomic.ReservedFile, "write", 5, interrupt, "before"),
+    "sigterm in slice 3": (Path, "replace", 3, terminate, "before"),
+    "full disk at part 1": (Path, "open", 1, full_disk, "before"),
+    "full disk at part 3": (Path, "replace", 2, full_disk, "after"),
+    "full disk at the file": (Path, "replace", 5, full_disk, "after"),
+}
+
+
+def apart(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run in a fork; give what it says, and how it ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        said: dict[str, Any] = {}
+        try:
+            said = act()
+        except BaseException as error:
+            said = {"error": type(error).__name__, "said": str(error)}
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(said, pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return {"signal": signalled, **(json.loads(text) if text else {})}
+
+
+def extract(photos: Path, path: Path, **changes: Any) -> dict[str, Any]:
+    tallies = []
+    extraction.extract(
+        photos, path, **{**OPTIONS, "progress": tallies.append, **changes}
+    )
+    last = tallies[-1]
+    return {"computed": last.computed, "kept": last.kept, "failed": last.failed}
+
+
+def parts(path: Path) -> int:
+    folder = path.with_name(f"{path.name}.parts")
+    return len(list(folder.glob("[!.]*.h5"))) if folder.is_dir() else 0
+
+
+def experiment(name: str, photos: Path, work: Path) -> dict[str, Any]:
+    path = work / name.replace(" ", "-") / "codes.h5"
+    path.parent.mkdir()
+
+    def broken() -> dict[str, Any]:
+        at(*POINTS[name])
+        return extract(photos, path)
+
+    first = apart(broken)
+    between = {
+        "parts": parts(path),
+        "final": path.exists(),
+        "left": sorted(found.name for found in path.parent.iterdir()),
+    }
+    again = apart(lambda: extract(photos, path))
+    return {"name": name, "first": first, "between": between, "again": again}
+
+
+def killed_at_random(photos: Path, path: Path, seconds: float) -> int:
+    """Kill from outside, wherever it may be; give the number of parts it left."""
+    child = os.fork()
+    if child == 0:
+        extract(photos, path)
+        os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return parts(path)
+
+
+def grown(photos: Path, work: Path) -> dict[str, Any]:
+    """Kill after three parts, then add an image at the front."""
+    path = work / "grown" / "codes.h5"
+    path.parent.mkdir()
+
+    def broken() -> dict[str, Any]:
+        at(Path, "replace", 3, die, "after")
+        return extract(photos, path)
+
+    apart(broken)
+    other = work / "grown photos"
+    shutil.copytree(photos, other)
+    content = (photos / "ant" / "002.png").read_bytes()
+    (other / "ant" / "!first.png").write_bytes(content + b"more")
+    again = apart(lambda: extract(other, path))
+    apart(lambda: extract(other, work / "grown" / "fresh.h5"))
+    return {"name": "grown", "again": again}
+
+
+def deeper(photos: Path, work: Path) -> dict[str, Any]:
+    """Kill in the middle of adding a depth."""
+    path = work / "deeper" / "codes.h5"
+    path.parent.mkdir()
+    shutil.copy(work / "unbroken" / "codes.h5", path)
+
+    def broken() -> dict[str, Any]:
+        at(Path, "replace", 3, die, "after")
+        return extract(photos, path, depth=["body:max"])
+
+    apart(broken)
+    again = apart(lambda: extract(photos, path, depth=["body:max"]))
+    fresh = work / "deeper" / "fresh.h5"
+    apart(lambda: extract(photos, fresh, depth=[*OPTIONS["depth"], "body:max"]))
+    return {"name": "deeper", "again": again}
+
+
+def main(photos: Path, work: Path) -> None:
+    torch.set_num_threads(1)
+    plan.SLICE = SLICE
+    # Whatever torch imports late is imported once, and not in every fork.
+    extract(photos, work / "warm.h5")
+    reference = work / "unbroken" / "codes.h5"
+    reference.parent.mkdir()
+    start = time.perf_counter()
+    print(json.dumps({"name": "unbroken", **apart(lambda: extract(photos, reference))}))
+    took = time.perf_counter() - start
+    for name in POINTS:
+        print(json.dumps(experiment(name, photos, work)), flush=True)
+    path = work / "at random" / "codes.h5"
+    path.parent.mkdir()
+    lived = [killed_at_random(photos, path, took * k / 10) for k in range(1, 10)]
+    again = apart(lambda: extract(photos, path))
+    print(json.dumps({"name": "at random", "lived": lived, "again": again}))
+    print(json.dumps(grown(photos, work)))
+    print(json.dumps(deeper(photos, work)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
