@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from featpipe import backbones
+from featpipe.backbones import network as network_room
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "hymenoptera" / "val"
 SQUEEZENET = (
@@ -321,6 +322,27 @@ def test_lower_precision_stays_close_and_gives_float32():
     cosine = nn.functional.cosine_similarity(exact["layer4:avg"], rough["layer4:avg"])
     assert cosine.min() > 0.999
     assert torch.equal(exact["layer4:avg"], backbone(images)["layer4:avg"])
+
+
+def test_float32_is_no_tf32_while_any_thread_computes_and_as_before_after():
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    cuda = torch.device("cuda")
+    first, second = (network_room._arithmetic(cuda, "fp32") for _ in range(2))
+    with first:
+        second.__enter__()
+        assert conv.fp32_precision == "ieee"
+    assert conv.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert conv.fp32_precision == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_codes_equal_cpu_codes():
+    backbone = backbones.load("resnet18", weights="none", input_size=64)
+    images = batch(backbone, drawn(4))
+    expected = backbone(images)["penultimate"]
+    assert_close(backbone.to("cuda")(images)["penultimate"].cpu(), expected)
 
 
 def test_wrong_images_and_precision_are_refused():

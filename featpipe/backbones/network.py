@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -203,13 +204,50 @@ def _place(network: nn.Module, device: torch.device, lower: torch.dtype | None) 
 
 @contextlib.contextmanager
 def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Autocast as asked; float32 that is float32, for CUDA's default is TF32."""
+    """Autocast as asked; float32 that is float32."""
     lower = _PRECISIONS[precision]
     if lower is not None:
         with torch.autocast(device.type, dtype=lower):
             yield
     elif device.type == "cuda":
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with _true_float32:
             yield
     else:
         yield
+
+
+class _TrueFloat32:
+    """Keeps CUDA from rounding float32 to TF32, its default for convolutions.
+
+    The setting belongs to the process: the first thread in makes it and the last one
+    out puts back what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._before = "", ""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_inside == 0:
+                self._before = self._exchange("ieee", "ieee")
+            self._n_inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._exchange(*self._before)
+
+    @staticmethod
+    def _exchange(convolutions: str, products: str) -> tuple[str, str]:
+        # torch.backends.cudnn puts an object in its own place, which mypy cannot see.
+        conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+        matmul = torch.backends.cuda.matmul
+        before = conv.fp32_precision, matmul.fp32_precision
+        conv.fp32_precision, matmul.fp32_precision = convolutions, products
+        return before
+
+
+_true_float32 = _TrueFloat32()
