@@ -14,6 +14,7 @@ The rooms, in the order of the flow:
 - ``classifiers``: ``linear``, ``svm``, ``logistic`` as scikit-learn estimators
 - ``scores``: the record every contender is judged by, intervals, paired tests
 - ``comparison``: the protocol that turns codes into a table
+- ``predictor``: a fitted model bound to its recipe: save, load, predict, export
 - ``demo``, ``cli``: the offline demo, the command line
 
 The public names below are loaded when first used, so that ``import featpipe``
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from featpipe.codes import Codes, CodesError, merge, read, verify
     from featpipe.comparison import Comparison, compare
     from featpipe.extraction import extract
+    from featpipe.predictor import Predictor, fit, load
 
 __version__ = "0.1.0"
 
@@ -55,9 +57,12 @@ __all__ = [
     "Comparison",
     "LinearClassifier",
     "LogisticClassifier",
+    "Predictor",
     "SVMClassifier",
     "compare",
     "extract",
+    "fit",
+    "load",
     "merge",
     "read",
     "verify",

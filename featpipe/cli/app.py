@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 import featpipe
-from featpipe.cli import comparing, demonstrating, extracting, files, listing
+from featpipe.cli import (
+    comparing,
+    demonstrating,
+    extracting,
+    files,
+    listing,
+    predicting,
+)
 from featpipe.cli.voice import guarded, voice
 
 __all__ = ["app", "main"]
@@ -22,6 +29,7 @@ app = typer.Typer(
 
 _PANELS = {
     "The job": (comparing.run, extracting.extract, comparing.compare),
+    "Models": (predicting.fit, predicting.predict),
     "What there is": (listing.backbones, listing.depths),
     "Codes files": (files.inspect, files.verify, files.merge),
     "A first look": (demonstrating.demo,),

@@ -12,7 +12,7 @@ from featpipe.cli.extracting import extract, extract_codes
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.voice import voice
 
-__all__ = ["compare", "run"]
+__all__ = ["compare", "grid", "require_folder", "run"]
 
 _DEFAULT_CLASSIFIERS = "linear,svm,logistic"
 
@@ -52,16 +52,16 @@ def compare_codes(asked: dict[str, Any]) -> None:
     """Do what the options of `compare` ask."""
     from featpipe.comparison import compare as comparison_of
 
-    grid = _grid(asked["c_grid"])
+    Cs = grid(asked["c_grid"])
     for name in ("json_path", "csv_path", "predictions"):
-        _require_folder(asked[name])
+        require_folder(asked[name])
     with fit_progress() as progress:
         found = comparison_of(
             asked["files"],
             classifiers=asked["classifiers"].split(","),
             depths=asked["depth"] or None,
             folds=asked["folds"],
-            Cs=grid,
+            Cs=Cs,
             metric=asked["metric"].value,
             class_weight=asked["class_weight"] and asked["class_weight"].value,
             test_size=asked["test_size"],
@@ -151,25 +151,26 @@ def _run_in(folder: Path, asked: dict[str, Any]) -> None:
 run.__signature__ = _joined(extract, compare, {"files"})  # type: ignore[attr-defined]  # typer reads it
 
 
-def _grid(text: str | None) -> list[float] | None:
+def grid(text: str | None) -> list[float] | None:
+    """Read ``lo:hi:n``, the values that C is chosen from."""
     if text is None:
         return None
     import numpy as np
 
     try:
         low, high, count = text.split(":")
-        grid = np.geomspace(float(low), float(high), int(count))
+        values = np.geomspace(float(low), float(high), int(count))
     except ValueError:
-        grid = np.empty(0)
-    if not len(grid) or not np.isfinite(grid).all() or grid.min() <= 0:
+        values = np.empty(0)
+    if not len(values) or not np.isfinite(values).all() or values.min() <= 0:
         raise typer.BadParameter(
             f"--C-grid is {text!r}; give the smallest, the largest and how many, as "
             "1e-6:1e5:45"
         )
-    return np.sort(grid).tolist()
+    return np.sort(values).tolist()
 
 
-def _require_folder(path: Path | None) -> None:
+def require_folder(path: Path | None) -> None:
     """Refuse a place that cannot be written, before the work."""
     if path is not None and not path.absolute().parent.is_dir():
         raise FileNotFoundError(

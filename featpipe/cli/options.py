@@ -55,6 +55,14 @@ class ClassWeight(StrEnum):
     balanced = "balanced"
 
 
+class FitClassifier(StrEnum):
+    """What is fitted into a model: linear in the codes, each."""
+
+    linear = "linear"
+    svm = "svm"
+    logistic = "logistic"
+
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -73,6 +81,28 @@ Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The codes file.")
 ]
 
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model file, written by `fit`.")
+]
+WeightsNow = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Where the backbone's weights are now, if not where they were.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+BackboneNow = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        metavar="NAME",
+        help="What the backbone is called now. Needed where it is your own callable: "
+        "no file alone gets code to run.",
+        rich_help_panel=_NETWORK,
+    ),
+]
 Backbone = Annotated[
     str,
     typer.Option(

@@ -1,0 +1,23 @@
+"""A fitted model bound to its recipe: save, load, predict on images, export.
+
+`fit` binds a classifier to the recipe of its codes, `load` reads what `Predictor.save`
+wrote, and a `Predictor` puts new images through the very same recipe. Importing this
+package imports no torch.
+
+| module | what lives there |
+|---|---|
+| `model` | the numbers, the recipe, and their strict JSON record |
+| `storing` | the file |
+| `fitting` | codes to a model |
+| `predicting` | a model at work on images |
+| `predictions` | what it said, and how right it was |
+| `exporting` | the model as one ONNX network |
+| `stream` | images to codes in memory, as an extraction makes them |
+| `given` | images handed over one by one |
+"""
+
+from featpipe.predictor.fitting import fit
+from featpipe.predictor.predicting import Predictor, load
+from featpipe.predictor.predictions import Predictions
+
+__all__ = ["Predictions", "Predictor", "fit", "load"]

@@ -1,0 +1,261 @@
+"""One classifier on the codes of a file, by the protocol of `compare`.
+
+The same training rows, the same folds, and so the same C and the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from featpipe import classifiers, codes, scores
+from featpipe.codes import Codes, CodesError
+from featpipe.predictor.model import Model
+from featpipe.predictor.predicting import Predictor
+from featpipe.scores import Score
+
+__all__ = ["fit"]
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+
+
+def fit(
+    codes_file: Codes | str | os.PathLike[str],
+    classifier: str = "logistic",
+    *,
+    depth: str | None = None,
+    C: float | str = "auto",
+    Cs: Sequence[float] | None = None,
+    folds: int = 5,
+    metric: str = "accuracy",
+    class_weight: str | None = None,
+    device: str = "auto",
+    memory: str | int | None = None,
+    seed: int = 0,
+) -> Predictor:
+    """Fit one classifier on cached codes, and bind it to the recipe of the codes.
+
+    C is chosen, and the fit made, on the rows on which `featpipe.compare` does it:
+    those of ``train`` (with ``val`` where there is a ``test`` too, which then chooses
+    C), or all where there is no split. Held-out rows choose nothing; they give the
+    score that the model carries.
+
+    Parameters
+    ----------
+    codes_file : Codes or path
+        Written by `featpipe.extract`.
+    classifier : {"linear", "svm", "logistic"}
+    depth : str, optional
+        ``"a+b"`` puts two side by side. Default: the only one in the file, or
+        ``penultimate``.
+    C : "auto" or float
+    Cs : sequence of float, optional
+        What C is chosen from; default 45 values from 1e-6 to 1e5.
+    folds : int
+        Folds that choose C.
+    metric : {"accuracy", "balanced_accuracy", "macro_f1"}
+        What C is chosen by.
+    class_weight : "balanced", optional
+    device : str
+        Where it is fitted, and where the predictor will run.
+    memory : str or int, optional
+        What the fit may use beside the codes, ``"8GB"`` or bytes.
+    seed : int
+        Of the folds.
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CodesError
+        If it is no codes file, has no such depth, or does not say how its codes were
+        made.
+    ValueError
+        If there are not two classes to tell apart, or an argument is senseless.
+
+    Examples
+    --------
+    >>> model = featpipe.fit("flowers.h5", "svm")                 # doctest: +SKIP
+    >>> model.predict(["new.jpg"])                                # doctest: +SKIP
+    array(['tulip'], dtype='<U5')
+    """
+    file = codes_file if isinstance(codes_file, Codes) else codes.read(codes_file)
+    recipe = _recipe(file)
+    depth = _depth(file, depth)
+    rows = _Rows.of(file, folds, seed)
+    estimator = classifiers.make(
+        classifier,
+        C=C,
+        Cs=Cs,
+        cv=rows.selection,
+        metric=metric,
+        class_weight=class_weight,
+        device=device,
+        memory=memory,
+        random_state=seed,
+    )
+    X, y = file.arrays(depth)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        # The estimator's warnings_ says it too, and travels with the model.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(X[rows.train], y[rows.train])
+    seconds = time.perf_counter() - start
+    model = Model(
+        classifier=classifier,
+        C=estimator.C_,
+        class_names=[file.class_names[label] for label in estimator.classes_],
+        coef=np.asarray(estimator.coef_, np.float64),
+        intercept=np.asarray(estimator.intercept_, np.float64),
+        depth=depth,
+        **recipe,
+        training={
+            "n_images": len(rows.train),
+            "codes": os.fspath(file.path),
+            "metric": metric,
+            "cv_score": _number(estimator.cv_score_),
+            "C_curve": [[c, _number(s)] for c, s in estimator.C_curve_.tolist()],
+            "class_weight": class_weight,
+            "folds": folds,
+            "seed": seed,
+            "converged": bool(estimator.converged_),
+            "warnings": list(estimator.warnings_),
+        },
+        score=_score(file, depth, classifier, estimator, X, rows, seconds),
+    )
+    return Predictor(model, device=device)
+
+
+def _recipe(file: Codes) -> dict[str, Any]:
+    """Take out of the provenance what makes the same codes again."""
+    said = file.provenance
+    request = said.get("request")
+    fingerprint = file.fingerprint
+    if not isinstance(request, dict) or None in fingerprint.values():
+        raise CodesError(
+            f"{file.path} does not say how its codes were made, so no new image can "
+            "get such codes; extract them with featpipe"
+        )
+    from_file = request.get("weights_file_sha256") is not None
+    where = Path(request["weights"]).expanduser() if from_file else None
+    return {
+        "fingerprint": fingerprint,
+        "dtype": said["dtype"],
+        "weights": said["weights"],
+        # Whole while it can be had: the model will be used from other folders.
+        "weights_file": where and str(where.absolute() if where.is_file() else where),
+        "seed": request["seed"],
+        "versions": dict(said.get("versions", {})),
+    }
+
+
+def _depth(file: Codes, depth: str | None) -> str:
+    if depth is None:
+        default = "penultimate" in file.depths or len(file.depths) > 1
+        depth = "penultimate" if default else file.depths[0]
+    specs = list(dict.fromkeys(file.spec(part) for part in depth.split("+")))
+    for spec in specs:
+        if len(file.shapes[spec]) > 2:
+            raise ValueError(
+                f"{spec!r} holds maps, which only finetune can use; choose a pooled "
+                "depth such as 'NODE:avg'"
+            )
+    return "+".join(specs)
+
+
+class _Rows(NamedTuple):
+    """Which rows are learned from, how C is chosen among them, and who judges."""
+
+    train: np.ndarray
+    selection: Pairs
+    held: np.ndarray
+    protocol: str
+
+    @classmethod
+    def of(cls, file: Codes, n_folds: int, seed: int) -> _Rows:
+        labelled = np.asarray(file.labels) >= 0
+        where = {
+            name: np.flatnonzero(labelled & (file.splits == name))
+            for name in ("train", "val", "test")
+        }
+        given = [name for name, rows in where.items() if len(rows)]
+        if len(given) < 2 or "train" not in given:
+            everything = np.flatnonzero(labelled)
+            pairs = _folds(file, everything, n_folds, seed)
+            return cls(everything, pairs, everything[:0], f"{len(pairs)}-fold")
+        name = "test" if "test" in given else "val"
+        train, held = where["train"], where[name]
+        if name == "val" or not len(where["val"]):
+            return cls(train, _folds(file, train, n_folds, seed), held, name)
+        both = np.sort(np.concatenate([train, where["val"]]))
+        pair = np.searchsorted(both, train), np.searchsorted(both, where["val"])
+        return cls(both, [pair], held, name)
+
+
+def _folds(file: Codes, rows: np.ndarray, n_folds: int, seed: int) -> Pairs:
+    labels = file.labels[rows]
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"the {len(rows)} labelled training images of {file.path} are of "
+            f"{len(np.unique(labels))} class; a classifier needs two"
+        )
+    pairs = scores.folds(labels, file.groups[rows], n_folds=n_folds, seed=seed)
+    return [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
+
+
+def _score(
+    file: Codes,
+    depth: str,
+    classifier: str,
+    estimator: Any,
+    X: np.ndarray,
+    rows: _Rows,
+    fit_seconds: float,
+) -> Score | None:
+    """Judge the fit by the rows held out, as `compare` does; None without any."""
+    if not len(rows.held):
+        return None
+    start = time.perf_counter()
+    predicted = estimator.predict(X[rows.held])
+    probabilities = None
+    if hasattr(estimator, "predict_proba"):
+        probabilities = np.zeros((len(rows.held), len(file.class_names)))
+        probabilities[:, estimator.classes_] = estimator.predict_proba(X[rows.held])
+    seconds = time.perf_counter() - start
+    measures: dict[str, Any] = scores.judge(
+        file.labels[rows.held], predicted, probabilities
+    )
+    return Score(
+        codes=os.fspath(file.path),
+        backbone=file.provenance["backbone"],
+        weights=file.provenance["weights"],
+        depth=depth,
+        width=X.shape[1],
+        classifier=classifier,
+        C=estimator.C_,
+        protocol=rows.protocol,
+        n_train=len(rows.train),
+        n_test=len(rows.held),
+        cv_accuracy=_number(estimator.cv_score_),
+        fit_seconds=fit_seconds,
+        predict_seconds=seconds,
+        C_curve=[[c, _number(s)] for c, s in estimator.C_curve_.tolist()],
+        warnings=list(estimator.warnings_),
+        **measures,
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,252 @@
+"""What a fitted model is made of, and its strict JSON record.
+
+Lives here: the numbers of the classifier, and the recipe that codes must come from.
+Never here: files, networks, images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from featpipe import classifiers, codes, images
+from featpipe.extraction import Recipe
+from featpipe.scores import Score
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """A linear classifier on codes, and the recipe of these codes.
+
+    Parameters
+    ----------
+    classifier : str
+        ``linear``, ``svm`` or ``logistic``.
+    C : float
+    class_names : list of str
+        Of the classes learned; two, or as many as ``coef`` has rows.
+    coef : (n_classes, width) float64, or (1, width) for two classes
+        On the scale of the codes: the standardisation is folded in.
+    intercept : (n_classes,) float64, or (1,) for two classes
+    depth : str
+        Canonical; ``a+b`` puts the codes of two side by side.
+    fingerprint : dict
+        Of the codes: backbone, weights_sha256, preprocessing, decoding, precision.
+    dtype : str
+        The codes were rounded to it.
+    weights : str
+        An entry, ``none``, ``own``, or the name of a file.
+    weights_file : str or None
+        Where that file was; a hint.
+    seed : int
+        Of random weights.
+    embedded_sha256 : str or None
+        Of the backbone's tensors that travel with the model.
+    training : dict
+        How it was fitted; see ``docs/models.md``.
+    score : Score or None
+        On held-out images, where there were any.
+    versions : dict of str
+        Of the packages that made it.
+    """
+
+    classifier: str
+    C: float
+    class_names: list[str]
+    coef: np.ndarray
+    intercept: np.ndarray
+    depth: str
+    fingerprint: dict[str, Any]
+    dtype: str
+    weights: str
+    weights_file: str | None = None
+    seed: int = 0
+    embedded_sha256: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    score: Score | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone."""
+        return self.fingerprint["backbone"]
+
+    @property
+    def width(self) -> int:
+        """Numbers per code."""
+        return self.coef.shape[1]
+
+    @property
+    def names_own_code(self) -> bool:
+        """Whether making the backbone runs somebody's callable."""
+        return self.recipe(None).names_own_code
+
+    def estimator(self) -> Any:
+        """Give the classifier as it was fitted; its classes are numbers."""
+        estimator = classifiers.make(self.classifier, C=self.C)
+        estimator.coef_, estimator.intercept_ = self.coef, self.intercept
+        estimator.classes_ = np.arange(len(self.class_names))
+        estimator.C_, estimator.n_features_in_ = self.C, self.width
+        return estimator
+
+    def recipe(self, weights: str | None, backbone: str | None = None) -> Recipe:
+        """Give the request that makes the same codes again.
+
+        Parameters
+        ----------
+        weights : str or None
+            Where they are now, as `backbones.load` takes them.
+        backbone : str, optional
+            What it is called now.
+        """
+        said = self.fingerprint["preprocessing"]
+        return Recipe(
+            backbone=backbone or self.backbone,
+            weights=weights,
+            depths=tuple(self.depth.split("+")),
+            precision=self.fingerprint["precision"],
+            dtype=self.dtype,
+            hflip=said["hflip"],
+            seed=self.seed,
+            # All of it, so that other weights of the network cannot bring their own.
+            resize=said["resize"] or 0,
+            crop=said["crop"],
+            interpolation=said["interpolation"],
+            mean=tuple(said["mean"]),
+            std=tuple(said["std"]),
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """Give all but the arrays, as JSON."""
+        return {
+            "classifier": self.classifier,
+            "C": self.C,
+            "class_names": self.class_names,
+            "depth": self.depth,
+            "fingerprint": self.fingerprint,
+            "dtype": self.dtype,
+            "weights": self.weights,
+            "weights_file": self.weights_file,
+            "seed": self.seed,
+            "embedded_sha256": self.embedded_sha256,
+            "training": self.training,
+            "score": None if self.score is None else self.score.as_dict(),
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_record(cls, record: Any, coef: np.ndarray, intercept: np.ndarray) -> Model:
+        """Make the model of a record that may come from anywhere.
+
+        Raises
+        ------
+        ValueError
+            If anything in it is missing, unknown, of another kind, or does not fit
+            the arrays; names it.
+        """
+        _require_fields("the record", record, _KINDS)
+        _require_fields("its fingerprint", record["fingerprint"], _FINGERPRINT)
+        _require_preprocessing(record["fingerprint"]["preprocessing"])
+        if record["classifier"] not in classifiers.NAMES:
+            raise ValueError(f"it names the classifier {record['classifier']!r}")
+        if len(set(record["class_names"])) != len(record["class_names"]):
+            raise ValueError("it has a class name twice")
+        if not all(isinstance(name, str) for name in record["class_names"]):
+            raise ValueError("it has a class name that is no text")
+        _require_arrays(coef, intercept, len(record["class_names"]))
+        score = record["score"]
+        score = None if score is None else Score.from_dict(score)
+        model = cls(**{**record, "score": score}, coef=coef, intercept=intercept)
+        model.recipe(None)  # refuses an unknown precision or dtype
+        return model
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "classifier": (str,),
+    "C": (int, float),
+    "class_names": (list,),
+    "depth": (str,),
+    "fingerprint": (dict,),
+    "dtype": (str,),
+    "weights": (str,),
+    "weights_file": (str, type(None)),
+    "seed": (int,),
+    "embedded_sha256": (str, type(None)),
+    "training": (dict,),
+    "score": (dict, type(None)),
+    "versions": (dict,),
+}
+_FINGERPRINT: dict[str, tuple[type, ...]] = {
+    "backbone": (str,),
+    "weights_sha256": (str,),
+    "preprocessing": (dict,),
+    "decoding": (dict,),
+    "precision": (str,),
+}
+assert set(_FINGERPRINT) == set(codes.FINGERPRINT)
+
+
+def _require_fields(
+    what: str, record: Any, kinds: Mapping[str, tuple[type, ...]]
+) -> None:
+    if not isinstance(record, dict) or set(record) != set(kinds):
+        have = sorted(record) if isinstance(record, dict) else type(record).__name__
+        raise ValueError(f"{what} has to have the fields {sorted(kinds)}, not {have}")
+    for name, allowed in kinds.items():
+        if not isinstance(record[name], allowed) or isinstance(record[name], bool):
+            raise ValueError(f"{what} has {name}={record[name]!r:.60}")
+
+
+def _require_preprocessing(said: dict[str, Any]) -> None:
+    # Torch-free, but its package is not: kept out of `import featpipe.predictor`.
+    from featpipe.backbones.preprocessing import Preprocessing
+
+    if not isinstance(said.get("hflip"), bool):
+        raise ValueError(f"its preprocessing has hflip={said.get('hflip')!r:.60}")
+    try:
+        Preprocessing.from_dict({k: v for k, v in said.items() if k != "hflip"})
+    except TypeError as error:
+        raise ValueError(f"its preprocessing is {said!r:.200}") from error
+
+
+def _require_arrays(coef: np.ndarray, intercept: np.ndarray, n_classes: int) -> None:
+    n_rows = 1 if n_classes == 2 else n_classes
+    fits = coef.ndim == 2 and coef.shape[1] > 0 and intercept.shape == (n_rows,)
+    if n_classes < 2 or not fits or len(coef) != n_rows:
+        raise ValueError(
+            f"coef of shape {coef.shape} and intercept of shape {intercept.shape} do "
+            f"not fit {n_classes} classes"
+        )
+    if coef.dtype != np.float64 or intercept.dtype != np.float64:
+        raise ValueError("coef and intercept have to be float64")
+    if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
+        raise ValueError("coef and intercept have to be finite")
+
+
+def require_same_decoding(fingerprint: Mapping[str, Any]) -> None:
+    """Refuse codes that were decoded by rules that this version does not have.
+
+    Raises
+    ------
+    ValueError
+        Names the rule.
+    """
+    said = {k: v for k, v in fingerprint["decoding"].items() if k != "mode"}
+    mode = "exact" if fingerprint["precision"] == "fp32" else "scaled"
+    if said == images.DECODING and fingerprint["decoding"].get("mode") == mode:
+        return
+    now = {**images.DECODING, "mode": mode}
+    differ = sorted(
+        name
+        for name in {*now, *fingerprint["decoding"]}
+        if now.get(name) != fingerprint["decoding"].get(name)
+    )
+    raise ValueError(
+        f"images are decoded by other rules now ({', '.join(differ)}); extract the "
+        "codes again and fit anew"
+    )

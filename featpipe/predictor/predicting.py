@@ -1,0 +1,414 @@
+"""A fitted model at work on images: its network found again, checked, and run.
+
+Lives here: where the weights are now, whether they are those of the fit, and labels
+for new images. Never here: how a model is fitted, or what its file looks like.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featpipe.codes import Failure
+from featpipe.extraction import Tally
+from featpipe.images import ImageSet
+from featpipe.predictor import storing
+from featpipe.predictor.given import image_set_of
+from featpipe.predictor.model import Model, require_same_decoding
+from featpipe.predictor.predictions import Predictions
+from featpipe.predictor.stream import Stream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featpipe.backbones import Backbone
+
+__all__ = ["Predictor", "load"]
+
+Images = str | os.PathLike[str] | ImageSet | Iterable[Any]
+
+
+class Predictor:
+    """A classifier bound to the recipe of its codes: images in, labels out.
+
+    `featpipe.fit` makes one, `featpipe.load` reads one. New images go through the very
+    recipe of the codes: decoding, preprocessing, network, precision and rounding. The
+    network is loaded with the first image; weights other than those of the fit are
+    refused.
+
+    Parameters
+    ----------
+    model : Model
+    path : Path, optional
+        The file it was read from.
+    weights : path, optional
+        Where the backbone's weights are now, if not where they were.
+    backbone : str, optional
+        What the backbone is called now. A model that names your own callable runs it
+        only if it is named here: a file alone never gets code to run.
+    device, batch_size, workers
+        As `featpipe.extract`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        path: Path | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        backbone: str | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.model = model
+        self.path = path
+        self._weights = None if weights is None else os.fspath(weights)
+        self._backbone = backbone
+        self._device = device
+        self._batch_size = batch_size
+        self._workers = workers
+
+    def __repr__(self) -> str:
+        model = self.model
+        return (
+            f"<Predictor: {model.classifier} on {model.backbone} {model.depth}, "
+            f"{len(model.class_names)} classes>"
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes it knows, in the order of the columns of `predict_proba`."""
+        return list(self.model.class_names)
+
+    @cached_property
+    def stream(self) -> Stream:
+        """The recipe, ready to run.
+
+        Raises
+        ------
+        ValueError
+            If the backbone runs somebody's own code and was not named, or images are
+            decoded otherwise now.
+        FileNotFoundError
+            If the weights were a file that is not there any more.
+        """
+        require_same_decoding(self.model.fingerprint)
+        if self.model.names_own_code and self._backbone is None:
+            raise ValueError(
+                f"{self._name} names {self.model.backbone!r} as its backbone, code "
+                "that would be run; if you trust it, say so with --backbone "
+                f"{self.model.backbone!r} (in Python backbone=…)"
+            )
+        weights, expected = self._find_weights()
+        return Stream(
+            self.model.recipe(weights, self._backbone),
+            device=self._device,
+            batch_size=self._batch_size,
+            workers=self._workers,
+            accept=lambda backbone: self._accept(backbone, weights, expected),
+        )
+
+    def classify(
+        self, source: Images, *, progress: Callable[[Tally], None] | None = None
+    ) -> Predictions:
+        """Label the images of a source; those that cannot be read are listed.
+
+        Parameters
+        ----------
+        source : path, str, ImageSet, or a sequence of images
+            Whatever `featpipe.extract` takes; or paths, PIL images and uint8 arrays
+            one by one.
+        progress : callable, optional
+            Called with a `Tally` after every batch.
+
+        Returns
+        -------
+        Predictions
+
+        Raises
+        ------
+        ValueError
+            If the backbone cannot be made, or its weights are not those of the fit.
+        FileNotFoundError
+            If there is no such source, or the weights have gone.
+        """
+        image_set = image_set_of(source)
+        estimator = self.model.estimator()
+        values, rows, failures = [], [], []
+        for batch in self._run(image_set, progress):
+            failures += [failure for _, failure in batch.failures]
+            if len(batch.positions):
+                rows.append(batch.positions)
+                values.append(estimator.decision_function(batch.codes))
+        scores = np.concatenate(values) if values else np.empty((0,))
+        if len(self.class_names) == 2:
+            scores = np.column_stack([-scores, scores])
+        at = np.concatenate(rows).tolist() if rows else []
+        scores = scores.reshape(len(at), len(self.class_names))
+        names = [*image_set.class_names, ""]
+        return Predictions(
+            paths=[image_set.paths[i] for i in at],
+            class_names=self.class_names,
+            scores=scores,
+            probabilities=_probabilities(self.model.classifier, scores),
+            failures=[*(Failure(*f) for f in image_set.failures), *failures],
+            truth=[names[image_set.labels[i]] for i in at],
+            splits=[image_set.splits[i] for i in at],
+        )
+
+    def predict(self, images: Images) -> np.ndarray:
+        """Give the class name of each image.
+
+        Parameters
+        ----------
+        images : as `classify`
+
+        Returns
+        -------
+        (n,) str
+            In the order of the images; of a folder, sorted by path.
+
+        Raises
+        ------
+        ValueError
+            As `classify`; also for the first image that cannot be read, so that rows
+            never shift. `classify` goes on without such images.
+        """
+        return self._all(images).labels
+
+    def predict_proba(self, images: Images) -> np.ndarray:
+        """Give the probability of each class, (n, n_classes) float64.
+
+        Raises
+        ------
+        ValueError
+            As `predict`; also if the classifier gives no probabilities.
+        """
+        if self.model.classifier != "logistic":
+            raise ValueError(
+                f"a {self.model.classifier} classifier gives no probabilities; fit "
+                "'logistic', or use `decision_function`"
+            )
+        found = self._all(images).probabilities
+        assert found is not None
+        return found
+
+    def decision_function(self, images: Images) -> np.ndarray:
+        """Give the decision value of each class, (n, n_classes) float64.
+
+        Of two classes, those of the first are the second's with the other sign.
+
+        Raises
+        ------
+        ValueError
+            As `predict`.
+        """
+        return self._all(images).scores
+
+    def top(self, images: Images, k: int = 5) -> list[list[tuple[str, float]]]:
+        """Give the ``k`` likeliest classes of each image with their probability.
+
+        Raises
+        ------
+        ValueError
+            As `predict`.
+        """
+        return self._all(images).top(k)
+
+    def _all(self, images: Images) -> Predictions:
+        found = self.classify(images)
+        if found.failures:
+            path, stage, reason = found.failures[0][:3]
+            raise ValueError(
+                f"{path}: {stage}: {reason} ({len(found.failures)} of "
+                f"{len(found) + len(found.failures)} images cannot be read); "
+                "`classify` labels the others and lists these"
+            )
+        return found
+
+    def save(
+        self, path: str | os.PathLike[str], *, embed_weights: bool | None = None
+    ) -> None:
+        """Write the model to one file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            An older model there is replaced.
+        embed_weights : bool, optional
+            Put the backbone's weights, up to the depth, into the file, so that it is
+            the whole model. Default: as it is now; newly fitted, without.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        ValueError, FileNotFoundError
+            With ``embed_weights``, as `classify`.
+        """
+        embed = embed_weights
+        if embed is None:
+            embed = self.model.embedded_sha256 is not None
+        tensors, digest = self._tensors() if embed else ({}, None)
+        model = replace(self.model, embedded_sha256=digest)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        storing.write(Path(path), model, arrays)
+
+    def using(self, **changes: Any) -> Predictor:
+        """Return the same model with other ``weights``, ``backbone``, ``device``, ….
+
+        Takes the keyword arguments of the constructor.
+        """
+        now = {
+            "path": self.path,
+            "weights": self._weights,
+            "backbone": self._backbone,
+            "device": self._device,
+            "batch_size": self._batch_size,
+            "workers": self._workers,
+        }
+        return Predictor(self.model, **{**now, **changes})
+
+    def load_backbone(self) -> Backbone:
+        """Load the network, checked, on the CPU in float32."""
+        return self._checked(lambda: self.stream.loaded)
+
+    def _run(
+        self, image_set: ImageSet, progress: Callable[[Tally], None] | None
+    ) -> Any:
+        self.load_backbone()
+        return self.stream.run(image_set, progress)
+
+    def _tensors(self) -> tuple[dict[str, Tensor], str]:
+        """Give the weights that have to run for the depth, and their digest."""
+        from featpipe.backbones.weights import sha256
+
+        backbone = self.load_backbone()
+        nodes = (depth.node for depth in backbone.depths)
+        needed = backbone._outline.keys(nodes)
+        state = backbone.network.state_dict()
+        return {name: state[name] for name in needed}, sha256(backbone.network, needed)
+
+    @property
+    def _name(self) -> str:
+        return "the model" if self.path is None else str(self.path)
+
+    def _find_weights(self) -> tuple[str | None, str]:
+        """Say where the weights are now, and what their digest has to be."""
+        model, expected = self.model, self.model.fingerprint["weights_sha256"]
+        if self._weights is not None:
+            return self._weights, expected
+        if model.embedded_sha256 is not None and self.path is not None:
+            return str(self.path), model.embedded_sha256
+        if model.weights_file is not None:
+            return str(self._file(Path(model.weights_file))), expected
+        return None if model.weights == "own" else model.weights, expected
+
+    def _file(self, hint: Path) -> Path:
+        beside = [] if self.path is None else [self.path.with_name(hint.name)]
+        for path in (hint, *beside):
+            if path.is_file():
+                return path
+        raise FileNotFoundError(
+            f"the weights of {self._name} were in {str(hint)!r}, which is not there "
+            "any more; say where they are now with --weights FILE (in Python weights=…)"
+        )
+
+    def _accept(self, backbone: Backbone, weights: str | None, expected: str) -> None:
+        found = backbone.weights_sha256
+        if found != expected:
+            raise ValueError(
+                f"the weights {weights or backbone.weights!r} are not those that "
+                f"{self._name} was fitted with (SHA-256 of the tensors {found[:12]}…, "
+                f"not {expected[:12]}…); give the right ones with --weights"
+            )
+        if sum(depth.width for depth in backbone.depths) != self.model.width:
+            raise ValueError(
+                f"the backbone {backbone.name!r} gives codes of another width at "
+                f"{self.model.depth!r} than {self._name} was fitted on; it has changed "
+                "since"
+            )
+
+    def _checked(self, act: Callable[[], Any]) -> Any:
+        """Say which model it is whose backbone cannot be made."""
+        try:
+            return act()
+        except ImportError as error:
+            raise type(error)(f"{self._name}: {error}") from error
+        except ValueError as error:
+            if self._name in str(error):
+                raise
+            raise ValueError(
+                f"the backbone of {self._name} cannot be made: {error}"
+            ) from error
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Predictor:
+    """Read a model that `featpipe fit` or `Predictor.save` wrote.
+
+    Nothing in the file is run, and the network is loaded only with the first image.
+
+    Parameters
+    ----------
+    path : path
+    weights : path, optional
+        Where the backbone's weights are now, if not where they were.
+    backbone : str, optional
+        What the backbone is called now; needed where it is your own callable, which
+        no file alone gets to run.
+    device, batch_size, workers
+        As `featpipe.extract`.
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no model, one of another format version, or damaged.
+
+    Examples
+    --------
+    >>> model = featpipe.load("flowers.model")                    # doctest: +SKIP
+    >>> model.top(["new.jpg"], k=2)                               # doctest: +SKIP
+    [[('tulip', 0.93), ('rose', 0.05)]]
+    """
+    path = Path(path)
+    return Predictor(
+        storing.read(path),
+        path=path,
+        weights=weights,
+        backbone=backbone,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+    )
+
+
+def _probabilities(classifier: str, scores: np.ndarray) -> np.ndarray | None:
+    """Turn decision values into probabilities, as `LogisticClassifier` does."""
+    if classifier != "logistic":
+        return None
+    from scipy.special import expit, softmax
+
+    if scores.shape[1:] == (2,):
+        return expit(scores)
+    return softmax(scores, axis=1)

@@ -1,0 +1,215 @@
+"""What a model says of some images: a table, and how right it is.
+
+Knows nothing of networks and models; it holds names, numbers and failures.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featpipe.codes import Failure
+from featpipe.scores import judge, write_whole
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Predictions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Labels for images, in the order of the images.
+
+    Parameters
+    ----------
+    paths : list of n str
+        Of the images that could be read.
+    class_names : list of str
+        That the model knows.
+    scores : (n, n_classes) float64
+        Decision values; the label is the class of the highest. With two classes those
+        of the first are the second's with the other sign.
+    probabilities : (n, n_classes) float64 or None
+        None where the classifier gives none.
+    failures : list of Failure
+        The images that could not be read, each with stage and reason.
+    truth : list of n str
+        The label the source gives, ``""`` where it gives none.
+    splits : list of n str
+        Of the source.
+    """
+
+    paths: list[str]
+    class_names: list[str]
+    scores: np.ndarray
+    probabilities: np.ndarray | None
+    failures: list[Failure]
+    truth: list[str]
+    splits: list[str]
+
+    def __len__(self) -> int:
+        """Return the number of images with a label."""
+        return len(self.paths)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) str: the class name of each image."""
+        return np.array(self.class_names, np.str_)[self._order(1)[:, 0]]
+
+    def top(self, k: int) -> list[list[tuple[str, float]]]:
+        """Give the likeliest classes of each image, likeliest first.
+
+        Parameters
+        ----------
+        k : int
+            How many; at most as many as there are classes.
+
+        Returns
+        -------
+        list of n lists of (class name, probability)
+            The decision value where the classifier gives no probability.
+        """
+        values = self.scores if self.probabilities is None else self.probabilities
+        return [
+            [(self.class_names[c], float(row[c])) for c in classes]
+            for row, classes in zip(values, self._order(k).tolist(), strict=True)
+        ]
+
+    def _order(self, k: int) -> np.ndarray:
+        """Classes by falling score; equal ones in their own order, as `predict`."""
+        if k < 1:
+            raise ValueError(f"top={k!r} takes no class; give 1 or more")
+        return np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
+
+    def measures(self, split: str | None = None) -> dict[str, float | None] | None:
+        """Judge the labels by those of the source.
+
+        A class that the model does not know counts as wrong.
+
+        Parameters
+        ----------
+        split : str, optional
+            Only the images of this split.
+
+        Returns
+        -------
+        dict or None
+            As `scores.judge`, and ``n``; None if no image is labelled.
+        """
+        rows = [
+            i
+            for i, name in enumerate(self.truth)
+            if name and split in (None, self.splits[i])
+        ]
+        if not rows:
+            return None
+        names = [*self.class_names, *sorted(set(self.truth) - set(self.class_names))]
+        number = {name: k for k, name in enumerate(names)}
+        truth = np.array([number[self.truth[i]] for i in rows])
+        predicted = self._order(1)[rows, 0]
+        found = self.probabilities
+        if found is not None:
+            unknown = np.zeros((len(rows), len(names) - len(self.class_names)))
+            found = np.hstack([found[rows], unknown])
+        return {"n": len(rows), **judge(truth, predicted, found)}
+
+    def confusion(self) -> tuple[list[str], np.ndarray]:
+        """Count the labelled images by their true and their predicted class.
+
+        Returns
+        -------
+        names : list of str
+            The true classes, sorted.
+        counts : (n_true, n_classes) int64
+            Row: true class; column: predicted, in the order of ``class_names``.
+        """
+        names = sorted(set(self.truth) - {""})
+        counts = np.zeros((len(names), len(self.class_names)), np.int64)
+        for truth, predicted in zip(self.truth, self._order(1)[:, 0], strict=True):
+            if truth:
+                counts[names.index(truth), predicted] += 1
+        return names, counts
+
+    def write_csv(self, path: str | os.PathLike[str], *, top: int = 1) -> None:
+        """Write ``path,label,probability,score``, one line an image.
+
+        With ``top`` above one the columns ``label_2,probability_2`` and so on follow;
+        probabilities are empty where the classifier gives none. Images that could not
+        be read go to a second file, ``F.failures.csv`` beside ``F.csv``; without any
+        there is no such file.
+
+        Parameters
+        ----------
+        path : path
+        top : int
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        order = self._order(top)
+        header = ["path", "label", "probability", "score"]
+        for k in range(2, order.shape[1] + 1):
+            header += [f"label_{k}", f"probability_{k}"]
+        rows = [self._row(i, classes) for i, classes in enumerate(order.tolist())]
+        write_whole(path, _csv([header, *rows]))
+        beside = failures_path(path)
+        if self.failures:
+            lines = [list(failure[:3]) for failure in self.failures]
+            write_whole(beside, _csv([["path", "stage", "reason"], *lines]))
+        else:
+            beside.unlink(missing_ok=True)  # it would speak of an earlier run
+
+    def _row(self, i: int, classes: list[int]) -> list[Any]:
+        said = self.probabilities
+        odds = ["" if said is None else f"{said[i, c]:.6g}" for c in classes]
+        score = f"{self.scores[i, classes[0]]:.6g}"
+        row = [self.paths[i], self.class_names[classes[0]], odds[0], score]
+        for c, odd in zip(classes[1:], odds[1:], strict=True):
+            row += [self.class_names[c], odd]
+        return row
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Give a table indexed by path: label, score, and a column a probability.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "to_frame needs pandas; pip install 'featpipe[frame]'"
+            ) from error
+        index = pandas.Index(self.paths, name="path")
+        frame = pandas.DataFrame({"label": self.labels}, index=index)
+        frame["score"] = self.scores.max(axis=1)
+        if self.probabilities is not None:
+            for name, column in zip(
+                self.class_names, self.probabilities.T, strict=True
+            ):
+                frame[name] = column
+        return frame
+
+
+def failures_path(path: str | os.PathLike[str]) -> Path:
+    """Give the name of the file that says what could not be read."""
+    path = Path(path)
+    return path.with_name(f"{path.name.removesuffix('.csv')}.failures.csv")
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

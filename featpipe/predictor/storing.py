@@ -1,0 +1,140 @@
+"""The model file: safetensors with one strict JSON record, every byte under a digest.
+
+``docs/models.md`` specifies it. Nothing in a file is executed or imported, and
+nothing is allocated that the file does not hold. Never here: what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from featpipe import codes
+from featpipe.predictor.model import Model
+
+__all__ = ["PREFIX", "read", "write"]
+
+FORMAT = "featpipe-model"
+VERSION = 1
+PREFIX = "backbone."
+"""Before the names of a backbone's tensors: a prefix that `backbones` takes off by
+itself, so that a model file is a weights file as well."""
+
+_MINE = ("coef", "intercept")
+
+
+def write(path: Path, model: Model, backbone: Mapping[str, np.ndarray]) -> None:
+    """Write a model, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+    model : Model
+    backbone : dict of str to array
+        The backbone's tensors; empty if they stay where they are.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    arrays = {
+        "coef": np.ascontiguousarray(model.coef, np.float64),
+        "intercept": np.ascontiguousarray(model.intercept, np.float64),
+        **{PREFIX + name: array for name, array in backbone.items()},
+    }
+    record = json.dumps(model.as_record(), allow_nan=False, sort_keys=True)
+    said = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "record": record,
+        "sha256": _digest(record, arrays),
+    }
+    codes.write_bytes(path, save(arrays, metadata=said))
+
+
+def read(path: Path) -> Model:
+    """Read a model that may come from anywhere.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no model file, one of another version, damaged, or holds what a
+        model never holds; names the file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no model file {path}; `featpipe fit FILE.h5 -o {path}` makes one"
+        )
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give the model that fit wrote")
+    try:
+        # The record comes first: a file of another kind is not read further.
+        with safe_open(path, framework="np") as file:
+            said = _known(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path} is no model file, or was cut short ({reason}); give one that "
+            "`featpipe fit` wrote"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    if _digest(said["record"], arrays) != said["sha256"]:
+        raise ValueError(
+            f"{path} is damaged: its content is not what its SHA-256 says; copy it "
+            "again, or fit anew"
+        )
+    try:
+        return _model(said["record"], arrays)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} holds no model of version {VERSION}: {error}"
+        ) from error
+
+
+def _known(said: Mapping[str, str]) -> Mapping[str, str]:
+    if said.get("format") != FORMAT or not {"record", "sha256"} <= set(said):
+        raise ValueError(
+            "holds tensors but no model; give one that `featpipe fit` wrote"
+        )
+    if said.get("version") != str(VERSION):
+        raise ValueError(
+            f"is a model of format version {said.get('version')!r}, and this featpipe "
+            f"reads version {VERSION}; update featpipe, or fit anew"
+        )
+    return said
+
+
+def _model(text: str, arrays: Mapping[str, np.ndarray]) -> Model:
+    record = json.loads(text, parse_constant=_refuse)
+    foreign = [n for n in arrays if n not in _MINE and not n.startswith(PREFIX)]
+    if foreign or not set(_MINE) <= set(arrays):
+        raise ValueError(f"its tensors are {sorted(arrays)!r:.200}")
+    model = Model.from_record(record, arrays["coef"], arrays["intercept"])
+    if (len(arrays) > len(_MINE)) != (model.embedded_sha256 is not None):
+        raise ValueError("its record and its tensors differ on embedded weights")
+    return model
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _digest(record: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash the record, then name, dtype, shape and bytes of each tensor, by name."""
+    digest = hashlib.sha256(record.encode("utf-8", "surrogateescape"))
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,185 @@
+"""Images to codes in memory, by the very steps of an extraction.
+
+The same reading, decoding, preprocessing, network and rounding as a codes file has
+seen; only nothing is written. Knows nothing of classifiers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from featpipe.codes import Failure
+from featpipe.extraction import Recipe, Tally
+from featpipe.extraction.engine import Engine, Prepared
+from featpipe.extraction.network import Network
+from featpipe.images import ImageSet
+
+if TYPE_CHECKING:
+    from featpipe.backbones import Backbone
+
+__all__ = ["Batch", "Stream"]
+
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+class Batch(NamedTuple):
+    """Some neighbouring images: the codes of those that gave one, and the others.
+
+    Parameters
+    ----------
+    positions : (n,) int64
+        In the `ImageSet`, ascending.
+    codes : (n, width) float32
+    failures : list of (position, Failure)
+    """
+
+    positions: np.ndarray
+    codes: np.ndarray
+    failures: list[tuple[int, Failure]]
+
+
+class Stream:
+    """A recipe that runs, without a file.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Several depths are put side by side.
+    device, batch_size, workers
+        As `featpipe.extract`.
+    accept : callable, optional
+        Told the `Backbone` once it is loaded and before it runs; raises where it is
+        not the one that is meant.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        device: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        accept: Callable[[Backbone], None] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self._network = Network(recipe, device, batch_size)
+        self._workers = workers or os.cpu_count() or 1
+        self._accept = accept
+
+    @cached_property
+    def precision(self) -> str:
+        """Arithmetic of the network: ``fp32``, ``bf16`` or ``fp16``."""
+        return self._network.precision(self.recipe.precision)
+
+    @cached_property
+    def loaded(self) -> Backbone:
+        """The network, accepted, still on the CPU and in float32."""
+        backbone = self._network.backbone(self.recipe.depths)
+        if self._accept is not None:
+            self._accept(backbone)
+        return backbone
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The network, accepted, on its device."""
+        assert self.loaded is self._network.backbone(self.recipe.depths)
+        return self._network.ready(self.recipe.depths, self.precision)
+
+    @property
+    def width(self) -> int:
+        """Numbers per code."""
+        return sum(depth.width for depth in self.loaded.depths)
+
+    def run(
+        self, image_set: ImageSet, tell: Callable[[Tally], None] | None = None
+    ) -> Iterator[Batch]:
+        """Give the codes of images, a batch at a time, in their order.
+
+        Parameters
+        ----------
+        image_set : ImageSet
+            What the scan could not list is no part of any batch.
+        tell : callable, optional
+            Called with the `Tally` after every batch.
+
+        Yields
+        ------
+        Batch
+        """
+        backbone = self.backbone
+        tally = Tally(n_images=len(image_set))
+        engine = Engine(
+            image_set,
+            lambda: backbone,
+            exact=self.precision == "fp32",
+            hflip=self.recipe.hflip,
+            workers=self._workers,
+            tally=tally,
+        )
+        window = 2 * self._network.batch_size
+        incoming = engine.prepare(range(len(image_set)), lambda i, sha256: None, window)
+        with closing(incoming):
+            while images := list(islice(incoming, self._network.batch_size)):
+                batch = self._batch(engine, images, image_set)
+                tally.computed += len(batch.positions)
+                tally.failed += len(batch.failures)
+                if tell is not None:
+                    tell(tally)
+                yield batch
+
+    def whole(self, image_set: ImageSet) -> np.ndarray:
+        """Give the codes of all images, (n, width) float32.
+
+        Raises
+        ------
+        ValueError
+            If one fails: names it, and how many there are.
+        """
+        found = np.empty((len(image_set), self.width), np.float32)
+        failures: list[Failure] = []
+        for batch in self.run(image_set):
+            found[batch.positions] = batch.codes
+            failures += [failure for _, failure in batch.failures]
+        if failures:
+            path, stage, reason = failures[0][:3]
+            more = f" ({len(failures)} such images)" if len(failures) > 1 else ""
+            raise ValueError(
+                f"{path}: {stage}: {reason}{more}; leave it out, or mend it"
+            )
+        return found
+
+    def _batch(
+        self, engine: Engine, images: list[Prepared], image_set: ImageSet
+    ) -> Batch:
+        fresh = [image for image in images if image.pixels is not None]
+        failures = [
+            (image.position, image.failure)
+            for image in images
+            if image.failure is not None
+        ]
+        if not fresh:
+            return Batch(np.empty(0, np.int64), np.empty((0, self.width)), failures)
+        positions = np.array([image.position for image in fresh], np.int64)
+        codes = self._stored(engine.run(fresh))
+        sound = np.isfinite(codes).all(axis=1)
+        for position in positions[~sound].tolist():
+            reason = f"its code is not finite, or too large for {self.recipe.dtype}"
+            path = image_set.paths[position]
+            failures.append((position, Failure(path, "network", reason)))
+        return Batch(positions[sound], codes[sound], sorted(failures))
+
+    def _stored(self, found: dict[str, np.ndarray]) -> np.ndarray:
+        """Put depths side by side, rounded as a codes file of this dtype has them."""
+        specs = [depth.spec for depth in self.loaded.depths]
+        codes = np.concatenate([found[spec] for spec in specs], axis=1)
+        if self.recipe.dtype != "float16":
+            return codes
+        codes[np.abs(codes) > _FLOAT16_MAX] = np.inf
+        return codes.astype(np.float16).astype(np.float32)
