@@ -26,7 +26,9 @@ TOLERANCE = 1e-4
 OWN = """
 import torch
 from torch import nn
-from torchvision.models import MaxVit, SwinTransformer, VisionTransformer
+from torchvision.models import ConvNeXt, DenseNet, MaxVit, SwinTransformer
+from torchvision.models import VisionTransformer
+from torchvision.models.convnext import CNBlockConfig
 
 class Wandering(nn.Module):
     # Which convolution runs depends on the pixels: no graph can record it.
@@ -47,6 +49,13 @@ class Wandering(nn.Module):
             x = torch.relu_(self.norm(x))
         return self.fc(self.drop(x.mean((2, 3))))
 
+def convnext():
+    stages = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]
+    return ConvNeXt(stages, num_classes=5)
+
+def densenet():
+    return DenseNet(8, (2, 3), 16, num_classes=5)
+
 def vit():
     return VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5)
 
@@ -59,19 +68,18 @@ def maxvit():
 
 FAMILIES = {
     "resnet18": ("layer2", "layer4.0.conv1", "bn1"),
-    "alexnet": ("features.3", "classifier.1"),
     "squeezenet1_0": ("features.0", "features"),
     "mobilenet_v3_small": ("features.0.0", "features.5", "classifier.0"),
     "mnasnet0_5": ("layers.3", "layers.9"),
     "shufflenet_v2_x0_5": ("stage2", "stage3.1"),
-    "densenet121": ("features.denseblock2", "features.norm5", "features"),
     "efficientnet_b0": ("features.3", "features.8.1"),
     "regnet_y_400mf": ("trunk_output.block2",),
-    "convnext_tiny": ("features.3", "features.7"),
     "googlenet": ("inception3a", "inception4b.branch2.0.bn"),
     "inception_v3": ("Mixed_5b", "Mixed_6e.branch1x1"),
 }
 OWN_FAMILIES = {
+    "convnext": ("features.1", "features.3"),
+    "densenet": ("features.denseblock1", "features.norm5", "features"),
     "vit": ("encoder", "encoder.layers.encoder_layer_0", "conv_proj"),
     "swin": ("features.1", "features.2", "norm"),
     "maxvit": ("stem", "blocks.0"),
