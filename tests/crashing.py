@@ -17,22 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from extracting import OPTIONS, run
 
 from featpipe import codes, extraction
 from featpipe.codes import atomic
 from featpipe.extraction import lock, plan
 
 SLICE = 8
-OPTIONS: dict[str, Any] = {
-    "backbone": "networks:tiny",
-    "weights": "none",
-    "input_size": 16,
-    "depth": ["stem:avg", "penultimate"],
-    "precision": "fp32",
-    "device": "cpu",
-    "batch_size": 3,
-    "workers": 2,
-}
 
 
 def die() -> None:
@@ -126,12 +117,8 @@ def apart(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def extract(photos: Path, path: Path, **changes: Any) -> dict[str, Any]:
-    tallies = []
-    extraction.extract(
-        photos, path, **{**OPTIONS, "progress": tallies.append, **changes}
-    )
-    last = tallies[-1]
-    return {"computed": last.computed, "kept": last.kept, "failed": last.failed}
+    _, tally = run(photos, path, **changes)
+    return {"computed": tally.computed, "kept": tally.kept, "failed": tally.failed}
 
 
 def parts(path: Path) -> int:

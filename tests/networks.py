@@ -41,9 +41,8 @@ def loud() -> nn.Module:
 
 class _Divided(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # A black image, normalised, is the same everywhere; others are not.
-        flat = x.flatten(1)
-        return x / (flat.amax(1) - flat.amin(1)).view(-1, 1, 1, 1)
+        flat = x.flatten(2)
+        return x / (flat.amax(2) - flat.amin(2))[..., None, None]
 
 
 def exploding() -> nn.Module:

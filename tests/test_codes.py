@@ -373,3 +373,16 @@ def test_ctrl_c_while_libhdf5_writes_is_no_signal(tmp_path):
         )
         assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
         assert [path.name for path in tmp_path.iterdir()] == ["s.h5"]
+
+
+def test_a_file_without_rows_is_a_file(tmp_path):
+    arrays = {
+        "a:avg": np.empty((0, 7), np.float16),
+        "b:map": np.empty((0, 2, 3, 3), "f4"),
+    }
+    codes.write(tmp_path / "a.h5", **contents(0, codes=arrays))
+    found = codes.verify(tmp_path / "a.h5")
+    assert found.shapes == {"a:avg": (0, 7), "b:map": (0, 2, 3, 3)}
+    X, y = found.arrays("a+b")
+    assert X.shape == (0, 25)
+    assert y.shape == (0,)

@@ -187,9 +187,11 @@ def extents(h5: h5py.File, file: BinaryIO) -> list[tuple[int, int]]:
     """List where the raw chunks of the codes lie in the file, as (offset, length)."""
     found = []
     for dataset in h5["codes"].values():
+        if not len(dataset):
+            continue
         infos: list[Any] = []
         dataset.id.chunk_iter(infos.append)
-        shift = _shift(dataset, infos[0], file, h5.userblock_size) if infos else 0
+        shift = _shift(dataset, infos[0], file, h5.userblock_size)
         found += [(info.byte_offset + shift, info.size) for info in infos]
     return found
 
@@ -216,6 +218,10 @@ def is_spec(name: str) -> bool:
 def _write_codes(group: h5py.Group, spec: str, store: Store) -> None:
     if not is_spec(spec):
         raise ValueError(f"a depth cannot be named {spec!r} in a codes file")
+    if not store.shape[0]:
+        # HDF5 has no chunks of nothing.
+        group.create_dataset(spec, shape=store.shape, dtype=store.dtype)
+        return
     dataset = group.create_dataset(
         spec,
         shape=store.shape,

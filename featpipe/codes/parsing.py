@@ -166,10 +166,13 @@ def _refuse_odd_codes(dataset: h5py.Dataset) -> None:
     name = dataset.name.rpartition("/")[2]
     if not is_spec(name):
         raise CodesError(f"names a depth {name!r}, which none can be called")
-    if len(dataset.shape) not in (2, 3, 4) or dataset.chunks is None:
+    whole = dataset.chunks is None
+    if len(dataset.shape) not in (2, 3, 4) or (whole and len(dataset)):
         raise CodesError("is not laid out as a codes file: codes that are no array")
     if dataset.dtype not in (np.float32, np.float16):
         raise CodesError(f"has codes of type {dataset.dtype}; they are float32 or 16")
+    if whole:
+        return
     # libhdf5 takes it on trust that a chunk, checksum off, is as long as declared.
     expected = math.prod(dataset.chunks) * dataset.dtype.itemsize
     expected += 4 * ("fletcher32" in dataset._filters)

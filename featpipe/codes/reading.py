@@ -262,9 +262,10 @@ class Codes:
         X = np.empty((n_rows, self.width(depth)), np.float32)
         column = 0
         for part in depth.split("+"):
-            rows = self.rows(part, 0, len(self))[chosen].reshape(n_rows, -1)
-            X[:, column : column + rows.shape[1]] = rows
-            column += rows.shape[1]
+            width = self.width(part)
+            rows = self.rows(part, 0, len(self))[chosen]
+            X[:, column : column + width] = rows.reshape(n_rows, width)
+            column += width
         return X, self.labels[chosen].copy()
 
     def to_frame(self, depth: str) -> "pandas.DataFrame":

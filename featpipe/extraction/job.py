@@ -98,7 +98,9 @@ class Job:
         if old is not None and self._shard is not None:
             _require_same_shard(old, self._shard)
         outlook = look(self._path, old, self._images, self._recipe, self._network)
-        outlook.provenance["shard"] = self._shard_facts
+        outlook.provenance.pop("shard", None)
+        if self._shard_facts:
+            outlook.provenance["shard"] = self._shard_facts
         return outlook
 
     def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
@@ -141,7 +143,8 @@ class Job:
         if self._on_error == "fail":
             for failure in sorted(known):
                 raise ValueError(_refusal(failure))
-        files = [*([old] if old else []), *parts.found.values()]
+        # Not `if old`: a file without rows is a file.
+        files = [*([] if old is None else [old]), *parts.found.values()]
         new = self._compute(outlook.todo, outlook.depths, outlook, files, parts)
         if outlook.added:
             before = np.array(sorted(outlook.kept), np.int64)

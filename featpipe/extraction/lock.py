@@ -8,11 +8,17 @@ import json
 import os
 import socket
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
 from featpipe.codes import draft_of, left_behind
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Lock", "LockedError"]
 
@@ -55,18 +61,18 @@ class Lock:
         )
 
     def __enter__(self) -> "Lock":
-        # The first try may find, and clear away, what a dead process left.
-        for _ in range(3):
-            if self._take():
-                # Left by processes that were killed while they asked for the lock.
-                for draft in left_behind(self.path):
-                    draft.unlink(missing_ok=True)
-                return self
-            said = self._read()
-            if said is not None and not self._break and not _is_dead(said):
-                raise LockedError(self._who(said))
-            self._clear(said)
-        raise LockedError(f"{self.path} keeps coming back; another process makes it")
+        with _alone_on_this_host(self.path.parent):
+            if not self._take():
+                said = self._read()
+                if said is not None and not self._break and not _is_dead(said):
+                    raise LockedError(self._who(said))
+                self.path.unlink(missing_ok=True)
+                if not self._take():
+                    raise LockedError(self._who(self._read() or {}))
+            # Of processes that were killed while they asked for the lock.
+            for draft in left_behind(self.path):
+                draft.unlink(missing_ok=True)
+        return self
 
     def __exit__(
         self,
@@ -74,7 +80,7 @@ class Lock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(OSError):
+        with suppress(OSError), _alone_on_this_host(self.path.parent):
             if self.path.read_text() == self._mine:
                 self.path.unlink()
 
@@ -109,16 +115,6 @@ class Lock:
             said = {}
         return said if isinstance(said, dict) else {}
 
-    def _clear(self, said: dict | None) -> None:
-        """Remove the lock that was read, and no other that came in between."""
-        aside = draft_of(self.path)
-        with suppress(FileNotFoundError):
-            self.path.rename(aside)
-            if not self._break and json.loads(aside.read_text()) != said:
-                with suppress(FileExistsError):
-                    os.link(aside, self.path)
-            aside.unlink()
-
     def _who(self, said: dict) -> str:
         name = str(self.path)[: -len(".lock")]
         return (
@@ -126,6 +122,25 @@ class Lock:
             f"{said.get('host', '?')}; wait for it, or pass --break-lock if you know "
             "that it is gone"
         )
+
+
+@contextmanager
+def _alone_on_this_host(folder: Path) -> Iterator[None]:
+    """Keep other processes of this host from looking at a lock and changing it too.
+
+    Only a lock of this host is ever taken over, so this host is all that matters. Some
+    network file systems cannot do it; there the danger is that of a few microseconds.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_dead(said: dict) -> bool:

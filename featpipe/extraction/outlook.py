@@ -82,7 +82,7 @@ def look(
         If the file was made otherwise; names the field.
     """
     outlook = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
-    before = Known([old] if old else [])
+    before = Known([] if old is None else [old])
     before.add(range(len(before.files)))
     failures = _lasting_failures(old)
     todo = []
@@ -125,7 +125,7 @@ def _kept_network(old: Codes | None, recipe: Recipe) -> Outlook | None:
 def _loaded_network(
     path: Path, old: Codes | None, recipe: Recipe, network: Network
 ) -> Outlook:
-    said = old.provenance if old else {}
+    said = {} if old is None else old.provenance
     backbone = network.backbone(recipe.depths)
     specs = [depth.spec for depth in backbone.depths]
     provenance = _provenance(said, backbone, recipe, network)
@@ -136,12 +136,12 @@ def _loaded_network(
                 f"{path} holds {said.get('dtype')}, not {recipe.dtype}; leave out "
                 "--dtype, choose another file, or --overwrite"
             )
-    before = list(old.depths) if old else []
+    before = [] if old is None else list(old.depths)
     added = [spec for spec in dict.fromkeys(specs) if spec not in before]
     # As the user writes them: the next run can then tell without torch.
     asked = sorted({*said.get("asked", ()), *recipe.depths, *specs})
     provenance |= {"asked": asked, "depths": before + added}
-    return Outlook(provenance, before + added, added if old else [])
+    return Outlook(provenance, before + added, [] if old is None else added)
 
 
 def _provenance(
@@ -155,8 +155,9 @@ def _provenance(
         **recipe.fingerprint(backbone, precision),
         "weights": backbone.weights,
         "dtype": recipe.dtype or said.get("dtype") or "float32",
-        "device": network.device,
-        "batch_size": network.batch_size,
+        # Of the run that began the file: what computes nothing must not change it.
+        "device": said.get("device") or network.device,
+        "batch_size": said.get("batch_size") or network.batch_size,
         "versions": _versions(),
         "request": recipe.request(),
     }

@@ -86,7 +86,9 @@ class Recipe:
         for name in ("depths", "precision", "dtype"):
             del asked[name]
         asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
-        asked["weights_file_sha256"] = _file_digest(self.weights)
+        asked["weights_file_sha256"] = digest = _file_digest(self.weights)
+        # A file is the same wherever it lies.
+        asked["weights"] = None if digest else self.weights
         asked["versions"] = {
             name: _version(name) for name in ("featpipe", "torchvision", "timm")
         }
