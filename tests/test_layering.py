@@ -1,0 +1,199 @@
+"""The rooms and who may import whom, as the design has it; read with `ast`.
+
+No module is imported here but by a fresh Python that reports what came with it.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import featpipe
+
+PACKAGE = Path(featpipe.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Room: the rooms it may import. Imports go one way: there is no cycle among rooms.
+MAY_IMPORT: dict[str, set[str]] = {
+    "images": set(),
+    "backbones": set(),
+    "codes": set(),
+    "solvers": set(),
+    "scores": set(),
+    "extraction": {"images", "backbones", "codes"},
+    "transformer": {"images", "backbones", "codes", "extraction"},
+    "classifiers": {"solvers"},
+    "comparison": {"codes", "solvers", "classifiers", "scores"},
+    "predictor": {
+        "images",
+        "backbones",
+        "codes",
+        "extraction",
+        "classifiers",
+        "scores",
+    },
+    "finetuning": {
+        "images",
+        "backbones",
+        "codes",
+        "extraction",
+        "solvers",
+        "classifiers",
+        "scores",
+        "predictor",
+    },
+    "advice": {"codes", "comparison"},
+    "report": {"images", "codes", "scores", "comparison", "advice"},
+}
+# The top: they put everything together.
+ANYTHING = {"__init__", "__main__", "cli", "demo"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield each module imported, in functions and for types too, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), node.lineno
+            if node.module == "featpipe":
+                for alias in node.names:
+                    yield f"featpipe.{alias.name}", node.lineno
+
+
+def rooms_imported(path: Path) -> dict[str, int]:
+    found = {}
+    for name, line in imports(ast.parse(path.read_bytes())):
+        top, _, rest = name.partition(".")
+        # Names of `featpipe` itself, such as its version, are no room.
+        if top == "featpipe" and rest and not rest.startswith("__"):
+            found[rest.partition(".")[0]] = line
+    return found
+
+
+def test_every_room_stands_in_the_table():
+    assert {room_of(path) for path in MODULES} <= MAY_IMPORT.keys() | ANYTHING
+
+
+def test_the_table_has_no_cycle():
+    done: set[str] = set()
+    while rooms := {r for r, needs in MAY_IMPORT.items() if r not in done}:
+        free = {room for room in rooms if MAY_IMPORT[room] <= done}
+        assert free, f"a cycle among {rooms}"
+        done |= free
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_it_may(room):
+    allowed = MAY_IMPORT[room] | {room}
+    for path in MODULES:
+        if room_of(path) == room:
+            odd = {r: at for r, at in rooms_imported(path).items() if r not in allowed}
+            assert not odd, f"{name_of(path)} imports {odd}; {room} may {allowed}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_says_what_it_is_and_what_it_gives(path):
+    tree = ast.parse(path.read_bytes())
+    assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
+    relative = [name for name, _ in imports(tree) if name.startswith(".")]
+    assert not relative, f"{name_of(path)} imports {relative}; write featpipe.…"
+    if path.name != "__main__.py":
+        public = exported(tree)
+        assert public is not None, f"{name_of(path)} states no __all__"
+        defined = {
+            node.name: node
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        for name in public:
+            node = defined.get(name)
+            assert node is None or documented(node), f"{name} is not documented"
+            if isinstance(node, ast.ClassDef):
+                for method in methods(node):
+                    assert documented(method), f"{name}.{method.name} is not documented"
+
+
+def strings(tree: ast.AST) -> list[str]:
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def documented(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    # Or `__doc__ = f"…"`, for what several classes have in common.
+    assigned = [n.targets for n in node.body if isinstance(n, ast.Assign)]
+    names = {t.id for ts in assigned for t in ts if isinstance(t, ast.Name)}
+    return bool(ast.get_docstring(node)) or "__doc__" in names
+
+
+def exported(tree: ast.Module) -> list[str] | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
+                assert node.value is not None
+                return strings(node.value)
+    return None
+
+
+def methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    found = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+    return [method for method in found if not method.name.startswith("_")]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_all_names_is_there(path):
+    tree = ast.parse(path.read_bytes())
+    there: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            there.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            there |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            there.add(node.id)
+    lazy = set(getattr(featpipe, "_ROOM_OF", ())) if path.parent == PACKAGE else set()
+    assert set(exported(tree) or ()) <= there | lazy
+
+
+WITHOUT_TORCH = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    if "torch" in sys.modules:
+        sys.exit(f"{name} imports torch")
+import featpipe
+dir(featpipe)
+"""
+
+
+def test_torch_is_imported_only_where_networks_run():
+    # The lightest first, so that the first to bring torch is the one named.
+    rooms = ["cli", "codes", "images", "extraction", "scores", "comparison"]
+    rooms += ["classifiers"]
+    names = ["featpipe", *(f"featpipe.{room}" for room in rooms)]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *names],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in featpipe.__all__:
+        assert getattr(featpipe, name).__doc__, f"featpipe.{name} is not documented"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        featpipe.nothing  # noqa: B018
