@@ -1,6 +1,7 @@
 """Extraction: the right codes in the right rows, and every image accounted for."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,6 +282,41 @@ def test_a_folder_that_is_not_writable_is_said(photos, tmp_path):
         check=False,
     )
     assert "is not writable; choose another place for a.h5" in done.stdout, done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a disk of a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
+    if not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(("n", "full_at"), [(40, "a part"), (26, "the file")])
+def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
+    tmp_path, draw, small_disk, monkeypatch, n, full_at
+):
+    # A part takes 36 kB: 40 of them are too many, 26 leave no room for the file.
+    monkeypatch.setattr(plan, "SLICE", 1)
+    for k in range(n):
+        draw(tmp_path / "photos" / f"{k:02}.png", k)
+    path, parts = small_disk / "a.h5", small_disk / "a.h5.parts"
+    with pytest.raises(OSError, match=r"No space left.* needs .* are free; make room"):
+        run(tmp_path / "photos", path)
+    finished = len(list(parts.glob("*.h5")))
+    assert 20 < finished < 40
+    assert (finished == n) == (full_at == "the file")
+    assert {found.name for found in small_disk.iterdir()} == {"a.h5.parts"}
+    assert len(list(parts.iterdir())) == finished
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    found, tally = run(tmp_path / "photos", path)
+    assert (tally.kept, tally.computed) == (finished, n - finished)
+    fresh, _ = run(tmp_path / "photos", tmp_path / "fresh.h5")
+    assert found.path.read_bytes() == fresh.path.read_bytes()
 
 
 def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path):
