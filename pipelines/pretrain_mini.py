@@ -41,15 +41,18 @@ class Recipe:
     """Everything that decides the weights, apart from the images.
 
     Warm-up and a flat stretch on small images, then `fall_epochs` of half a cosine, the
-    last half of them on whole ones. The flat stretch can be lengthened while it lasts.
+    last half of them on whole ones; then a second, lower fall of `extra_epochs`.
+    Each stretch can be made longer or shorter until the next begins.
     """
 
     epochs: int = 30
     fall_epochs: int = 16
+    extra_epochs: int = 0
     seed: int = 0
     batch_size: int = 128
     part_size: int = 64
     peak_rate: float = 0.15
+    extra_rate: float = 0.08
     warm_up_epochs: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -61,12 +64,20 @@ class Recipe:
     jitter: float = 0.2
 
     @property
+    def last(self) -> int:
+        """How many epochs there are in all."""
+        return self.epochs + self.extra_epochs
+
+    @property
     def flat_until(self) -> int:
         """The epoch from which the learning rate falls."""
         return max(0, self.epochs - self.fall_epochs)
 
     def rate(self, epoch: float) -> float:
         """Learning rate at a fractional epoch."""
+        if self.epochs <= epoch < self.last:
+            fallen = (epoch - self.epochs) / self.extra_epochs
+            return self.extra_rate * (1 + math.cos(math.pi * fallen)) / 2
         fallen = max(0.0, epoch - self.flat_until) / (self.epochs - self.flat_until)
         rise = min(1.0, epoch / self.warm_up_epochs)
         return self.peak_rate * rise * (1 + math.cos(math.pi * fallen)) / 2
@@ -78,13 +89,13 @@ class Recipe:
         return self.sides_px[1 if epoch < self.epochs - self.fall_epochs // 2 else 2]
 
     def area(self, epoch: int) -> float:
-        """Smallest crop, as a part of the image; mild at the end, nearer to use."""
-        mild = epoch >= self.epochs - self.mild_epochs
-        return self.mild_min_area if mild else self.min_area
+        """Smallest crop, as a part of the image; mild at an end, nearer to use."""
+        left = (self.epochs if epoch < self.epochs else self.last) - epoch
+        return self.mild_min_area if left <= self.mild_epochs else self.min_area
 
 
 def read_split(path: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:
-    """Decode one split: images (n, 3, 64, 64) uint8, labels (n,), sorted wnids."""
+    """Decode one split: images (n, 3, 64, 64) uint8, labels (n,), sorted folders."""
     with zipfile.ZipFile(path) as archive:
         prefix = f"tinyimagenet/{split}/"
         names = sorted(n for n in archive.namelist() if n.startswith(prefix))
@@ -95,14 +106,6 @@ def read_split(path: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:
                 images[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     labels = [wnids.index(name.split("/")[2]) for name in names]
     return torch.from_numpy(images), torch.tensor(labels), wnids
-
-
-def read_class_names(path: Path, wnids: list[str]) -> list[str]:
-    """Class names of `wnids`, in that order, from the zip's classes.tsv."""
-    with zipfile.ZipFile(path) as archive:
-        lines = archive.read("tinyimagenet/classes.tsv").decode().splitlines()
-    named = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    return [named[wnid] for wnid in wnids]
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -137,12 +140,10 @@ def augment(
     scales = [uniform(1 - jitter, 1 + jitter).view(n, 1, 1, 1) for _ in range(3)]
 
     device = images.device
-    grid = F.affine_grid(
-        theta.to(device), [n, 3, side_px, side_px], align_corners=False
-    )
-    x = F.grid_sample(
-        images.float() / 255, grid, padding_mode="reflection", align_corners=False
-    )
+    shape = [n, 3, side_px, side_px]
+    grid = F.affine_grid(theta.to(device), shape, align_corners=False)
+    pixels = images.float() / 255
+    x = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
     brightness, contrast, saturation = (scale.to(device) for scale in scales)
     x = x * brightness
     x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, contrast)
@@ -155,10 +156,6 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-def _be_one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Training:
@@ -174,21 +171,24 @@ class Training:
         # Decay pulls on the filters only; on batch norm's scales it is known to hurt.
         filters = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
-        decayed: dict[str, Any] = {
-            "params": filters,
-            "weight_decay": recipe.weight_decay,
-        }
         self.optimiser = torch.optim.SGD(
-            [decayed, {"params": others}],
+            filters,
             lr=recipe.peak_rate,
             momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
             nesterov=True,
         )
+        self.optimiser.add_param_group({"params": others, "weight_decay": 0.0})
         self.bf16 = has_bf16(device)
-        # One thread a part of the batch, rather than all threads in every operator:
-        # nothing waits for a core that another program has taken.
-        torch.set_num_threads(1)
-        self.workers = ThreadPoolExecutor(n_threads, initializer=_be_one_thread)
+        # A thread for each part of a batch, rather than all threads in each operator:
+        # then nothing waits for a core that another program has taken.
+        n_parts = math.ceil(recipe.batch_size / recipe.part_size)
+        share = max(1, n_threads // n_parts)
+        self.workers = ThreadPoolExecutor(
+            min(n_threads, n_parts),
+            initializer=torch.set_num_threads,
+            initargs=(share,),
+        )
         self.history: list[dict[str, float]] = []
 
     def batches(
@@ -258,7 +258,7 @@ class Training:
     def resume(self) -> None:
         """Go back to the checkpoint, which must come from the same recipe.
 
-        Only the numbers of epochs may differ, as long as the rate has not fallen yet.
+        Only the numbers of epochs may differ, where nothing done depends on them.
         """
         path = self.folder / "checkpoint.pt"
         parts = torch.load(path, map_location=self.device, weights_only=True)
@@ -268,10 +268,12 @@ class Training:
             was = dataclasses.replace(
                 was, epochs=now.epochs, fall_epochs=now.fall_epochs
             )
+        if n_done <= was.epochs:
+            was = dataclasses.replace(was, extra_epochs=now.extra_epochs)
         if was != now:
             raise ValueError(
                 f"{str(path)!r} was written after {n_done} epochs of {was}; give the "
-                "same --epochs, --fall-epochs and --seed, or another --run folder"
+                "same --epochs (all three) and --seed, or another --run folder"
             )
         self.network.load_state_dict(parts["network"])
         self.average.load_state_dict(parts["average"])
@@ -298,7 +300,7 @@ def accuracy(
     return right / len(images)
 
 
-def export(network: nn.Module, path: Path, about: dict[str, object]) -> str:
+def export(network: nn.Module, path: Path, about: dict[str, Any]) -> str:
     """Write the weights as float16 safetensors; returns the file's SHA-256."""
     tensors = {
         name: (t.half() if t.is_floating_point() else t).cpu().contiguous()
@@ -331,6 +333,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder")
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
     parser.add_argument("--fall-epochs", type=int, default=Recipe.fall_epochs)
+    parser.add_argument("--extra-epochs", type=int, default=Recipe.extra_epochs)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--resume", action="store_true", help="from the checkpoint")
@@ -340,8 +343,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Train, log, draw, export."""
     options = parse(argv)
+    torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = Recipe(options.epochs, options.fall_epochs, options.seed)
+    recipe = Recipe(
+        options.epochs, options.fall_epochs, options.extra_epochs, options.seed
+    )
     options.run.mkdir(parents=True, exist_ok=True)
     training = Training(recipe, device, options.run, options.threads)
     if options.resume:
@@ -356,7 +362,7 @@ def main(argv: list[str] | None = None) -> None:
     training.say(
         f"{recipe}, torch {torch.__version__} on {device}, {len(images)} images"
     )
-    while (epoch := len(training.history)) < recipe.epochs:
+    while (epoch := len(training.history)) < recipe.last:
         start = time.perf_counter()
         loss = training.train_epoch(images, labels)
         seconds = time.perf_counter() - start
@@ -369,12 +375,7 @@ def main(argv: list[str] | None = None) -> None:
             f"val top-1 {100 * top1:.2f} %  {seconds:.0f} s"
         )
     draw_curve(training.history, options.run / "curve.png")
-    about: dict[str, object] = {
-        "trained_on": "Tiny ImageNet, 200 classes",
-        "recipe": dataclasses.asdict(recipe),
-        "wnids": wnids,
-        "class_names": read_class_names(options.zip, wnids),
-    }
+    about = {"recipe": dataclasses.asdict(recipe), "wnids": wnids}
     digest = export(training.average, options.run / "mini.safetensors", about)
     stored = safetensors.torch.load_file(options.run / "mini.safetensors")
     training.average.load_state_dict(stored)
