@@ -197,6 +197,17 @@ def test_a_file_replaced_by_a_failing_write_stays_as_it_was(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "a.h5"
+    link.symlink_to("far/b.h5")
+    for seed in (0, 1):
+        make(link, seed=seed)
+        assert link.is_symlink()
+        assert codes.read(tmp_path / "far" / "b.h5").paths[0] == f"{seed}-0000.png"
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
 def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     for name in ("x" * 252 + ".h5", "é" * 126 + ".h5"):
         assert codes.read(make(tmp_path / name)).n_images == 5

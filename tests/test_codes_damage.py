@@ -4,6 +4,7 @@ The digests refuse damage before libhdf5 parses anything.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -118,6 +119,22 @@ def test_a_first_block_of_nonsense_is_refused(tmp_path, facts):
         path.write_bytes(block.MAGIC + said.encode() + WHOLE[400:])
         with pytest.raises(CodesError, match="first block cannot be read"):
             codes.read(path)
+
+
+def test_the_digests_are_those_that_the_specification_gives():
+    # As docs/format.md says it, and by no code of ours.
+    said = json.loads(WHOLE[len(block.MAGIC) :].split(b"\n")[0])
+    stretches = [WHOLE[start : start + length] for start, length in said["payload"]]
+    payload = hashlib.sha256(b"".join(stretches)).hexdigest()
+    assert said["payload_sha256"] == payload
+    rest, position = b"", said["room"]
+    for start, length in said["payload"]:
+        rest += WHOLE[position:start]
+        position = start + length
+    facts = {key: said[key] for key in ("payload", "payload_sha256", "room", "size")}
+    first = json.dumps(facts, sort_keys=True).encode()
+    header = hashlib.sha256(first + rest + WHOLE[position:]).hexdigest()
+    assert said["header_sha256"] == header
 
 
 def test_the_block_lists_where_the_codes_lie():

@@ -118,6 +118,14 @@ def test_a_lock_nobody_can_read_is_respected_until_broken(tmp_path, content):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_to_a_file_has_the_lock_of_the_file(photos, tmp_path, holder):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link.h5"
+    link.symlink_to(tmp_path / "a.h5")
+    with pytest.raises(LockedError, match=rf"a\.h5 is .*process {holder.pid}"):
+        run(photos, link)
+
+
 def test_without_hard_links_the_lock_is_a_lock(tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError("no hard links here")

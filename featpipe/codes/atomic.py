@@ -28,6 +28,7 @@ __all__ = [
 
 # A name that leaves room for what `draft_of` adds, in the 255 bytes of most systems.
 _LONGEST_NAME = 200
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CANNOT_RESERVE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -57,7 +58,8 @@ def _short(name: str) -> str:
 def replacing(path: Path) -> Iterator[io.BufferedRandom]:
     """Open a temporary file that takes the name ``path`` when the block ends well.
 
-    On any exception the temporary file is removed and ``path`` is left as it was.
+    On any exception the temporary file is removed and ``path`` is left as it was. A
+    link stays a link: the file it leads to is replaced.
 
     Parameters
     ----------
@@ -68,6 +70,7 @@ def replacing(path: Path) -> Iterator[io.BufferedRandom]:
     ------
     io.BufferedRandom
     """
+    path = path.resolve() if path.is_symlink() else path
     temporary = draft_of(path)
     try:
         with temporary.open("xb+") as file:
@@ -102,12 +105,14 @@ def explained(path: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(
-            error.errno,
-            f"cannot write {path}: {error.strerror}; it needs {needed:,} bytes and "
-            f"{shutil.disk_usage(path.parent).free:,} are free; make room there and "
-            "run the same command again",
-        ) from error
+        text = f"cannot write {path}: {error.strerror}"
+        if error.errno in _NO_ROOM:
+            text += (
+                f"; it needs {needed:,} bytes and "
+                f"{shutil.disk_usage(path.parent).free:,} are free; make room there "
+                "and run the same command again"
+            )
+        raise OSError(error.errno, text) from error
 
 
 def _sync_folder(folder: Path) -> None:

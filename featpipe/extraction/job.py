@@ -57,7 +57,7 @@ class Job:
         _require(batch_size is None or batch_size > 0, "batch size", batch_size, ">= 1")
         _require(workers is None or workers > 0, "workers", workers, ">= 1")
         self._recipe = recipe
-        self._path = _writable(Path(path))
+        self._path = _writable(_followed(Path(path)))
         self._slice_size = slice_size(len(image_set))
         self._shard = shard
         self._images = self._of_shard(image_set)
@@ -315,6 +315,11 @@ def _refusal(failure: Failure) -> str:
 
 def _stampless(failure: images.Failure) -> Failure:
     return Failure(failure.path, failure.stage, failure.reason)
+
+
+def _followed(path: Path) -> Path:
+    """Follow a link, so that lock and parts are those of the file it leads to."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def _writable(path: Path) -> Path:
