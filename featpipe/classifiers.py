@@ -147,8 +147,8 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
             device=self.device,
             memory=self.memory,
         )
-        start = self._choose(task, options, labels)
-        solution = solvers.solve(task, self.C_, options=options, start=start)
+        self._choose(task, options, labels)
+        solution = solvers.solve(task, self.C_, options=options)
         self.coef_ = solution.coef
         self.intercept_ = solution.intercept
         self.n_iter_ = solution.n_passes
@@ -240,7 +240,7 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
 
     def _choose(
         self, task: solvers.Task, options: solvers.Options, labels: _Labels
-    ) -> solvers.Solution | None:
+    ) -> None:
         """Set ``C_`` and all that speaks of how it was chosen."""
         from featpipe import solvers
 
@@ -251,14 +251,14 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
             self.C_ = float(self.C)
             self.Cs_ = np.array([self.C_])
             self.C_curve_ = np.array([[self.C_, np.nan]])
-            return None
+            return
         grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
         self.Cs_ = np.unique(np.asarray(grid, np.float64))
         splits = self._splits(labels)
         if not splits:
             self.C_ = float(C_WITHOUT_FOLDS)
             self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
-            return None
+            return
         path = solvers.solve_path(task, self.Cs_, splits, options=options)
         curve = np.mean(
             [
@@ -277,7 +277,6 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
         if not path.converged:
             self._path_converged = False
             self._report_gap(path.gaps.max())
-        return path.nearest(best)
 
     def _splits(self, labels: _Labels) -> list[Split]:
         n_rows = len(labels.numbers)
@@ -409,7 +408,7 @@ _PARAMETERS = """
 """
 
 
-class LinearClassifier(_PathClassifier):
+class LinearClassifier(_PathClassifier):  # noqa: D101 (it is built below)
     __doc__ = f"""Least squares on y = +1 and -1, one against the rest (ridge).
 
     Minimises ½‖W‖² + C Σ (y - f)² on standardised codes, f = Wx + b with b free:
@@ -418,7 +417,7 @@ class LinearClassifier(_PathClassifier):
     _loss = "linear"
 
 
-class SVMClassifier(_PathClassifier):
+class SVMClassifier(_PathClassifier):  # noqa: D101 (it is built below)
     __doc__ = f"""Linear support vector machine, squared hinge, one against the rest.
 
     Minimises ½‖W‖² + C Σ max(0, 1 - y f)² on standardised codes, f = Wx + b with b
@@ -427,7 +426,7 @@ class SVMClassifier(_PathClassifier):
     _loss = "svm"
 
 
-class LogisticClassifier(_PathClassifier):
+class LogisticClassifier(_PathClassifier):  # noqa: D101 (it is built below)
     __doc__ = f"""Multinomial logistic regression.
 
     Minimises ½‖W‖² + C Σ log-loss on standardised codes, f = Wx + b with b free:
@@ -491,7 +490,7 @@ def _is_reader(X: Any) -> bool:
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and 0 < value < np.inf
+    return isinstance(value, int | float | np.number) and bool(0 < value < np.inf)
 
 
 def _class_weights(

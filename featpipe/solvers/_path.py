@@ -1,124 +1,260 @@
-"""One problem after another by scipy: plain and slow, to be replaced."""
+"""Paths and single solutions: choosing the road, and folding the answers back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
+import torch
 
-from featpipe.solvers._task import Options, Task
+from featpipe.solvers import _gram
+from featpipe.solvers._descent import Arrival, Descent, Walkers
+from featpipe.solvers._evaluation import Objective
+from featpipe.solvers._metric import Metric
+from featpipe.solvers._predictions import Predictions
+from featpipe.solvers._ridge import ridge, ridge_turned
+from featpipe.solvers._rowspace import Turned, turn
+from featpipe.solvers._table import Design, Table, build
+from featpipe.solvers._task import Options, Path, Solution, Split, Task
 
-__all__ = ["Path", "Solution", "solve", "solve_path"]
+__all__ = ["solve", "solve_path"]
 
+# A single fit is solved this much more exactly than a path, for its predictions.
+FINER = 1e-2
+# Rungs that lead a single fit to its C: their ratio, their tolerance, the first.
+RUNG, RUNG_TOL, FIRST_MASS = 10.0, 1e-2, 50.0
+# Columns beyond which turning into the row space cannot be afforded.
+TURN_ROWS = 12000
 
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """One fitted classifier on the scale of the codes as given.
-
-    ``gap`` is a bound of the relative distance of the objective to its minimum.
-    """
-
-    coef: np.ndarray
-    intercept: np.ndarray
-    gap: float
-    n_passes: int
-    converged: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Path:
-    """Out-of-fold predictions of every C, and how exact they are.
-
-    ``predicted`` holds one (n_C, n_held_out) array of class numbers a split, ``gaps``
-    the relative gap by (split, C).
-    """
-
-    predicted: list[np.ndarray]
-    gaps: np.ndarray
-    n_passes: int
-    converged: bool
-
-    def nearest(self, position: int) -> Solution | None:
-        """Give a solution to start from at the C of that position, if one was kept."""
-        return None
+Arrive = Callable[[int, int, torch.Tensor, float, int], None]
 
 
 def solve_path(
-    task: Task, Cs: np.ndarray, splits: list, *, options: Options | None = None
+    task: Task, Cs: np.ndarray, splits: list[Split], *, options: Options | None = None
 ) -> Path:
-    """Solve every C for every split."""
-    predicted = []
-    for train, held_out in splits:
-        X, start = task.codes, None
-        rows = []
-        for C in Cs:
-            coef, intercept, start = _solve(task, C, train, start)
-            f = X[held_out] @ coef.T + intercept
-            rows.append(f[:, 0] > 0 if f.shape[1] == 1 else f.argmax(1))
-        predicted.append(np.array(rows, np.int64))
-    return Path(predicted, np.zeros((len(splits), len(Cs))), 0, True)
+    """Solve every C for every split, and predict the held-out rows.
+
+    Parameters
+    ----------
+    task : Task
+    Cs : (n_C,) float64
+        Ascending, above zero.
+    splits : list of (train, held-out) row numbers
+    options : Options or None
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> codes = np.random.default_rng(0).normal(size=(40, 3))
+    >>> labels = (codes[:, 0] > 0).astype(np.int64)
+    >>> ones, rows = np.ones(40), np.arange(40)
+    >>> task = Task(codes, labels, 2, "logistic", ones, ones)
+    >>> path = solve_path(task, np.array([0.1, 1.0]), [(rows[10:], rows[:10])])
+    >>> path.converged, path.predicted[0].shape
+    (True, (2, 10))
+    """
+    options = options or Options()
+    Cs = np.asarray(Cs, np.float64)
+    gaps = np.zeros((len(splits), len(Cs)))
+    n_passes = np.zeros((len(splits), len(Cs)), np.int64)
+    found: list[np.ndarray] = []
+    for group in _groups(task, len(splits), options):
+        design = build(task, [splits[p] for p in group], options)
+        predictions = Predictions(design, [splits[p] for p in group], len(Cs))
+        first = group[0]
+
+        def arrive(
+            p: int,
+            position: int,
+            theta: torch.Tensor,
+            gap: float,
+            taken: int,
+            *,
+            first: int = first,
+            predictions: Predictions = predictions,
+        ) -> None:
+            gaps[first + p, position] = gap
+            n_passes[first + p, position] = taken
+            predictions.add(p, position, theta)
+
+        _solve_all(task, design, Cs, np.full(len(Cs), options.tol), options, arrive)
+        predictions.flush()
+        found += predictions.found
+    return Path(found, gaps, n_passes, bool((gaps <= options.tol).all()))
 
 
-def solve(
+def solve(task: Task, C: float, *, options: Options | None = None) -> Solution:
+    """Solve one C on all rows.
+
+    Parameters
+    ----------
+    task : Task
+    C : float
+    options : Options or None
+        The fit is solved a hundred times more exactly than ``tol`` where ``max_passes``
+        allows, so that its predictions are those of the minimum.
+
+    Returns
+    -------
+    Solution
+    """
+    options = options or Options()
+    rows = np.arange(len(task.labels))
+    design = build(task, [(rows, rows[:0])], options)
+    lowest = min(C, FIRST_MASS / float(design.mass[0]))
+    n_rungs = int(np.floor(np.log(C / lowest) / np.log(RUNG) + 1e-9))
+    if task.loss == "linear":
+        n_rungs = 0
+    Cs = C * RUNG ** -np.arange(n_rungs, -1.0, -1.0)
+    tols = np.full(len(Cs), max(RUNG_TOL, options.tol))
+    tols[-1] = FINER * options.tol
+    last: dict[str, torch.Tensor] = {}
+    gaps, passes = np.zeros(len(Cs)), np.zeros(len(Cs), np.int64)
+
+    def arrive(
+        p: int, position: int, theta: torch.Tensor, gap: float, taken: int
+    ) -> None:
+        gaps[position], passes[position], last["theta"] = gap, taken, theta
+
+    _solve_all(task, design, Cs, tols, options, arrive)
+    coef, intercept = _as_given(design, last["theta"])
+    gap, n_passes = float(gaps[-1]), max(1, int(passes.sum()))
+    return Solution(coef, intercept, gap, n_passes, gap <= options.tol)
+
+
+def _as_given(design: Design, theta: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Fold the standardisation of the first split into its coefficients."""
+    table = design.table
+    if not isinstance(table, Table):
+        raise TypeError("only the table of the codes knows their scale")
+    v = theta[:, :-1] * design.ratio[0]
+    coef = v / table.scale
+    intercept = theta[:, -1] - v @ design.centre[0] - coef @ table.mean
+    return coef.cpu().numpy(), intercept.cpu().numpy()
+
+
+def _groups(task: Task, n_splits: int, options: Options) -> list[list[int]]:
+    """Cut the splits into groups whose state the memory holds."""
+    # About a dozen arrays of coefficients in double precision a split.
+    one = 12 * 8 * task.n_columns * (task.codes.shape[1] + 1)
+    size = int(max(1, min(n_splits, 0.5 * options.n_bytes // one)))
+    numbers = list(range(n_splits))
+    return [numbers[i : i + size] for i in range(0, n_splits, size)]
+
+
+def _solve_all(
     task: Task,
-    C: float,
-    *,
-    options: Options | None = None,
-    start: Solution | None = None,
-) -> Solution:
-    """Solve one C on all rows."""
-    coef, intercept, _ = _solve(task, C, np.arange(len(task.labels)), None)
-    return Solution(coef, intercept, 0.0, 1, True)
+    design: Design,
+    Cs: np.ndarray,
+    tols: np.ndarray,
+    options: Options,
+    arrive: Arrive,
+) -> None:
+    """Solve all splits of a design, in the space of their rows where it is smaller."""
+    table, n_rows = design.table, design.table.n_rows
+    fits = n_rows * table.width * 16 <= 2 * options.n_bytes
+    if table.width > n_rows and n_rows <= TURN_ROWS and fits:
+        for p in range(len(design.mass)):
+            _solve_turned(task, turn(design, p), p, (Cs, tols), options, arrive)
+    elif task.loss == "linear":
+        grid = torch.from_numpy(Cs).to(table.device)
+        for p, thetas in enumerate(ridge(design, task.n_classes, grid)):
+            for position, theta in enumerate(thetas):
+                arrive(p, position, theta, 0.0, 1)
+    else:
+        basis, spread, top = _geometry(design, options)
+        _descend(task, design, (Cs, tols), options, arrive, (basis, spread, top))
 
 
-def _solve(task, C, train, start):  # type: ignore[no-untyped-def]
-    if not isinstance(task.codes, np.ndarray):
-        raise NotImplementedError("readers are not supported yet")
-    X = np.asarray(task.codes[train], np.float64)
-    y, s, w = task.labels[train], task.weights[train], task.row_weights[train]
-    mean = np.average(X, axis=0, weights=w)
-    std = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=w))
-    scale = np.where(std > 1e-12 * np.maximum(np.abs(mean), 1e-300), std, 1.0)
-    if not task.standardize:
-        scale = np.ones_like(scale)
-    X = (X - mean) / scale
-    columns = 1 if task.n_classes == 2 else task.n_classes
-    target = (
-        (y == 1)[:, None] if columns == 1 else y[:, None] == np.arange(columns)
-    ).astype(float)
-    sign = 2 * target - 1
+def _solve_turned(
+    task: Task,
+    turned: Turned,
+    p: int,
+    grid: tuple[np.ndarray, np.ndarray],
+    options: Options,
+    arrive: Arrive,
+) -> None:
+    def arrive_back(
+        _: int, position: int, theta: torch.Tensor, gap: float, taken: int
+    ) -> None:
+        w = theta[:, :-1] @ turned.back.T
+        arrive(p, position, torch.cat([w, theta[:, -1:]], dim=1), gap, taken)
 
-    def value(p):  # type: ignore[no-untyped-def]
-        P = p.reshape(X.shape[1] + 1, columns)
-        f = X @ P[:-1] + P[-1]
-        if task.loss == "logistic" and columns > 1:
-            loss = logsumexp(f, axis=1) - f[np.arange(len(y)), y]
-            r = softmax(f, axis=1) - target
-        elif task.loss == "logistic":
-            loss = np.logaddexp(0, -sign * f)[:, 0]
-            r = -sign / (1 + np.exp(np.clip(sign * f, -500, 500)))
-        else:
-            h = (
-                sign - f
-                if task.loss == "linear"
-                else sign * np.maximum(1 - sign * f, 0)
-            )
-            loss, r = (h**2).sum(1), -2 * h
-        r = C * s[:, None] * r
-        g = np.vstack([X.T @ r + P[:-1], r.sum(0)])
-        return 0.5 * (P[:-1] ** 2).sum() + C * (s * loss).sum(), g.ravel()
+    if task.loss == "linear":
+        Cs = torch.from_numpy(grid[0]).to(turned.spread.device)
+        for position, theta in enumerate(ridge_turned(turned, task.n_classes, Cs)):
+            arrive_back(0, position, theta, 0.0, 1)
+        return
+    spread = turned.spread[None] / turned.design.mass[:, None]
+    top = turned.spread[-1:]
+    where = None, spread, top
+    _descend(task, turned.design, grid, options, arrive_back, where)
 
-    if start is None:
-        start = np.zeros((X.shape[1] + 1) * columns)
-    out = minimize(
-        value,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-12, "gtol": 1e-9},
+
+def _geometry(
+    design: Design, options: Options
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """Give the basis, each split's spread in it, and bounds of its top eigenvalue."""
+    table, n_splits = design.table, len(design.mass)
+    heaviest = design.weights.amax(0).sum()
+    if 40 * table.width**2 > options.n_bytes:
+        # Too wide for a Gram matrix: columns are taken as they come.
+        spread = torch.ones(n_splits, table.width, dtype=torch.float64)
+        return None, spread.to(table.device), design.mass * design.radius**2
+    gram = _gram.covariance(design, table.dtype)
+    values, vectors = _gram.principal(gram)
+    top = heaviest * _gram.top_eigenvalues(gram, values[-1], design.ratio)
+    return vectors.to(table.dtype), values.expand(n_splits, -1), top
+
+
+def _descend(
+    task: Task,
+    design: Design,
+    grid: tuple[np.ndarray, np.ndarray],
+    options: Options,
+    arrive: Arrive,
+    geometry: tuple[torch.Tensor | None, torch.Tensor, torch.Tensor],
+) -> None:
+    """Solve all splits of a design by descent, one walker a split."""
+    basis, spread, top = geometry
+    n_splits, device = len(design.mass), design.table.device
+    together = task.loss == "logistic"
+    k = task.n_columns if together else 1
+    walker = torch.arange(n_splits, device=device)
+    # Of two classes the second is told from the first.
+    own = torch.ones_like(walker)
+    if not together and task.n_columns > 1:
+        own = torch.arange(task.n_columns, device=device).repeat(n_splits)
+        walker = walker.repeat_interleave(task.n_columns)
+    objective = Objective(design, task.loss, k, walker, own)
+    theta = design.mass.new_zeros(len(walker), k, design.table.width + 1)
+    theta[..., -1] = _first_intercepts(task.loss, design.class_mass[walker], own, k)
+    first = np.zeros(n_splits, np.int64)
+    descent = Descent(
+        objective,
+        Walkers(walker, first, first + len(grid[0]), *grid),
+        Metric(basis, spread, design.mass[walker], k),
+        top[walker],
+        theta,
+        max_passes=options.max_passes,
+        memory=options.n_bytes,
     )
-    P = out.x.reshape(X.shape[1] + 1, columns)
-    coef = (P[:-1] / scale[:, None]).T
-    return coef, P[-1] - coef @ mean, out.x
+
+    def arrived(at: Arrival) -> None:
+        arrive(at.walker, at.position, at.theta.flatten(0, 1), at.gap, at.n_passes)
+
+    descent.run(arrived)
+
+
+def _first_intercepts(
+    loss: str, class_mass: torch.Tensor, own: torch.Tensor, n_columns: int
+) -> torch.Tensor:
+    """Give the best intercepts where W is zero, (n_units, n_columns)."""
+    share = class_mass / class_mass.sum(1, keepdim=True)
+    if n_columns > 1:
+        return torch.where(share > 0, share.log(), 0.0)
+    mine = share.gather(1, own[:, None])
+    return torch.logit(mine) if loss == "logistic" else 2 * mine - 1

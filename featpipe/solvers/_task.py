@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-__all__ = ["Options", "Task"]
+__all__ = ["Options", "Path", "Solution", "Split", "Task"]
+
+DEFAULT_MEMORY = 10**9
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+Split = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +43,96 @@ class Task:
     row_weights: np.ndarray
     standardize: bool = True
 
+    @property
+    def n_columns(self) -> int:
+        """Columns of W: one for two classes, else one a class."""
+        return 1 if self.n_classes == 2 else self.n_classes
+
 
 @dataclass(frozen=True)
 class Options:
-    """How exactly, where, and within what memory; see the classifiers."""
+    """How exactly, where, and within what memory.
+
+    Parameters
+    ----------
+    tol : float
+        Relative gap to the minimum that every problem is solved to.
+    max_passes : int
+        Passes over the codes one problem may take at one C.
+    device : str
+        "auto" or a torch device.
+    memory : int, str or None
+        Bytes beyond the codes, or like "8GB"; None is 1 GB.
+    """
 
     tol: float = 1e-4
     max_passes: int = 1000
     device: str = "auto"
     memory: int | str | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """The budget in bytes.
+
+        Raises
+        ------
+        ValueError
+            If ``memory`` is no size.
+        """
+        if self.memory is None:
+            return DEFAULT_MEMORY
+        found = re.fullmatch(r"([0-9.]+) *([KMGT]?)i?B?", str(self.memory).strip())
+        if not found or float(found[1]) <= 0:
+            raise ValueError(
+                f"memory={self.memory!r} is no size; give bytes or a text like '8GB'"
+            )
+        return int(float(found[1]) * _UNITS[found[2]])
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device meant."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """One fitted classifier on the scale of the codes as given.
+
+    Parameters
+    ----------
+    coef : (n_columns, width) float64
+    intercept : (n_columns,) float64
+    gap : float
+        Bound of the relative distance of the objective to its minimum.
+    n_passes : int
+    converged : bool
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    gap: float
+    n_passes: int
+    converged: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """Out-of-fold predictions of every C, and how exact they are.
+
+    Parameters
+    ----------
+    predicted : list of (n_C, n_held_out) int
+        Class numbers, one array a split.
+    gaps : (n_splits, n_C) float64
+        Bound of the relative gap, the largest of the classes.
+    n_passes : (n_splits, n_C) int64
+        Passes the slowest class took.
+    converged : bool
+    """
+
+    predicted: list[np.ndarray]
+    gaps: np.ndarray
+    n_passes: np.ndarray
+    converged: bool

@@ -1,0 +1,372 @@
+"""Walking the regularisation path: every split at its own C, all in one pass.
+
+Each walker (a split and a stretch of the grid) solves one C after another, starting
+from the last; one evaluation serves them all. What is solved leaves the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from featpipe.solvers import _bounds
+from featpipe.solvers._evaluation import Evaluation, Objective
+from featpipe.solvers._metric import History, Metric
+from featpipe.solvers._newton import (
+    exact_directions,
+    newton_directions,
+    residual_norm,
+)
+
+__all__ = ["Arrival", "Descent", "Walkers"]
+
+ARMIJO = 1e-4
+# Rejected trials in a row after which single precision is at its end.
+PATIENCE = 3
+# Steps remembered, at least and at most, as memory allows.
+HISTORY = (4, 30)
+# Of a rejected step: where along it slopes are looked at.
+SHARES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
+# Passes at one C after which a walker takes Newton steps.
+HARD = 10
+# Residual, relative to the gradient, that a Newton direction is solved to.
+FORCING = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Walkers:
+    """Which unit belongs to which walker, and which stretch of the grid it walks.
+
+    Parameters
+    ----------
+    walker : (n_units,) int64
+    first, last : (n_walkers,) int64
+        Positions in the grid; ``last`` is not included.
+    Cs, tols : (n_C,) float64
+        The grid, and the relative gap each C is solved to.
+    """
+
+    walker: torch.Tensor
+    first: np.ndarray
+    last: np.ndarray
+    Cs: np.ndarray
+    tols: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """What a walker has solved: the units' ``theta`` at one position of the grid."""
+
+    walker: int
+    position: int
+    units: torch.Tensor
+    theta: torch.Tensor
+    gap: float
+    n_passes: int
+
+
+class Trail:
+    """The last two solutions of each unit: where the path is heading in log C."""
+
+    def __init__(self, theta: torch.Tensor) -> None:
+        self.last, self.before = torch.zeros_like(theta), torch.zeros_like(theta)
+        self.at = theta.new_full((2, len(theta)), torch.nan)
+
+    def add(self, units: torch.Tensor, theta: torch.Tensor, C: torch.Tensor) -> None:
+        """Remember these units' solutions at their C."""
+        self.before[units] = self.last[units]
+        self.last[units] = theta
+        self.at[0, units] = self.at[1, units]
+        self.at[1, units] = C.log()
+
+    def step(self, units: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
+        """Give the step from the last solution to where the line meets this C."""
+        before, last = self.at[:, units]
+        share = ((C.log() - last) / (last - before)).nan_to_num(0.0)
+        return share[:, None, None] * (self.last[units] - self.before[units])
+
+
+class Descent:
+    """Minimise all units of an objective along their walkers' paths."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        walkers: Walkers,
+        metric: Metric,
+        top: torch.Tensor,
+        theta: torch.Tensor,
+        *,
+        max_passes: int,
+        memory: int,
+    ) -> None:
+        self.objective, self.walkers, self.metric = objective, walkers, metric
+        self.top, self.theta, self.max_passes = top, theta, max_passes
+        self.dtype = objective.design.table.dtype
+        self.mass = objective.design.mass[objective.split]
+        self.radius = objective.design.radius[objective.split]
+        n = len(theta)
+        new = theta.new_zeros
+        pair = 2 * theta.numel() * self.dtype.itemsize
+        length = int(np.clip(0.3 * memory // pair, *HISTORY))
+        self.history = History(length, theta, self.dtype)
+        self.curvature_memory = memory // 5
+        self.n_products = 0
+        self.at = Evaluation(
+            new(n),
+            torch.zeros_like(theta),
+            new(n, theta.shape[1], theta.shape[1]),
+            new(n),
+            new(n, 2),
+        )
+        self.direction = torch.zeros_like(theta)
+        self.trail = Trail(theta)
+        self.length = new(n)
+        self.position = walkers.first.copy()
+        self.n_passes = np.zeros(len(walkers.first), np.int64)
+        self.C, self.tol = new(n), new(n)
+        self.gap = new(n) + torch.inf
+        flags = torch.zeros(n, dtype=torch.bool, device=theta.device)
+        self.precise, self.known, self.solved = flags, flags.clone(), flags.clone()
+        self.entered, self.hard = flags.clone(), flags.clone()
+        self.rejected = torch.zeros(n, dtype=torch.int64, device=theta.device)
+        absent = objective.design.class_mass[objective.split] == 0
+        self.n_free = absent.sum(1) + 1 if theta.shape[1] > 1 else absent.sum(1) * 0
+        self._set_C(np.arange(len(walkers.first)))
+
+    def run(self, arrive: Callable[[Arrival], None]) -> int:
+        """Walk to the end; report every arrival. Gives the number of passes."""
+        n_passes = 0
+        while True:
+            walking = self.position < self.walkers.last
+            on = torch.from_numpy(walking).to(self.theta.device)
+            units = (on[self.walkers.walker] & ~self.solved).nonzero()[:, 0]
+            if not len(units):
+                return n_passes
+            n_passes += 1
+            self.n_passes[walking] += 1
+            for precise in (False, True):
+                chosen = units[self.precise[units] == precise]
+                if len(chosen):
+                    self._step(chosen, torch.float64 if precise else self.dtype)
+            self._arrive(np.flatnonzero(walking), arrive)
+            slow = torch.from_numpy(self.n_passes >= HARD).to(self.C.device)
+            self.hard |= slow[self.walkers.walker]
+            self._aim()
+
+    def _step(self, units: torch.Tensor, dtype: torch.dtype) -> None:
+        """Evaluate the trials of these units, and take those that go down."""
+        step = self.length[units, None, None] * self.direction[units]
+        trial = self.theta[units] + step
+        new = self.objective.evaluate(trial, units, dtype)
+        old = Evaluation(*(part[units] for part in self.at))
+        value, slope = self._value(self.theta[units], old, units)
+        value_new, slope_new = self._value(trial, new, units)
+        down, down_new = (slope * step).sum((1, 2)), (slope_new * step).sum((1, 2))
+        noise = 4 * torch.finfo(dtype).eps * value.abs()
+        good = value_new <= value + ARMIJO * down
+        # Where values no longer tell, slopes do (Hager and Zhang 2005).
+        level = (value_new <= value + noise) & (down_new.abs() <= 0.9 * down.abs())
+        taken = good | level | ~self.known[units]
+        blurred = self.known[units] & (-down < noise) & (dtype != torch.float64)
+        moved = taken & self.known[units]
+        if moved.any():
+            change = new.gradient - old.gradient
+            self.history.push(units[moved], step[moved], change[moved])
+        here = units[taken]
+        self.theta[here] = trial[taken]
+        for part, part_new in zip(self.at, new, strict=True):
+            part[here] = part_new[taken]
+        self.known[here] = True
+        self.rejected[here] = 0
+        self.rejected[units[~taken]] += 1
+        if not taken.all():
+            self._shorten(units[~taken], dtype)
+        self._bound(here)
+        patience = PATIENCE if dtype != torch.float64 else 4 * PATIENCE
+        worn = (self.rejected[units] >= patience) | (blurred & ~self.solved[units])
+        self._refine(units[worn])
+
+    def _shorten(self, units: torch.Tensor, dtype: torch.dtype) -> None:
+        """Set the length to where the slope along the direction is zero, about.
+
+        The slope of a squared hinge has kinks, some of them right at the start: so
+        the bracket is narrowed once before its ends are trusted.
+        """
+        first = torch.tensor(SHARES, dtype=torch.float64, device=self.C.device)
+        even = torch.linspace(0, 1, len(SHARES), dtype=torch.float64).to(first)
+        near = torch.zeros_like(self.length[units, None])
+        far = self.length[units, None]
+        for shares in (first, even):
+            lengths = near + (far - near) * shares
+            slopes = self._slopes(units, lengths, dtype)
+            n_below = (slopes[:, :-1] < 0).sum(1, keepdim=True).clamp_min(1)
+            low, high = slopes.gather(1, n_below - 1), slopes.gather(1, n_below)
+            near, far = lengths.gather(1, n_below - 1), lengths.gather(1, n_below)
+        share = (low / (low - high)).nan_to_num(0.5).clamp(0.01, 1.0)
+        self.length[units] = (near + share * (far - near))[:, 0]
+
+    def _slopes(
+        self, units: torch.Tensor, lengths: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Give the objective's slope along the direction at lengths (n, n_lengths)."""
+        theta, direction = self.theta[units], self.direction[units]
+        w, v = theta[..., :-1], direction[..., :-1]
+        along, square = (w * v).sum((1, 2)), (v * v).sum((1, 2))
+        losses = self.objective.slopes(theta, direction, units, lengths, dtype)
+        return along[:, None] + lengths * square[:, None] + self.C[units, None] * losses
+
+    def _refine(self, units: torch.Tensor) -> None:
+        """Go on in double precision, from where these units stand."""
+        again = units[self.precise[units]]
+        self.history.forget(again)
+        self.precise[units] = True
+        self.known[units] = False
+        self.rejected[units] = 0
+        self.length[units] = 0
+
+    def _value(
+        self, theta: torch.Tensor, at: Evaluation, units: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give objective and gradient at the units' C."""
+        C = self.C[units]
+        value = 0.5 * (theta[..., :-1] ** 2).sum((1, 2)) + C * at.loss
+        gradient = C[:, None, None] * at.gradient
+        gradient[..., :-1] += theta[..., :-1]
+        return value, gradient
+
+    def _bound(self, units: torch.Tensor) -> None:
+        """Bound the relative gap of these units at their C."""
+        if not len(units):
+            return
+        at = Evaluation(*(part[units] for part in self.at))
+        value, gradient = self._value(self.theta[units], at, units)
+        slope = (gradient[..., :-1] ** 2).sum((1, 2)).sqrt()
+        C, bend = self.C[units], gradient[..., -1]
+        radius = self.radius[units]
+        if self.objective.loss == "svm":
+            gap = _bounds.hinge_gap(slope, bend[:, 0], C[:, None] * at.sides, radius)
+        else:
+            curvature = C[:, None, None] * at.curvature
+            steepest = C * self._steepest(units, at)
+            free = self.n_free[units]
+            gap = _bounds.logistic_gap(slope, bend, curvature, steepest, free)
+        # A class that is absent has the minimum zero: the floor lets it be reached.
+        floor = 1e-12 * C * self.mass[units]
+        self.gap[units] = gap / (value + floor)
+        self.solved[units] = self.gap[units] <= self.tol[units]
+
+    def _steepest(self, units: torch.Tensor, at: Evaluation) -> torch.Tensor:
+        """Bound the largest eigenvalue of the Hessian of the logistic loss by W.
+
+        The curvature of a row is at most 1/2 (1/4 in one column), and its trace at
+        most 2 (1 - p), p being the probability of the row's class.
+        """
+        if self.theta.shape[1] == 1:
+            every, rows = 0.25 * self.top[units], at.sides.sum(1)
+        else:
+            every, rows = 0.5 * self.top[units], 2 * at.sides[:, 0]
+        return torch.minimum(every, rows * self.radius[units] ** 2)
+
+    def _arrive(self, walking: np.ndarray, arrive: Callable[[Arrival], None]) -> None:
+        """Move on every walker whose units are all solved, as far as they are."""
+        while len(walking):
+            open_units = torch.bincount(
+                self.walkers.walker, (~self.solved).double(), len(self.position)
+            )
+            done = open_units.cpu().numpy() == 0
+            done |= self.n_passes >= self.max_passes
+            walking = walking[done[walking]]
+            for w in walking:
+                units = (self.walkers.walker == int(w)).nonzero()[:, 0]
+                gap = float(self.gap[units].max())
+                theta = self.theta[units].clone()
+                if self.n_passes[w]:
+                    self.trail.add(units, theta, self.C[units])
+                position, n_passes = int(self.position[w]), int(self.n_passes[w])
+                arrive(Arrival(int(w), position, units, theta, gap, n_passes))
+            self.position[walking] += 1
+            self.n_passes[walking] = 0
+            walking = walking[self.position[walking] < self.walkers.last[walking]]
+            self._set_C(walking)
+
+    def _set_C(self, walkers: np.ndarray) -> None:
+        """Set the C where these walkers stand; the gap there may be small already."""
+        if not len(walkers):
+            return
+        chosen = torch.from_numpy(walkers).to(self.theta.device)
+        units = torch.isin(self.walkers.walker, chosen).nonzero()[:, 0]
+        position = self.position[self.walkers.walker[units].cpu().numpy()]
+        self.C[units] = torch.from_numpy(self.walkers.Cs[position]).to(self.C.device)
+        self.tol[units] = torch.from_numpy(self.walkers.tols[position]).to(
+            self.C.device
+        )
+        self.solved[units] = False
+        self.rejected[units] = 0
+        seen = units[self.known[units]]
+        if len(seen):
+            self._bound(seen)
+            self.entered[seen] = True
+            # Aim anew: the direction was meant for another C.
+            self.length[seen] = 0
+
+    def _newton(self, units: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Give Newton directions, as exact as the distance to the minimum asks."""
+        C, split = self.C[units], self.objective.split[units]
+        theta, loss = self.theta[units], self.at.loss[units]
+        walker = self.walkers.walker[units].cpu().numpy()
+        thorough = bool((self.n_passes[walker] >= 2 * HARD).any())
+        exact = exact_directions(
+            self.objective, theta, units, C, gradient, thorough=thorough
+        )
+        if exact is not None:
+            return exact
+        value = 0.5 * (theta[..., :-1] ** 2).sum((1, 2)) + C * loss
+        size = residual_norm(gradient, self.radius[units])
+        target = (0.5 * (2 * self.tol[units] * value).sqrt()).clamp_max(0.5 * size)
+        target = torch.maximum(FORCING * size, target)
+
+        def precondition(v: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+            chosen = units[which]
+            where = chosen, split[which], C[which]
+            return -self.history.direction(v, self.metric, *where)
+
+        directions, n_passes = newton_directions(
+            self.objective,
+            theta,
+            units,
+            C,
+            gradient,
+            target,
+            precondition,
+            radius=self.radius[units],
+            dtype=self.dtype,
+            memory=self.curvature_memory,
+        )
+        self.n_products += n_passes
+        return directions
+
+    def _aim(self) -> None:
+        """Give a new direction to units that took their step or changed their C."""
+        on = torch.from_numpy(self.position < self.walkers.last).to(self.C.device)
+        fresh = on[self.walkers.walker] & self.known & ~self.solved
+        units = (fresh & (self.rejected == 0)).nonzero()[:, 0]
+        if not len(units):
+            return
+        at = Evaluation(*(part[units] for part in self.at))
+        self.metric.refresh(units, at.curvature / at.sampled[:, None, None])
+        C, split = self.C[units], self.objective.split[units]
+        _, gradient = self._value(self.theta[units], at, units)
+        direction = self.history.direction(gradient, self.metric, units, split, C)
+        ahead = self.trail.step(units, C)
+        hard = (self.hard[units] & ~self.entered[units]).nonzero()[:, 0]
+        if len(hard):
+            direction[hard] = self._newton(units[hard], gradient[hard])
+        onward = self.entered[units] & ((ahead * gradient).sum((1, 2)) < 0)
+        direction = torch.where(onward[:, None, None], ahead, direction)
+        self.entered[units] = False
+        self.direction[units] = direction
+        self.length[units] = 1.0

@@ -1,0 +1,128 @@
+"""The two metrics of the descent: a Kronecker-factored one, and what it has learnt.
+
+The Hessian of the loss is a sum over rows of (curvature between classes) x (Gram of
+the row). `Metric` inverts the product of the two means, plus the penalty, exactly
+(Martens and Grosse 2015 do so for networks; Böhning 1992 bounds the first factor);
+`History` corrects it by the last steps (L-BFGS).
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["History", "Metric"]
+
+
+class Metric:
+    """Inverse of C (A x G) + 1 for each unit, A by classes and G by columns.
+
+    Parameters
+    ----------
+    basis : (width, width) tensor or None
+        Eigenvectors of G; None where G is diagonal already.
+    spread : (n_splits, width) float64 tensor
+        Eigenvalues of G for each split, per unit of weight.
+    mass : (n_units,) float64 tensor
+    """
+
+    def __init__(
+        self,
+        basis: torch.Tensor | None,
+        spread: torch.Tensor,
+        mass: torch.Tensor,
+        n_columns: int,
+    ) -> None:
+        self.basis, self.spread, self.mass = basis, spread, mass
+        self.bend = mass.new_zeros(len(mass), n_columns)
+        self.turn = torch.eye(n_columns, dtype=mass.dtype, device=mass.device)
+        self.turn = self.turn.repeat(len(mass), 1, 1)
+
+    def refresh(self, units: torch.Tensor, curvature: torch.Tensor) -> None:
+        """Take the mean curvature between classes, (n, k, k), of these units."""
+        values, vectors = torch.linalg.eigh(curvature)
+        self.bend[units] = values.clamp_min(0)
+        self.turn[units] = vectors
+
+    def solve(
+        self, v: torch.Tensor, units: torch.Tensor, split: torch.Tensor, C: torch.Tensor
+    ) -> torch.Tensor:
+        """Apply the inverse to (n, n_columns, width + 1)."""
+        bend = (C * self.mass[units])[:, None] * self.bend[units]
+        turn = self.turn[units].to(v.dtype)
+        w = turn.mT @ v
+        inner, last = w[..., :-1], w[..., -1]
+        if self.basis is not None:
+            inner = inner @ self.basis
+        inner = inner / (bend[..., None] * self.spread[split][:, None] + 1).to(v.dtype)
+        if self.basis is not None:
+            inner = inner @ self.basis.T
+        # An intercept direction without curvature (all alike) changes nothing.
+        floor = 1e-9 * bend.amax(1, keepdim=True)
+        step = torch.where(bend > floor, 1 / bend, 0.0).to(v.dtype)
+        return turn @ torch.cat([inner, (last * step).unsqueeze(2)], dim=2)
+
+
+class History:
+    """The last steps of each unit and how its loss gradient changed along them.
+
+    The change is kept without C and without the penalty, so that what was learnt at
+    one C is exact at the next: y = s + C * (change of the loss gradient).
+    """
+
+    def __init__(self, length: int, like: torch.Tensor, dtype: torch.dtype) -> None:
+        shape = (length, *like.shape)
+        self.step = torch.zeros(shape, dtype=dtype, device=like.device)
+        self.change = torch.zeros_like(self.step)
+        # Of each pair: step . change, and the penalised step . itself.
+        self.bend = like.new_zeros(length, len(like))
+        self.square = like.new_zeros(length, len(like))
+        self.newest = 0
+
+    def push(
+        self, units: torch.Tensor, step: torch.Tensor, change: torch.Tensor
+    ) -> None:
+        """Remember a step of these units; other units remember nothing this time."""
+        self.newest = (self.newest + 1) % len(self.step)
+        self.bend[self.newest] = 0
+        self.square[self.newest] = 0
+        self.step[self.newest, units] = step.to(self.step.dtype)
+        self.change[self.newest, units] = change.to(self.step.dtype)
+        bend = (step * change).sum((1, 2))
+        square = (step[..., :-1] ** 2).sum((1, 2))
+        self.bend[self.newest, units] = bend.clamp_min(0)
+        self.square[self.newest, units] = torch.where(bend > 0, square, 0.0)
+
+    def forget(self, units: torch.Tensor) -> None:
+        """Drop all that is known of these units."""
+        self.bend[:, units] = 0
+        self.square[:, units] = 0
+
+    def direction(
+        self,
+        gradient: torch.Tensor,
+        metric: Metric,
+        units: torch.Tensor,
+        split: torch.Tensor,
+        C: torch.Tensor,
+    ) -> torch.Tensor:
+        """Give minus the inverse Hessian, as known, times the gradient."""
+        dtype = self.step.dtype
+        q, c = gradient.to(dtype), C.to(dtype)[:, None, None]
+        length = len(self.step)
+        order = [(self.newest - i) % length for i in range(length)]
+        order = [i for i in order if (self.bend[i, units] > 0).any()]
+        kept = []
+        for i in order:
+            step, y = self.step[i, units], c * self.change[i, units]
+            y[..., :-1] += step[..., :-1]
+            product = self.square[i, units] + C * self.bend[i, units]
+            rho = torch.where(self.bend[i, units] > 0, 1 / product, 0.0).to(dtype)
+            rho = rho[:, None, None]
+            alpha = rho * (step * q).sum((1, 2), keepdim=True)
+            q = q - alpha * y
+            kept.append((step, y, rho, alpha))
+        r = metric.solve(q, units, split, C)
+        for step, y, rho, alpha in reversed(kept):
+            beta = rho * (y * r).sum((1, 2), keepdim=True)
+            r = r + step * (alpha - beta)
+        return -r.double()

@@ -1,0 +1,62 @@
+"""Least squares: every C in closed form from one eigendecomposition a split."""
+
+from __future__ import annotations
+
+import torch
+
+from featpipe.solvers import _gram
+from featpipe.solvers._rowspace import Turned
+from featpipe.solvers._table import Design
+
+__all__ = ["ridge", "ridge_turned", "targets"]
+
+
+def targets(labels: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Give +1 and -1 for every column, (n, n_columns) float64."""
+    own = torch.arange(n_classes, device=labels.device)
+    own = own[1:] if n_classes == 2 else own
+    return 2.0 * (labels[:, None] == own).double() - 1.0
+
+
+def ridge(design: Design, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:
+    """Give theta for every split and C, (n_splits, n_C, n_columns, width + 1).
+
+    The coefficients are those of the split's standardised, centred codes.
+    """
+    y = targets(design.labels, n_classes)
+    grams, crosses, firsts = _gram.pattern_grams(design, y)
+    found = []
+    for p in range(len(design.mass)):
+        ratio, centre, mass = design.ratio[p], design.centre[p], design.mass[p]
+        mean = design.weights[p] @ y / mass
+        outer = torch.outer(firsts[p], centre)
+        centred = grams[p] - outer - outer.T + mass * torch.outer(centre, centre)
+        gram = ratio[:, None] * centred * ratio
+        cross = ratio[:, None] * (crosses[p] - torch.outer(firsts[p], mean))
+        values, vectors = _gram.principal(gram)
+        found.append(_every_C(values, vectors.T @ cross, mean, Cs, vectors))
+    return torch.stack(found)
+
+
+def ridge_turned(turned: Turned, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:
+    """Give theta for every C of one turned split, (n_C, n_columns, rank + 1)."""
+    design = turned.design
+    y = targets(design.labels, n_classes)
+    weights = design.weights[0]
+    mean = weights @ y / design.mass[0]
+    rows = design.table.rows(0, design.table.n_rows, torch.float64)
+    cross = (rows.T * weights) @ (y - mean)
+    return _every_C(turned.spread, cross, mean, Cs, None)
+
+
+def _every_C(
+    values: torch.Tensor,
+    cross: torch.Tensor,
+    mean: torch.Tensor,
+    Cs: torch.Tensor,
+    basis: torch.Tensor | None,
+) -> torch.Tensor:
+    # Setting the gradient to zero: (Gram + 1 / 2C) w = cross.
+    w = cross.T / (values + 0.5 / Cs[:, None])[:, None, :]
+    w = w if basis is None else w @ basis.T
+    return torch.cat([w, mean.expand(len(Cs), -1).unsqueeze(2)], dim=2)
