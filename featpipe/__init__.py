@@ -14,6 +14,7 @@ The rooms, in the order of the flow:
 - ``classifiers``: ``linear``, ``svm``, ``logistic`` as scikit-learn estimators
 - ``scores``: the record every contender is judged by, intervals, paired tests
 - ``comparison``: the protocol that turns codes into a table
+- ``transformer``: `CNNCodes`, extraction as a scikit-learn transformer
 - ``predictor``: a fitted model bound to its recipe: save, load, predict, export
 - ``demo``, ``cli``: the offline demo, the command line
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from featpipe.comparison import Comparison, compare
     from featpipe.extraction import extract
     from featpipe.predictor import Predictor, fit, load
+    from featpipe.transformer import CNNCodes
 
 __version__ = "0.1.0"
 
@@ -49,9 +51,14 @@ _ROOM_OF = {
     "LinearClassifier": "classifiers",
     "SVMClassifier": "classifiers",
     "LogisticClassifier": "classifiers",
+    "fit": "predictor",
+    "load": "predictor",
+    "Predictor": "predictor",
+    "CNNCodes": "transformer",
 }
 
 __all__ = [
+    "CNNCodes",
     "Codes",
     "CodesError",
     "Comparison",

@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
     "scores": set(),
     "extraction": {"images", "backbones", "codes"},
-    "transformer": {"images", "backbones", "codes", "extraction"},
+    # From predictor: images handed over one by one, and codes in memory.
+    "transformer": {"images", "backbones", "codes", "extraction", "predictor"},
     "classifiers": {"solvers"},
     "comparison": {"codes", "solvers", "classifiers", "scores"},
     "predictor": {

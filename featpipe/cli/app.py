@@ -1,6 +1,7 @@
 """The command line: which commands there are, and the options before them."""
 
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -27,9 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_PANELS = {
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "The job": (comparing.run, extracting.extract, comparing.compare),
-    "Models": (predicting.fit, predicting.predict),
+    "Models": (predicting.fit, predicting.predict, predicting.export),
     "What there is": (listing.backbones, listing.depths),
     "Codes files": (files.inspect, files.verify, files.merge),
     "A first look": (demonstrating.demo,),

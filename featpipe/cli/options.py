@@ -89,7 +89,7 @@ WeightsNow = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="Where the backbone's weights are now, if not where they were.",
+        help="Where the backbone's weights file is, if not where it was.",
         rich_help_panel=_NETWORK,
     ),
 ]

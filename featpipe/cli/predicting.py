@@ -1,4 +1,4 @@
-"""`fit` and `predict`: models that travel, on the command line."""
+"""`fit`, `predict`, `export`: models that travel, on the command line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from featpipe.cli.voice import voice
 if TYPE_CHECKING:
     from featpipe.predictor import Predictions, Predictor
 
-__all__ = ["fit", "predict"]
+__all__ = ["export", "fit", "predict"]
 
 _FEW = 20
 
@@ -85,9 +85,9 @@ def fit(
         device=device,
         memory=memory,
         seed=seed,
+        weights=weights,
     )
-    place: dict[str, Any] = {"weights": weights, "backbone": backbone}
-    model.using(**place).save(output, embed_weights=embed_weights)
+    model.using(backbone=backbone).save(output, embed_weights=embed_weights)
     _say_fit(model, output)
 
 
@@ -188,6 +188,52 @@ def predict(
     voice.result(
         f"{len(found):,} of {len(found) + len(found.failures):,} images labelled, "
         f"{len(found.failures):,} failed"
+    )
+
+
+def export(
+    model: o.ModelPath,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="F.onnx", help="The network.")
+    ],
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="SOURCE",
+            help="Images on which the network has to agree with `predict`. Default: "
+            "20 views of the two photos that come with scikit-learn.",
+        ),
+    ] = None,
+    weights: o.WeightsNow = None,
+    backbone: o.BackboneNow = None,
+) -> None:
+    """Write the whole model as one ONNX network: uint8 images in, labels out.
+
+    Needs the extra `featpipe[export]`. onnxruntime has to agree with `predict` before
+    the file is written; docs/models.md shows how to deploy it.
+
+    For example:
+
+        featpipe export flowers.model -o flowers.onnx
+        featpipe export flowers.model -o flowers.onnx --check new_photos
+    """
+    from featpipe.predictor import export as exported
+    from featpipe.predictor import load
+
+    require_folder(output)
+    predictor = load(model, weights=weights, backbone=backbone, device="cpu")
+    found = exported(predictor, output, check=check)
+    precision = predictor.model.fingerprint["precision"]
+    if precision != "fp32":
+        voice.remark(
+            f"the codes were made in {precision}, the network computes in fp32: labels "
+            "near the border between two classes may differ from those of `predict`"
+        )
+    what = "probability" if predictor.model.classifier == "logistic" else "score"
+    voice.result(
+        f"{output}: {output.stat().st_size:,} bytes; onnxruntime agrees on "
+        f"{found.n_images:,} images, largest difference of a {what} {found.largest:.0e}"
     )
 
 

@@ -10,14 +10,16 @@ package imports no torch.
 | `storing` | the file |
 | `fitting` | codes to a model |
 | `predicting` | a model at work on images |
+| `binding` | its network found again, and refused where it is another |
 | `predictions` | what it said, and how right it was |
 | `exporting` | the model as one ONNX network |
 | `stream` | images to codes in memory, as an extraction makes them |
 | `given` | images handed over one by one |
 """
 
+from featpipe.predictor.exporting import Agreement, export
 from featpipe.predictor.fitting import fit
 from featpipe.predictor.predicting import Predictor, load
 from featpipe.predictor.predictions import Predictions
 
-__all__ = ["Predictions", "Predictor", "fit", "load"]
+__all__ = ["Agreement", "Predictions", "Predictor", "export", "fit", "load"]

@@ -40,6 +40,7 @@ def fit(
     device: str = "auto",
     memory: str | int | None = None,
     seed: int = 0,
+    weights: str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Fit one classifier on cached codes, and bind it to the recipe of the codes.
 
@@ -70,6 +71,9 @@ def fit(
         What the fit may use beside the codes, ``"8GB"`` or bytes.
     seed : int
         Of the folds.
+    weights : path, optional
+        Where the backbone's weights are, if they came from a file; remembered as a
+        hint. Default: its name is looked for here and beside the codes.
 
     Returns
     -------
@@ -92,7 +96,7 @@ def fit(
     array(['tulip'], dtype='<U5')
     """
     file = codes_file if isinstance(codes_file, Codes) else codes.read(codes_file)
-    recipe = _recipe(file)
+    recipe = _recipe(file, weights)
     depth = _depth(file, depth)
     rows = _Rows.of(file, folds, seed)
     estimator = classifiers.make(
@@ -135,10 +139,10 @@ def fit(
         },
         score=_score(file, depth, classifier, estimator, X, rows, seconds),
     )
-    return Predictor(model, device=device)
+    return Predictor(model, weights=weights, device=device)
 
 
-def _recipe(file: Codes) -> dict[str, Any]:
+def _recipe(file: Codes, weights: str | os.PathLike[str] | None) -> dict[str, Any]:
     """Take out of the provenance what makes the same codes again."""
     said = file.provenance
     request = said.get("request")
@@ -148,17 +152,27 @@ def _recipe(file: Codes) -> dict[str, Any]:
             f"{file.path} does not say how its codes were made, so no new image can "
             "get such codes; extract them with featpipe"
         )
-    from_file = request.get("weights_file_sha256") is not None
-    where = Path(request["weights"]).expanduser() if from_file else None
     return {
         "fingerprint": fingerprint,
         "dtype": said["dtype"],
         "weights": said["weights"],
-        # Whole while it can be had: the model will be used from other folders.
-        "weights_file": where and str(where.absolute() if where.is_file() else where),
+        "weights_file": _weights_file(file, weights),
         "seed": request["seed"],
         "versions": dict(said.get("versions", {})),
     }
+
+
+def _weights_file(file: Codes, given: str | os.PathLike[str] | None) -> str | None:
+    """Say where the weights are, if they are a file's; else None."""
+    if file.provenance["request"].get("weights_file_sha256") is None:
+        return None
+    name = file.provenance["weights"]
+    places = [Path(name), file.path.with_name(name)]
+    for place in places if given is None else [Path(given).expanduser()]:
+        if place.is_file():
+            # Whole, because the model will be used from other folders.
+            return str(place.absolute())
+    return name
 
 
 def _depth(file: Codes, depth: str | None) -> str:

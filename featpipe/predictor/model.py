@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from featpipe import classifiers, codes, images
+from featpipe import classifiers, codes
 from featpipe.extraction import Recipe
 from featpipe.scores import Score
 
@@ -151,7 +151,8 @@ class Model:
         """
         _require_fields("the record", record, _KINDS)
         _require_fields("its fingerprint", record["fingerprint"], _FINGERPRINT)
-        _require_preprocessing(record["fingerprint"]["preprocessing"])
+        said = record["fingerprint"]["preprocessing"]
+        _require_fields("its preprocessing", said, _PREPROCESSING)
         if record["classifier"] not in classifiers.NAMES:
             raise ValueError(f"it names the classifier {record['classifier']!r}")
         if len(set(record["class_names"])) != len(record["class_names"]):
@@ -188,6 +189,16 @@ _FINGERPRINT: dict[str, tuple[type, ...]] = {
     "decoding": (dict,),
     "precision": (str,),
 }
+# Whether the numbers make sense is for `backbones.Preprocessing`, which brings torch.
+_PREPROCESSING: dict[str, tuple[type, ...]] = {
+    "resize": (int, type(None)),
+    "crop": (int,),
+    "interpolation": (str,),
+    "antialias": (bool,),
+    "mean": (list,),
+    "std": (list,),
+    "hflip": (bool,),
+}
 assert set(_FINGERPRINT) == set(codes.FINGERPRINT)
 
 
@@ -198,20 +209,9 @@ def _require_fields(
         have = sorted(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{what} has to have the fields {sorted(kinds)}, not {have}")
     for name, allowed in kinds.items():
-        if not isinstance(record[name], allowed) or isinstance(record[name], bool):
+        # A bool is an int to Python, but not to us.
+        if type(record[name]) not in allowed:
             raise ValueError(f"{what} has {name}={record[name]!r:.60}")
-
-
-def _require_preprocessing(said: dict[str, Any]) -> None:
-    # Torch-free, but its package is not: kept out of `import featpipe.predictor`.
-    from featpipe.backbones.preprocessing import Preprocessing
-
-    if not isinstance(said.get("hflip"), bool):
-        raise ValueError(f"its preprocessing has hflip={said.get('hflip')!r:.60}")
-    try:
-        Preprocessing.from_dict({k: v for k, v in said.items() if k != "hflip"})
-    except TypeError as error:
-        raise ValueError(f"its preprocessing is {said!r:.200}") from error
 
 
 def _require_arrays(coef: np.ndarray, intercept: np.ndarray, n_classes: int) -> None:
@@ -226,27 +226,3 @@ def _require_arrays(coef: np.ndarray, intercept: np.ndarray, n_classes: int) -> 
         raise ValueError("coef and intercept have to be float64")
     if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
         raise ValueError("coef and intercept have to be finite")
-
-
-def require_same_decoding(fingerprint: Mapping[str, Any]) -> None:
-    """Refuse codes that were decoded by rules that this version does not have.
-
-    Raises
-    ------
-    ValueError
-        Names the rule.
-    """
-    said = {k: v for k, v in fingerprint["decoding"].items() if k != "mode"}
-    mode = "exact" if fingerprint["precision"] == "fp32" else "scaled"
-    if said == images.DECODING and fingerprint["decoding"].get("mode") == mode:
-        return
-    now = {**images.DECODING, "mode": mode}
-    differ = sorted(
-        name
-        for name in {*now, *fingerprint["decoding"]}
-        if now.get(name) != fingerprint["decoding"].get(name)
-    )
-    raise ValueError(
-        f"images are decoded by other rules now ({', '.join(differ)}); extract the "
-        "codes again and fit anew"
-    )

@@ -18,9 +18,10 @@ import numpy as np
 from featpipe.codes import Failure
 from featpipe.extraction import Tally
 from featpipe.images import ImageSet
-from featpipe.predictor import storing
+from featpipe.predictor import binding, storing
+from featpipe.predictor.binding import require_same_decoding
 from featpipe.predictor.given import image_set_of
-from featpipe.predictor.model import Model, require_same_decoding
+from featpipe.predictor.model import Model
 from featpipe.predictor.predictions import Predictions
 from featpipe.predictor.stream import Stream
 
@@ -100,19 +101,14 @@ class Predictor:
             If the weights were a file that is not there any more.
         """
         require_same_decoding(self.model.fingerprint)
-        if self.model.names_own_code and self._backbone is None:
-            raise ValueError(
-                f"{self._name} names {self.model.backbone!r} as its backbone, code "
-                "that would be run; if you trust it, say so with --backbone "
-                f"{self.model.backbone!r} (in Python backbone=…)"
-            )
-        weights, expected = self._find_weights()
+        binding.require_consent(self.model, self._name, self._backbone)
+        where = binding.find_weights(self.model, self.path, self._weights)
         return Stream(
-            self.model.recipe(weights, self._backbone),
+            self.model.recipe(where.given, self._backbone),
             device=self._device,
             batch_size=self._batch_size,
             workers=self._workers,
-            accept=lambda backbone: self._accept(backbone, weights, expected),
+            accept=lambda found: binding.accept(self.model, self._name, where, found),
         )
 
     def classify(
@@ -278,7 +274,8 @@ class Predictor:
 
     def load_backbone(self) -> Backbone:
         """Load the network, checked, on the CPU in float32."""
-        return self._checked(lambda: self.stream.loaded)
+        with binding.naming(self._name):
+            return self.stream.loaded
 
     def _run(
         self, image_set: ImageSet, progress: Callable[[Tally], None] | None
@@ -299,55 +296,6 @@ class Predictor:
     @property
     def _name(self) -> str:
         return "the model" if self.path is None else str(self.path)
-
-    def _find_weights(self) -> tuple[str | None, str]:
-        """Say where the weights are now, and what their digest has to be."""
-        model, expected = self.model, self.model.fingerprint["weights_sha256"]
-        if self._weights is not None:
-            return self._weights, expected
-        if model.embedded_sha256 is not None and self.path is not None:
-            return str(self.path), model.embedded_sha256
-        if model.weights_file is not None:
-            return str(self._file(Path(model.weights_file))), expected
-        return None if model.weights == "own" else model.weights, expected
-
-    def _file(self, hint: Path) -> Path:
-        beside = [] if self.path is None else [self.path.with_name(hint.name)]
-        for path in (hint, *beside):
-            if path.is_file():
-                return path
-        raise FileNotFoundError(
-            f"the weights of {self._name} were in {str(hint)!r}, which is not there "
-            "any more; say where they are now with --weights FILE (in Python weights=…)"
-        )
-
-    def _accept(self, backbone: Backbone, weights: str | None, expected: str) -> None:
-        found = backbone.weights_sha256
-        if found != expected:
-            raise ValueError(
-                f"the weights {weights or backbone.weights!r} are not those that "
-                f"{self._name} was fitted with (SHA-256 of the tensors {found[:12]}…, "
-                f"not {expected[:12]}…); give the right ones with --weights"
-            )
-        if sum(depth.width for depth in backbone.depths) != self.model.width:
-            raise ValueError(
-                f"the backbone {backbone.name!r} gives codes of another width at "
-                f"{self.model.depth!r} than {self._name} was fitted on; it has changed "
-                "since"
-            )
-
-    def _checked(self, act: Callable[[], Any]) -> Any:
-        """Say which model it is whose backbone cannot be made."""
-        try:
-            return act()
-        except ImportError as error:
-            raise type(error)(f"{self._name}: {error}") from error
-        except ValueError as error:
-            if self._name in str(error):
-                raise
-            raise ValueError(
-                f"the backbone of {self._name} cannot be made: {error}"
-            ) from error
 
 
 def load(

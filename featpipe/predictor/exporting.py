@@ -1,0 +1,309 @@
+"""A model as one ONNX network: uint8 images in, labels and probabilities out.
+
+Normalisation, backbone, pooling, standardisation and classifier are one graph. It is
+run by onnxruntime beside the model itself before it is called done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from featpipe import codes, images
+from featpipe.images import ImageError, ImageSet
+from featpipe.predictor.given import given, image_set_of
+from featpipe.predictor.predicting import Images, Predictor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featpipe.predictor.model import Model
+
+__all__ = ["Agreement", "export"]
+
+_BATCH = 16
+# Float32 sums in another order: seen at 1e-6; ten times what the issue of a rounded
+# deployment would ever notice is refused.
+_TOLERANCE = 1e-4
+
+
+class Agreement(NamedTuple):
+    """How well the ONNX network and the model agree.
+
+    Parameters
+    ----------
+    n_images : int
+        On which both were run.
+    n_other_labels : int
+        Where the labels differ; only where two classes are equal to rounding.
+    largest : float
+        Difference of a probability, or, where there are none, of a decision value
+        relative to the largest one.
+    """
+
+    n_images: int
+    n_other_labels: int
+    largest: float
+
+
+def export(
+    predictor: Predictor,
+    path: str | os.PathLike[str],
+    *,
+    check: Images | None = None,
+) -> Agreement:
+    """Write a model as one ONNX network, once onnxruntime agrees with it.
+
+    The network takes ``images``, uint8 (n, 3, S, S), as `Preprocessing.apply` gives
+    them, and gives ``label``, int64 (n,), a position in the class names; ``score``,
+    float32 (n, n_classes), and, if the classifier has them, ``probability``, float32
+    (n, n_classes). ``docs/models.md`` shows how to use it.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Of whatever precision; the ONNX network computes in float32.
+    path : path
+    check : source or sequence of images, optional
+        What both are run on; default 20 views of the two photos that come with
+        scikit-learn.
+
+    Returns
+    -------
+    Agreement
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If onnx, onnxscript or onnxruntime is not installed.
+    ValueError
+        If the backbone cannot be exported, or the two disagree; no file is left.
+    OSError
+        If it cannot be written.
+    """
+    _require_packages()
+    content = _onnx(predictor)
+    agreement = _agree(predictor, content, check)
+    codes.write_bytes(Path(path), content)
+    return agreement
+
+
+def _require_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"export needs {error.name}, which is not installed; "
+            "pip install 'featpipe[export]'"
+        ) from error
+
+
+def _onnx(predictor: Predictor) -> bytes:
+    import onnx
+    import torch
+
+    model = predictor.model
+    network = _whole(predictor)
+    side = model.fingerprint["preprocessing"]["crop"]
+    # Two, because one would be taken for a constant.
+    example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
+    names = ["label", "score", "probability"]
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                input_names=["images"],
+                output_names=names if model.classifier == "logistic" else names[:2],
+                dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    # Whatever stops torch's exporter in a stranger's network, the reason is its own.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"the backbone {model.backbone!r} cannot be exported by torch.onnx "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, _metadata(model))
+    return proto.SerializeToString()
+
+
+def _metadata(model: Model) -> dict[str, str]:
+    from featpipe import __version__
+
+    facts: dict[str, Any] = {
+        "class_names": model.class_names,
+        "preprocessing": model.fingerprint["preprocessing"],
+        "decoding": model.fingerprint["decoding"],
+        "backbone": model.backbone,
+        "weights_sha256": model.fingerprint["weights_sha256"],
+        "depth": model.depth,
+        "classifier": model.classifier,
+        "C": model.C,
+        "precision": model.fingerprint["precision"],
+    }
+    said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    return {"featpipe": __version__, **said}
+
+
+def _whole(predictor: Predictor) -> nn.Module:
+    """Put everything from pixels to probabilities into one module."""
+    import torch
+    from torch import Tensor, nn
+
+    model, backbone = predictor.model, predictor.load_backbone()
+    hflip = model.fingerprint["preprocessing"]["hflip"]
+
+    class Whole(nn.Module):
+        mean: Tensor
+        std: Tensor
+        coef: Tensor
+        intercept: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut = backbone._cut
+            for name, value in {
+                "mean": torch.tensor(backbone.preprocessing.mean).view(3, 1, 1),
+                "std": torch.tensor(backbone.preprocessing.std).view(3, 1, 1),
+                "coef": torch.from_numpy(model.coef).float(),
+                "intercept": torch.from_numpy(model.intercept).float(),
+            }.items():
+                self.register_buffer(name, value)
+
+        def codes(self, x: Tensor) -> Tensor:
+            return torch.cat(list(self.cut(x)), 1)
+
+        def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+            x = (pixels.float() / 255 - self.mean) / self.std
+            code = self.codes(x)
+            if hflip:
+                code = code / 2 + self.codes(x.flip(-1)) / 2
+            if model.dtype == "float16":
+                code = code.half().float()
+            score = nn.functional.linear(code, self.coef, self.intercept)
+            if len(model.class_names) == 2:
+                score = torch.cat([-score, score], 1)
+            label = score.argmax(1)
+            if model.classifier != "logistic":
+                return label, score
+            two = len(model.class_names) == 2
+            return label, score, score.sigmoid() if two else score.softmax(1)
+
+    return Whole().eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own remarks, which speak of its inside, to itself."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
+
+
+def _agree(predictor: Predictor, content: bytes, check: Images | None) -> Agreement:
+    """Run both on the same images, and refuse what is not the same model."""
+    reference = _in_float32(predictor)
+    image_set = _photos() if check is None else image_set_of(check)
+    found = reference.classify(image_set)
+    if not len(found):
+        raise ValueError(
+            f"not one of {len(found.failures)} images to check on could be read; give "
+            "others"
+        )
+    logistic = found.probabilities is not None
+    expected = found.probabilities if logistic else found.scores
+    assert expected is not None
+    unit = 1.0 if logistic else max(1.0, float(np.abs(expected).max()))
+    label, score = _run(content, reference, image_set, set(found.paths), logistic)
+    largest = float(np.abs(score - expected).max()) / unit
+    if largest > _TOLERANCE:
+        raise ValueError(
+            f"the ONNX network and the model differ by {largest:.1e} on "
+            f"{len(found)} images, more than {_TOLERANCE:.0e}; nothing was written"
+        )
+    other = label != np.argsort(-found.scores, axis=1, kind="stable")[:, 0]
+    best = np.sort(expected, axis=1)
+    if (other & (best[:, -1] - best[:, -2] > 2 * _TOLERANCE * unit)).any():
+        raise ValueError(
+            f"the ONNX network gives {other.sum()} of {len(found)} images another "
+            "label than the model; nothing was written"
+        )
+    return Agreement(len(found), int(other.sum()), largest)
+
+
+def _in_float32(predictor: Predictor) -> Predictor:
+    """Give the model as the ONNX network computes it, on the CPU."""
+    model = predictor.model
+    said = model.fingerprint
+    exact = {**said["decoding"], "mode": "exact"}
+    same = {**said, "precision": "fp32", "decoding": exact}
+    stand_in = predictor.using(device="cpu")
+    stand_in.model = replace(model, fingerprint=same)
+    return stand_in
+
+
+def _photos() -> ImageSet:
+    """Give both photos of scikit-learn whole, in quarters, and mirrored."""
+    from sklearn.datasets import load_sample_images
+
+    views = []
+    for photo in load_sample_images().images:
+        height, width = photo.shape[0] // 2, photo.shape[1] // 2
+        views += [photo, photo[:height, :width], photo[:height, width:]]
+        views += [photo[height:, :width], photo[height:, width:]]
+    return given([*views, *(np.ascontiguousarray(view[:, ::-1]) for view in views)])
+
+
+def _run(
+    content: bytes,
+    reference: Predictor,
+    image_set: ImageSet,
+    wanted: set[str],
+    logistic: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give labels and probabilities (else scores) by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    preprocessing = reference.load_backbone().preprocessing
+    rows = [i for i, path in enumerate(image_set.paths) if path in wanted]
+    labels, values = [], []
+    for start in range(0, len(rows), _BATCH):
+        batch = [_pixels(image_set, i, preprocessing) for i in rows[start:][:_BATCH]]
+        what = ["label", "probability" if logistic else "score"]
+        label, value = session.run(what, {"images": np.stack(batch)})
+        labels.append(label)
+        values.append(value)
+    return np.concatenate(labels), np.concatenate(values)
+
+
+def _pixels(image_set: ImageSet, i: int, preprocessing: Any) -> np.ndarray:
+    try:
+        return preprocessing.apply(images.decode(image_set.read(i)).image)
+    except ImageError as error:
+        raise ValueError(
+            f"{image_set.paths[i]} could be read a moment ago, and now not: {error}"
+        ) from error

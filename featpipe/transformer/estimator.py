@@ -1,0 +1,223 @@
+"""`CNNCodes`: extraction as a scikit-learn transformer.
+
+Lives here: the estimator's contract. Never here: classifiers, the cache, and how
+codes are computed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from featpipe.codes import Codes
+from featpipe.extraction import Job, Recipe
+from featpipe.images import ImageSet
+from featpipe.predictor.given import given
+from featpipe.predictor.stream import Stream
+from featpipe.transformer.cache import Cache
+
+__all__ = ["CNNCodes"]
+
+
+class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Codes of images from a frozen, pretrained network.
+
+    Nothing is learned from the images: `fit` only finds out the width. The network
+    itself is no part of the estimator, so that a clone or a pickle is small.
+
+    Parameters
+    ----------
+    backbone : str
+        As `featpipe.extract`.
+    weights : str, optional
+        As `featpipe.extract`.
+    depth : str
+        ``NODE[:POOL]``; ``"a+b"`` puts the codes of two side by side.
+    cache : path, optional
+        A codes file in which an image is looked up by its content, and to which what
+        is computed is added: an image is never computed twice, in whatever fold, fit
+        or process. It may be one that `featpipe.extract` wrote. A depth that this
+        file lacks gets a file of its own beside it, ``FILE-DEPTH.h5``.
+    device, precision, batch_size, workers, hflip, seed
+        As `featpipe.extract`; ``precision="auto"`` is the cache's where there is one.
+    input_size, resize, crop, interpolation, mean, std
+        As `featpipe.extract`.
+    timeout : float
+        Seconds to wait for another process that is writing to the cache.
+
+    Attributes
+    ----------
+    width_ : int
+        Numbers per code.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline                # doctest: +SKIP
+    >>> model = make_pipeline(CNNCodes("resnet18"), LogisticClassifier())
+    ...                                                           # doctest: +SKIP
+    >>> model.fit(paths, y).predict(["new.jpg"])                  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        *,
+        weights: str | None = None,
+        depth: str = "penultimate",
+        cache: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        hflip: bool = False,
+        seed: int = 0,
+        input_size: int | None = None,
+        resize: int | None = None,
+        crop: int | None = None,
+        interpolation: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        timeout: float = 3600.0,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.depth = depth
+        self.cache = cache
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.workers = workers
+        self.hflip = hflip
+        self.seed = seed
+        self.input_size = input_size
+        self.resize = resize
+        self.crop = crop
+        self.interpolation = interpolation
+        self.mean = mean
+        self.std = std
+        self.timeout = timeout
+
+    def fit(self, X: Any, y: Any = None) -> CNNCodes:
+        """Find out the width of the codes; computes none.
+
+        Parameters
+        ----------
+        X : sequence of path, PIL image or uint8 array
+            Not looked at.
+        y : None
+            Not looked at.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If the backbone, its weights or the depth do not exist.
+        """
+        self.width_ = self._stream().width
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit, and give the codes of the same images; see `transform`."""
+        found = self._codes(X)
+        self.width_ = found.shape[1]
+        return found
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Give the codes of images.
+
+        Parameters
+        ----------
+        X : sequence of path, PIL image or uint8 array
+            Arrays are (height, width), (height, width, 3) RGB or (height, width, 4).
+
+        Returns
+        -------
+        (n_images, width) float32
+            Row i is image i.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read; a row never stands for another image.
+        CodesError
+            If the cache was made with another backbone, weights or preprocessing.
+        LockedError
+            If another process has been writing to the cache for all of ``timeout``.
+        """
+        check_is_fitted(self)
+        return self._codes(X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.no_validation = True
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.width_
+
+    def _codes(self, X: Any) -> np.ndarray:
+        image_set = given(X)
+        if self.cache is None:
+            return self._stream().whole(image_set)
+        cache = Cache(Path(self.cache), self._recipe(), self._stream, self._job)
+        return cache.codes(image_set, self.timeout)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(
+            backbone=self.backbone,
+            weights=None if self.weights is None else os.fspath(self.weights),
+            depths=tuple(dict.fromkeys(self.depth.split("+"))),
+            precision=self.precision,
+            hflip=self.hflip,
+            seed=self.seed,
+            input_size=self.input_size,
+            resize=self.resize,
+            crop=self.crop,
+            interpolation=self.interpolation,
+            mean=None if self.mean is None else tuple(self.mean),
+            std=None if self.std is None else tuple(self.std),
+        )
+
+    def _stream(self) -> Stream:
+        recipe = self._recipe()
+        changes = str(recipe.request()["weights_file_sha256"])
+        return _stream(recipe, self.device, self.batch_size, self.workers, changes)
+
+    def _job(self, recipe: Recipe, image_set: ImageSet, path: Path) -> Codes:
+        return Job(
+            recipe,
+            image_set,
+            path,
+            device=self.device,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        ).run()
+
+
+@lru_cache(maxsize=1)
+def _stream(
+    recipe: Recipe,
+    device: str,
+    batch_size: int | None,
+    workers: int | None,
+    weights_file: str,
+) -> Stream:
+    """Keep the network last used: a search clones its transformer for every fit."""
+    return Stream(recipe, device=device, batch_size=batch_size, workers=workers)

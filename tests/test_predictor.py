@@ -1,0 +1,587 @@
+"""A model that was saved labels images as the codes it was fitted on."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import featpipe
+from featpipe import codes, comparison, images
+from featpipe.backbones import load as load_backbone
+from featpipe.predictor import storing
+
+SMALL = {"backbone": "mini", "weights": "none", "input_size": 32}
+KINDS = {"dark": (0, 90), "grey": (80, 170), "light": (160, 255)}
+
+
+def draw(folder: Path, split: str, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for name, (low, high) in KINDS.items():
+        for k in range(n):
+            pixels = rng.integers(low, high, (40, 36 + k, 3), dtype=np.uint8)
+            path = folder / split / name / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give 24 train and 12 test images of three classes of brightness."""
+    folder = tmp_path_factory.mktemp("predictor") / "kinds"
+    draw(folder, "train", 8, 0)
+    draw(folder, "test", 4, 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kinds_h5(kinds: Path) -> codes.Codes:
+    depths = ["stage1", "penultimate"]
+    return featpipe.extract(kinds, kinds.parent / "kinds.h5", depth=depths, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def logistic(kinds_h5: codes.Codes) -> featpipe.Predictor:
+    return featpipe.fit(kinds_h5, C=0.1)
+
+
+@pytest.fixture
+def saved(logistic: featpipe.Predictor, tmp_path: Path) -> Path:
+    logistic.save(tmp_path / "kinds.model")
+    return tmp_path / "kinds.model"
+
+
+def stored(kinds_h5: codes.Codes, depth: str, split: str) -> np.ndarray:
+    return kinds_h5.arrays(depth, split)[0].astype(np.float64)
+
+
+@pytest.mark.parametrize("classifier", ["linear", "svm", "logistic"])
+@pytest.mark.parametrize("depth", ["penultimate", "stage1:avg", "stage1+penultimate"])
+def test_decision_values_of_images_are_those_of_their_codes(
+    kinds: Path, kinds_h5: codes.Codes, tmp_path: Path, classifier: str, depth: str
+) -> None:
+    featpipe.fit(kinds_h5, classifier, depth=depth, C=0.01).save(tmp_path / "m")
+    model = featpipe.load(tmp_path / "m")
+    X = stored(kinds_h5, depth, "test")
+    expected = X @ model.model.coef.T + model.model.intercept
+    found = model.decision_function(kinds / "test")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    names = np.array(kinds_h5.class_names)[expected.argmax(1)]
+    assert model.predict(kinds / "test").tolist() == names.tolist()
+
+
+def test_a_loaded_model_is_the_one_saved(
+    logistic: featpipe.Predictor, saved: Path, kinds: Path
+) -> None:
+    loaded = featpipe.load(saved)
+    assert loaded.model.as_record() == logistic.model.as_record()
+    before = logistic.predict_proba(kinds / "test")
+    np.testing.assert_array_equal(loaded.predict_proba(kinds / "test"), before)
+    np.testing.assert_allclose(before.sum(1), 1)
+
+
+def test_fit_is_the_row_of_compare(kinds_h5: codes.Codes) -> None:
+    Cs = [1e-3, 1e-1]
+    found = featpipe.compare(kinds_h5, classifiers=["linear"], depths=["stage1"], Cs=Cs)
+    row = found.scores[0]
+    model = featpipe.fit(kinds_h5, "linear", depth="stage1", Cs=Cs).model
+    assert model.score is not None
+    assert model.C == row.C
+    for name in ("accuracy", "cv_accuracy", "n_train", "n_test", "protocol", "width"):
+        assert getattr(model.score, name) == getattr(row, name)
+
+
+@pytest.mark.parametrize(
+    "given", [("train", "val", "test"), ("train", "val"), ("train", "test"), ("",)]
+)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_fit_learns_from_the_rows_of_the_protocol(
+    kinds_h5: codes.Codes, given: tuple[str, ...], grouped: bool
+) -> None:
+    from featpipe.predictor import fitting
+
+    n = len(kinds_h5)
+    rng = np.random.default_rng(0)
+    tables = replace(
+        kinds_h5.tables,
+        splits=rng.choice(given, n).tolist(),
+        groups=[f"g{k % 12}" if grouped else "" for k in range(n)],
+    )
+    file = replace(kinds_h5, tables=tables)
+    rows = fitting._Rows.of(file, 5, 0)
+    planned = comparison.protocol.plan(
+        file.labels,
+        file.splits.astype(object),
+        file.groups.astype(object),
+        file.class_names,
+        seed=0,
+    )
+    np.testing.assert_array_equal(rows.train, planned.final.train)
+    np.testing.assert_array_equal(rows.held, planned.final.held)
+    assert rows.protocol == planned.name
+    for mine, theirs in zip(rows.selection, planned.final.selection, strict=True):
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        np.testing.assert_array_equal(mine[1], theirs[1])
+
+
+def test_paths_pil_images_and_arrays_get_the_same_label(
+    logistic: featpipe.Predictor, kinds: Path
+) -> None:
+    paths = sorted((kinds / "test").rglob("*.png"))
+    expected = logistic.decision_function(paths)
+    opened = [Image.open(path) for path in paths]
+    arrays = [np.asarray(image) for image in opened]
+    mixed = [paths[0], opened[1], arrays[2], str(paths[3])]
+    for given in (opened, arrays):
+        np.testing.assert_array_equal(logistic.decision_function(given), expected)
+    np.testing.assert_allclose(
+        logistic.decision_function(mixed), expected[:4], rtol=1e-5, atol=1e-5
+    )
+    backwards = logistic.decision_function(paths[::-1])[::-1]
+    np.testing.assert_allclose(backwards, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_top_gives_the_likeliest_first(
+    logistic: featpipe.Predictor, kinds: Path
+) -> None:
+    odds = logistic.predict_proba(kinds / "test")
+    for row, said in zip(odds, logistic.top(kinds / "test", 2), strict=True):
+        order = np.argsort(-row)[:2]
+        assert said == [(logistic.class_names[c], row[c]) for c in order]
+
+
+def test_two_classes_have_one_column_and_two_scores(
+    kinds_h5: codes.Codes, kinds: Path
+) -> None:
+    labels = kinds_h5.labels.copy()
+    labels[labels == 2] = -1
+    file = replace(kinds_h5, tables=replace(kinds_h5.tables, labels=labels))
+    model = featpipe.fit(file, C=1.0)
+    assert model.class_names == ["dark", "grey"]
+    assert model.model.coef.shape[0] == 1
+    scores = model.decision_function(kinds / "test" / "dark")
+    np.testing.assert_array_equal(scores[:, 0], -scores[:, 1])
+    odds = model.predict_proba(kinds / "test" / "dark")
+    np.testing.assert_allclose(odds, 1 / (1 + np.exp(-scores)))
+
+
+def test_float16_and_hflip_are_part_of_the_recipe(kinds: Path, tmp_path: Path) -> None:
+    file = featpipe.extract(
+        kinds, tmp_path / "k.h5", dtype="float16", hflip=True, **SMALL
+    )
+    model = featpipe.fit(file, "svm", C=0.01)
+    X = stored(file, "penultimate", "test")
+    expected = X @ model.model.coef.T + model.model.intercept
+    found = model.decision_function(kinds / "test")
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_every_image_is_labelled_or_a_failure(
+    logistic: featpipe.Predictor, kinds: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(kinds / "test", tmp_path / "some")
+    (tmp_path / "some" / "dark" / "broken.jpg").write_text("no image")
+    (tmp_path / "some" / "dark" / "gone.png").symlink_to("nowhere")
+    found = logistic.classify(tmp_path / "some")
+    assert len(found) == 12
+    assert {failure.path: failure.stage for failure in found.failures} == {
+        "dark/broken.jpg": "decode",
+        "dark/gone.png": "scan",
+    }
+    with pytest.raises(ValueError, match=r"dark/gone.png.*2 of 14 images"):
+        logistic.predict(tmp_path / "some")
+
+
+def test_the_csv_holds_every_image_and_beside_it_every_failure(
+    logistic: featpipe.Predictor, kinds: Path, tmp_path: Path
+) -> None:
+    import csv
+
+    found = logistic.classify(kinds / "test")
+    odd = replace(
+        found,
+        paths=["a,\udcff\n.png", *found.paths[1:]],
+        failures=[codes.Failure("x\udcff", "decode", "empty file")],
+    )
+    odd.write_csv(tmp_path / "f.csv", top=2)
+    text = (tmp_path / "f.csv").read_bytes().decode("utf-8", "surrogateescape")
+    rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    assert [row["path"] for row in rows] == odd.paths
+    assert [row["label"] for row in rows] == found.labels.tolist()
+    for row, top in zip(rows, found.top(2), strict=True):
+        assert [row["label"], row["label_2"]] == [name for name, _ in top]
+        assert float(row["probability"]) == pytest.approx(top[0][1], rel=1e-4)
+        assert float(row["probability_2"]) == pytest.approx(top[1][1], rel=1e-4)
+    failures = (tmp_path / "f.failures.csv").read_bytes()
+    assert failures == b"path,stage,reason\nx\xff,decode,empty file\n"
+    found.write_csv(tmp_path / "f.csv")
+    assert not (tmp_path / "f.failures.csv").exists()
+
+
+def test_measures_and_confusion_count_by_hand(
+    logistic: featpipe.Predictor, kinds: Path
+) -> None:
+    found = logistic.classify(kinds)
+    truth, said = np.array(found.truth), found.labels
+    measures = found.measures("test")
+    test = np.array(found.splits) == "test"
+    assert measures is not None
+    assert measures["n"] == 12
+    assert measures["accuracy"] == np.mean(truth[test] == said[test])
+    names, counts = found.confusion()
+    for t, name in enumerate(names):
+        for p, other in enumerate(found.class_names):
+            assert counts[t, p] == ((truth == name) & (said == other)).sum()
+
+
+def test_a_class_the_model_does_not_know_counts_as_wrong(
+    logistic: featpipe.Predictor, kinds: Path
+) -> None:
+    found = logistic.classify(kinds / "test")
+    renamed = replace(found, truth=["violet"] * 6 + found.truth[6:])
+    right = (np.array(renamed.truth) == found.labels).mean()
+    measures = renamed.measures()
+    assert measures is not None
+    assert measures["accuracy"] == right
+    assert measures["log_loss"] is None
+
+
+def test_a_table_of_labels_has_a_column_a_class(
+    logistic: featpipe.Predictor, kinds: Path
+) -> None:
+    found = logistic.classify(kinds / "test")
+    frame = found.to_frame()
+    assert frame.index.tolist() == found.paths
+    assert frame["label"].tolist() == found.labels.tolist()
+    np.testing.assert_array_equal(frame[found.class_names], found.probabilities)
+
+
+def test_a_classifier_without_probabilities_says_so(
+    kinds_h5: codes.Codes, kinds: Path
+) -> None:
+    model = featpipe.fit(kinds_h5, "linear", C=1.0)
+    with pytest.raises(ValueError, match="linear classifier gives no probabilities"):
+        model.predict_proba(kinds / "test")
+    assert model.classify(kinds / "test").probabilities is None
+
+
+def test_loading_a_model_runs_no_network(saved: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, featpipe; model = featpipe.load(sys.argv[1]); "
+        "assert 'torch' not in sys.modules; print(model.class_names)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, saved], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "['dark', 'grey', 'light']\n"
+
+
+# --- weights
+
+
+def checkpoint(path: Path, seed: int) -> Path:
+    backbone = load_backbone("mini", weights="none", seed=seed)
+    torch.save(backbone.network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def from_file(kinds: Path, tmp_path: Path) -> featpipe.Predictor:
+    """Give a model whose weights came from a file."""
+    weights = str(checkpoint(tmp_path / "w.pth", 3))
+    path = tmp_path / "w.h5"
+    file = featpipe.extract(kinds, path, **{**SMALL, "weights": weights})
+    model = featpipe.fit(file, C=0.1)
+    model.save(tmp_path / "w.model")
+    return model
+
+
+def test_weights_of_a_file_are_found_where_they_were_and_beside(
+    from_file: featpipe.Predictor, kinds: Path, tmp_path: Path
+) -> None:
+    expected = from_file.predict_proba(kinds / "test")
+    model = featpipe.load(tmp_path / "w.model")
+    np.testing.assert_array_equal(model.predict_proba(kinds / "test"), expected)
+    (tmp_path / "else").mkdir()
+    for name in ("w.model", "w.pth"):
+        (tmp_path / name).rename(tmp_path / "else" / name)
+    moved = featpipe.load(tmp_path / "else" / "w.model")
+    np.testing.assert_array_equal(moved.predict_proba(kinds / "test"), expected)
+
+
+def test_weights_that_moved_are_asked_for_and_given(
+    from_file: featpipe.Predictor, kinds: Path, tmp_path: Path
+) -> None:
+    expected = from_file.predict_proba(kinds / "test")
+    (tmp_path / "w.pth").rename(tmp_path / "new.bin")
+    with pytest.raises(FileNotFoundError, match=r"w\.pth.*--weights FILE"):
+        featpipe.load(tmp_path / "w.model").predict(kinds / "test")
+    model = featpipe.load(tmp_path / "w.model", weights=tmp_path / "new.bin")
+    np.testing.assert_array_equal(model.predict_proba(kinds / "test"), expected)
+
+
+def test_other_weights_are_refused(
+    from_file: featpipe.Predictor, kinds: Path, tmp_path: Path
+) -> None:
+    other = checkpoint(tmp_path / "other.pth", 4)
+    with pytest.raises(ValueError, match=r"other\.pth' are not those that .*w\.model"):
+        featpipe.load(tmp_path / "w.model", weights=other).predict(kinds / "test")
+    checkpoint(tmp_path / "w.pth", 5)
+    with pytest.raises(ValueError, match="not those that"):
+        featpipe.load(tmp_path / "w.model").predict(kinds / "test")
+
+
+def test_random_weights_are_made_again_from_their_seed(
+    kinds: Path, tmp_path: Path
+) -> None:
+    file = featpipe.extract(kinds, tmp_path / "k.h5", seed=7, **SMALL)
+    featpipe.fit(file, C=0.1).save(tmp_path / "m")
+    model = featpipe.load(tmp_path / "m")
+    assert model.model.seed == 7
+    expected = stored(file, "penultimate", "test") @ model.model.coef.T
+    found = model.decision_function(kinds / "test") - model.model.intercept
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_embedded_weights_make_the_file_the_whole_model(
+    from_file: featpipe.Predictor, kinds: Path, tmp_path: Path
+) -> None:
+    expected = from_file.predict_proba(kinds / "test")
+    from_file.save(tmp_path / "whole.model", embed_weights=True)
+    (tmp_path / "w.pth").unlink()
+    whole = featpipe.load(tmp_path / "whole.model")
+    np.testing.assert_array_equal(whole.predict_proba(kinds / "test"), expected)
+    whole.save(tmp_path / "again.model")
+    again = featpipe.load(tmp_path / "again.model")
+    np.testing.assert_array_equal(again.predict_proba(kinds / "test"), expected)
+    again.save(tmp_path / "light.model", embed_weights=False)
+    with pytest.raises(FileNotFoundError, match=r"w\.pth"):
+        featpipe.load(tmp_path / "light.model").predict(kinds / "test")
+
+
+def test_only_the_weights_up_to_the_depth_are_embedded(
+    kinds_h5: codes.Codes, tmp_path: Path
+) -> None:
+    sizes = {}
+    for depth in ("stage1", "penultimate"):
+        model = featpipe.fit(kinds_h5, depth=depth, C=0.1)
+        model.save(tmp_path / depth, embed_weights=True)
+        sizes[depth] = (tmp_path / depth).stat().st_size
+    assert sizes["stage1"] < sizes["penultimate"] / 5
+    names = load_file(tmp_path / "stage1")
+    assert not [name for name in names if "stage2" in name or "counter" in name]
+
+
+def test_a_model_file_with_weights_is_a_weights_file_too(
+    logistic: featpipe.Predictor, kinds: Path, tmp_path: Path
+) -> None:
+    logistic.save(tmp_path / "m", embed_weights=True)
+    mine = load_backbone("mini", weights=tmp_path / "m", input_size=32)
+    other = load_backbone("mini", weights="none", input_size=32)
+    pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert torch.equal(mine(pixels)["penultimate"], other(pixels)["penultimate"])
+
+
+# --- what may be wrong with a file
+
+
+def record_of(path: Path) -> dict:
+    with safe_open(path, framework="np") as file:
+        return json.loads(file.metadata()["record"])
+
+
+def forge(path: Path, change, said: dict | None = None, arrays=None) -> Path:
+    """Write a model file with a right digest and a wrong content."""
+    with safe_open(path, framework="np") as file:
+        metadata = dict(file.metadata())
+    tensors = {**load_file(path), **(arrays or {})}
+    record = json.loads(metadata["record"])
+    change(record)
+    metadata["record"] = json.dumps(record)
+    metadata["sha256"] = storing._digest(metadata["record"], tensors)
+    forged = path.with_name("forged.model")
+    save_file(tensors, forged, metadata={**metadata, **(said or {})})
+    return forged
+
+
+def test_no_damaged_copy_is_read(saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes()
+    rng = np.random.default_rng(0)
+    whole = featpipe.load(saved).model
+    for trial in range(300):
+        copy = bytearray(content)
+        if trial % 3 == 0:
+            copy = copy[: rng.integers(0, len(copy))]
+        else:
+            copy[rng.integers(0, len(copy))] ^= 1 << int(rng.integers(0, 8))
+        (tmp_path / "damaged").write_bytes(bytes(copy))
+        try:
+            found = featpipe.load(tmp_path / "damaged").model
+        except ValueError:
+            continue
+        # A flipped bit in padding, or one that leaves the record what it was.
+        assert found.as_record() == whole.as_record()
+        np.testing.assert_array_equal(found.coef, whole.coef)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda r: r.update(classifier="forest"), "classifier 'forest'"),
+        (lambda r: r.pop("depth"), "has to have the fields"),
+        (lambda r: r.update(more=1), "has to have the fields"),
+        (lambda r: r.update(C="x"), "C='x'"),
+        (lambda r: r.update(seed=True), "seed=True"),
+        (lambda r: r.update(class_names=["a", "a", "b"]), "class name twice"),
+        (lambda r: r.update(class_names=[1, 2, 3]), "class name that is no text"),
+        (lambda r: r.update(class_names=["a", "b"]), "do not fit 2 classes"),
+        (lambda r: r.update(dtype="int8"), "dtype 'int8'"),
+        (lambda r: r["fingerprint"].update(precision="fp8"), "precision 'fp8'"),
+        (lambda r: r["fingerprint"].pop("decoding"), "fingerprint has to have"),
+        (lambda r: r["fingerprint"]["preprocessing"].update(crop="9"), "crop='9'"),
+        (lambda r: r["fingerprint"]["preprocessing"].update(hflip=2), "hflip=2"),
+        (lambda r: r["fingerprint"]["preprocessing"].pop("mean"), "preprocessing has"),
+        (lambda r: r.update(embedded_sha256="0" * 64), "differ on embedded weights"),
+        (lambda r: r.update(score={"accuracy": 1}), "score lacks fields"),
+    ],
+)
+def test_a_record_that_is_none_is_refused(saved: Path, change, match: str) -> None:
+    with pytest.raises(ValueError, match=match) as said:
+        featpipe.load(forge(saved, change))
+    assert "forged.model" in str(said.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "match"),
+    [
+        ("coef", np.zeros((3, 0)), "do not fit"),
+        ("coef", np.zeros((3, 4), np.float32), "do not fit|float64"),
+        ("intercept", np.full(3, np.nan), "finite"),
+        ("other", np.zeros(3), "its tensors are"),
+        ("backbone.x", np.zeros(3), "differ on embedded"),
+    ],
+)
+def test_arrays_that_are_no_classifier_are_refused(
+    saved: Path, name: str, array: np.ndarray, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        featpipe.load(forge(saved, lambda record: None, arrays={name: array}))
+
+
+def test_files_that_are_no_model_get_one_sentence_each(
+    saved: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match="featpipe fit"):
+        featpipe.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="not a file"):
+        featpipe.load(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="no model file"):
+        featpipe.load(tmp_path / "text")
+    checkpoint(tmp_path / "w.pth", 0)
+    with pytest.raises(ValueError, match="no model file"):
+        featpipe.load(tmp_path / "w.pth")
+    save_file({"x": np.zeros(3)}, tmp_path / "tensors")
+    with pytest.raises(ValueError, match="tensors but no model"):
+        featpipe.load(tmp_path / "tensors")
+    later = forge(saved, lambda record: None, said={"version": "2"})
+    with pytest.raises(ValueError, match=r"version '2'.*update featpipe"):
+        featpipe.load(later)
+
+
+def test_a_model_made_by_other_rules_of_decoding_is_refused(
+    saved: Path, kinds: Path
+) -> None:
+    def change(record: dict) -> None:
+        record["fingerprint"]["decoding"]["alpha"] = "dropped"
+
+    model = featpipe.load(forge(saved, change))
+    with pytest.raises(ValueError, match=r"other rules now \(alpha\)"):
+        model.predict(kinds / "test")
+
+
+def test_preprocessing_that_makes_no_sense_is_refused(saved: Path, kinds: Path) -> None:
+    def change(record: dict) -> None:
+        record["fingerprint"]["preprocessing"]["crop"] = 0
+
+    model = featpipe.load(forge(saved, change))
+    with pytest.raises(ValueError, match=r"forged\.model cannot be made.*crop=0"):
+        model.predict(kinds / "test")
+
+
+def test_a_backbone_that_is_gone_is_named(saved: Path, kinds: Path) -> None:
+    def change(record: dict) -> None:
+        record["fingerprint"]["backbone"] = "resnet51"
+
+    model = featpipe.load(forge(saved, change))
+    with pytest.raises(ValueError, match=r"forged.model cannot be made.*resnet51"):
+        model.predict(kinds / "test")
+
+
+def test_no_file_alone_gets_code_to_run(
+    saved: Path, kinds: Path, tmp_path: Path
+) -> None:
+    trap = tmp_path / "sprung"
+
+    def change(record: dict) -> None:
+        record["fingerprint"]["backbone"] = f"os:mkdir?path={trap}"
+        record["weights"] = "own"
+
+    model = featpipe.load(forge(saved, change))
+    with pytest.raises(ValueError, match="code that would be run"):
+        model.predict(kinds / "test")
+    assert not trap.exists()
+
+
+def test_codes_that_do_not_say_how_they_were_made_are_refused(tmp_path: Path) -> None:
+    import drawn_codes
+
+    labels, made = drawn_codes.draw(30)
+    path = drawn_codes.write(tmp_path / "c.h5", labels, made)
+    with pytest.raises(codes.CodesError, match="does not say how its codes were made"):
+        featpipe.fit(path)
+
+
+def test_fit_needs_two_classes_and_a_depth_that_is_there(
+    kinds_h5: codes.Codes,
+) -> None:
+    one = replace(kinds_h5.tables, labels=np.minimum(kinds_h5.labels, 0))
+    with pytest.raises(ValueError, match="needs two"):
+        featpipe.fit(replace(kinds_h5, tables=one))
+    with pytest.raises(codes.CodesError, match="no depth 'stage9'"):
+        featpipe.fit(kinds_h5, depth="stage9")
+    with pytest.raises(ValueError, match="no classifier 'forest'"):
+        featpipe.fit(kinds_h5, "forest")
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ([], "no images were given"),
+        ([3], "image 0 is 3"),
+        ([np.zeros((4, 4), np.float32)], "float32"),
+        (b"x", "is one thing"),
+    ],
+)
+def test_what_is_no_image_is_refused(
+    logistic: featpipe.Predictor, given, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        logistic.predict(given)
+
+
+def test_an_image_set_is_taken_as_it_is(
+    logistic: featpipe.Predictor, kinds: Path
+) -> None:
+    some = images.scan(kinds / "test").take([3, 1])
+    found = logistic.classify(some)
+    assert found.paths == [some.paths[0], some.paths[1]]
