@@ -315,7 +315,7 @@ def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     found, tally = run(tmp_path / "photos", path)
     assert (tally.kept, tally.computed) == (finished, n - finished)
-    fresh, _ = run(tmp_path / "photos", tmp_path / "fresh.h5")
+    fresh, _ = run(tmp_path / "photos", small_disk / "fresh.h5")
     assert found.path.read_bytes() == fresh.path.read_bytes()
 
 
