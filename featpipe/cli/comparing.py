@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli.choices import Metric
 from featpipe.cli.extracting import extract, extract_codes
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.voice import voice
@@ -23,7 +24,7 @@ def compare(
     depth: o.CompareDepths = None,
     folds: o.Folds = 5,
     c_grid: o.CGrid = None,
-    metric: o.MetricOption = o.Metric.accuracy,
+    metric: o.MetricOption = Metric.accuracy,
     class_weight: o.ClassWeightOption = None,
     test_size: o.TestSize = None,
     with_: o.With = None,
@@ -144,7 +145,7 @@ def _run_in(folder: Path, asked: dict[str, Any]) -> None:
         "json_path": asked["json_path"] or folder / "scores.json",
         "csv_path": asked["csv_path"] or folder / "scores.csv",
     }
-    depths = [codes.provenance["asked"][depth] for depth in asked["depth"] or []]
+    depths = [codes.spec(depth) for depth in asked["depth"] or []]
     compare_codes({**asked, **written, "files": [codes.path], "depth": depths})
 
 

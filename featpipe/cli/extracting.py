@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli.choices import OnError, Precision
 from featpipe.cli.progress import holding_back, image_progress, summary
 from featpipe.cli.voice import voice
 
@@ -31,13 +32,13 @@ def extract(
     std: o.Std = None,
     interpolation: o.Interpolation = None,
     device: o.Device = "auto",
-    precision: o.PrecisionOption = o.Precision.auto,
+    precision: o.PrecisionOption = Precision.auto,
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,
     shard: o.Shard = None,
     unlabelled: o.Unlabelled = False,
     limit: o.Limit = None,
-    on_error: o.OnErrorOption = o.OnError.skip,
+    on_error: o.OnErrorOption = OnError.skip,
     seed: o.Seed = 0,
     dtype: o.DtypeOption = None,
     plan: o.PlanOnly = False,

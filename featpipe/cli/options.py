@@ -3,11 +3,18 @@
 Types only; typer reads them from the commands' signatures.
 """
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from featpipe.cli.choices import (
+    ClassWeight,
+    Dtype,
+    Metric,
+    OnError,
+    Precision,
+)
 
 __all__: list[str] = []
 
@@ -16,51 +23,6 @@ _PREPROCESSING = "Preprocessing (default: that of the weights)"
 _MACHINE = "The machine"
 _WRITING = "What is written"
 _PROTOCOL = "The protocol"
-
-
-class Precision(StrEnum):
-    """Arithmetic of the network."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Dtype(StrEnum):
-    """Numbers as stored."""
-
-    float32 = "float32"
-    float16 = "float16"
-
-
-class OnError(StrEnum):
-    """What a broken image does."""
-
-    skip = "skip"
-    fail = "fail"
-
-
-class Metric(StrEnum):
-    """What C and the recommended row are chosen by."""
-
-    accuracy = "accuracy"
-    balanced_accuracy = "balanced_accuracy"
-    macro_f1 = "macro_f1"
-
-
-class ClassWeight(StrEnum):
-    """How classes of different size count."""
-
-    balanced = "balanced"
-
-
-class FitClassifier(StrEnum):
-    """What is fitted into a model: linear in the codes, each."""
-
-    linear = "linear"
-    svm = "svm"
-    logistic = "logistic"
 
 
 Source = Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli.choices import FitClassifier, Metric
 from featpipe.cli.comparing import grid, require_folder
 from featpipe.cli.progress import image_progress
 from featpipe.cli.voice import voice
@@ -24,8 +25,8 @@ def fit(
         Path, typer.Option("-o", "--output", metavar="MODEL", help="The model file.")
     ],
     classifier: Annotated[
-        o.FitClassifier, typer.Option("--classifier", help="What is fitted.")
-    ] = o.FitClassifier.logistic,
+        FitClassifier, typer.Option("--classifier", help="What is fitted.")
+    ] = FitClassifier.logistic,
     depth: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +54,7 @@ def fit(
     backbone: o.BackboneNow = None,
     folds: o.Folds = 5,
     c_grid: o.CGrid = None,
-    metric: o.MetricOption = o.Metric.accuracy,
+    metric: o.MetricOption = Metric.accuracy,
     class_weight: o.ClassWeightOption = None,
     device: o.Device = "auto",
     memory: o.Memory = None,

@@ -137,7 +137,8 @@ class Codes:
         Parameters
         ----------
         depth : str
-            As in `depths`, or shorter: ``"features"`` finds ``"features:avg"``.
+            As in `depths`, or shorter: ``"features"`` is ``"features:avg"`` where
+            that is there (for tokens ``:cls``), else the only one of that node.
 
         Returns
         -------
@@ -148,7 +149,8 @@ class Codes:
         CodesError
             If the file has no such depth, or several that fit.
         """
-        found = [s for s in self.shapes if s == depth] or [
+        defaults = (depth, f"{depth}:avg", f"{depth}:cls")
+        found = [s for s in defaults if s in self.shapes][:1] or [
             s for s in self.shapes if s.partition(":")[0] == depth
         ]
         if len(found) != 1:

@@ -1,0 +1,50 @@
+"""What the options that offer a choice offer."""
+
+from enum import StrEnum
+
+__all__ = ["ClassWeight", "Dtype", "FitClassifier", "Metric", "OnError", "Precision"]
+
+
+class Precision(StrEnum):
+    """Arithmetic of the network."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Dtype(StrEnum):
+    """Numbers as stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
+class OnError(StrEnum):
+    """What a broken image does."""
+
+    skip = "skip"
+    fail = "fail"
+
+
+class Metric(StrEnum):
+    """What C and the recommended row are chosen by."""
+
+    accuracy = "accuracy"
+    balanced_accuracy = "balanced_accuracy"
+    macro_f1 = "macro_f1"
+
+
+class ClassWeight(StrEnum):
+    """How classes of different size count."""
+
+    balanced = "balanced"
+
+
+class FitClassifier(StrEnum):
+    """What is fitted into a model: linear in the codes, each."""
+
+    linear = "linear"
+    svm = "svm"
+    logistic = "logistic"
