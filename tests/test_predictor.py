@@ -17,7 +17,12 @@ from featpipe import codes, comparison, images
 from featpipe.backbones import load as load_backbone
 from featpipe.predictor import storing
 
-SMALL = {"backbone": "mini", "weights": "none", "input_size": 32}
+SMALL = {
+    "backbone": "mini",
+    "weights": "none",
+    "input_size": 32,
+    "precision": "fp32",
+}
 KINDS = {"dark": (0, 90), "grey": (80, 170), "light": (160, 255)}
 
 

@@ -22,7 +22,12 @@ from featpipe.extraction import LockedError
 from featpipe.extraction.engine import Engine
 from featpipe.extraction.lock import Lock
 
-SMALL = {"backbone": "mini", "weights": "none", "input_size": 32}
+SMALL = {
+    "backbone": "mini",
+    "weights": "none",
+    "input_size": 32,
+    "precision": "fp32",
+}
 
 
 @pytest.fixture(scope="module")
