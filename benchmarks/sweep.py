@@ -1,0 +1,250 @@
+"""Time the whole path of C, and measure how far each solution is from the optimum.
+
+    python benchmarks/sweep.py                    # digits, so that it runs anywhere
+    python benchmarks/sweep.py codes.npz          # arrays "codes" and "labels"
+    python benchmarks/sweep.py codes.h5 --depth features:avg
+
+Every classifier fits 45 C x 5 folds and refits. scikit-learn is timed in the same run
+on the same fold: single fits at a few C, and their mean times 226 fits (marked as
+extrapolated). Ratios of processor seconds are what a busy machine leaves comparable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from featpipe import classifiers, codes, solvers
+
+GRID = np.logspace(-6, 5, 45)
+N_FITS = 45 * 5 + 1
+
+
+class Seconds(NamedTuple):
+    """Wall-clock and processor seconds of one call."""
+
+    wall: float
+    cpu: float
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("codes", nargs="?", help=".npz or .h5; digits if left out")
+    parser.add_argument("--depth", default="penultimate", help="of an .h5 file")
+    parser.add_argument("--rows", type=int, help="use that many rows, drawn at random")
+    parser.add_argument("--classifiers", default="linear,svm,logistic")
+    parser.add_argument("--fit-C", default="1e-4,1e-2,1", help="C of the timed fits")
+    parser.add_argument("--rivals", default="sklearn", help="sklearn,tensor,torch")
+    parser.add_argument("--gaps", action="store_true", help="true gaps at every 4th C")
+    parser.add_argument("--gap-rows", type=int, default=1000)
+    parser.add_argument("--no-sweep", action="store_true")
+    given = parser.parse_args(argv)
+    X, y = load(given.codes, given.depth, given.rows)
+    print(f"{X.shape[0]} rows x {X.shape[1]}, {y.max() + 1} classes")
+    rivals = [name for name in given.rivals.split(",") if name]
+    Cs = [float(C) for C in given.fit_C.split(",") if C]
+    for name in given.classifiers.split(","):
+        if not given.no_sweep:
+            ours = sweep(name, X, y)
+            for rival in rivals:
+                compare(name, rival, X, y, Cs, ours)
+        if given.gaps:
+            gaps(name, X[: given.gap_rows], y[: given.gap_rows])
+
+
+def load(
+    path: str | None, depth: str, n_rows: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give float32 codes and class numbers, shuffled."""
+    if path is None:
+        X, y = load_digits(return_X_y=True)
+    elif path.endswith(".npz"):
+        file = np.load(path)
+        X, y = file["codes"], file["labels"]
+    else:
+        with codes.read(path) as file:
+            X, y = file.arrays(depth)
+    X, y = X[y >= 0], np.unique(y[y >= 0], return_inverse=True)[1]
+    order = np.random.default_rng(0).permutation(len(y))[:n_rows]
+    return np.ascontiguousarray(X[order], np.float32), y[order].astype(np.int64)
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, Seconds]:
+    """Call, and give what it gave and how long it took."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    given = call()
+    return given, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def sweep(name: str, X: np.ndarray, y: np.ndarray) -> Seconds:
+    """Fit with C chosen from the whole grid."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model, seconds = timed(lambda: classifiers.make(name).fit(X, y))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"{name:9} featpipe, {N_FITS} fits: {seconds.wall:.1f} s "
+        f"({seconds.cpu:.1f} s of processor), C={model.C_:.2g}, "
+        f"cv {model.cv_score_:.4f}, converged {model.converged_}, "
+        f"peak memory +{max(0, after - before) / 1e6:.2f} GB",
+        flush=True,
+    )
+    return seconds
+
+
+def compare(
+    name: str, rival: str, X: np.ndarray, y: np.ndarray, Cs: list[float], ours: Seconds
+) -> None:
+    """Time single fits of a rival, and say what the sweep would take it."""
+    X = StandardScaler().fit_transform(X)
+    X, y = X[: int(0.8 * len(X))], y[: int(0.8 * len(y))]
+    fit = RIVALS.get((name, rival))
+    if fit is None:
+        return
+    taken = []
+    for C in Cs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            taken.append(timed(lambda C=C: fit(X, y, C))[1])
+    wall, cpu = np.mean(taken, axis=0)
+    each = ", ".join(
+        f"C={C:g}: {s.wall:.1f} s ({s.cpu:.1f})" for C, s in zip(Cs, taken, strict=True)
+    )
+    print(
+        f"{'':9} {rival}, single fits, {each}; {N_FITS} fits extrapolated "
+        f"{N_FITS * wall:.0f} s ({N_FITS * cpu:.0f} of processor): "
+        f"{N_FITS * wall / ours.wall:.0f} x by the clock, "
+        f"{N_FITS * cpu / ours.cpu:.0f} x by the processor",
+        flush=True,
+    )
+
+
+def fit_tensor(X: np.ndarray, y: np.ndarray, C: float) -> None:
+    """scikit-learn's LogisticRegression on torch tensors."""
+    from sklearn import config_context
+
+    with config_context(array_api_dispatch=True):
+        LogisticRegression(C=C, max_iter=1000).fit(
+            torch.from_numpy(X), torch.from_numpy(y)
+        )
+
+
+def fit_torch(X: np.ndarray, y: np.ndarray, C: float) -> None:
+    """Torch's stock L-BFGS with a strong Wolfe search."""
+    rows, labels = torch.from_numpy(X), torch.from_numpy(y)
+    layer = torch.nn.Linear(X.shape[1], int(y.max()) + 1)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    search = torch.optim.LBFGS(
+        layer.parameters(), max_iter=1000, line_search_fn="strong_wolfe"
+    )
+
+    def value() -> torch.Tensor:
+        search.zero_grad()
+        loss = torch.nn.functional.cross_entropy(layer(rows), labels)
+        loss = loss + layer.weight.square().sum() / (2 * C * len(rows))
+        loss.backward()
+        return loss
+
+    search.step(value)
+
+
+RIVALS: dict[tuple[str, str], Callable[[np.ndarray, np.ndarray, float], Any]] = {
+    ("linear", "sklearn"): lambda X, y, C: RidgeClassifier(alpha=0.5 / C).fit(X, y),
+    ("svm", "sklearn"): lambda X, y, C: LinearSVC(C=C).fit(X, y),
+    ("logistic", "sklearn"): lambda X, y, C: LogisticRegression(C=C, max_iter=1000).fit(
+        X, y
+    ),
+    ("logistic", "tensor"): fit_tensor,
+    ("logistic", "torch"): fit_torch,
+}
+
+
+def gaps(name: str, X: np.ndarray, y: np.ndarray) -> None:
+    """Print the true relative gap of single fits to a float64 optimum by scipy."""
+    for kind, (rows, labels) in kinds(X, y):
+        labels = np.unique(labels, return_inverse=True)[1]
+        start = None
+        for C in GRID[::4]:
+            ones = np.ones(len(labels))
+            k = int(labels.max()) + 1
+            task = solvers.Task(rows, labels, k, name, ones, ones)
+            model = solvers.solve(task, C)
+            value, best, start = optimum(name, rows, labels, C, model, start)
+            print(
+                f"{name:9} {kind:16} C={C:7.1e} true gap {value / best - 1:8.1e}, "
+                f"proven {model.gap:.1e}, {model.n_passes} passes",
+                flush=True,
+            )
+
+
+def kinds(
+    X: np.ndarray, y: np.ndarray
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """Give the codes as they are, and made separable, imbalanced and wide."""
+    yield "as given", (X, y)
+    yield "separable", (X[: X.shape[1] // 2], y[: X.shape[1] // 2])
+    yield "imbalanced", (X, (y == 0).astype(np.int64))
+    wide = max(2 * int(y.max() + 1), X.shape[1] // 8)
+    yield "more width", (X[:wide], y[:wide])
+
+
+def optimum(
+    name: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    C: float,
+    model: solvers.Solution,
+    start: np.ndarray | None,
+) -> tuple[float, float, np.ndarray]:
+    """Give the model's objective and the smallest that scipy finds, in float64."""
+    X = X.astype(np.float64)
+    scale = X.std(axis=0)
+    scale[scale < 1e-12] = 1.0
+    Z = (X - X.mean(axis=0)) / scale
+    U, S, _ = np.linalg.svd(Z, full_matrices=False)
+    Z = (U * S)[:, 1e-9 * S[0] < S]
+    k = model.coef.shape[0]
+    own = y[:, None] == (np.arange(k) if k > 1 else 1)
+    sign = 2.0 * own - 1.0
+
+    def loss(f: np.ndarray) -> tuple[float, np.ndarray]:
+        if name == "logistic" and k > 1:
+            value = logsumexp(f, axis=1) - f[own]
+            return value.sum(), softmax(f, axis=1) - own
+        if name == "logistic":
+            wrong = np.exp(-np.logaddexp(0, sign * f))
+            return np.logaddexp(0, -sign * f).sum(), -sign * wrong
+        h = sign - f if name == "linear" else sign * np.maximum(1 - sign * f, 0)
+        return (h**2).sum(), -2 * h
+
+    def objective(p: np.ndarray) -> tuple[float, np.ndarray]:
+        P = p.reshape(-1, k)
+        value, r = loss(Z @ P[:-1] + P[-1])
+        slope = np.vstack([P[:-1] + C * Z.T @ r, C * r.sum(axis=0)])
+        return 0.5 * (P[:-1] ** 2).sum() + C * value, slope.ravel()
+
+    ours = 0.5 * ((model.coef * scale) ** 2).sum()
+    ours += C * loss(X @ model.coef.T + model.intercept)[0]
+    p = np.zeros((Z.shape[1] + 1) * k) if start is None else start
+    limits = {"maxiter": 5000, "maxfun": 9000, "ftol": 1e-15, "gtol": 1e-9}
+    limits["maxcor"] = 40
+    found = minimize(objective, p, jac=True, method="L-BFGS-B", options=limits)
+    return ours, found.fun, found.x
+
+
+if __name__ == "__main__":
+    main()
