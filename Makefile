@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/.runtime
 	$(BIN)/python -m featpipe demo demo
 
+# One thread a process: the tests run side by side, one process a core.
 test: .venv/.development
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/.development
 	$(BIN)/ruff check .

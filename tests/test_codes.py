@@ -126,13 +126,15 @@ def test_arrays_gives_float32_rows_of_a_split_in_file_order(tmp_path):
 
 def test_a_depth_is_found_by_its_node_and_a_wrong_one_shows_the_choices(tmp_path):
     given = contents()
-    for spec in ("features:max", "head:avg"):
+    for spec in ("features:max", "head:avg", "neck:max", "neck:gem"):
         given["codes"][spec] = given["codes"]["features:avg"]
     codes.write(tmp_path / "a.h5", **given)
     found = codes.read(tmp_path / "a.h5")
     assert found.spec("head") == "head:avg"
-    with pytest.raises(CodesError, match="several depths 'features'"):
-        found.spec("features")
+    # A bare node is its default pool, as everywhere else.
+    assert found.spec("features") == "features:avg"
+    with pytest.raises(CodesError, match="several depths 'neck'"):
+        found.spec("neck")
     with pytest.raises(CodesError, match=r"no depth 'layer4'.*features:max, head:avg"):
         found.arrays("layer4")
 
