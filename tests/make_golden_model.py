@@ -33,7 +33,7 @@ NAMES = ["upright", "level", "check ✓"]
 
 
 def fitted() -> featpipe.Predictor:
-    """Make codes in this folder, and fit on the first convolution of a network that is always there."""
+    """Fit on the first convolution of a network that is always there; codes go here."""
     image_set = images.from_arrays(drawn(), labels=[*NAMES, *NAMES])
     file = featpipe.extract(
         image_set,

@@ -383,7 +383,7 @@ def test_only_the_weights_up_to_the_depth_are_embedded(
         sizes[depth] = (tmp_path / depth).stat().st_size
     assert sizes["stage1"] < sizes["penultimate"] / 5
     names = load_file(tmp_path / "stage1")
-    assert not [name for name in names if "stage2" in name or "counter" in name]
+    assert not [name for name in names if "stage2" in name or "tracked" in name]
 
 
 def test_a_model_file_with_weights_is_a_weights_file_too(

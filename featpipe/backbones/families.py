@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl
 from torch import Tensor, nn
 from torchvision import models
 
-from featpipe.backbones import mini
+from featpipe.backbones import mini, trunks
 from featpipe.backbones.preprocessing import Preprocessing
 
 __all__ = ["Architecture", "Entry", "find", "names"]
@@ -116,9 +116,10 @@ def find(name: str) -> Architecture:
     Parameters
     ----------
     name : str
-        A torchvision classification network, ``mini``, ``timm:NAME``, or
-        ``package.module:callable``, the callable being a class or a function that
-        gives an ``nn.Module``; arguments follow as ``?width=32&pretrained=false``.
+        A torchvision classification network, or detection or segmentation network
+        (its image trunk), ``mini``, ``timm:NAME``, or ``package.module:callable``, the
+        callable being a class or a function that gives an ``nn.Module``; arguments
+        follow as ``?width=32&pretrained=false``.
 
     Raises
     ------
@@ -185,6 +186,30 @@ def _torchvision_entry(name: str, choice: models.WeightsEnum) -> Entry:
         accuracy=accuracy,
         build_arguments=arguments,
         url=choice.url,
+    )
+
+
+def _trunk(name: str) -> Architecture | None:
+    """Find what a detection or segmentation network does first to an image."""
+    if name not in trunks.names():
+        return None
+    choices = models.get_model_weights(name)
+    entries = {
+        choice.name: Entry(
+            name=choice.name,
+            preprocessing=trunks.preprocessing(name, choice.transforms()),
+            read=functools.partial(_download, choice),
+            build_arguments={"eps": trunks.epsilon(name, choice.name)},
+            url=choice.url,
+        )
+        for choice in choices
+    }
+    return Architecture(
+        name=name,
+        builder=functools.partial(trunks.build, name=name),
+        entries=entries,
+        default=choices.DEFAULT.name,
+        newest=choices.DEFAULT.name,
     )
 
 
@@ -317,6 +342,7 @@ def _current_folder_importable() -> Iterator[None]:
 
 _FAMILIES: tuple[Callable[[str], Architecture | None], ...] = (
     _torchvision,
+    _trunk,
     _bundled,
     _timm,
     _own,

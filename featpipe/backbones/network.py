@@ -111,6 +111,27 @@ class Backbone:
         cut = prepared(self._outline.cut(self.depths), device, precision)
         return replace(self, device=device, precision=precision, _cut=cut)
 
+    @property
+    def cut(self) -> nn.Module:
+        """What runs: normalised images (n, 3, S, S) in, a tuple of codes out.
+
+        One for each of `depths`, in the precision and on the device of the backbone.
+        """
+        return self._cut
+
+    def needed(self) -> dict[str, Tensor]:
+        """Return the weights that run for the depths, by their names in the network.
+
+        Batch norm's counters, which nothing reads, are left out.
+        """
+        keys = self._outline.keys(depth.node for depth in self.depths)
+        state = self.network.state_dict()
+        return {
+            key: state[key]
+            for key in sorted(keys)
+            if not key.endswith("num_batches_tracked")
+        }
+
     def fingerprint(self) -> dict[str, Any]:
         """Return what of the backbone changes the numbers, as a JSON-able dict."""
         return {

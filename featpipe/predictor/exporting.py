@@ -178,7 +178,7 @@ def _whole(predictor: Predictor) -> nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            self.cut = backbone._cut
+            self.cut = backbone.cut
             for name, value in {
                 "mean": torch.tensor(backbone.preprocessing.mean).view(3, 1, 1),
                 "std": torch.tensor(backbone.preprocessing.std).view(3, 1, 1),

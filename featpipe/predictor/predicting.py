@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featpipe import codes
 from featpipe.codes import Failure
 from featpipe.extraction import Tally
 from featpipe.images import ImageSet
@@ -26,8 +27,6 @@ from featpipe.predictor.predictions import Predictions
 from featpipe.predictor.stream import Stream
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from featpipe.backbones import Backbone
 
 __all__ = ["Predictor", "load"]
@@ -249,13 +248,37 @@ class Predictor:
         ValueError, FileNotFoundError
             With ``embed_weights``, as `classify`.
         """
-        embed = embed_weights
+        path, embed = Path(path), embed_weights
         if embed is None:
             embed = self.model.embedded_sha256 is not None
-        tensors, digest = self._tensors() if embed else ({}, None)
+        if not embed:
+            storing.write(path, replace(self.model, embedded_sha256=None), {})
+            return
+        draft = codes.draft_of(path)
+        try:
+            self._save_whole(draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _save_whole(self, path: Path) -> None:
+        """Write the model with its weights, and see that they can be read back."""
+        from featpipe.backbones.weights import sha256
+
+        backbone = self.load_backbone()
+        needed = backbone.needed()
+        digest = sha256(backbone.network, needed.keys())
         model = replace(self.model, embedded_sha256=digest)
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        storing.write(Path(path), model, arrays)
+        arrays = {name: tensor.numpy() for name, tensor in needed.items()}
+        storing.write(path, model, arrays)
+        try:
+            Predictor(model, path=path, backbone=self._backbone).load_backbone()
+        except ValueError as error:
+            raise ValueError(
+                f"the weights {model.weights!r} of {model.backbone!r} cannot be "
+                "embedded, since a file makes another network of them; leave out "
+                "--embed-weights"
+            ) from error
 
     def using(self, **changes: Any) -> Predictor:
         """Return the same model with other ``weights``, ``backbone``, ``device``, ….
@@ -282,16 +305,6 @@ class Predictor:
     ) -> Any:
         self.load_backbone()
         return self.stream.run(image_set, progress)
-
-    def _tensors(self) -> tuple[dict[str, Tensor], str]:
-        """Give the weights that have to run for the depth, and their digest."""
-        from featpipe.backbones.weights import sha256
-
-        backbone = self.load_backbone()
-        nodes = (depth.node for depth in backbone.depths)
-        needed = backbone._outline.keys(nodes)
-        state = backbone.network.state_dict()
-        return {name: state[name] for name in needed}, sha256(backbone.network, needed)
 
     @property
     def _name(self) -> str:
