@@ -45,9 +45,9 @@ class Recipe:
     Each stretch can be made longer or shorter until the next begins.
     """
 
-    epochs: int = 30
-    fall_epochs: int = 16
-    extra_epochs: int = 0
+    epochs: int = 27
+    fall_epochs: int = 14
+    extra_epochs: int = 9
     seed: int = 0
     batch_size: int = 128
     part_size: int = 64

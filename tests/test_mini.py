@@ -221,7 +221,7 @@ def test_augmented_images_keep_their_colours_when_nothing_is_drawn_wide(
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero(pretraining: ModuleType) -> None:
-    recipe = pretraining.Recipe(epochs=12, fall_epochs=8)
+    recipe = pretraining.Recipe(epochs=12, fall_epochs=8, extra_epochs=0)
     rates = [recipe.rate(epoch / 10) for epoch in range(121)]
     rise, fall = 10, 10 * (12 - recipe.fall_epochs)
     assert rates[: rise + 1] == sorted(rates[: rise + 1])
@@ -310,7 +310,8 @@ def test_the_script_leaves_weights_log_and_curve(
     write_zip(tmp_path / "tiny.zip")
     run = tmp_path / "run"
     n_threads = str(torch.get_num_threads())
-    options = ["--run", str(run), "--epochs", "1", "--threads", n_threads]
+    options = ["--run", str(run), "--epochs", "1", "--extra-epochs", "0"]
+    options += ["--threads", n_threads]
     pretraining.main([str(tmp_path / "tiny.zip"), *options])
     digest = hashlib.sha256((run / "mini.safetensors").read_bytes()).hexdigest()
     assert (run / "log.txt").read_text().splitlines()[-1] == f"SHA-256 {digest}"
