@@ -112,6 +112,8 @@ class Descent:
         new = theta.new_zeros
         pair = 2 * theta.numel() * self.dtype.itemsize
         length = int(np.clip(0.3 * memory // pair, *HISTORY))
+        # A quadratic is learnt in as many steps as it has directions.
+        length = min(length, theta[0].numel())
         self.history = History(length, theta, self.dtype)
         self.curvature_memory = memory // 5
         self.n_products = 0
@@ -318,7 +320,9 @@ class Descent:
         C, split = self.C[units], self.objective.split[units]
         theta, loss = self.theta[units], self.at.loss[units]
         walker = self.walkers.walker[units].cpu().numpy()
-        thorough = bool((self.n_passes[walker] >= 2 * HARD).any())
+        # Settling every row is dear: it is for what Newton steps did not solve.
+        taken = self.n_passes[walker].max()
+        thorough = bool(taken >= 2 * HARD and taken % HARD == 0)
         exact = exact_directions(
             self.objective, theta, units, C, gradient, thorough=thorough
         )

@@ -110,7 +110,8 @@ class History:
         q, c = gradient.to(dtype), C.to(dtype)[:, None, None]
         length = len(self.step)
         order = [(self.newest - i) % length for i in range(length)]
-        order = [i for i in order if (self.bend[i, units] > 0).any()]
+        useful = (self.bend[:, units] > 0).any(1).tolist()
+        order = [i for i in order if useful[i]]
         kept = []
         for i in order:
             step, y = self.step[i, units], c * self.change[i, units]

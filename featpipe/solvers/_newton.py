@@ -133,11 +133,14 @@ def _exchange(
 ) -> torch.Tensor:
     """Give the step from ``theta`` to the minimum of a squared hinge.
 
-    This is block principal pivoting. Given the active rows the minimum is a linear system. All rows on the wrong side
-    of the margin change sides at once; if that does not make them fewer three times,
-    the last of them alone does, which cannot cycle (Júdice and Pires 1994).
+    If the exchanges do not come to an end, a plain Newton step.
+
+    This is block principal pivoting: given the active rows the minimum is a linear
+    system. All rows on the wrong side of the margin change sides at once; if that does
+    not make them fewer three times, the last of them alone does, which cannot cycle
+    (Júdice and Pires 1994).
     """
-    start = theta
+    start, newton = theta, theta
     slack = 1 - sign * (x @ theta[:-1] + theta[-1])
     active = slack > 0
     fewest, patience = len(x) + 1, 3
@@ -146,10 +149,11 @@ def _exchange(
         pull = -2 * weight[rows] * sign[rows] * slack[rows]
         gradient = torch.cat([theta[:-1] + pull @ x[rows], pull.sum()[None]])
         theta = theta + _exact(x[rows], 2 * weight[rows], gradient)
+        newton = theta if newton is start else newton
         slack = 1 - sign * (x @ theta[:-1] + theta[-1])
         wrong = (active != (slack > 0)).nonzero()[:, 0]
         if not len(wrong):
-            break
+            return theta - start
         if len(wrong) < fewest:
             fewest, patience = len(wrong), 3
         elif patience:
@@ -157,7 +161,7 @@ def _exchange(
         else:
             wrong = wrong[-1:]
         active[wrong] = ~active[wrong]
-    return theta - start
+    return newton - start
 
 
 def _exact(x: torch.Tensor, bend: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

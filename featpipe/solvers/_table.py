@@ -23,6 +23,8 @@ READ_BYTES = 32 * 2**20
 FLAT = 1e-12
 # Numbers up to which double precision costs nothing worth having.
 SMALL = 2 * 10**6
+# Rows from which skipping what a split omits is worth cutting the table up for.
+SORTED = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +179,7 @@ def build(task: Task, splits: list[Split], options: Options) -> Design:
     for p, (train, _) in enumerate(splits):
         use[train, p] = True
     order = None
-    if isinstance(task.codes, np.ndarray):
+    if isinstance(task.codes, np.ndarray) and n_rows >= SORTED:
         # Rows used by the same splits lie together: a pass skips what a split omits.
         order = np.lexsort(use.T)
         use = use[order]

@@ -1,0 +1,301 @@
+"""The solvers against scipy in float64: objectives, predictions, bounds, memory."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
+
+from featpipe import solvers
+from featpipe.solvers import _bounds, _losses
+
+LOSSES = ("linear", "svm", "logistic")
+# A few of 1e-6...1e5, so that every regime is met: flat, fitted, interpolating.
+SOME_C = (1e-6, 1e-2, 1e1, 1e5)
+
+
+def standardised(X):
+    X = X.astype(np.float64)
+    scale = X.std(axis=0)
+    scale[scale < 1e-12] = 1.0
+    return (X - X.mean(axis=0)) / scale, scale
+
+
+def loss_and_slope(loss, f, y, weights):
+    k = f.shape[1]
+    own = y[:, None] == (np.arange(k) if k > 1 else 1)
+    sign = 2.0 * own - 1.0
+    if loss == "logistic" and k > 1:
+        value = logsumexp(f, axis=1) - f[own]
+        slope = softmax(f, axis=1) - own
+    elif loss == "logistic":
+        value = np.logaddexp(0, -sign * f)[:, 0]
+        slope = -sign * np.exp(-np.logaddexp(0, sign * f))
+    else:
+        h = sign - f if loss == "linear" else sign * np.maximum(1 - sign * f, 0)
+        value, slope = (h**2).sum(axis=1), -2 * h
+    return (weights * value).sum(), weights[:, None] * slope
+
+
+def objective(loss, X, y, C, coef, intercept, weights=None):
+    weights = np.ones(len(y)) if weights is None else weights
+    scale = standardised(X)[1]
+    f = X.astype(np.float64) @ coef.T + intercept
+    return (
+        0.5 * ((coef * scale) ** 2).sum() + C * loss_and_slope(loss, f, y, weights)[0]
+    )
+
+
+def minimum(loss, X, y, Cs, weights=None):
+    """Give what scipy finds at each C, warm-started along the path, in the row space."""
+    weights = np.ones(len(y)) if weights is None else weights
+    Z, _ = standardised(X)
+    U, S, _V = np.linalg.svd(Z, full_matrices=False)
+    kept = 1e-10 * S[0] < S
+    Z, k = (U * S)[:, kept], 1 if y.max() == 1 else y.max() + 1
+    p = np.zeros((Z.shape[1] + 1) * k)
+    for C in Cs:
+
+        def value(p, C=C):
+            P = p.reshape(-1, k)
+            total, r = loss_and_slope(loss, Z @ P[:-1] + P[-1], y, weights)
+            slope = np.vstack([P[:-1] + C * Z.T @ r, C * r.sum(axis=0)])
+            return 0.5 * (P[:-1] ** 2).sum() + C * total, slope.ravel()
+
+        limits = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-15, "gtol": 1e-10}
+        found = minimize(
+            value, p, jac=True, method="L-BFGS-B", options=limits | {"maxcor": 40}
+        )
+        p = found.x
+        P = p.reshape(-1, k)
+        yield found.fun, Z @ P[:-1] + P[-1]
+
+
+def task(loss, X, y, weights=None, **more):
+    weights = np.ones(len(y)) if weights is None else weights
+    y = np.asarray(y, np.int64)
+    return solvers.Task(X, y, int(y.max()) + 1, loss, weights, weights, **more)
+
+
+def data(kind):
+    rng = np.random.default_rng(0)
+    X, y = load_digits(return_X_y=True)
+    X = X.astype(np.float32)
+    if kind == "digits":
+        return X[:250, 20:40], y[:250] % 3
+    if kind == "ill-conditioned":
+        turn = np.linalg.qr(rng.standard_normal((20, 20)))[0]
+        X = (rng.standard_normal((150, 20)) * np.logspace(0, -4, 20)) @ turn
+        return X, (X[:, 0] + 0.5 * rng.standard_normal(150) > 0).astype(int)
+    if kind == "separable":
+        y = np.arange(60) % 3
+        return rng.standard_normal((60, 8)) + 6 * np.eye(3, 8)[y], y
+    if kind == "imbalanced":
+        return X[:200, 10:30], np.where(y[:200] == 3, 1, 0)
+    X = np.maximum(rng.standard_normal((40, 120)), 0)
+    return X, np.arange(40) % 3
+
+
+KINDS = ("digits", "ill-conditioned", "separable", "imbalanced", "wide")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_C_comes_within_1e_4_of_scipys_minimum(kind, loss):
+    X, y = data(kind)
+    for C, (best, f) in zip(SOME_C, minimum(loss, X, y, SOME_C), strict=True):
+        model = solvers.solve(task(loss, X, y), C)
+        found = objective(loss, X, y, C, model.coef, model.intercept)
+        assert model.converged
+        # scipy may stop short of the minimum, never below it.
+        assert found <= best * (1 + 1e-4) + 1e-12
+        if abs(found - best) > 1e-6 * best:
+            continue
+        ours = X @ model.coef.T + model.intercept
+        if f.shape[1] == 1:
+            clear = np.abs(f[:, 0]) > 1e-2
+            same = (f[:, 0] > 0) == (ours[:, 0] > 0)
+        else:
+            top = np.sort(f, axis=1)
+            clear = top[:, -1] - top[:, -2] > 1e-2
+            same = f.argmax(axis=1) == ours.argmax(axis=1)
+        assert same[clear].all()
+
+
+@pytest.mark.parametrize("loss", ["svm", "logistic"])
+def test_proven_gap_is_never_below_the_true_one(loss):
+    X, y = data("digits")
+    for tol in (1e-1, 1e-3):
+        for C in (1e-2, 1e1):
+            ((best, _),) = minimum(loss, X, y, [C])
+            loose = solvers.Options(tol=100 * tol)
+            model = solvers.solve(task(loss, X, y), C, options=loose)
+            found = objective(loss, X, y, C, model.coef, model.intercept)
+            assert (found - best) / found <= model.gap + 1e-9
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_path_predicts_what_single_fits_on_the_fold_predict(loss):
+    X, y = data("digits")
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
+    Cs = np.logspace(-5, 1, 5)
+    path = solvers.solve_path(task(loss, X, y), Cs, splits)
+    assert path.converged
+    assert (path.gaps <= 1e-4).all()
+    for (train, held_out), predicted in zip(splits, path.predicted, strict=True):
+        for C, ours in zip(Cs, predicted, strict=True):
+            model = solvers.solve(task(loss, X[train], y[train]), C)
+            f = X[held_out] @ model.coef.T + model.intercept
+            assert (f.argmax(axis=1) == ours).mean() > 0.98
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_single_precision_and_rows_in_order_of_folds_change_nothing(loss, monkeypatch):
+    from featpipe.solvers import _table
+
+    X, y = data("digits")
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
+    Cs = np.logspace(-4, 1, 4)
+    expected = solvers.solve_path(task(loss, X, y), Cs, splits)
+    monkeypatch.setattr(_table, "SMALL", 0)
+    monkeypatch.setattr(_table, "SORTED", 0)
+    found = solvers.solve_path(task(loss, X, y), Cs, splits)
+    assert found.converged
+    for ours, theirs in zip(found.predicted, expected.predicted, strict=True):
+        assert (ours == theirs).mean() > 0.98
+
+
+class Reader:
+    """Codes that count how many rows are asked for at once."""
+
+    def __init__(self, X):
+        self.X, self.shape, self.dtype, self.most = X, X.shape, X.dtype, 0
+
+    def rows(self, start, stop):
+        self.most = max(self.most, stop - start)
+        return self.X[start:stop]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_streaming_three_times_the_memory_gives_the_same_answer(loss, monkeypatch):
+    from featpipe.solvers import _table
+
+    monkeypatch.setattr(_table, "READ_BYTES", 64 * 2**10)
+    X, y = data("digits")
+    splits = list(StratifiedKFold(2, shuffle=True, random_state=0).split(X, y))
+    Cs = np.array([1e-3, 1e-1])
+    expected = solvers.solve_path(task(loss, X, y), Cs, splits)
+    reader = Reader(X.astype(np.float64))
+    little = solvers.Options(memory=reader.X.nbytes // 3)
+    found = solvers.solve_path(task(loss, reader, y), Cs, splits, options=little)
+    assert found.converged
+    assert reader.most <= 256
+    for ours, theirs in zip(found.predicted, expected.predicted, strict=True):
+        assert (ours == theirs).mean() > 0.98
+    model = solvers.solve(task(loss, X, y), 0.1)
+    again = solvers.solve(task(loss, reader, y), 0.1, options=little)
+    np.testing.assert_allclose(again.coef, model.coef, atol=2e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_weight_counts_as_that_many_rows(loss):
+    X, y = data("digits")
+    times = np.arange(len(y)) % 3
+    weighted = solvers.solve(task(loss, X, y, times.astype(float)), 0.1)
+    repeated = task(loss, np.repeat(X, times, axis=0), np.repeat(y, times))
+    expected = solvers.solve(repeated, 0.1)
+    np.testing.assert_allclose(weighted.coef, expected.coef, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_class_missing_from_a_fold_is_never_predicted_there(loss):
+    X, y = data("separable")
+    train = np.flatnonzero(y != 2)
+    held_out = np.flatnonzero(y == 2)
+    path = solvers.solve_path(task(loss, X, y), [0.01, 1.0, 100.0], [(train, held_out)])
+    assert path.converged
+    assert not (path.predicted[0] == 2).any()
+
+
+def test_too_few_passes_are_reported():
+    X, y = data("digits")
+    hurried = solvers.Options(max_passes=1)
+    path = solvers.solve_path(
+        task("logistic", X, y),
+        [1e3],
+        [(np.arange(200), np.arange(200, 250))],
+        options=hurried,
+    )
+    assert not path.converged
+    assert path.gaps[0, 0] > 1e-4
+
+
+def test_many_classes_are_solved_split_by_split_when_memory_is_short():
+    X, y = data("digits")
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
+    ample = solvers.solve_path(task("svm", X, y), [1e-2], splits)
+    scarce = solvers.Options(memory=20_000)
+    found = solvers.solve_path(task("svm", X, y), [1e-2], splits, options=scarce)
+    for ours, theirs in zip(found.predicted, ample.predicted, strict=True):
+        assert (ours == theirs).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, 10**9), ("8GB", 8 * 10**9), ("1.5 MB", 1500000)]
+)
+def test_memory_is_read_as_bytes(given, expected):
+    assert solvers.Options(memory=given).n_bytes == expected
+
+
+@pytest.mark.parametrize("given", ["lots", "0", "-1GB"])
+def test_memory_that_is_no_size_is_refused(given):
+    with pytest.raises(ValueError, match="is no size"):
+        _ = solvers.Options(memory=given).n_bytes
+
+
+def test_streamed_codes_with_nan_are_refused():
+    X, y = data("digits")
+    X = X.copy()
+    X[3, 4] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        solvers.solve(task("linear", Reader(X), y), 1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 10**6), st.floats(0.01, 60.0), st.booleans())
+def test_softmax_agrees_with_scipy_in_value_and_slope(k, seed, size, single):
+    rng = np.random.default_rng(seed)
+    f, y = size * rng.standard_normal((k, 7)), rng.integers(0, k, 7)
+    w = rng.uniform(0, 2, 7)
+    value, slope = loss_and_slope("logistic", np.c_[f.T], y, w) if k > 2 else (0, 0)
+    dtype = torch.float32 if single else torch.float64
+    found = _losses.softmax(
+        torch.from_numpy(f)[None].to(dtype),
+        torch.from_numpy(y),
+        torch.from_numpy(w)[None].to(dtype),
+        1,
+    )
+    if k > 2:
+        rough = 1e-4 if single else 1e-10
+        np.testing.assert_allclose(found.loss[0], value, rtol=rough, atol=1e-30)
+        np.testing.assert_allclose(found.residual[0].T, slope, atol=rough)
+
+
+def test_softmax_keeps_tiny_losses_in_single_precision():
+    f = torch.tensor([[[30.0], [0.0], [0.0]]])
+    found = _losses.softmax(f, torch.tensor([0]), torch.ones(1, 1), 1)
+    expected = 2 * np.exp(-30.0)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.residual[0, 0], -expected, rtol=1e-5)
+
+
+def test_bounds_say_infinite_where_nothing_resists():
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    gap = _bounds.hinge_gap(zero, one, torch.zeros(1, 2, dtype=torch.float64), one)
+    assert torch.isinf(gap).all()
+    still = _bounds.hinge_gap(zero, zero, torch.zeros(1, 2, dtype=torch.float64), one)
+    assert still == 0
