@@ -25,7 +25,6 @@ def whole(name: str) -> torch.nn.Module:
     ("name", "node", "part"),
     [
         ("lraspp_mobilenet_v3_large", "16", lambda n, x: n.backbone(x)["high"]),
-        ("ssdlite320_mobilenet_v3_large", "0", lambda n, x: n.backbone(x)["0"]),
         (
             "fasterrcnn_mobilenet_v3_large_320_fpn",
             "16",
@@ -92,11 +91,12 @@ def test_preprocessing_is_that_of_the_weights() -> None:
     assert segmentation.entries[segmentation.default].preprocessing.crop == 520
 
 
-def test_every_name_of_torchvision_has_a_trunk() -> None:
-    for name in trunks.names():
-        with torch.device("meta"):
-            trunk = trunks.build(name=name)
-        assert isinstance(trunk, torch.nn.Sequential), name
+def test_ssd_gives_its_first_stage() -> None:
+    with torch.device("meta"):
+        trunk = trunks.build(name="ssd300_vgg16")
+    # The last of VGG's layers before the first boxes.
+    assert [type(layer).__name__ for layer in trunk][-2:] == ["Conv2d", "ReLU"]
+    assert trunk[-2].out_channels == 512
 
 
 def test_depths_of_a_trunk_are_listed() -> None:

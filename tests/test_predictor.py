@@ -66,8 +66,14 @@ def stored(kinds_h5: codes.Codes, depth: str, split: str) -> np.ndarray:
     return kinds_h5.arrays(depth, split)[0].astype(np.float64)
 
 
-@pytest.mark.parametrize("classifier", ["linear", "svm", "logistic"])
-@pytest.mark.parametrize("depth", ["penultimate", "stage1:avg", "stage1+penultimate"])
+@pytest.mark.parametrize(
+    ("classifier", "depth"),
+    [
+        ("linear", "penultimate"),
+        ("svm", "stage1:avg"),
+        ("logistic", "stage1+penultimate"),
+    ],
+)
 def test_decision_values_of_images_are_those_of_their_codes(
     kinds: Path, kinds_h5: codes.Codes, tmp_path: Path, classifier: str, depth: str
 ) -> None:
