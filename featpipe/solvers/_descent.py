@@ -26,6 +26,8 @@ __all__ = ["Arrival", "Descent", "Walkers"]
 ARMIJO = 1e-4
 # Rejected trials in a row after which single precision is at its end.
 PATIENCE = 3
+# Share of the objective that a gain is at least taken to be.
+LEAST_GAIN = 1e-3
 # Steps remembered, at least and at most, as memory allows.
 HISTORY = (4, 30)
 # Of a rejected step: where along it slopes are looked at.
@@ -131,6 +133,8 @@ class Descent:
         self.n_passes = np.zeros(len(walkers.first), np.int64)
         self.C, self.tol = new(n), new(n)
         self.gap = new(n) + torch.inf
+        # The loss where W is zero, which is where every walk begins.
+        self.flat = new(n) + torch.nan
         flags = torch.zeros(n, dtype=torch.bool, device=theta.device)
         self.precise, self.known, self.solved = flags, flags.clone(), flags.clone()
         self.entered, self.hard = flags.clone(), flags.clone()
@@ -183,6 +187,9 @@ class Descent:
         for part, part_new in zip(self.at, new, strict=True):
             part[here] = part_new[taken]
         self.known[here] = True
+        self.flat[here] = torch.where(
+            self.flat[here].isnan(), self.at.loss[here], self.flat[here]
+        )
         self.rejected[here] = 0
         self.rejected[units[~taken]] += 1
         if not taken.all():
@@ -258,7 +265,10 @@ class Descent:
             gap = _bounds.logistic_gap(slope, bend, curvature, steepest, free)
         # A class that is absent has the minimum zero: the floor lets it be reached.
         floor = 1e-12 * C * self.mass[units]
-        self.gap[units] = gap / (value + floor)
+        # Where the penalty rules, nearly all of the objective is there without W: the
+        # gap is then held against what W has gained.
+        gained = torch.maximum(C * self.flat[units] - value, LEAST_GAIN * value)
+        self.gap[units] = gap / (torch.minimum(value, gained) + floor)
         self.solved[units] = self.gap[units] <= self.tol[units]
 
     def _steepest(self, units: torch.Tensor, at: Evaluation) -> torch.Tensor:

@@ -90,7 +90,8 @@ class Table(Rows):
         """Give rows ``start`` to ``stop`` as (n, width) on the device."""
         if self.kept is not None:
             return super().rows(start, stop, dtype)
-        raw = torch.from_numpy(self._raw(start, stop)).to(self.device)
+        # A copy: the codes may be read-only, and torch warns of sharing those.
+        raw = torch.tensor(self._raw(start, stop), device=self.device)
         return ((raw - self.mean) / self.scale).to(dtype or self.dtype)
 
     def _raw(self, start: int, stop: int) -> np.ndarray:

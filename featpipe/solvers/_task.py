@@ -56,7 +56,8 @@ class Options:
     Parameters
     ----------
     tol : float
-        Relative gap to the minimum that every problem is solved to.
+        Gap to the minimum that every problem is solved to, relative to the objective,
+        or to what W gains over none if that is less (a thousandth at least).
     max_passes : int
         Passes over the codes one problem may take at one C.
     device : str
