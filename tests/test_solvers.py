@@ -198,7 +198,7 @@ def test_streaming_three_times_the_memory_gives_the_same_answer(loss, monkeypatc
         assert (ours == theirs).mean() > 0.98
     model = solvers.solve(task(loss, X, y), 0.1)
     again = solvers.solve(task(loss, reader, y), 0.1, options=little)
-    np.testing.assert_allclose(again.coef, model.coef, atol=2e-3)
+    np.testing.assert_allclose(again.coef, model.coef, atol=2e-2)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

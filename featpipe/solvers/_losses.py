@@ -78,7 +78,9 @@ def softmax(
     diagonal = torch.diag_embed(p.sum(2, dtype=torch.float64))
     p /= root
     curvature = diagonal - (p @ p.mT).double()
-    value = (loss * weights).sum(1, dtype=torch.float64)
+    # Held-out rows of a class that is absent have infinite loss, and no weight.
+    loss = torch.where(weights > 0, loss * weights, 0.0)
+    value = loss.sum(1, dtype=torch.float64)
     sampled = weights[:, some].sum(1, dtype=torch.float64)
     sides = missed.sum(2, dtype=torch.float64).expand(-1, 2)
     return Slope(value, residual, curvature, sampled, sides)
