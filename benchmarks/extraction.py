@@ -11,10 +11,7 @@ left out for everybody (featpipe builds it inside; that time is measured and tak
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +66,8 @@ def transform_of(name: str) -> Callable[[Image.Image], torch.Tensor]:
 
 def usual_script(name: str, photos: Path, batch: int) -> Contender:
     """Run the script of torchvision's documentation: DataLoader, two workers, fp32."""
-    network = create_feature_extractor(network_of(name), {NODES[name]: "map"})
+    cut = create_feature_extractor(network_of(name), {NODES[name]: "map"})
+    network = cut.eval()
     images = ImageFolder(str(photos), transform_of(name))
 
     def run() -> float:
@@ -85,7 +83,8 @@ def usual_script(name: str, photos: Path, batch: int) -> Contender:
 
 def one_at_a_time(name: str, photos: Path) -> Contender:
     """Open, transform and run every image by itself."""
-    network = create_feature_extractor(network_of(name), {NODES[name]: "map"})
+    cut = create_feature_extractor(network_of(name), {NODES[name]: "map"})
+    network = cut.eval()
     transform = transform_of(name)
     paths = sorted(path for path in photos.rglob("*") if path.is_file())
 
@@ -102,8 +101,11 @@ def one_at_a_time(name: str, photos: Path) -> Contender:
 
 def limit(name: str, precision: str, count: int) -> Contender:
     """Forward passes alone: folded, channels last, best batch, cut like featpipe's."""
-    cut = create_feature_extractor(network_of(name), {NODES[name]: "map"})
-    network = fuse(cut).to(memory_format=torch.channels_last)
+    network = network_of(name)
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        network = fuse(network)
+    network = create_feature_extractor(network, {NODES[name]: "map"}).eval()
+    network = network.to(memory_format=torch.channels_last)
     side = 64 if name == "mini" else 224
     lower = precision == "bf16"
     if lower:
@@ -188,13 +190,6 @@ def measure(name: str, photos: Path, what: str, rounds: int) -> None:
         )
 
 
-def peak_memory(name: str, photos: Path, contender: str) -> float:
-    """Run one contender in a process of its own; give its peak memory in GB."""
-    arguments = [sys.executable, __file__, str(photos), "--alone", name, contender]
-    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
-
-
 def main() -> None:
     """Measure what the arguments ask."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -202,25 +197,13 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NODES), choices=NODES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", type=int, default=48, help="12-megapixel images")
-    parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.alone:
-        name, contender = asked.alone
-        dict(contenders(name, asked.photos))[contender]()
-        # Worker processes of the usual script count: each holds images of its own.
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        print((own + 2 * workers) / 2**20)
-        return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         large = large_photos(asked.photos, Path(folder), asked.large)
         for name in asked.networks:
             measure(name, asked.photos, "ordinary photos", asked.rounds)
             measure(name, large, "12-megapixel photos", asked.rounds)
-            for key in ("featpipe bf16", "usual script, batch 64"):
-                memory = peak_memory(name, asked.photos, key)
-                print(f"\npeak memory, {key}: {memory:.2f} GB", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The named classifiers, as scikit-learn estimators that choose C themselves.
+"""What the three classifiers share: choosing C and fitting, whatever the loss.
 
 What lives here: checking X, y and the parameters; folds, weights and class names;
 choosing C from out-of-fold predictions; predicting. What never does: optimisation
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold, check_cv
@@ -25,19 +24,13 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from featpipe.classifiers.measures import METRICS, Labels, class_weights, fold_scores
+
 if TYPE_CHECKING:
     from featpipe import solvers
 
-__all__ = [
-    "NAMES",
-    "LinearClassifier",
-    "LogisticClassifier",
-    "Reader",
-    "SVMClassifier",
-    "make",
-]
+__all__ = ["PathClassifier", "Reader"]
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 # Rows a reader is asked for at once when predicting.
 BLOCK_ROWS = 8192
 # Used when no class has two rows, so that nothing can be held out to choose C.
@@ -61,16 +54,7 @@ class Reader(Protocol):
         ...  # pragma: no cover
 
 
-class _Labels(NamedTuple):
-    """What ``y`` says: class of every row by number, and what the rows weigh."""
-
-    classes: np.ndarray
-    numbers: np.ndarray
-    rows: np.ndarray
-    loss: np.ndarray
-
-
-class _PathClassifier(ClassifierMixin, BaseEstimator):
+class PathClassifier(ClassifierMixin, BaseEstimator):
     """What the three classifiers share: everything but the loss."""
 
     _loss = ""
@@ -102,7 +86,7 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> _PathClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> PathClassifier:
         """Choose C where it is ``"auto"``, then fit on all rows.
 
         Parameters
@@ -217,7 +201,7 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = int(X.shape[1])
         return X, y
 
-    def _check_labels(self, X: Any, y: np.ndarray, sample_weight: Any) -> _Labels:
+    def _check_labels(self, X: Any, y: np.ndarray, sample_weight: Any) -> Labels:
         check_classification_targets(y)
         classes, numbers = np.unique(y, return_inverse=True)
         rows = np.ones(len(y))
@@ -235,11 +219,11 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
                 f"y holds {np.count_nonzero(mass)} class of non-zero weight "
                 f"({classes[:1].tolist()!r}); a classifier needs at least two classes"
             )
-        loss = rows * _class_weights(self.class_weight, classes, mass)[numbers]
-        return _Labels(classes, numbers, rows, loss)
+        loss = rows * class_weights(self.class_weight, classes, mass)[numbers]
+        return Labels(classes, numbers, rows, loss)
 
     def _choose(
-        self, task: solvers.Task, options: solvers.Options, labels: _Labels
+        self, task: solvers.Task, options: solvers.Options, labels: Labels
     ) -> None:
         """Set ``C_`` and all that speaks of how it was chosen."""
         from featpipe import solvers
@@ -262,7 +246,7 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
         path = solvers.solve_path(task, self.Cs_, splits, options=options)
         curve = np.mean(
             [
-                _scores(labels, held_out, predicted, self.metric)
+                fold_scores(labels, held_out, predicted, self.metric)
                 for (_, held_out), predicted in zip(splits, path.predicted, strict=True)
             ],
             axis=0,
@@ -278,7 +262,7 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
             self._path_converged = False
             self._report_gap(path.gaps.max())
 
-    def _splits(self, labels: _Labels) -> list[Split]:
+    def _splits(self, labels: Labels) -> list[Split]:
         n_rows = len(labels.numbers)
         cv = self.cv
         if isinstance(cv, int):
@@ -306,7 +290,7 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
             pairs = list(splitter.split(np.zeros((n_rows, 1)), labels.numbers))
         return [self._check_split(pair, labels) for pair in pairs]
 
-    def _check_split(self, pair: Iterable, labels: _Labels) -> Split:
+    def _check_split(self, pair: Iterable, labels: Labels) -> Split:
         rows = np.arange(len(labels.numbers))
         train, held_out = (rows[np.asarray(part)] for part in pair)
         kept = train[labels.loss[train] > 0]
@@ -348,142 +332,6 @@ class _PathClassifier(ClassifierMixin, BaseEstimator):
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
 
-_PARAMETERS = """
-
-    Parameters
-    ----------
-    C : "auto" or float
-        Weight of the loss against half the squared norm of the coefficients.
-        ``"auto"`` chooses it from ``Cs`` by the mean metric over the folds, ties
-        to the smaller.
-    Cs : sequence of float or None
-        The grid; None is 45 values from 1e-6 to 1e5, evenly spaced in log.
-    cv : int, splitter or iterable of (train, held-out)
-        How rows are held out to choose C; an int means that many stratified,
-        shuffled folds.
-    standardize : bool
-        Whether each column is divided by its standard deviation (ddof 0, over
-        the training rows of the fold; constant columns by 1).
-    class_weight : dict, "balanced" or None
-        Weight of each class in the loss; "balanced" is n / (n_classes * count),
-        counted once over all rows given.
-    metric : {"accuracy", "balanced_accuracy", "macro_f1"}
-        What C is chosen by.
-    device : str
-        "auto" (a GPU where there is one), or what torch calls a device.
-    memory : int, str or None
-        Bytes, or like "8GB", that solving may take beyond X. None is 1 GB.
-    tol : float
-        The relative gap to the optimum every problem is solved to.
-    max_iter : int
-        Passes over the codes that one problem may take at one C.
-    random_state : int, RandomState or None
-        Seed of the folds.
-
-    Attributes
-    ----------
-    classes_ : (n_classes,)
-    C_ : float
-        The C used.
-    Cs_ : (n_C,) float64
-        The grid, ascending.
-    C_curve_ : (n_C, 2) float64
-        Each C and its mean metric over the folds; nan where C was given.
-    cv_score_ : float
-        The mean metric at ``C_``; nan where C was given.
-    cv_predicted_ : (n,) or None
-        Out-of-fold class of every row at ``C_``; None unless every row was held
-        out exactly once.
-    coef_ : (n_classes, width) float64, or (1, width) for two classes
-        On the scale of the codes as given.
-    intercept_ : (n_classes,) float64, or (1,) for two classes
-    n_iter_ : int
-        Passes over the codes of the last fit.
-    converged_ : bool
-        Whether every problem met ``tol``.
-    n_features_in_ : int
-    warnings_ : list of str
-        What a reader of the scores should know: a C at the edge of the grid,
-        problems not converged, classes too small to split.
-"""
-
-
-class LinearClassifier(_PathClassifier):  # noqa: D101 (it is built below)
-    __doc__ = f"""Least squares on y = +1 and -1, one against the rest (ridge).
-
-    Minimises ½‖W‖² + C Σ (y - f)² on standardised codes, f = Wx + b with b free:
-    scikit-learn's RidgeClassifier with alpha = 1 / 2C.
-    {_PARAMETERS}"""
-    _loss = "linear"
-
-
-class SVMClassifier(_PathClassifier):  # noqa: D101 (it is built below)
-    __doc__ = f"""Linear support vector machine, squared hinge, one against the rest.
-
-    Minimises ½‖W‖² + C Σ max(0, 1 - y f)² on standardised codes, f = Wx + b with b
-    free (LinearSVC of scikit-learn penalises b).
-    {_PARAMETERS}"""
-    _loss = "svm"
-
-
-class LogisticClassifier(_PathClassifier):  # noqa: D101 (it is built below)
-    __doc__ = f"""Multinomial logistic regression.
-
-    Minimises ½‖W‖² + C Σ log-loss on standardised codes, f = Wx + b with b free:
-    the objective of scikit-learn's LogisticRegression.
-    {_PARAMETERS}"""
-    _loss = "logistic"
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Give the probability of every class.
-
-        Parameters
-        ----------
-        X : (n, width) or a `Reader`
-
-        Returns
-        -------
-        (n, n_classes) float64
-        """
-        values = self.decision_function(X)
-        if values.ndim == 1:
-            return np.column_stack([expit(-values), expit(values)])
-        return softmax(values, axis=1)
-
-
-NAMES: dict[str, type[_PathClassifier]] = {
-    "linear": LinearClassifier,
-    "svm": SVMClassifier,
-    "logistic": LogisticClassifier,
-}
-
-
-def make(name: str, **parameters: Any) -> _PathClassifier:
-    """Give an unfitted classifier by its name.
-
-    Parameters
-    ----------
-    name : {"linear", "svm", "logistic"}
-    **parameters
-        As the class takes them.
-
-    Raises
-    ------
-    ValueError
-        If there is no classifier of that name.
-
-    Examples
-    --------
-    >>> make("svm", C=0.1)
-    SVMClassifier(C=0.1)
-    """
-    if name not in NAMES:
-        raise ValueError(
-            f"there is no classifier {name!r}; choose from {', '.join(NAMES)}"
-        )
-    return NAMES[name](**parameters)
-
-
 def _is_reader(X: Any) -> bool:
     # scipy's lil matrices have ``rows`` too, but as an array.
     return isinstance(X, Reader) and callable(X.rows)
@@ -491,52 +339,3 @@ def _is_reader(X: Any) -> bool:
 
 def _positive(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and bool(0 < value < np.inf)
-
-
-def _class_weights(
-    given: dict | str | None, classes: np.ndarray, mass: np.ndarray
-) -> np.ndarray:
-    """Give the weight of each class, by its number."""
-    if given is None:
-        return np.ones(len(classes))
-    if isinstance(given, str) and given == "balanced":
-        present = mass > 0
-        share = np.where(present, mass, 1.0) * np.count_nonzero(present)
-        return np.where(present, mass.sum() / share, 1.0)
-    if not isinstance(given, dict):
-        raise ValueError(
-            f"class_weight={given!r} must be None, 'balanced' or a dict of "
-            "class: weight"
-        )
-    weights = np.array([given.get(name, 1.0) for name in classes.tolist()], float)
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"class_weight={given!r} has a weight that is not 0 or more")
-    return weights
-
-
-def _scores(
-    labels: _Labels, held_out: np.ndarray, predicted: np.ndarray, metric: str
-) -> np.ndarray:
-    """Give the metric of one fold for every C; predicted is (n_C, n_held_out)."""
-    truth, weights = labels.numbers[held_out], labels.rows[held_out]
-    n_classes = len(labels.classes)
-    return np.array([_score(truth, p, weights, n_classes, metric) for p in predicted])
-
-
-def _score(
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    weights: np.ndarray,
-    n_classes: int,
-    metric: str,
-) -> float:
-    hit = weights * (truth == predicted)
-    if metric == "accuracy":
-        return float(hit.sum() / max(weights.sum(), np.finfo(float).tiny))
-    hits = np.bincount(truth, hit, minlength=n_classes)
-    true = np.bincount(truth, weights, minlength=n_classes)
-    if metric == "balanced_accuracy":
-        return float(np.mean(hits[true > 0] / true[true > 0]))
-    said = np.bincount(predicted, weights, minlength=n_classes)
-    seen = true + said > 0
-    return float(np.mean(2 * hits[seen] / (true + said)[seen]))

@@ -1,0 +1,25 @@
+"""The named classifiers, as scikit-learn estimators that choose C themselves.
+
+Lives here: checking X, y and the parameters; folds, weights and class names; choosing
+C from out-of-fold predictions; predicting. Never here: optimisation (that is
+`featpipe.solvers`, imported only inside ``fit``), codes files, and the protocol that
+compares classifiers.
+"""
+
+from featpipe.classifiers.choosing import Reader
+from featpipe.classifiers.estimators import (
+    NAMES,
+    LinearClassifier,
+    LogisticClassifier,
+    SVMClassifier,
+    make,
+)
+
+__all__ = [
+    "NAMES",
+    "LinearClassifier",
+    "LogisticClassifier",
+    "Reader",
+    "SVMClassifier",
+    "make",
+]

@@ -1,0 +1,72 @@
+"""What rows weigh, and how well the out-of-fold predictions of every C do.
+
+Arrays in, numbers out: knows nothing of estimators or solvers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["METRICS", "Labels", "class_weights", "fold_scores"]
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+class Labels(NamedTuple):
+    """What ``y`` says: class of every row by number, and what the rows weigh."""
+
+    classes: np.ndarray
+    numbers: np.ndarray
+    rows: np.ndarray
+    loss: np.ndarray
+
+
+def class_weights(
+    given: dict | str | None, classes: np.ndarray, mass: np.ndarray
+) -> np.ndarray:
+    """Give the weight of each class, by its number."""
+    if given is None:
+        return np.ones(len(classes))
+    if isinstance(given, str) and given == "balanced":
+        present = mass > 0
+        share = np.where(present, mass, 1.0) * np.count_nonzero(present)
+        return np.where(present, mass.sum() / share, 1.0)
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"class_weight={given!r} must be None, 'balanced' or a dict of "
+            "class: weight"
+        )
+    weights = np.array([given.get(name, 1.0) for name in classes.tolist()], float)
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"class_weight={given!r} has a weight that is not 0 or more")
+    return weights
+
+
+def fold_scores(
+    labels: Labels, held_out: np.ndarray, predicted: np.ndarray, metric: str
+) -> np.ndarray:
+    """Give the metric of one fold for every C; predicted is (n_C, n_held_out)."""
+    truth, weights = labels.numbers[held_out], labels.rows[held_out]
+    n_classes = len(labels.classes)
+    return np.array([_score(truth, p, weights, n_classes, metric) for p in predicted])
+
+
+def _score(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    weights: np.ndarray,
+    n_classes: int,
+    metric: str,
+) -> float:
+    hit = weights * (truth == predicted)
+    if metric == "accuracy":
+        return float(hit.sum() / max(weights.sum(), np.finfo(float).tiny))
+    hits = np.bincount(truth, hit, minlength=n_classes)
+    true = np.bincount(truth, weights, minlength=n_classes)
+    if metric == "balanced_accuracy":
+        return float(np.mean(hits[true > 0] / true[true > 0]))
+    said = np.bincount(predicted, weights, minlength=n_classes)
+    seen = true + said > 0
+    return float(np.mean(2 * hits[seen] / (true + said)[seen]))
