@@ -273,6 +273,14 @@ def test_an_output_folder_that_is_not_there_is_named(
     assert "gone" in said
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_a_folder_that_takes_no_file_is_named(shapes: Path) -> None:
+    # Not even root can make a file there, though the folder says it is writable.
+    said = refused("extract", shapes, "-o", "/proc/x.h5", *SMALL)
+    assert "no file can be made in /proc" in said
+    assert "x.h5" in said
+
+
 def test_other_preprocessing_is_refused_by_name(shapes: Path, shapes_h5: Path) -> None:
     said = refused("extract", shapes, "-o", shapes_h5, *SMALL, "--crop", "24")
     assert "preprocessing.crop" in said

@@ -86,7 +86,13 @@ class Lock:
 
     def _take(self) -> bool:
         draft = draft_of(self.path)
-        draft.write_text(self._mine)
+        try:
+            draft.write_text(self._mine)
+        except OSError as error:
+            raise OSError(
+                f"no file can be made in {self.path.parent} ({error.strerror}); choose "
+                f"another place for {self.path.name.removesuffix('.lock')}"
+            ) from error
         try:
             os.link(draft, self.path)
         except FileExistsError:
