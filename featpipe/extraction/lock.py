@@ -18,7 +18,7 @@ from featpipe.codes import draft_of, left_behind
 try:
     import fcntl
 except ModuleNotFoundError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # None stands for the missing module
 
 __all__ = ["Lock", "LockedError"]
 
