@@ -14,26 +14,27 @@ import argparse
 import copy
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
+import re
 import time
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from PIL import Image
+from tinyimagenet import augment, normalise, read_split
 from torch import Tensor, nn
 
-from featpipe.backbones.mini import PREPROCESSING, Mini
+from featpipe.backbones.mini import Mini
+
+# What of the recipe the command line can change.
+OPTIONS = ("epochs", "fall_epochs", "extra_epochs", "extra_falls", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,14 @@ class Recipe:
     """Everything that decides the weights, apart from the images.
 
     Warm-up and a flat stretch on small images, then `fall_epochs` of half a cosine, the
-    last half of them on whole ones; then a second, lower fall of `extra_epochs`.
+    last half of them on whole ones; then `extra_falls` lower ones of `extra_epochs`.
     Each stretch can be made longer or shorter until the next begins.
     """
 
     epochs: int = 27
     fall_epochs: int = 14
     extra_epochs: int = 9
+    extra_falls: int = 2
     seed: int = 0
     batch_size: int = 128
     part_size: int = 64
@@ -66,7 +68,7 @@ class Recipe:
     @property
     def last(self) -> int:
         """How many epochs there are in all."""
-        return self.epochs + self.extra_epochs
+        return self.epochs + self.extra_falls * self.extra_epochs
 
     @property
     def flat_until(self) -> int:
@@ -76,7 +78,7 @@ class Recipe:
     def rate(self, epoch: float) -> float:
         """Learning rate at a fractional epoch."""
         if self.epochs <= epoch < self.last:
-            fallen = (epoch - self.epochs) / self.extra_epochs
+            fallen = (epoch - self.epochs) % self.extra_epochs / self.extra_epochs
             return self.extra_rate * (1 + math.cos(math.pi * fallen)) / 2
         fallen = max(0.0, epoch - self.flat_until) / (self.epochs - self.flat_until)
         rise = min(1.0, epoch / self.warm_up_epochs)
@@ -90,65 +92,10 @@ class Recipe:
 
     def area(self, epoch: int) -> float:
         """Smallest crop, as a part of the image; mild at an end, nearer to use."""
-        left = (self.epochs if epoch < self.epochs else self.last) - epoch
+        left = self.epochs - epoch
+        if epoch >= self.epochs:
+            left = self.extra_epochs - (epoch - self.epochs) % self.extra_epochs
         return self.mild_min_area if left <= self.mild_epochs else self.min_area
-
-
-def read_split(path: Path, split: str) -> tuple[Tensor, Tensor, list[str]]:
-    """Decode one split: images (n, 3, 64, 64) uint8, labels (n,), sorted folders."""
-    with zipfile.ZipFile(path) as archive:
-        prefix = f"tinyimagenet/{split}/"
-        names = sorted(n for n in archive.namelist() if n.startswith(prefix))
-        wnids = sorted({name.split("/")[2] for name in names})
-        images = np.empty((len(names), 3, 64, 64), np.uint8)
-        for row, name in enumerate(names):
-            with Image.open(io.BytesIO(archive.read(name))) as image:
-                images[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    labels = [wnids.index(name.split("/")[2]) for name in names]
-    return torch.from_numpy(images), torch.tensor(labels), wnids
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Images of 0..1 to the network's scale, in the memory order it is fast with."""
-    mean = torch.tensor(PREPROCESSING["mean"], device=images.device).view(3, 1, 1)
-    std = torch.tensor(PREPROCESSING["std"], device=images.device).view(3, 1, 1)
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def augment(
-    images: Tensor, side_px: int, min_area: float, jitter: float, draw: torch.Generator
-) -> Tensor:
-    """Crop, mirror and recolour each image at random, in one resampling.
-
-    Crops cover a share of the image from [min_area, 1] at an aspect ratio from
-    [3/4, 4/3]; brightness, contrast and saturation change by up to `jitter`. Images
-    (n, 3, 64, 64) uint8 become (n, 3, side_px, side_px) float32, normalised.
-    """
-    n = len(images)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(n, generator=draw) * (high - low) + low
-
-    area, aspect = uniform(min_area, 1), uniform(math.log(3 / 4), math.log(4 / 3)).exp()
-    width = (area * aspect).sqrt().clamp(max=1)
-    height = (area / aspect).sqrt().clamp(max=1)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = width * torch.sign(uniform(-1, 1))
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = (1 - width) * uniform(-1, 1)
-    theta[:, 1, 2] = (1 - height) * uniform(-1, 1)
-    scales = [uniform(1 - jitter, 1 + jitter).view(n, 1, 1, 1) for _ in range(3)]
-
-    device = images.device
-    shape = [n, 3, side_px, side_px]
-    grid = F.affine_grid(theta.to(device), shape, align_corners=False)
-    pixels = images.float() / 255
-    x = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    brightness, contrast, saturation = (scale.to(device) for scale in scales)
-    x = x * brightness
-    x = torch.lerp(x.mean((1, 2, 3), keepdim=True), x, contrast)
-    x = torch.lerp(x.mean(1, keepdim=True), x, saturation)
-    return normalise(x.clamp(0, 1))
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -261,24 +208,49 @@ class Training:
         Only the numbers of epochs may differ, where nothing done depends on them.
         """
         path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            self.take_up_weights()
+            return
         parts = torch.load(path, map_location=self.device, weights_only=True)
         was = Recipe(**parts["recipe"])
         now, n_done = self.recipe, len(parts["history"])
+        free = ["extra_falls"] if n_done <= was.last else []
+        free += ["extra_epochs"] if n_done <= was.epochs else []
         if n_done <= min(was.flat_until, now.flat_until):
-            was = dataclasses.replace(
-                was, epochs=now.epochs, fall_epochs=now.fall_epochs
-            )
-        if n_done <= was.epochs:
-            was = dataclasses.replace(was, extra_epochs=now.extra_epochs)
+            free += ["epochs", "fall_epochs"]
+        was = dataclasses.replace(was, **{name: getattr(now, name) for name in free})
         if was != now:
             raise ValueError(
                 f"{str(path)!r} was written after {n_done} epochs of {was}; give the "
-                "same --epochs (all three) and --seed, or another --run folder"
+                "same numbers of epochs and falls, and --seed, or another --run folder"
             )
         self.network.load_state_dict(parts["network"])
         self.average.load_state_dict(parts["average"])
         self.optimiser.load_state_dict(parts["optimiser"])
         self.history = parts["history"]
+
+    def take_up_weights(self) -> None:
+        """Go on from the log and the weights of a run whose checkpoint is gone.
+
+        The momentum is lost and the weights are the rounded average, so this is for the
+        start of a fall, where the rate jumps up anyway.
+        """
+        try:
+            log = (self.folder / "log.txt").read_text(encoding="utf-8")
+            weights = safetensors.torch.load_file(self.folder / "mini.safetensors")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"no checkpoint.pt in {str(self.folder)!r}, and no log.txt with "
+                "mini.safetensors either; start without --resume"
+            ) from error
+        for network in (self.network, self.average):
+            network.load_state_dict(weights)
+        epoch = r"epoch +\d+ +\d+ px +loss ([\d.]+) +val top-1 ([\d.]+) % +(\d+) s"
+        self.history = [
+            {"loss": float(loss), "top1": float(top1) / 100, "seconds": float(seconds)}
+            for loss, top1, seconds in re.findall(epoch, log)
+        ]
+        self.say(f"going on from the weights after {len(self.history)} epochs")
 
     def say(self, line: str) -> None:
         """Print a line and append it to the log."""
@@ -331,10 +303,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("zip", type=Path, help="tinyimagenet.zip")
     parser.add_argument("--run", type=Path, default=Path("runs/mini"), help="folder")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
-    parser.add_argument("--fall-epochs", type=int, default=Recipe.fall_epochs)
-    parser.add_argument("--extra-epochs", type=int, default=Recipe.extra_epochs)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    for name in OPTIONS:
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=int, default=getattr(Recipe, name))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--resume", action="store_true", help="from the checkpoint")
     return parser.parse_args(argv)
@@ -345,9 +316,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = Recipe(
-        options.epochs, options.fall_epochs, options.extra_epochs, options.seed
-    )
+    recipe = Recipe(**{name: getattr(options, name) for name in OPTIONS})
     options.run.mkdir(parents=True, exist_ok=True)
     training = Training(recipe, device, options.run, options.threads)
     if options.resume:

@@ -300,7 +300,7 @@ def test_only_epochs_of_the_flat_stretch_may_change_on_resume(
         resumed.resume()
         assert len(resumed.history) == n_done
     else:
-        with pytest.raises(ValueError, match="--epochs"):
+        with pytest.raises(ValueError, match="same numbers of epochs"):
             resumed.resume()
 
 
