@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -37,7 +38,7 @@ def network() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def pretraining() -> ModuleType:
+def pretraining() -> Iterator[ModuleType]:
     pytest.importorskip("matplotlib", reason="the script draws its curve")
     path = ROOT / "pipelines" / "pretrain_mini.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -45,8 +46,10 @@ def pretraining() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)  # as it is where the script is run
+        spec.loader.exec_module(module)
+        yield module
 
 
 def write_zip(
@@ -278,6 +281,8 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         (3, {"fall_epochs": 10}, False),
         (12, {"extra_epochs": 5}, True),
         (13, {"extra_epochs": 5}, False),
+        (16, {"extra_falls": 3}, True),  # at the end of its two falls
+        (13, {"extra_falls": 1}, True),
         (3, {"seed": 1}, False),
     ],
 )
@@ -302,6 +307,38 @@ def test_only_epochs_of_the_flat_stretch_may_change_on_resume(
     else:
         with pytest.raises(ValueError, match="same numbers of epochs"):
             resumed.resume()
+
+
+def test_a_run_without_its_checkpoint_goes_on_from_its_weights_and_log(
+    pretraining: ModuleType, tmp_path: Path
+) -> None:
+    write_zip(tmp_path / "tiny.zip")
+    run = tmp_path / "run"
+    options = [str(tmp_path / "tiny.zip"), "--run", str(run)]
+    options += ["--epochs", "1", "--extra-epochs", "1", "--threads", "1"]
+    pretraining.main([*options, "--extra-falls", "0"])
+    (run / "checkpoint.pt").unlink()
+    first = safetensors.torch.load_file(run / "mini.safetensors")
+    recipe = pretraining.Recipe(epochs=1, extra_epochs=1, extra_falls=1)
+    training = pretraining.Training(recipe, torch.device("cpu"), run)
+    training.resume()
+    assert len(training.history) == 1
+    for name, tensor in training.network.state_dict().items():
+        torch.testing.assert_close(tensor, first[name].to(tensor.dtype))
+    pretraining.main([*options, "--extra-falls", "1", "--resume"])
+    lines = (run / "log.txt").read_text().splitlines()
+    assert [line[:9] for line in lines if line[:5] == "epoch"] == [
+        "epoch   1",
+        "epoch   2",
+    ]
+
+
+def test_resuming_where_nothing_was_begun_says_so(
+    pretraining: ModuleType, tmp_path: Path
+) -> None:
+    training = pretraining.Training(pretraining.Recipe(), torch.device("cpu"), tmp_path)
+    with pytest.raises(FileNotFoundError, match="start without --resume"):
+        training.resume()
 
 
 def test_the_script_leaves_weights_log_and_curve(
