@@ -2,20 +2,22 @@
 
     python benchmarks/sweep.py                    # digits, so that it runs anywhere
     python benchmarks/sweep.py codes.npz          # arrays "codes" and "labels"
-    python benchmarks/sweep.py codes.h5 --depth features:avg
+    python benchmarks/sweep.py codes.h5 --depth features.12:avg --classes 10
 
-Every classifier fits 45 C x 5 folds and refits. scikit-learn is timed in the same run
-on the same fold: single fits at a few C, and their mean times 226 fits (marked as
-extrapolated). Ratios of processor seconds are what a busy machine leaves comparable.
+Every classifier fits 45 C x 5 folds and refits. Rivals are timed in the same run on the
+first fold: single fits at a few C, and the time of all fits with that of one linear in
+log C between them and constant beyond (marked as extrapolated). RidgeClassifier is run
+in full by GridSearchCV. Pieces: --classifiers, --rivals, --fit-C, --gaps.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +26,17 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from featpipe import classifiers, codes, solvers
 
+# scikit-learn reads this when scipy first meets torch tensors.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
 GRID = np.logspace(-6, 5, 45)
-N_FITS = 45 * 5 + 1
+N_FOLDS = 5
 
 
 class Seconds(NamedTuple):
@@ -44,17 +50,22 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("codes", nargs="?", help=".npz or .h5; digits if left out")
-    parser.add_argument("--depth", default="penultimate", help="of an .h5 file")
+    parser.add_argument("--depth", default="penultimate", help="of an .h5 file, or a+b")
+    parser.add_argument("--split", default="train", help="of an .h5 file; '' for none")
     parser.add_argument("--rows", type=int, help="use that many rows, drawn at random")
+    parser.add_argument("--classes", type=int, help="merge neighbouring classes")
     parser.add_argument("--classifiers", default="linear,svm,logistic")
     parser.add_argument("--fit-C", default="1e-4,1e-2,1", help="C of the timed fits")
-    parser.add_argument("--rivals", default="sklearn", help="sklearn,tensor,torch")
+    parser.add_argument(
+        "--rivals", default="sklearn", help="sklearn,tensor,torch or ''"
+    )
     parser.add_argument("--gaps", action="store_true", help="true gaps at every 4th C")
     parser.add_argument("--gap-rows", type=int, default=1000)
-    parser.add_argument("--no-sweep", action="store_true")
+    parser.add_argument("--gap-sets", default="", help="some of the sets; default all")
+    parser.add_argument("--no-sweep", action="store_true", help="rivals or gaps alone")
     given = parser.parse_args(argv)
-    X, y = load(given.codes, given.depth, given.rows)
-    print(f"{X.shape[0]} rows x {X.shape[1]}, {y.max() + 1} classes")
+    X, y = load(given.codes, given.depth, given.split, given.rows, given.classes)
+    print(f"{X.shape[0]} rows x {X.shape[1]}, {y.max() + 1} classes", flush=True)
     rivals = [name for name in given.rivals.split(",") if name]
     Cs = [float(C) for C in given.fit_C.split(",") if C]
     for name in given.classifiers.split(","):
@@ -63,11 +74,16 @@ def main(argv: list[str] | None = None) -> None:
             for rival in rivals:
                 compare(name, rival, X, y, Cs, ours)
         if given.gaps:
-            gaps(name, X[: given.gap_rows], y[: given.gap_rows])
+            rows = slice(given.gap_rows)
+            gaps(name, X[rows], y[rows], given.gap_sets.split(","))
 
 
 def load(
-    path: str | None, depth: str, n_rows: int | None
+    path: str | None,
+    depth: str,
+    split: str,
+    n_rows: int | None,
+    n_classes: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give float32 codes and class numbers, shuffled."""
     if path is None:
@@ -76,73 +92,126 @@ def load(
         file = np.load(path)
         X, y = file["codes"], file["labels"]
     else:
-        with codes.read(path) as file:
-            X, y = file.arrays(depth)
+        X, y = codes.read(path).arrays(depth, split or None)
     X, y = X[y >= 0], np.unique(y[y >= 0], return_inverse=True)[1]
+    if n_classes:
+        y = y * n_classes // (y.max() + 1)
     order = np.random.default_rng(0).permutation(len(y))[:n_rows]
     return np.ascontiguousarray(X[order], np.float32), y[order].astype(np.int64)
 
 
-def timed(call: Callable[[], Any]) -> tuple[Any, Seconds]:
+def timed(call: Callable[..., Any], *given_to: Any) -> tuple[Any, Seconds]:
     """Call, and give what it gave and how long it took."""
     wall, cpu = time.perf_counter(), time.process_time()
-    given = call()
+    given = call(*given_to)
     return given, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def sweep(name: str, X: np.ndarray, y: np.ndarray) -> Seconds:
     """Fit with C chosen from the whole grid."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     model, seconds = timed(lambda: classifiers.make(name).fit(X, y))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    n_evaluated = int(np.isfinite(model.C_curve_[:, 1]).sum())
     print(
-        f"{name:9} featpipe, {N_FITS} fits: {seconds.wall:.1f} s "
-        f"({seconds.cpu:.1f} s of processor), C={model.C_:.2g}, "
+        f"{name:9} featpipe, {n_evaluated} C x {N_FOLDS} folds + refit: "
+        f"{seconds.wall:.1f} s ({seconds.cpu:.1f} s of processor), C={model.C_:.2g}, "
         f"cv {model.cv_score_:.4f}, converged {model.converged_}, "
-        f"peak memory +{max(0, after - before) / 1e6:.2f} GB",
+        f"peak memory +{(peak_bytes() - before) / 1e9:.2f} GB",
         flush=True,
     )
     return seconds
 
 
+def peak_bytes() -> int:
+    """Give the largest memory this process has held; 0 where Linux is not there."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(1024 * int(line.split()[1]) for line in lines if "VmHWM" in line)
+
+
 def compare(
     name: str, rival: str, X: np.ndarray, y: np.ndarray, Cs: list[float], ours: Seconds
 ) -> None:
-    """Time single fits of a rival, and say what the sweep would take it."""
-    X = StandardScaler().fit_transform(X)
-    X, y = X[: int(0.8 * len(X))], y[: int(0.8 * len(y))]
+    """Time a rival: single fits at these C, or the whole search for ridge."""
+    if (name, rival) == ("linear", "sklearn"):
+        search_ridge(X, y, ours)
+        return
     fit = RIVALS.get((name, rival))
     if fit is None:
         return
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
+    train, held_out = next(folds.split(X, y))
+    scaler = StandardScaler().fit(X[train])
+    rows, others = scaler.transform(X[train]), scaler.transform(X[held_out])
     taken = []
     for C in Cs:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            taken.append(timed(lambda C=C: fit(X, y, C))[1])
-    wall, cpu = np.mean(taken, axis=0)
-    each = ", ".join(
-        f"C={C:g}: {s.wall:.1f} s ({s.cpu:.1f})" for C, s in zip(Cs, taken, strict=True)
+            predict, seconds = timed(lambda C=C: fit(rows, y[train], C))
+        taken.append(seconds)
+        accuracy = (np.asarray(predict(others)) == y[held_out]).mean()
+        mine = classifiers.make(name, C=C).fit(X[train], y[train])
+        print(
+            f"{'':9} {rival}, C={C:g}: {seconds.wall:.1f} s ({seconds.cpu:.1f}), "
+            f"held-out accuracy {accuracy:.4f}, featpipe's "
+            f"{(mine.predict(X[held_out]) == y[held_out]).mean():.4f}",
+            flush=True,
+        )
+    report(f"{rival}, extrapolated", extrapolated(Cs, taken), ours)
+
+
+def extrapolated(Cs: list[float], taken: list[Seconds]) -> Seconds:
+    """Give the seconds of all fits, the time of one being linear in log C."""
+    logs = np.log(GRID), np.log(Cs)
+    wall, cpu = (
+        N_FOLDS * np.interp(*logs, part).sum() + 1.25 * np.mean(part)
+        for part in zip(*taken, strict=True)
     )
+    return Seconds(float(wall), float(cpu))
+
+
+def search_ridge(X: np.ndarray, y: np.ndarray, ours: Seconds) -> None:
+    """Run GridSearchCV over RidgeClassifier in full."""
+    folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
+    grid = {"ridgeclassifier__alpha": 0.5 / GRID}
+    pipeline = make_pipeline(StandardScaler(), RidgeClassifier())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search, seconds = timed(GridSearchCV(pipeline, grid, cv=folds).fit, X, y)
+    best = 0.5 / search.best_params_["ridgeclassifier__alpha"]
+    print(f"{'':9} GridSearchCV: C={best:.2g}, cv {search.best_score_:.4f}")
+    report("GridSearchCV over RidgeClassifier", seconds, ours)
+
+
+def report(what: str, theirs: Seconds, ours: Seconds) -> None:
+    """Print the times of the whole sweep and their ratios."""
     print(
-        f"{'':9} {rival}, single fits, {each}; {N_FITS} fits extrapolated "
-        f"{N_FITS * wall:.0f} s ({N_FITS * cpu:.0f} of processor): "
-        f"{N_FITS * wall / ours.wall:.0f} x by the clock, "
-        f"{N_FITS * cpu / ours.cpu:.0f} x by the processor",
+        f"{'':9} {what}: {theirs.wall:.0f} s ({theirs.cpu:.0f} of processor): "
+        f"{theirs.wall / ours.wall:.0f} x by the clock, "
+        f"{theirs.cpu / ours.cpu:.0f} x by the processor",
         flush=True,
     )
 
 
-def fit_tensor(X: np.ndarray, y: np.ndarray, C: float) -> None:
+Predict = Callable[[np.ndarray], Any]
+
+
+def fit_tensor(X: np.ndarray, y: np.ndarray, C: float) -> Predict:
     """scikit-learn's LogisticRegression on torch tensors."""
     from sklearn import config_context
 
     with config_context(array_api_dispatch=True):
-        LogisticRegression(C=C, max_iter=1000).fit(
-            torch.from_numpy(X), torch.from_numpy(y)
-        )
+        model = LogisticRegression(C=C, max_iter=1000)
+        model.fit(torch.from_numpy(X), torch.from_numpy(y))
+
+    def predict(rows: np.ndarray) -> np.ndarray:
+        with config_context(array_api_dispatch=True):
+            return np.asarray(model.predict(torch.from_numpy(rows)))
+
+    return predict
 
 
-def fit_torch(X: np.ndarray, y: np.ndarray, C: float) -> None:
+def fit_torch(X: np.ndarray, y: np.ndarray, C: float) -> Predict:
     """Torch's stock L-BFGS with a strong Wolfe search."""
     rows, labels = torch.from_numpy(X), torch.from_numpy(y)
     layer = torch.nn.Linear(X.shape[1], int(y.max()) + 1)
@@ -160,22 +229,24 @@ def fit_torch(X: np.ndarray, y: np.ndarray, C: float) -> None:
         return loss
 
     search.step(value)
+    return lambda others: layer(torch.from_numpy(others)).argmax(1).numpy()
 
 
-RIVALS: dict[tuple[str, str], Callable[[np.ndarray, np.ndarray, float], Any]] = {
-    ("linear", "sklearn"): lambda X, y, C: RidgeClassifier(alpha=0.5 / C).fit(X, y),
-    ("svm", "sklearn"): lambda X, y, C: LinearSVC(C=C).fit(X, y),
-    ("logistic", "sklearn"): lambda X, y, C: LogisticRegression(C=C, max_iter=1000).fit(
-        X, y
+RIVALS: dict[tuple[str, str], Callable[[np.ndarray, np.ndarray, float], Predict]] = {
+    ("svm", "sklearn"): lambda X, y, C: LinearSVC(C=C, dual="auto").fit(X, y).predict,
+    ("logistic", "sklearn"): lambda X, y, C: (
+        LogisticRegression(C=C, max_iter=1000).fit(X, y).predict
     ),
     ("logistic", "tensor"): fit_tensor,
     ("logistic", "torch"): fit_torch,
 }
 
 
-def gaps(name: str, X: np.ndarray, y: np.ndarray) -> None:
+def gaps(name: str, X: np.ndarray, y: np.ndarray, wanted: list[str]) -> None:
     """Print the true relative gap of single fits to a float64 optimum by scipy."""
     for kind, (rows, labels) in kinds(X, y):
+        if any(wanted) and kind not in wanted:
+            continue
         labels = np.unique(labels, return_inverse=True)[1]
         start = None
         for C in GRID[::4]:
