@@ -243,7 +243,15 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             self.C_ = float(C_WITHOUT_FOLDS)
             self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
             return
-        path = solvers.solve_path(task, self.Cs_, splits, options=options)
+        path = solvers.solve_path(
+            task,
+            self.Cs_,
+            splits,
+            options=options,
+            score=lambda p, predicted: fold_scores(
+                labels, splits[p][1], predicted[None], self.metric
+            )[0],
+        )
         curve = np.mean(
             [
                 fold_scores(labels, held_out, predicted, self.metric)
@@ -251,8 +259,9 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             ],
             axis=0,
         )
+        curve = np.where(path.evaluated, curve, np.nan)
         # Means of equal parts may differ in the last bit: ties go to the smaller C.
-        best = int(np.flatnonzero(curve >= curve.max() - 1e-12)[0])
+        best = int(np.flatnonzero(curve >= np.nanmax(curve) - 1e-12)[0])
         self.C_ = float(self.Cs_[best])
         self.C_curve_ = np.column_stack([self.Cs_, curve])
         self.cv_score_ = float(curve[best])
@@ -260,7 +269,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         self._report_edge(best)
         if not path.converged:
             self._path_converged = False
-            self._report_gap(path.gaps.max())
+            self._report_gap(np.nanmax(path.gaps))
 
     def _splits(self, labels: Labels) -> list[Split]:
         n_rows = len(labels.numbers)

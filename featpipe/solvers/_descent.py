@@ -163,6 +163,20 @@ class Descent:
             self.hard |= slow[self.walkers.walker]
             self._aim()
 
+    def stand(self, position: int) -> None:
+        """Send all walkers to this one C next."""
+        self.position[:] = position
+        self.walkers.last[:] = position + 1
+        self.n_passes[:] = 0
+        self._set_C(np.arange(len(self.position)))
+
+    def return_to(self, theta: torch.Tensor) -> None:
+        """Stand at ``theta`` instead; what was learnt on the way is kept."""
+        self.theta.copy_(theta)
+        self.known[:] = False
+        self.length[:] = 0
+        self.trail = Trail(theta)
+
     def _step(self, units: torch.Tensor, dtype: torch.dtype) -> None:
         """Evaluate the trials of these units, and take those that go down."""
         step = self.length[units, None, None] * self.direction[units]
@@ -343,11 +357,7 @@ class Descent:
         target = (0.5 * (2 * self.tol[units] * value).sqrt()).clamp_max(0.5 * size)
         target = torch.maximum(FORCING * size, target)
 
-        def precondition(v: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-            chosen = units[which]
-            where = chosen, split[which], C[which]
-            return -self.history.direction(v, self.metric, *where)
-
+        precondition = self.history.frozen(self.metric, units, split, C)
         directions, n_passes = newton_directions(
             self.objective,
             theta,

@@ -8,6 +8,8 @@ the row). `Metric` inverts the product of the two means, plus the penalty, exact
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 __all__ = ["History", "Metric"]
@@ -127,3 +129,61 @@ class History:
             beta = rho * (y * r).sum((1, 2), keepdim=True)
             r = r + step * (alpha - beta)
         return -r.double()
+
+    def frozen(
+        self,
+        metric: Metric,
+        units: torch.Tensor,
+        split: torch.Tensor,
+        C: torch.Tensor,
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Give the inverse Hessian, as known, to be applied many times.
+
+        The same as `direction` but for its sign, in the compact form of Byrd, Nocedal
+        and Schnabel (1994): two products with all pairs, instead of a loop over them.
+
+        Returns
+        -------
+        callable
+            Takes (n, n_columns, width + 1) and which of the units they belong to.
+        """
+        length = len(self.step)
+        order = [(self.newest + 1 + i) % length for i in range(length)]
+        order = [i for i in order if bool((self.bend[i, units] > 0).any())]
+        if not order:
+            return lambda v, which: metric.solve(
+                v, units[which], split[which], C[which]
+            )
+        index = torch.tensor(order, device=units.device)
+        bend = self.bend[index][:, units].T
+        useful = bend > 0
+        product = torch.where(useful, self.square[index][:, units].T, 0.0)
+        product = product + C[:, None] * torch.where(useful, bend, 0.0)
+        steps, changes, solved = [], [], []
+        for i, used in zip(order, useful.T, strict=True):
+            one = used.to(self.step.dtype)[:, None, None]
+            step = self.step[i, units] * one
+            change = C.to(one.dtype)[:, None, None] * self.change[i, units] * one
+            change[..., :-1] += step[..., :-1]
+            steps.append(step.flatten(1))
+            changes.append(change.flatten(1))
+            solved.append(metric.solve(change, units, split, C).flatten(1))
+        S, Y, HY = (torch.stack(part, dim=1) for part in (steps, changes, solved))
+        R = (S @ Y.mT).double().triu()
+        R.diagonal(dim1=1, dim2=2).copy_(torch.where(useful, product, 1.0))
+        inner = torch.diag_embed(product) + (Y @ HY.mT).double()
+        del Y, changes, steps, solved
+
+        def apply(v: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+            every = slice(None) if len(which) == len(units) else which
+            plain = metric.solve(v.to(S.dtype), units[which], split[which], C[which])
+            q = v.to(S.dtype).flatten(1).unsqueeze(2)
+            a, b = (S[every] @ q).double(), (HY[every] @ q).double()
+            a = torch.linalg.solve_triangular(R[every], a, upper=True)
+            b = torch.linalg.solve_triangular(
+                R[every].mT, inner[every] @ a - b, upper=False
+            )
+            more = S[every].mT @ b.to(S.dtype) - HY[every].mT @ a.to(S.dtype)
+            return (plain + more.view_as(plain)).double()
+
+        return apply

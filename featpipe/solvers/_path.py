@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from featpipe.solvers import _gram
+from featpipe.solvers import _gram, _plan
 from featpipe.solvers._descent import Arrival, Descent, Walkers
 from featpipe.solvers._evaluation import Objective
 from featpipe.solvers._metric import Metric
@@ -30,10 +31,16 @@ TURN_ROWS = 12000
 SMALL = 10**7
 
 Arrive = Callable[[int, int, torch.Tensor, float, int], None]
+Score = Callable[[int, np.ndarray], float]
 
 
 def solve_path(
-    task: Task, Cs: np.ndarray, splits: list[Split], *, options: Options | None = None
+    task: Task,
+    Cs: np.ndarray,
+    splits: list[Split],
+    *,
+    options: Options | None = None,
+    score: Score | None = None,
 ) -> Path:
     """Solve every C for every split, and predict the held-out rows.
 
@@ -44,6 +51,11 @@ def solve_path(
         Ascending, above zero.
     splits : list of (train, held-out) row numbers
     options : Options or None
+    score : callable or None
+        Takes the number of a split and its held-out predictions (n_held_out,), gives
+        how good they are, 1 being perfect. With it, not every C of a large problem is
+        solved (`featpipe.solvers._plan`). Splits that memory parts into groups follow
+        the first group.
 
     Returns
     -------
@@ -61,7 +73,8 @@ def solve_path(
     """
     options = options or Options()
     Cs = np.asarray(Cs, np.float64)
-    gaps = np.zeros((len(splits), len(Cs)))
+    gaps = np.full((len(splits), len(Cs)), np.nan)
+    chosen = np.arange(len(Cs))
     n_passes = np.zeros((len(splits), len(Cs)), np.int64)
     found: list[np.ndarray] = []
     for group in _groups(task, len(splits), options):
@@ -78,15 +91,54 @@ def solve_path(
             *,
             first: int = first,
             predictions: Predictions = predictions,
+            chosen: np.ndarray = chosen,
         ) -> None:
+            position = int(chosen[position])
             gaps[first + p, position] = gap
             n_passes[first + p, position] = taken
             predictions.add(p, position, theta)
 
-        _solve_all(task, design, Cs, np.full(len(Cs), options.tol), options, arrive)
+        grid = Cs[chosen], np.full(len(chosen), options.tol)
+        judge = None
+        if score is not None and not first:
+            judge = _Judge(predictions, score, first)
+        solved = _solve_all(task, design, grid, options, arrive, judge)
+        chosen = chosen[solved]
         predictions.flush()
         found += predictions.found
-    return Path(found, gaps, n_passes, bool((gaps <= options.tol).all()))
+    evaluated = np.isin(np.arange(len(Cs)), chosen)
+    converged = bool((gaps[:, evaluated] <= options.tol).all())
+    return Path(found, gaps, n_passes, converged, evaluated)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """Scores what has been solved of a group of splits."""
+
+    predictions: Predictions
+    score: Score
+    first: int
+
+    @property
+    def n_held_out(self) -> int:
+        return sum(part.shape[1] for part in self.predictions.found)
+
+    def __call__(self, position: int) -> float:
+        self.predictions.flush()
+        found = enumerate(self.predictions.found, self.first)
+        return float(np.mean([self.score(p, rows[position]) for p, rows in found]))
+
+
+class _Walk:
+    """A descent that is sent to one C after another."""
+
+    def __init__(self, descent: Descent, arrived: Callable[[Arrival], None]) -> None:
+        self.descent, self.arrived, self.theta = descent, arrived, descent.theta
+        self.return_to = descent.return_to
+
+    def visit(self, position: int) -> None:
+        self.descent.stand(position)
+        self.descent.run(self.arrived)
 
 
 def solve(task: Task, C: float, *, options: Options | None = None) -> Solution:
@@ -122,7 +174,7 @@ def solve(task: Task, C: float, *, options: Options | None = None) -> Solution:
     ) -> None:
         gaps[position], passes[position], last["theta"] = gap, taken, theta
 
-    _solve_all(task, design, Cs, tols, options, arrive)
+    _solve_all(task, design, (Cs, tols), options, arrive)
     coef, intercept = _as_given(design, last["theta"])
     gap, n_passes = float(gaps[-1]), max(1, int(passes.sum()))
     return Solution(coef, intercept, gap, n_passes, gap <= options.tol)
@@ -151,15 +203,18 @@ def _groups(task: Task, n_splits: int, options: Options) -> list[list[int]]:
 def _solve_all(
     task: Task,
     design: Design,
-    Cs: np.ndarray,
-    tols: np.ndarray,
+    grid: tuple[np.ndarray, np.ndarray],
     options: Options,
     arrive: Arrive,
-) -> None:
-    """Solve all splits of a design, in the space of their rows where it is smaller."""
+    judge: _Judge | None = None,
+) -> np.ndarray:
+    """Solve all splits of a design, in the space of their rows where it is smaller.
+
+    Gives which C of the grid were solved: all, unless there is a judge.
+    """
     n_columns = len(design.mass) * task.n_columns
     with _threads_for(design.table.n_rows * design.table.width * n_columns):
-        _solve_here(task, design, Cs, tols, options, arrive)
+        return _solve_here(task, design, grid, options, arrive, judge)
 
 
 @contextmanager
@@ -182,24 +237,36 @@ def _threads_for(products: int) -> Iterator[None]:
 def _solve_here(
     task: Task,
     design: Design,
-    Cs: np.ndarray,
-    tols: np.ndarray,
+    grid: tuple[np.ndarray, np.ndarray],
     options: Options,
     arrive: Arrive,
-) -> None:
+    judge: _Judge | None,
+) -> np.ndarray:
     table, n_rows = design.table, design.table.n_rows
+    every = np.ones(len(grid[0]), bool)
     fits = n_rows * table.width * 16 <= 2 * options.n_bytes
     if table.width > n_rows and n_rows <= TURN_ROWS and fits:
         for p in range(len(design.mass)):
-            _solve_turned(task, turn(design, p), p, (Cs, tols), options, arrive)
-    elif task.loss == "linear":
-        grid = torch.from_numpy(Cs).to(table.device)
-        for p, thetas in enumerate(ridge(design, task.n_classes, grid)):
+            _solve_turned(task, turn(design, p), p, grid, options, arrive)
+        return every
+    if task.loss == "linear":
+        Cs = torch.from_numpy(grid[0]).to(table.device)
+        for p, thetas in enumerate(ridge(design, task.n_classes, Cs)):
             for position, theta in enumerate(thetas):
                 arrive(p, position, theta, 0.0, 1)
-    else:
-        basis, spread, top = _geometry(design, options)
-        _descend(task, design, (Cs, tols), options, arrive, (basis, spread, top))
+        return every
+    geometry = _geometry(design, options)
+    descent = _set_out(task, design, grid, options, geometry)
+
+    def arrived(at: Arrival) -> None:
+        arrive(at.walker, at.position, at.theta.flatten(0, 1), at.gap, at.n_passes)
+
+    n_columns = len(design.mass) * task.n_columns
+    if judge and _plan.is_large(n_rows, table.width, n_columns, len(every)):
+        walk = _Walk(descent, arrived)
+        return _plan.coarse_to_fine(walk, len(every), judge, judge.n_held_out)
+    descent.run(arrived)
+    return every
 
 
 def _solve_turned(
@@ -224,7 +291,11 @@ def _solve_turned(
     spread = turned.spread[None] / turned.design.mass[:, None]
     top = turned.spread[-1:]
     where = None, spread, top
-    _descend(task, turned.design, grid, options, arrive_back, where)
+    _set_out(task, turned.design, grid, options, where).run(
+        lambda at: arrive_back(
+            0, at.position, at.theta.flatten(0, 1), at.gap, at.n_passes
+        )
+    )
 
 
 def _geometry(
@@ -243,15 +314,14 @@ def _geometry(
     return vectors.to(table.dtype), values.expand(n_splits, -1), top
 
 
-def _descend(
+def _set_out(
     task: Task,
     design: Design,
     grid: tuple[np.ndarray, np.ndarray],
     options: Options,
-    arrive: Arrive,
     geometry: tuple[torch.Tensor | None, torch.Tensor, torch.Tensor],
-) -> None:
-    """Solve all splits of a design by descent, one walker a split."""
+) -> Descent:
+    """Give the descent of all splits of a design, one walker a split."""
     basis, spread, top = geometry
     n_splits, device = len(design.mass), design.table.device
     together = task.loss == "logistic"
@@ -266,7 +336,7 @@ def _descend(
     theta = design.mass.new_zeros(len(walker), k, design.table.width + 1)
     theta[..., -1] = _first_intercepts(task.loss, design.class_mass[walker], own, k)
     first = np.zeros(n_splits, np.int64)
-    descent = Descent(
+    return Descent(
         objective,
         Walkers(walker, first, first + len(grid[0]), *grid),
         Metric(basis, spread, design.mass[walker], k),
@@ -275,11 +345,6 @@ def _descend(
         max_passes=options.max_passes,
         memory=options.n_bytes,
     )
-
-    def arrived(at: Arrival) -> None:
-        arrive(at.walker, at.position, at.theta.flatten(0, 1), at.gap, at.n_passes)
-
-    descent.run(arrived)
 
 
 def _first_intercepts(

@@ -125,15 +125,18 @@ class Path:
     Parameters
     ----------
     predicted : list of (n_C, n_held_out) int
-        Class numbers, one array a split.
+        Class numbers, one array a split; zeros where ``evaluated`` is false.
     gaps : (n_splits, n_C) float64
-        Bound of the relative gap, the largest of the classes.
+        Bound of the relative gap, the largest of the classes; nan where skipped.
     n_passes : (n_splits, n_C) int64
         Passes the slowest class took.
     converged : bool
+    evaluated : (n_C,) bool
+        Which C were solved: all, unless the problem is large and a score was given.
     """
 
     predicted: list[np.ndarray]
     gaps: np.ndarray
     n_passes: np.ndarray
     converged: bool
+    evaluated: np.ndarray

@@ -1,0 +1,77 @@
+"""Which C are worth solving where all of them would cost too much.
+
+Every fourth C first, from the smallest, until accuracy has clearly fallen; then the
+neighbours of the best. What is skipped is skipped for every split, and said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+
+__all__ = ["STRIDE", "Walk", "coarse_to_fine", "is_large"]
+
+# Products of one pass over all rows, columns and splits beyond which C are skipped.
+LARGE = 6 * 10**9
+STRIDE = 4
+# Standard errors below the best at which a coarse C ends the walk.
+FALLEN = 3.0
+
+
+class Walk(Protocol):
+    """What can be sent to one C after another."""
+
+    theta: torch.Tensor
+
+    def visit(self, position: int) -> None:
+        """Solve all splits at one C, from where they stand."""
+
+    def return_to(self, theta: torch.Tensor) -> None:
+        """Stand there instead."""
+
+
+def is_large(n_rows: int, width: int, n_columns: int, n_Cs: int) -> bool:
+    """Say whether C are to be skipped."""
+    return n_rows * width * n_columns > LARGE and n_Cs > 2 * STRIDE
+
+
+def coarse_to_fine(
+    walk: Walk, n_Cs: int, score: Callable[[int], float], n_held_out: int
+) -> np.ndarray:
+    """Solve the C worth solving.
+
+    Parameters
+    ----------
+    walk : Walk
+    n_Cs : int
+    score : callable
+        The share of held-out rows that a solved C gets right, or a like measure.
+    n_held_out : int
+        Rows that the score is of.
+
+    Returns
+    -------
+    (n_Cs,) bool
+        What was solved.
+    """
+    solved = np.zeros(n_Cs, bool)
+    best, best_score, anchor = 0, -np.inf, walk.theta.clone()
+    for position in range(0, n_Cs, STRIDE):
+        before = walk.theta.clone()
+        walk.visit(position)
+        solved[position] = True
+        now = score(position)
+        if now > best_score:
+            best, best_score, anchor = position, now, before
+        share = min(max(best_score, 0.0), 1.0)
+        if now < best_score - FALLEN * (share * (1 - share) / n_held_out) ** 0.5:
+            break
+    walk.return_to(anchor)
+    for position in range(max(0, best - STRIDE + 1), min(n_Cs, best + STRIDE)):
+        if not solved[position]:
+            walk.visit(position)
+            solved[position] = True
+    return solved
