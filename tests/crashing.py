@@ -63,7 +63,7 @@ def at(owner: Any, name: str, k: int, act: Callable[[], None], when: str) -> Non
 # the sixth rename is that of the codes file.
 POINTS: dict[str, tuple[Any, str, int, Callable[[], None], str]] = {
     "with the lock just taken": (os, "link", 1, die, "after"),
-    "before the network": (extraction.job.Network, "ready", 1, die, "before"),
+    "before the network": (extraction.job.Network, "lanes", 1, die, "before"),
     "before part 1 is written": (atomic.os, "fsync", 1, die, "before"),
     "before part 1 is named": (Path, "replace", 1, die, "before"),
     "with part 1 just named": (Path, "replace", 1, die, "after"),

@@ -335,10 +335,16 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path):
             return backbone(batch)
 
     engine = extraction.engine.Engine(
-        images.scan(photos), Small, exact=True, hflip=False, workers=1, tally=tally
+        images.scan(photos),
+        6,
+        lambda: [Small()],
+        exact=True,
+        hflip=False,
+        workers=1,
+        tally=tally,
     )
-    batch = list(engine.prepare(range(6), lambda i, sha256: None, 8))
-    found = engine.run(batch)["stem:avg"]
+    (batch,) = engine.batches([range(6)], lambda i, sha256: None)
+    found = batch.codes["stem:avg"]
     whole, _ = run(photos, tmp_path / "a.h5")
     np.testing.assert_allclose(found, whole.rows("stem", 0, 6), **CLOSE)
     assert tally.said == ["out of memory on cpu: batches are halved"]

@@ -67,9 +67,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     run = Engine.run
 
-    def counted(self, batch):
-        sizes.append(len(batch))
-        return run(self, batch)
+    def counted(self, backbone, pixels):
+        sizes.append(len(pixels))
+        return run(self, backbone, pixels)
 
     monkeypatch.setattr(Engine, "run", counted)
     return sizes

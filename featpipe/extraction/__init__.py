@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 from featpipe import images
 from featpipe.codes import Codes
-from featpipe.extraction.engine import Tally
 from featpipe.extraction.job import Job
 from featpipe.extraction.lock import LockedError
 from featpipe.extraction.recipe import Recipe
+from featpipe.extraction.tally import Tally
 
 __all__ = ["Job", "LockedError", "Recipe", "Tally", "extract"]
 

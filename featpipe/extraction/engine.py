@@ -1,22 +1,20 @@
-"""One slice of images through the network: threads read and decode, torch computes.
+"""Images through the network: threads read and decode, lanes compute, all in order.
 
 Knows nothing of files that hold codes; what it gives is arrays and failures.
 """
 
 import hashlib
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from featpipe import images
 from featpipe.codes import Failure, Row
+from featpipe.extraction.lanes import Lanes
+from featpipe.extraction.tally import Tally
 from featpipe.images import ImageSet
 
 if TYPE_CHECKING:
@@ -24,67 +22,13 @@ if TYPE_CHECKING:
 
     from featpipe.backbones import Backbone
 
-__all__ = ["Engine", "Prepared", "Tally"]
+__all__ = ["Batch", "Engine", "Prepared"]
 
+# Images that may be in decoding, or wait decoded for the network.
+_AHEAD = 128
 
-@dataclass
-class Tally:
-    """How far an extraction is, and where its time went.
-
-    Parameters
-    ----------
-    n_images : int
-        Inputs of the source, failures of the scan included.
-    computed : int
-        Images that went through the network in this run.
-    kept : int
-        Rows taken from an earlier run.
-    failed : int
-        Inputs without a row.
-    started : float
-        Of `time.perf_counter`.
-    seconds : dict
-        ``read`` and ``decode`` (summed over threads), ``network``, ``write``.
-    said : list of str
-        What the user should know, such as a halved batch.
-    """
-
-    n_images: int = 0
-    computed: int = 0
-    kept: int = 0
-    failed: int = 0
-    started: float = field(default_factory=time.perf_counter)
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("read", "decode", "network", "write"), 0)
-    )
-    said: list[str] = field(default_factory=list)
-    _guard: Lock = field(default_factory=Lock, repr=False)
-
-    @property
-    def done(self) -> int:
-        """Inputs dealt with so far."""
-        return self.computed + self.kept + self.failed
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
-
-    @property
-    def rate(self) -> float:
-        """Images through the network a second."""
-        return self.computed / max(self.elapsed, 1e-9)
-
-    @contextmanager
-    def timing(self, what: str) -> Iterator[None]:
-        """Add the time of a block to one of `seconds`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - start
-            with self._guard:
-                self.seconds[what] += seconds
+_Item = TypeVar("_Item")
+_Started = TypeVar("_Started")
 
 
 class Prepared(NamedTuple):
@@ -98,14 +42,35 @@ class Prepared(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class Batch(NamedTuple):
+    """Images that were read together, and the codes of those that went through.
+
+    Parameters
+    ----------
+    images : list of Prepared
+        In the order asked for, their pixels dropped.
+    fresh : list of int
+        Positions of the images that went through the network.
+    codes : dict of SPEC to (len(fresh), width) float32
+        Maps: (n, C, H, W) float16. Empty if none did.
+    """
+
+    images: list[Prepared]
+    fresh: list[int]
+    codes: dict[str, np.ndarray]
+
+
 class Engine:
-    """Reads, decodes and runs images, a slice at a time.
+    """Reads, decodes and runs images, a batch at a time.
 
     Parameters
     ----------
     image_set : ImageSet
-    backbone : callable
-        Gives the `Backbone` on its device; called when the first image needs it.
+    batch_size : int
+        Images of a batch, at most.
+    backbones : callable
+        Gives one `Backbone` for every lane, on its device; called when the first image
+        needs it.
     exact : bool
         Decode every pixel; else JPEG may scale down by itself.
     hflip : bool
@@ -119,7 +84,8 @@ class Engine:
     def __init__(
         self,
         image_set: ImageSet,
-        backbone: Callable[[], "Backbone"],
+        batch_size: int,
+        backbones: Callable[[], Sequence["Backbone"]],
         *,
         exact: bool,
         hflip: bool,
@@ -127,43 +93,55 @@ class Engine:
         tally: Tally,
     ) -> None:
         self._images = image_set
-        self._backbone = backbone
+        self._batch_size = batch_size
+        self._backbones = backbones
         self._exact = exact
         self._hflip = hflip
         self._tally = tally
         self._workers = workers
+        self._lanes: Lanes | None = None
 
-    def prepare(
+    def batches(
         self,
-        positions: Iterable[int],
+        groups: Iterable[Sequence[int]],
         known: Callable[[int, bytes], Row | None],
-        window: int,
-    ) -> Generator[Prepared, None, None]:
-        """Read and decode images in threads; yield them in order.
+    ) -> Generator[Batch, None, None]:
+        """Read, decode and compute groups of images, several at a time, in order.
 
         Parameters
         ----------
-        positions : iterable of int
+        groups : iterable of sequence of int
+            Positions; those of a group go through the network together.
         known : callable
             Tells, from position and content digest, whether the row exists already.
-        window : int
-            Images in memory at most.
 
         Yields
         ------
-        Prepared
+        Batch
+            One a group.
         """
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
-        waiting: deque[Future[Prepared]] = deque()
+        self._tally.begin()
+        self._tally.threads |= {"read": self._workers, "decode": self._workers}
+        decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+
+        def decode(group: Sequence[int]) -> list[Future[Prepared]]:
+            return [decoders.submit(self._prepare, i, known) for i in group]
+
+        ahead = max(2, -(-_AHEAD // self._batch_size))
         try:
-            for position in positions:
-                waiting.append(pool.submit(self._prepare, position, known))
-                if len(waiting) >= window:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            decoding = _in_flight(decode, groups, lambda: ahead)
+            computing = _in_flight(self._send, decoding, lambda: 2 * self._n_lanes)
+            for images_, codes in computing:
+                yield _received(images_, codes)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            decoders.shutdown(wait=False, cancel_futures=True)
+            if self._lanes is not None:
+                self._lanes.close()
+                self._lanes = None
+
+    @property
+    def _n_lanes(self) -> int:
+        return 1 if self._lanes is None else len(self._lanes)
 
     def _prepare(self, i: int, known: Callable[[int, bytes], Row | None]) -> Prepared:
         sha256 = b""
@@ -174,8 +152,8 @@ class Engine:
             row = known(i, sha256)
             if row is not None:
                 return Prepared(i, sha256, known=row)
+            preprocessing = self._backbones()[0].preprocessing
             with self._tally.timing("decode"):
-                preprocessing = self._backbone().preprocessing
                 side = preprocessing.resize or preprocessing.crop
                 target = None if self._exact else side
                 image, notes = images.decode(content, target=target)
@@ -188,29 +166,44 @@ class Engine:
         stamp = int(self._images.sizes[i]), int(self._images.mtimes[i])
         return Failure(self._images.paths[i], error.stage, error.reason, *stamp)
 
-    def run(self, batch: list[Prepared]) -> dict[str, np.ndarray]:
+    def _send(
+        self, decoding: list[Future[Prepared]]
+    ) -> tuple[list[Prepared], Future[dict[str, np.ndarray]] | None]:
+        """Send decoded images through the network; None if there are none."""
+        group = [future.result() for future in decoding]
+        pixels = [image.pixels for image in group if image.pixels is not None]
+        if not pixels:
+            return group, None
+        if self._lanes is None:
+            self._lanes = Lanes(self._backbones(), self.run)
+            self._tally.threads["network"] = len(self._lanes)
+        return group, self._lanes.submit(pixels)
+
+    def run(
+        self, backbone: "Backbone", pixels: Sequence[np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """Compute the codes of one batch.
 
         Parameters
         ----------
-        batch : list of n Prepared
-            With pixels.
+        backbone : Backbone
+        pixels : sequence of n (3, S, S) uint8
 
         Returns
         -------
         dict of SPEC to (n, width) float32
             Maps: (n, C, H, W) float16.
         """
-        pixels = np.stack([im.pixels for im in batch if im.pixels is not None])
         with self._tally.timing("network"):
-            return self._forward(pixels)
+            return self._forward(backbone, pixels)
 
-    def _forward(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    def _forward(
+        self, backbone: "Backbone", pixels: Sequence[np.ndarray]
+    ) -> dict[str, np.ndarray]:
         import torch
 
-        backbone = self._backbone()
         try:
-            batch = torch.from_numpy(pixels).to(backbone.device)
+            batch = stacked(pixels, backbone)
             found = backbone(batch)
             if self._hflip:
                 mirrored = backbone(batch.flip(-1))
@@ -221,11 +214,25 @@ class Engine:
                 raise
         # Outside the handler, which keeps the failed batch's memory alive.
         half = len(pixels) // 2
-        text = f"out of memory on {backbone.device}: batches are halved"
-        if text not in self._tally.said:
-            self._tally.said.append(text)
-        first, second = self._forward(pixels[:half]), self._forward(pixels[half:])
+        self._tally.say(f"out of memory on {backbone.device}: batches are halved")
+        first = self._forward(backbone, pixels[:half])
+        second = self._forward(backbone, pixels[half:])
         return {spec: np.concatenate([first[spec], second[spec]]) for spec in first}
+
+
+def stacked(pixels: Sequence[np.ndarray], backbone: "Backbone") -> "Tensor":
+    """Put images side by side on the device of a backbone."""
+    import torch
+
+    device = torch.device(backbone.device)
+    batch = torch.empty(
+        (len(pixels), *pixels[0].shape),
+        dtype=torch.uint8,
+        # From pinned memory a GPU fetches by itself, while it computes.
+        pin_memory=device.type == "cuda",
+    )
+    np.stack(pixels, out=batch.numpy())
+    return batch.to(device, non_blocking=True)
 
 
 def _mean(code: "Tensor", mirrored: "Tensor") -> "Tensor":
@@ -234,3 +241,30 @@ def _mean(code: "Tensor", mirrored: "Tensor") -> "Tensor":
         mirrored = mirrored.flip(-1)
     # Halved first: the sum of two float16 may be too large for one.
     return code / 2 + mirrored / 2
+
+
+def _in_flight(
+    start: Callable[[_Item], _Started],
+    items: Iterable[_Item],
+    ahead: Callable[[], int],
+) -> Iterator[_Started]:
+    """Start work on items in order, a few before the first is asked for."""
+    started: deque[_Started] = deque()
+    for item in items:
+        started.append(start(item))
+        while len(started) > ahead():
+            yield started.popleft()
+    while started:
+        yield started.popleft()
+
+
+def _received(
+    group: list[Prepared], codes: Future[dict[str, np.ndarray]] | None
+) -> Batch:
+    fresh = [image.position for image in group if image.pixels is not None]
+    return Batch(
+        # Their pixels are not needed any more, and a slice may be long.
+        [image._replace(pixels=None) for image in group],
+        fresh,
+        {} if codes is None else codes.result(),
+    )

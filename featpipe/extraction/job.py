@@ -15,7 +15,7 @@ import numpy as np
 
 from featpipe import codes, images
 from featpipe.codes import Codes, CodesError, Failure, Row, Tables
-from featpipe.extraction.engine import Engine, Tally
+from featpipe.extraction.engine import Engine
 from featpipe.extraction.lock import Lock
 from featpipe.extraction.network import Network
 from featpipe.extraction.outlook import Outlook, look
@@ -23,6 +23,7 @@ from featpipe.extraction.parts import Known, Parts
 from featpipe.extraction.plan import Plan, slice_size
 from featpipe.extraction.recipe import Recipe
 from featpipe.extraction.slices import Runner
+from featpipe.extraction.tally import Tally
 from featpipe.images import ImageError, ImageSet
 
 __all__ = ["Job"]
@@ -145,13 +146,14 @@ class Job:
                 raise ValueError(_refusal(failure))
         # Not `if old`: a file without rows is a file.
         files = [*([] if old is None else [old]), *parts.found.values()]
+        extra = outlook.kept
+        if not outlook.added:
+            # Before the work, so that the time left is that of the work.
+            self._tally.kept += len(extra)
         new = self._compute(outlook.todo, outlook.depths, outlook, files, parts)
         if outlook.added:
             before = np.array(sorted(outlook.kept), np.int64)
             extra = self._compute(before, outlook.added, outlook, files, parts, old)
-        else:
-            self._tally.kept += len(outlook.kept)
-            extra = outlook.kept
         # An image that fails at one depth fails in the file.
         order = sorted({*new, *extra})
         if not order and self._shard is None:
@@ -199,7 +201,8 @@ class Job:
         """
         if not len(positions):
             return {}
-        batch_size = min(self._network.batch_size, self._slice_size)
+        side = outlook.fingerprint["preprocessing"]["crop"]
+        batch_size = min(self._network.batch_size(side), self._slice_size)
         plan = Plan(
             self._images,
             positions,
@@ -215,7 +218,7 @@ class Job:
             plan,
             parts,
             known,
-            partial(self._engine, depths, outlook),
+            partial(self._engine, depths, outlook, batch_size),
             partial(_require_same_image, base, outlook),
             self._tally,
             self._tell,
@@ -231,11 +234,14 @@ class Job:
                 outlook.failed[position[failure.path]] = failure
         return found
 
-    def _engine(self, depths: Sequence[str], outlook: Outlook) -> Engine:
+    def _engine(
+        self, depths: Sequence[str], outlook: Outlook, batch_size: int
+    ) -> Engine:
         precision = outlook.provenance["precision"]
         return Engine(
             self._images,
-            partial(self._network.ready, depths, precision),
+            batch_size,
+            partial(self._network.lanes, depths, precision),
             exact=outlook.provenance["decoding"]["mode"] == "exact",
             hflip=self._recipe.hflip,
             workers=self._workers,

@@ -157,7 +157,8 @@ def _provenance(
         "dtype": recipe.dtype or said.get("dtype") or "float32",
         # Of the run that began the file: what computes nothing must not change it.
         "device": said.get("device") or network.device,
-        "batch_size": said.get("batch_size") or network.batch_size,
+        "batch_size": said.get("batch_size")
+        or network.batch_size(backbone.preprocessing.crop),
         "versions": _versions(),
         "request": recipe.request(),
     }

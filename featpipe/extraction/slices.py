@@ -1,7 +1,9 @@
 """Running a plan: its slices one after another, each into a part file."""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -9,9 +11,10 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes, Failure, Row, Tables
-from featpipe.extraction.engine import Engine, Prepared, Tally
+from featpipe.extraction.engine import Batch, Engine, Prepared
 from featpipe.extraction.parts import Known, Parts
 from featpipe.extraction.plan import Plan
+from featpipe.extraction.tally import Tally
 from featpipe.images import ImageError
 
 __all__ = ["Runner"]
@@ -102,18 +105,36 @@ class Runner:
 
     def _compute(self, missing: list[tuple[int, np.ndarray]]) -> dict[int, Codes]:
         unchanged = self._unchanged(missing)
-        to_read = [i for _, at in missing for i in at.tolist() if i not in unchanged]
-        engine = self._make_engine()
-        window = 2 * max(128, self._plan.batch_size)
-        done = {}
-        with closing(engine.prepare(to_read, self._find, window)) as incoming:
+        to_read = (
+            [i for i in batch if i not in unchanged]
+            for _, positions in missing
+            for batch in self._batches(positions)
+        )
+        computed = self._make_engine().batches(to_read, self._find)
+        done: dict[int, Codes] = {}
+        saving: deque[tuple[int, Future[Codes]]] = deque()
+        # What was computed is still written if something fails after it.
+        with ThreadPoolExecutor(1, "write") as writer, closing(computed):
             for k, positions in missing:
-                images, arrays = self._slice(positions, unchanged, incoming, engine)
-                with self._tally.timing("write"):
-                    content = self._part(k, images, arrays)
-                    done[k] = self._parts.save(self._plan, k, content)
-                self._tell(self._tally)
+                images, arrays = self._slice(positions, unchanged, computed)
+                saving.append((k, writer.submit(self._save, k, images, arrays)))
+                if len(saving) > 1:
+                    _collect(saving, done)
+            while saving:
+                _collect(saving, done)
+        self._tell(self._tally)
         return done
+
+    def _batches(self, positions: np.ndarray) -> Iterator[list[int]]:
+        size = self._plan.batch_size
+        for start in range(0, len(positions), size):
+            yield positions[start : start + size].tolist()
+
+    def _save(
+        self, k: int, images: list[Prepared], arrays: dict[str, np.ndarray]
+    ) -> Codes:
+        with self._tally.timing("write"):
+            return self._parts.save(self._plan, k, self._part(k, images, arrays))
 
     def _unchanged(self, missing: list[tuple[int, np.ndarray]]) -> dict[int, Row]:
         """Find the images whose rows are known by path, size and time."""
@@ -134,56 +155,50 @@ class Runner:
         self,
         positions: np.ndarray,
         unchanged: dict[int, Row],
-        incoming: Iterator[Prepared],
-        engine: Engine,
+        computed: Iterator[Batch],
     ) -> tuple[list[Prepared], dict[str, np.ndarray]]:
         """Give the images of a slice, and the codes of those that went through."""
         images: list[Prepared] = []
         found: list[dict[str, np.ndarray]] = []
-        for start in range(0, len(positions), self._plan.batch_size):
-            batch = [
+        for at in self._batches(positions):
+            batch = next(computed)
+            read = iter(self._without_infinite(batch))
+            if batch.codes:
+                found.append(batch.codes)
+            group = [
                 Prepared(i, self._known.sha256(unchanged[i]), known=unchanged[i])
                 if i in unchanged
-                else next(incoming)
-                for i in positions[start : start + self._plan.batch_size].tolist()
+                else next(read)
+                for i in at
             ]
-            fresh = [image for image in batch if image.pixels is not None]
-            if fresh:
-                codes_of_batch = engine.run(fresh)
-                batch = self._without_infinite(batch, fresh, codes_of_batch)
-                found.append(codes_of_batch)
-            # Their pixels are not needed any more, and a slice may be long.
-            images += [image._replace(pixels=None) for image in batch]
-            self._count(batch)
+            images += group
+            self._count(group)
         return images, {
             spec: np.concatenate([part[spec] for part in found])
             for spec in (found[0] if found else ())
         }
 
-    def _without_infinite(
-        self,
-        batch: list[Prepared],
-        fresh: list[Prepared],
-        found: dict[str, np.ndarray],
-    ) -> list[Prepared]:
-        """Turn images with a code that is not finite into failures, in place."""
-        sound = np.ones(len(fresh), bool)
+    def _without_infinite(self, batch: Batch) -> list[Prepared]:
+        """Turn images with a code that is not finite into failures.
+
+        Their codes are taken out of the batch, and the others rounded as stored.
+        """
+        sound = np.ones(len(batch.fresh), bool)
         reasons: dict[int, str] = {}
-        for spec, code in found.items():
+        for spec, code in batch.codes.items():
             finite = np.isfinite(code.reshape(len(code), -1)).all(axis=1)
             for k in np.flatnonzero(~finite & sound):
-                reasons[fresh[k].position] = f"the code at {spec} is not finite"
+                reasons[batch.fresh[k]] = f"the code at {spec} is not finite"
             sound &= finite
-        for spec in found:
-            found[spec] = self._stored(spec, found[spec][sound])
+        for spec, code in batch.codes.items():
+            batch.codes[spec] = self._stored(spec, code[sound])
         return [
             image._replace(
-                pixels=None,
-                failure=self._failure(image.position, reasons[image.position]),
+                failure=self._failure(image.position, reasons[image.position])
             )
             if image.position in reasons
             else image
-            for image in batch
+            for image in batch.images
         ]
 
     def _failure(self, i: int, reason: str) -> Failure:
@@ -288,3 +303,9 @@ class Runner:
             ],
             provenance=provenance,
         )
+
+
+def _collect(saving: deque[tuple[int, Future[Codes]]], done: dict[int, Codes]) -> None:
+    """Wait for the oldest part that is being written."""
+    k, part = saving.popleft()
+    done[k] = part.result()

@@ -10,14 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from featpipe.codes import Failure
 from featpipe.extraction import Recipe, Tally
-from featpipe.extraction.engine import Engine, Prepared
+from featpipe.extraction.engine import Batch as Computed
+from featpipe.extraction.engine import Engine
 from featpipe.extraction.network import Network
 from featpipe.images import ImageSet
 
@@ -86,11 +86,15 @@ class Stream:
             self._accept(backbone)
         return backbone
 
-    @cached_property
+    @property
     def backbone(self) -> Backbone:
-        """The network, accepted, on its device."""
+        """The network, accepted, on its device, or on the first of them."""
+        return self._lanes[0]
+
+    @cached_property
+    def _lanes(self) -> list[Backbone]:
         assert self.loaded is self._network.backbone(self.recipe.depths)
-        return self._network.ready(self.recipe.depths, self.precision)
+        return self._network.lanes(self.recipe.depths, self.precision)
 
     @property
     def width(self) -> int:
@@ -113,21 +117,23 @@ class Stream:
         ------
         Batch
         """
-        backbone = self.backbone
+        lanes = self._lanes
         tally = Tally(n_images=len(image_set))
+        size = self._network.batch_size(self.backbone.preprocessing.crop)
         engine = Engine(
             image_set,
-            lambda: backbone,
+            size,
+            lambda: lanes,
             exact=self.precision == "fp32",
             hflip=self.recipe.hflip,
             workers=self._workers,
             tally=tally,
         )
-        window = 2 * self._network.batch_size
-        incoming = engine.prepare(range(len(image_set)), lambda i, sha256: None, window)
-        with closing(incoming):
-            while images := list(islice(incoming, self._network.batch_size)):
-                batch = self._batch(engine, images, image_set)
+        positions = range(len(image_set))
+        groups = (positions[k : k + size] for k in positions[::size])
+        with closing(engine.batches(groups, lambda i, sha256: None)) as computed:
+            for whole in computed:
+                batch = self._batch(whole, image_set)
                 tally.computed += len(batch.positions)
                 tally.failed += len(batch.failures)
                 if tell is not None:
@@ -155,19 +161,16 @@ class Stream:
             )
         return found
 
-    def _batch(
-        self, engine: Engine, images: list[Prepared], image_set: ImageSet
-    ) -> Batch:
-        fresh = [image for image in images if image.pixels is not None]
+    def _batch(self, batch: Computed, image_set: ImageSet) -> Batch:
         failures = [
             (image.position, image.failure)
-            for image in images
+            for image in batch.images
             if image.failure is not None
         ]
-        if not fresh:
+        if not batch.codes:
             return Batch(np.empty(0, np.int64), np.empty((0, self.width)), failures)
-        positions = np.array([image.position for image in fresh], np.int64)
-        codes = self._stored(engine.run(fresh))
+        positions = np.array(batch.fresh, np.int64)
+        codes = self._stored(batch.codes)
         sound = np.isfinite(codes).all(axis=1)
         for position in positions[~sound].tolist():
             reason = f"its code is not finite, or too large for {self.recipe.dtype}"

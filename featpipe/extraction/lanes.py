@@ -1,0 +1,74 @@
+"""Where batches are computed: threads, each with its own share of the hardware.
+
+On the CPU a lane is a thread that uses one processor, or a few: several batches at
+once, none of which ever waits for the threads of another. On CUDA every GPU has two,
+each with its own stream, so that one batch travels while another is computed.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from featpipe.backbones import Backbone
+
+__all__ = ["Lanes"]
+
+_Work = Callable[["Backbone", Sequence[np.ndarray]], dict[str, np.ndarray]]
+
+
+class Lanes:
+    """Threads that run batches; to be closed.
+
+    Parameters
+    ----------
+    backbones : sequence of Backbone
+        One a lane, each on its device; several lanes may share one.
+    work : callable
+        Told a backbone and n images (3, S, S) uint8; gives the codes by depth.
+    """
+
+    def __init__(self, backbones: Sequence["Backbone"], work: _Work) -> None:
+        import torch
+
+        self._work = work
+        self._free: queue.SimpleQueue[Backbone] = queue.SimpleQueue()
+        for backbone in backbones:
+            self._free.put(backbone)
+        self._here = threading.local()
+        self._n_threads = torch.get_num_threads()
+        self._n_lanes = len(backbones)
+        self._share = max(1, self._n_threads // self._n_lanes)
+        self._pool = ThreadPoolExecutor(
+            len(backbones), thread_name_prefix="network", initializer=self._enter
+        )
+
+    def _enter(self) -> None:
+        """Take a backbone, and a share of the hardware, for the life of this thread."""
+        import torch
+
+        self._here.backbone = backbone = self._free.get()
+        # Of this thread alone, and of threads that begin after it; see `close`.
+        torch.set_num_threads(self._share)
+        if torch.device(backbone.device).type == "cuda":
+            torch.cuda.synchronize(backbone.device)  # its weights may be on their way
+            torch.cuda.set_stream(torch.cuda.Stream(backbone.device))
+
+    def __len__(self) -> int:
+        """Return the number of lanes."""
+        return self._n_lanes
+
+    def submit(self, pixels: Sequence[np.ndarray]) -> Future[dict[str, np.ndarray]]:
+        """Have a batch computed by the next lane that is free."""
+        return self._pool.submit(lambda: self._work(self._here.backbone, pixels))
+
+    def close(self) -> None:
+        """Finish the batches in work, drop the others, and end the threads."""
+        import torch
+
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._n_threads)

@@ -1,0 +1,107 @@
+"""How far an extraction is, how fast it goes, and what holds it back."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+
+__all__ = ["STAGES", "Tally"]
+
+STAGES = ("read", "decode", "network", "write")
+
+
+@dataclass
+class Tally:
+    """How far an extraction is, and where its time went.
+
+    Parameters
+    ----------
+    n_images : int
+        Inputs of the source, failures of the scan included.
+    computed : int
+        Images that went through the network in this run.
+    kept : int
+        Rows taken from an earlier run.
+    failed : int
+        Inputs without a row.
+    started : float
+        Of `time.perf_counter`.
+    begun : float, optional
+        Likewise, when the first image was about to be read: what came before (scan,
+        import of torch, network) says nothing of how long the rest will take.
+    seconds : dict
+        ``read``, ``decode``, ``network``, ``write``, each summed over its threads.
+    threads : dict
+        How many threads each of them has.
+    said : list of str
+        What the user should know, such as a halved batch.
+    """
+
+    n_images: int = 0
+    computed: int = 0
+    kept: int = 0
+    failed: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    begun: float | None = None
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(STAGES, 0.0)
+    )
+    threads: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 1))
+    said: list[str] = field(default_factory=list)
+    _guard: Lock = field(default_factory=Lock, repr=False)
+
+    @property
+    def done(self) -> int:
+        """Inputs dealt with so far."""
+        return self.computed + self.kept + self.failed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Images through the network a second, since the first was to be read."""
+        since = self.started if self.begun is None else self.begun
+        return self.computed / max(time.perf_counter() - since, 1e-9)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take at this rate; None as long as there is none.
+
+        Rows that are kept cost next to nothing and do not count.
+        """
+        if not self.computed:
+            return None
+        return max(self.n_images - self.done, 0) / self.rate
+
+    @property
+    def held_back_by(self) -> str | None:
+        """The stage whose threads are busy for the largest share of the time."""
+        if not self.computed:
+            return None
+        return max(STAGES, key=lambda stage: self.seconds[stage] / self.threads[stage])
+
+    def begin(self) -> None:
+        """Note that the first image is about to be read."""
+        if self.begun is None:
+            self.begun = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Add to `said`, once."""
+        with self._guard:
+            if text not in self.said:
+                self.said.append(text)
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to one of `seconds`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            with self._guard:
+                self.seconds[stage] += seconds
