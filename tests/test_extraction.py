@@ -347,4 +347,5 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path):
     found = batch.codes["stem:avg"]
     whole, _ = run(photos, tmp_path / "a.h5")
     np.testing.assert_allclose(found, whole.rows("stem", 0, 6), **CLOSE)
-    assert tally.said == ["out of memory on cpu: batches are halved"]
+    said = "out of memory on cpu: batches are halved, to "
+    assert tally.said == [said + "3", said + "1"]

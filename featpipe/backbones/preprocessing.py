@@ -114,6 +114,10 @@ class Preprocessing:
         # A copy, even where the order is right: Pillow's own memory is read-only.
         return np.asarray(image).transpose(2, 0, 1).copy()
 
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return width and height of an image after resizing, before the crop."""
+        return size if self.resize is None else _resized(size, self.resize)
+
     def scaled(self, input_size: int) -> Preprocessing:
         """Return the same preprocessing for another crop, its resize in proportion."""
         if self.resize is None:

@@ -2,7 +2,15 @@
 
 from enum import StrEnum
 
-__all__ = ["ClassWeight", "Dtype", "FitClassifier", "Metric", "OnError", "Precision"]
+__all__ = [
+    "ClassWeight",
+    "Decoding",
+    "Dtype",
+    "FitClassifier",
+    "Metric",
+    "OnError",
+    "Precision",
+]
 
 
 class Precision(StrEnum):
@@ -12,6 +20,14 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+class Decoding(StrEnum):
+    """How much of an image is decoded."""
+
+    auto = "auto"
+    exact = "exact"
+    scaled = "scaled"
 
 
 class Dtype(StrEnum):

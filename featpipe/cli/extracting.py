@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featpipe.cli import options as o
-from featpipe.cli.choices import OnError, Precision
-from featpipe.cli.progress import holding_back, image_progress, summary
+from featpipe.cli.choices import Decoding, OnError, Precision
+from featpipe.cli.progress import image_progress, summary
 from featpipe.cli.voice import voice
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def extract(
     interpolation: o.Interpolation = None,
     device: o.Device = "auto",
     precision: o.PrecisionOption = Precision.auto,
+    decoding: o.DecodingOption = Decoding.auto,
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,
     shard: o.Shard = None,
@@ -70,6 +71,7 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
         weights=asked["weights"],
         depths=tuple(asked["depth"] or ["penultimate"]),
         precision=asked["precision"].value,
+        decoding=asked["decoding"].value,
         dtype=asked["dtype"] and asked["dtype"].value,
         hflip=asked["hflip"],
         seed=asked["seed"],
@@ -84,7 +86,7 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
         asked["source"], unlabelled=asked["unlabelled"], limit=asked["limit"]
     )
     seen: list[Tally] = []
-    with image_progress(asked["workers"]) as tell:
+    with image_progress() as tell:
 
         def progress(tally: "Tally") -> None:
             seen[:] = [tally]
@@ -135,19 +137,14 @@ def _say_done(codes: "Codes", tally: "Tally", asked: dict[str, Any]) -> None:
     if len(codes.failures) > shown:
         more = len(codes.failures) - shown
         voice.remark(f"… and {more:,} more; `featpipe inspect -v {codes.path}`")
-    voice.result(summary(tally, asked["workers"]))
+    voice.result(summary(tally))
     if asked["json_path"]:
-        _write_json(asked["json_path"], codes, tally, asked)
+        _write_json(asked["json_path"], codes, tally)
 
 
-def _write_json(
-    path: Path, codes: "Codes", tally: "Tally", asked: dict[str, Any]
-) -> None:
-    import os
-
+def _write_json(path: Path, codes: "Codes", tally: "Tally") -> None:
     from featpipe.codes import write_bytes
 
-    threads = asked["workers"] or os.cpu_count() or 1
     document = {
         "path": str(codes.path),
         "n_images": tally.n_images,
@@ -157,7 +154,8 @@ def _write_json(
         "seconds": tally.elapsed,
         "images_per_second": tally.rate if tally.computed else None,
         "busy_seconds": tally.seconds,
-        "held_back_by": holding_back(tally, threads) if tally.computed else None,
+        "threads": tally.threads,
+        "held_back_by": tally.held_back_by,
         "said": tally.said,
         "failures": codes.failures,
         "provenance": codes.provenance,

@@ -10,6 +10,7 @@ import typer
 
 from featpipe.cli.choices import (
     ClassWeight,
+    Decoding,
     Dtype,
     Metric,
     OnError,
@@ -120,6 +121,15 @@ PrecisionOption = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+DecodingOption = Annotated[
+    Decoding,
+    typer.Option(
+        "--decoding",
+        help="scaled decodes large JPEGs smaller: faster, codes move by about 1 %. "
+        "auto is exact with fp32, else scaled; on an existing file that of the file.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 DtypeOption = Annotated[
     Dtype | None,
     typer.Option(
@@ -133,7 +143,8 @@ BatchSize = Annotated[
     typer.Option(
         "--batch-size",
         min=1,
-        help="Images at a time. Default: 32, on a GPU 128.",
+        help="Images through the network together. Default: on the CPU what its cache "
+        "holds, 32 at most; on a GPU 128.",
         rich_help_panel=_MACHINE,
     ),
 ]

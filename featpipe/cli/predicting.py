@@ -172,7 +172,7 @@ def predict(
         workers=workers,
     )
     image_set = images.scan(source, unlabelled=unlabelled, limit=limit)
-    with image_progress(workers) as progress:
+    with image_progress() as progress:
         found = predictor.classify(image_set, progress=progress)
     for path, stage, reason in (failure[:3] for failure in found.failures):
         voice.remark(f"failed: {path}: {stage}: {reason}")

@@ -1,6 +1,5 @@
 """What a person sees while work goes on: a bar on a terminal, lines elsewhere."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,30 +9,21 @@ from featpipe.cli.voice import Ticker, voice
 if TYPE_CHECKING:
     from featpipe.extraction import Tally
 
-__all__ = ["fit_progress", "holding_back", "image_progress", "summary"]
+__all__ = ["fit_progress", "image_progress", "summary"]
 
 
 @contextmanager
-def image_progress(workers: int | None) -> Iterator[Callable[["Tally"], None]]:
+def image_progress() -> Iterator[Callable[["Tally"], None]]:
     """Show how far an extraction is, for as long as the block lasts.
-
-    Parameters
-    ----------
-    workers : int, optional
-        Threads that decode; default one a processor.
 
     Yields
     ------
     callable
         To be told the `Tally`.
     """
-    threads = workers or os.cpu_count() or 1
-    with _shown("images") as show:
-
-        def tell(tally: "Tally") -> None:
-            show(tally.done, tally.n_images, pace(tally, threads))
-
-        yield tell
+    # Its time left is that of the tally: a bar would count rows that were kept.
+    with _shown("images", guess=False) as show:
+        yield lambda tally: show(tally.done, tally.n_images, pace(tally))
 
 
 @contextmanager
@@ -45,16 +35,16 @@ def fit_progress() -> Iterator[Callable[[int, int, str], None]]:
     callable
         To be told fits done, fits in all, and what is being fitted.
     """
-    with _shown("fits") as show:
+    with _shown("fits", guess=True) as show:
         yield show
 
 
 @contextmanager
-def _shown(what: str) -> Iterator[Callable[[int, int, str], None]]:
+def _shown(what: str, *, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
     if voice.quiet:
         yield lambda done, total, text: None
     elif voice.err.is_terminal:
-        with _bar(what) as show:
+        with _bar(what, guess) as show:
             yield show
     else:
         ticker = Ticker()
@@ -67,7 +57,7 @@ def _shown(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+def _bar(what: str, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -80,7 +70,7 @@ def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
         MofNCompleteColumn(),
         TextColumn(what),
         BarColumn(bar_width=24),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if guess else []),
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=voice.err, transient=True) as bar:
@@ -92,51 +82,45 @@ def _bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
         yield show
 
 
-def pace(tally: "Tally", threads: int) -> str:
-    """Say how fast it goes and what holds it back.
+def pace(tally: "Tally") -> str:
+    """Say how fast it goes, how long it will take, and what holds it back.
 
     Parameters
     ----------
     tally : Tally
-    threads : int
-        Over which reading and decoding are spread.
 
     Returns
     -------
     str
     """
-    if not tally.computed:
-        return "starting" if not tally.kept else "reusing rows"
-    return f"{tally.rate:,.1f} images/s, held back by {holding_back(tally, threads)}"
+    left = tally.left
+    if left is None:
+        return "reusing rows" if tally.kept else "starting"
+    text = f"{tally.rate:,.1f} images/s"
+    if tally.done < tally.n_images:
+        text += f", {_duration(left)} left"
+    return f"{text}, held back by {tally.held_back_by}"
 
 
-def holding_back(tally: "Tally", threads: int) -> str:
-    """Name the stage that is busy for the largest share of the time.
-
-    Parameters
-    ----------
-    tally : Tally
-    threads : int
-
-    Returns
-    -------
-    str
-        ``read``, ``decode``, ``network`` or ``write``.
-    """
-    busy = dict(tally.seconds)
-    for shared in ("read", "decode"):
-        busy[shared] /= threads
-    return max(busy, key=lambda what: busy[what])
+def _duration(seconds: float) -> str:
+    """Write seconds as a person says them: two units at most."""
+    whole = round(seconds)
+    for size, unit, smaller, name in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {name}"
+    return f"{whole} s"
 
 
-def summary(tally: "Tally", workers: int | None) -> str:
+def summary(tally: "Tally") -> str:
     """Say in one line what became of the images, and what it took.
 
     Parameters
     ----------
     tally : Tally
-    workers : int, optional
-        As `image_progress`.
 
     Returns
     -------
@@ -148,7 +132,5 @@ def summary(tally: "Tally", workers: int | None) -> str:
         f"computed, {tally.kept:,} kept, {tally.failed:,} failed"
     )
     if tally.computed:
-        text += (
-            f"; {tally.elapsed:.1f} s, {pace(tally, workers or os.cpu_count() or 1)}"
-        )
+        text += f"; {tally.elapsed:.1f} s, {pace(tally)}"
     return text

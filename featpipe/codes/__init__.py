@@ -5,7 +5,7 @@ all, every byte of it is under a SHA-256, and whatever is wrong with one is a
 `CodesError`.
 """
 
-from featpipe.codes.assembly import Row, assemble, content, write
+from featpipe.codes.assembly import Row, assemble, content, save, write
 from featpipe.codes.atomic import draft_of, left_behind, write_bytes
 from featpipe.codes.block import CodesError
 from featpipe.codes.layout import SPLITS, Failure, Tables
@@ -27,6 +27,7 @@ __all__ = [
     "merge",
     "read",
     "require_same_fingerprint",
+    "save",
     "verify",
     "write",
     "write_bytes",

@@ -23,7 +23,7 @@ from featpipe.codes.layout import SPLITS, Tables
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FINGERPRINT", "Codes", "read", "verify"]
+__all__ = ["FINGERPRINT", "Codes", "read", "stamp_of", "verify"]
 
 # What changes the numbers; device, workers, batch size, versions and paths do not.
 FINGERPRINT = ("backbone", "weights_sha256", "preprocessing", "decoding", "precision")
@@ -222,7 +222,7 @@ class Codes:
     def _dataset(self, depth: str) -> Iterator[h5py.Dataset]:
         spec = self.spec(depth)
         with _opened(self.path) as file:
-            if _stamp(file) != self.stamp:
+            if stamp_of(file) != self.stamp:
                 raise CodesError(
                     f"{self.path} has changed since it was read; read it again"
                 )
@@ -338,7 +338,7 @@ def read(path: str | os.PathLike[str], *, check: bool = True) -> Codes:
             shapes, tables = parsing.header(file)
         except CodesError as error:
             raise CodesError(f"{path} {error}") from None
-        return Codes(path, shapes, tables, _stamp(file))
+        return Codes(path, shapes, tables, stamp_of(file))
 
 
 def verify(path: str | os.PathLike[str]) -> Codes:
@@ -386,6 +386,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _stamp(file: BinaryIO) -> tuple[int, ...]:
+def stamp_of(file: BinaryIO) -> tuple[int, ...]:
+    """Identify an open file: another one under its name has another stamp."""
     status = os.fstat(file.fileno())
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

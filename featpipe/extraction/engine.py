@@ -14,6 +14,7 @@ import numpy as np
 from featpipe import images
 from featpipe.codes import Failure, Row
 from featpipe.extraction.lanes import Lanes
+from featpipe.extraction.pixels import pixels_of
 from featpipe.extraction.tally import Tally
 from featpipe.images import ImageSet
 
@@ -72,7 +73,7 @@ class Engine:
         Gives one `Backbone` for every lane, on its device; called when the first image
         needs it.
     exact : bool
-        Decode every pixel; else JPEG may scale down by itself.
+        Decode every pixel; see `pixels`.
     hflip : bool
         Average image and mirror image.
     workers : int
@@ -100,6 +101,7 @@ class Engine:
         self._tally = tally
         self._workers = workers
         self._lanes: Lanes | None = None
+        self._at_most = batch_size
 
     def batches(
         self,
@@ -154,10 +156,7 @@ class Engine:
                 return Prepared(i, sha256, known=row)
             preprocessing = self._backbones()[0].preprocessing
             with self._tally.timing("decode"):
-                side = preprocessing.resize or preprocessing.crop
-                target = None if self._exact else side
-                image, notes = images.decode(content, target=target)
-                pixels = preprocessing.apply(image)
+                pixels, notes = pixels_of(content, preprocessing, exact=self._exact)
             return Prepared(i, sha256, pixels=pixels, notes=notes)
         except images.ImageError as error:
             return Prepared(i, sha256, failure=self._failure(i, error))
@@ -194,12 +193,24 @@ class Engine:
         dict of SPEC to (n, width) float32
             Maps: (n, C, H, W) float16.
         """
+        pieces: list[dict[str, np.ndarray]] = []
+        waiting = list(pixels)
         with self._tally.timing("network"):
-            return self._forward(backbone, pixels)
+            while waiting:
+                now = waiting[: self._at_most]
+                piece = self._forward(backbone, now)
+                if piece is None:
+                    self._halve(backbone, len(now))
+                else:
+                    pieces.append(piece)
+                    del waiting[: len(now)]
+        specs = pieces[0]
+        return {s: np.concatenate([piece[s] for piece in pieces]) for s in specs}
 
     def _forward(
         self, backbone: "Backbone", pixels: Sequence[np.ndarray]
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, np.ndarray] | None:
+        """Compute some images at once; None if the memory does not suffice for them."""
         import torch
 
         try:
@@ -212,12 +223,14 @@ class Engine:
         except torch.OutOfMemoryError:
             if len(pixels) == 1:
                 raise
-        # Outside the handler, which keeps the failed batch's memory alive.
-        half = len(pixels) // 2
-        self._tally.say(f"out of memory on {backbone.device}: batches are halved")
-        first = self._forward(backbone, pixels[:half])
-        second = self._forward(backbone, pixels[half:])
-        return {spec: np.concatenate([first[spec], second[spec]]) for spec in first}
+            return None
+
+    def _halve(self, backbone: "Backbone", tried: int) -> None:
+        """Send half as many images through the network at once from here on."""
+        self._at_most = min(self._at_most, tried // 2)
+        self._tally.say(
+            f"out of memory on {backbone.device}: batches are halved, to {tried // 2}"
+        )
 
 
 def stacked(pixels: Sequence[np.ndarray], backbone: "Backbone") -> "Tensor":

@@ -116,7 +116,7 @@ def _kept_network(old: Codes | None, recipe: Recipe) -> Outlook | None:
     same = (
         said.get("request") == recipe.request()
         and set(recipe.depths) <= set(said.get("asked", ()))
-        and recipe.precision in ("auto", said.get("precision"))
+        and recipe.agrees(said)
         and recipe.dtype in (None, said.get("dtype"))
     )
     return Outlook(dict(said), list(old.depths), []) if same else None
@@ -147,10 +147,8 @@ def _loaded_network(
 def _provenance(
     said: dict[str, Any], backbone: "Backbone", recipe: Recipe, network: Network
 ) -> dict[str, Any]:
-    asked = recipe.precision
-    if asked == "auto" and "precision" in said:
-        asked = said["precision"]
-    precision = network.precision(asked)
+    recipe = recipe.as_in(said)
+    precision = network.precision(recipe.precision)
     return {
         **recipe.fingerprint(backbone, precision),
         "weights": backbone.weights,

@@ -10,8 +10,10 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from featpipe import codes
-from featpipe.codes import Codes, CodesError, Row
+from featpipe.codes import Codes, CodesError, Row, Tables
 from featpipe.extraction.plan import Plan
 
 __all__ = ["Known", "Parts"]
@@ -46,11 +48,12 @@ class Parts:
                 found[name] = codes.read(name)
         return found
 
-    def save(self, plan: Plan, k: int, content: bytes) -> Codes:
-        """Write the part of slice ``k``, durably, and read it back."""
+    def save(
+        self, plan: Plan, k: int, arrays: dict[str, np.ndarray], tables: Tables
+    ) -> Codes:
+        """Write the part of slice ``k``, durably, and check it on the disk."""
         self.folder.mkdir(exist_ok=True)
-        codes.write_bytes(self.path(plan, k), content)
-        return codes.read(self.path(plan, k))
+        return codes.save(self.path(plan, k), arrays, tables)
 
     def tidy(self) -> None:
         """Remove the folder if nothing came to be in it."""

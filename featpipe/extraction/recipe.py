@@ -5,8 +5,8 @@ next run can tell without torch that it is asked for the same thing.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Recipe"]
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_DECODINGS = ("auto", "exact", "scaled")
 _DTYPES = ("float32", "float16")
 
 
@@ -37,6 +38,10 @@ class Recipe:
     precision : str
         ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; auto is the file's where
         there is one, else bf16 where the processor multiplies it natively.
+    decoding : str
+        ``"exact"``, ``"scaled"`` (large JPEGs are decoded smaller, by themselves) or
+        ``"auto"``: the file's where there is one, else exact with fp32 and scaled
+        otherwise.
     dtype : str, optional
         ``"float32"`` or ``"float16"``, as stored; default the file's, else float32.
     hflip : bool
@@ -51,6 +56,7 @@ class Recipe:
     weights: str | None = None
     depths: tuple[str, ...] = ("penultimate",)
     precision: str = "auto"
+    decoding: str = "auto"
     dtype: str | None = None
     hflip: bool = False
     seed: int = 0
@@ -66,6 +72,10 @@ class Recipe:
             raise ValueError(
                 f"unknown precision {self.precision!r}; use {', '.join(_PRECISIONS)}"
             )
+        if self.decoding not in _DECODINGS:
+            raise ValueError(
+                f"unknown decoding {self.decoding!r}; use {', '.join(_DECODINGS)}"
+            )
         if self.dtype not in (None, *_DTYPES):
             raise ValueError(
                 f"unknown dtype {self.dtype!r}; use {' or '.join(_DTYPES)}"
@@ -76,14 +86,15 @@ class Recipe:
     def request(self) -> dict[str, Any]:
         """Give all that decides the network, as JSON, without torch.
 
-        Depths, precision and dtype are left out: a file may hold more than was asked.
+        Depths, precision, decoding and dtype are left out: a file may hold more than
+        was asked, and "auto" is whatever it holds.
 
         Returns
         -------
         dict
         """
         asked = asdict(self)
-        for name in ("depths", "precision", "dtype"):
+        for name in ("depths", "precision", "decoding", "dtype"):
             del asked[name]
         asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
         asked["weights_file_sha256"] = digest = _file_digest(self.weights)
@@ -94,6 +105,23 @@ class Recipe:
         }
         asked["decoding"] = images.DECODING
         return asked
+
+    def agrees(self, said: Mapping[str, Any]) -> bool:
+        """Whether a file's provenance has the precision and decoding asked for."""
+        mode = said.get("decoding", {}).get("mode")
+        return self.precision in ("auto", said.get("precision")) and self.decoding in (
+            "auto",
+            mode,
+        )
+
+    def as_in(self, said: Mapping[str, Any]) -> "Recipe":
+        """Take the precision and decoding of a file's provenance for "auto"."""
+        changes = {}
+        if self.precision == "auto" and "precision" in said:
+            changes["precision"] = said["precision"]
+        if self.decoding == "auto" and "decoding" in said:
+            changes["decoding"] = said["decoding"]["mode"]
+        return replace(self, **changes)
 
     @property
     def names_own_code(self) -> bool:
@@ -117,14 +145,22 @@ class Recipe:
             std=self.std,
         )
 
+    def decoding_mode(self, precision: str) -> str:
+        """Say how images are decoded, ``exact`` or ``scaled``, for a precision.
+
+        Only what multiplies in less than float32 cannot tell scaled from exact.
+        """
+        if self.decoding != "auto":
+            return self.decoding
+        return "exact" if precision == "fp32" else "scaled"
+
     def fingerprint(self, backbone: "Backbone", precision: str) -> dict[str, Any]:
         """Give the explicit list of what changes the numbers."""
         own = backbone.fingerprint()
-        mode = "exact" if precision == "fp32" else "scaled"
         return {
             **own,
             "preprocessing": {**own["preprocessing"], "hflip": self.hflip},
-            "decoding": {**images.DECODING, "mode": mode},
+            "decoding": {**images.DECODING, "mode": self.decoding_mode(precision)},
             "precision": precision,
         }
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from featpipe import codes
 from featpipe.codes import Codes, Failure, Row, Tables
 from featpipe.extraction.engine import Batch, Engine, Prepared
 from featpipe.extraction.parts import Known, Parts
@@ -134,7 +133,8 @@ class Runner:
         self, k: int, images: list[Prepared], arrays: dict[str, np.ndarray]
     ) -> Codes:
         with self._tally.timing("write"):
-            return self._parts.save(self._plan, k, self._part(k, images, arrays))
+            rows, tables = self._part(k, images, arrays)
+            return self._parts.save(self._plan, k, rows, tables)
 
     def _unchanged(self, missing: list[tuple[int, np.ndarray]]) -> dict[int, Row]:
         """Find the images whose rows are known by path, size and time."""
@@ -236,15 +236,15 @@ class Runner:
 
     def _part(
         self, k: int, images: list[Prepared], arrays: dict[str, np.ndarray]
-    ) -> bytes:
-        """Build the part file: rows computed and rows known, in their order."""
+    ) -> tuple[dict[str, np.ndarray], Tables]:
+        """Give what the part file holds: rows computed and rows known, in order."""
         rows = [image for image in images if image.failure is None]
         fresh = np.array([image.known is None for image in rows], bool)
         found = {
             spec: self._rows(spec, rows, fresh, arrays.get(spec))
             for spec in self._plan.depths
         }
-        return codes.content(found, self._tables(k, images, rows))
+        return found, self._tables(k, images, rows)
 
     def _rows(
         self,

@@ -125,15 +125,14 @@ def require_same_decoding(fingerprint: Mapping[str, Any]) -> None:
     ValueError
         Names the rule.
     """
+    # How scaled is scaled, and what exact is, stand in the rules.
     said = {k: v for k, v in fingerprint["decoding"].items() if k != "mode"}
-    mode = "exact" if fingerprint["precision"] == "fp32" else "scaled"
-    if said == images.DECODING and fingerprint["decoding"].get("mode") == mode:
+    if said == images.DECODING:
         return
-    now = {**images.DECODING, "mode": mode}
     differ = sorted(
         name
-        for name in {*now, *fingerprint["decoding"]}
-        if now.get(name) != fingerprint["decoding"].get(name)
+        for name in {*images.DECODING, *said}
+        if images.DECODING.get(name) != said.get(name)
     )
     raise ValueError(
         f"images are decoded by other rules now ({', '.join(differ)}); extract the "

@@ -110,6 +110,7 @@ class Model:
             weights=weights,
             depths=tuple(self.depth.split("+")),
             precision=self.fingerprint["precision"],
+            decoding=self.fingerprint["decoding"].get("mode", "auto"),
             dtype=self.dtype,
             hflip=said["hflip"],
             seed=self.seed,

@@ -124,7 +124,7 @@ class Stream:
             image_set,
             size,
             lambda: lanes,
-            exact=self.precision == "fp32",
+            exact=self.recipe.decoding_mode(self.precision) == "exact",
             hflip=self.recipe.hflip,
             workers=self._workers,
             tally=tally,

@@ -115,7 +115,7 @@ class Cache:
         return (
             not self.recipe.names_own_code
             and said.get("request") == self.recipe.request()
-            and self.recipe.precision in ("auto", said.get("precision"))
+            and self.recipe.agrees(said)
         )
 
     def _add(self, image_set: ImageSet, position: dict[bytes, int]) -> None:

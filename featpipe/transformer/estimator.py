@@ -49,8 +49,8 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         is computed is added: an image is never computed twice, in whatever fold, fit
         or process. It may be one that `featpipe.extract` wrote. A depth that this
         file lacks gets a file of its own beside it, ``FILE-DEPTH.h5``.
-    device, precision, batch_size, workers, hflip, seed
-        As `featpipe.extract`; ``precision="auto"`` is the cache's where there is one.
+    device, precision, decoding, batch_size, workers, hflip, seed
+        As `featpipe.extract`; "auto" is the cache's where there is one.
     input_size, resize, crop, interpolation, mean, std
         As `featpipe.extract`.
     timeout : float
@@ -78,6 +78,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         cache: str | os.PathLike[str] | None = None,
         device: str = "auto",
         precision: str = "auto",
+        decoding: str = "auto",
         batch_size: int | None = None,
         workers: int | None = None,
         hflip: bool = False,
@@ -96,6 +97,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.cache = cache
         self.device = device
         self.precision = precision
+        self.decoding = decoding
         self.batch_size = batch_size
         self.workers = workers
         self.hflip = hflip
@@ -185,6 +187,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             weights=None if self.weights is None else os.fspath(self.weights),
             depths=tuple(dict.fromkeys(self.depth.split("+"))),
             precision=self.precision,
+            decoding=self.decoding,
             hflip=self.hflip,
             seed=self.seed,
             input_size=self.input_size,
