@@ -81,7 +81,10 @@ def usual_script(name: str, batch: int, photos: Path) -> float:
     network = cut_of(name)
     images = ImageFolder(str(photos), transform_of(name))
     start = time.perf_counter()
-    loader = torch.utils.data.DataLoader(images, batch_size=batch, num_workers=2)
+    # Forked, as it is from a script; here, in a spawned process, it would be spawned.
+    loader = torch.utils.data.DataLoader(
+        images, batch_size=batch, num_workers=2, multiprocessing_context="fork"
+    )
     with torch.no_grad():
         codes = [network(x)["map"].mean(dim=(2, 3)) for x, _ in loader]
     torch.cat(codes).numpy()

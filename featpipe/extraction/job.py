@@ -107,6 +107,7 @@ class Job:
     def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
         """Do it; see `featpipe.extract`."""
         with Lock(self._path, break_lock=break_lock):
+            self._tell(self._tally)
             parts = Parts(self._path)
             if overwrite:
                 parts.drop()
