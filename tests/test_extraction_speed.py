@@ -8,6 +8,7 @@ import pytest
 import torch
 from extracting import run
 from PIL import Image
+from predictor_models import SMALL
 
 import featpipe
 from featpipe import codes, images
@@ -89,11 +90,13 @@ def test_exact_decoding_is_that_of_pillow_to_the_bit(large):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 def test_scaled_decoding_resizes_as_pillow_does_to_one_grey_level(large, interpolation):
-    preprocessing = Preprocessing(64, 48, interpolation=interpolation)
+    preprocessing = Preprocessing(40, 32, interpolation=interpolation)
     content = (large / "0.jpg").read_bytes()
     pixels, _ = pixels_of(content, preprocessing, exact=False)
-    expected = preprocessing.apply(images.decode(content, target=64).image)
-    assert pixels.shape == (3, 48, 48)
+    half = images.decode(content, target=40).image
+    assert half.size == (240, 180)
+    expected = preprocessing.apply(half)
+    assert pixels.shape == (3, 32, 32)
     assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
@@ -134,8 +137,8 @@ def test_a_model_of_scaled_codes_decodes_scaled(large, tmp_path):
     (large / "a").mkdir()
     for k in range(3):
         (large / f"{k}.jpg").rename(large / "a" / f"{k}.jpg")
-    small = {"backbone": "mini", "weights": "none", "precision": "fp32"}
-    found = featpipe.extract(large, tmp_path / "s.h5", decoding="scaled", **small)
+    small = {**SMALL, "decoding": "scaled"}
+    found = featpipe.extract(large, tmp_path / "s.h5", **small)
     predictor = featpipe.fit(found, C=1.0)
     np.testing.assert_array_equal(
         predictor.stream.whole(images.scan(large)), found.arrays("penultimate")[0]

@@ -125,7 +125,7 @@ DecodingOption = Annotated[
     Decoding,
     typer.Option(
         "--decoding",
-        help="scaled decodes large JPEGs smaller: faster, codes move by about 1 %. "
+        help="scaled decodes large JPEGs smaller: faster, codes move as by bf16. "
         "auto is exact with fp32, else scaled; on an existing file that of the file.",
         rich_help_panel=_MACHINE,
     ),

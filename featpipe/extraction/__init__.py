@@ -73,8 +73,8 @@ def extract(
         there is one, else bf16 where the processor multiplies it.
     decoding : str
         ``"exact"``; ``"scaled"``, which decodes large JPEGs at 1/2, 1/4 or 1/8, never
-        below twice the size needed, and moves codes by about 0.01 relative; or
-        ``"auto"``: the file's where there is one, else exact with fp32 and scaled
+        below four times the size needed, and moves codes about as much as bf16 does;
+        or ``"auto"``: the file's where there is one, else exact with fp32 and scaled
         otherwise.
     dtype : str, optional
         ``"float32"`` or ``"float16"``, as stored; default that of the file, else

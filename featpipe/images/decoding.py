@@ -42,6 +42,11 @@ _PLUGINS = {
     "JPEG2000": "Jpeg2K",
 }
 
+# JPEG's own scaling is a coarse filter, and what comes after it has to have pixels to
+# spare. Photos for 64 px moved codes to a cosine of 0.990 at twice the size that is
+# wanted, of 0.995 at three times, of 0.99997 at four times.
+_SPARE = 4
+
 DECODING: dict[str, Any] = {
     "version": 1,
     "decoder": "Pillow",
@@ -84,8 +89,8 @@ def decode(content: bytes, *, target: int | None = None) -> Decoded:
         The whole file, of a format in ``DECODING["formats"]``, told by its content.
     target : int, optional
         Length in pixels of the shorter side that the image will be resized to. JPEGs
-        are then decoded at 1/2, 1/4 or 1/8 where neither side gets below twice that,
-        which moves codes by about 0.01 relative. None, the default, is exact.
+        are then decoded at 1/2, 1/4 or 1/8 where neither side gets below four times
+        that. None, the default, is exact.
 
     Returns
     -------
@@ -119,7 +124,7 @@ def _decode(content: bytes, target: int | None) -> Decoded:
             "store a smaller copy",
         )
     if target is not None and image.format in ("JPEG", "MPO"):
-        image.draft(None, (2 * target, 2 * target))
+        image.draft(None, (_SPARE * target, _SPARE * target))
     depth = str(image.tile)  # Pillow's name of the stored layout; loading forgets it
     # The order matters: asking a PNG for EXIF or frames may decode it, and if that
     # fails the next load() would pass a half-decoded picture off as whole.
