@@ -16,6 +16,7 @@ The rooms, in the order of the flow:
 - ``comparison``: the protocol that turns codes into a table
 - ``transformer``: `CNNCodes`, extraction as a scikit-learn transformer
 - ``predictor``: a fitted model bound to its recipe: save, load, predict, export
+- ``finetuning``: the rival: the network itself trained, on the same split
 - ``demo``, ``cli``: the offline demo, the command line
 
 The public names below are loaded when first used, so that ``import featpipe``
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from featpipe.codes import Codes, CodesError, merge, read, verify
     from featpipe.comparison import Comparison, compare
     from featpipe.extraction import extract
+    from featpipe.finetuning import Finetuned, finetune
     from featpipe.predictor import Predictor, fit, load
     from featpipe.transformer import CNNCodes
 
@@ -55,6 +57,8 @@ _ROOM_OF = {
     "load": "predictor",
     "Predictor": "predictor",
     "CNNCodes": "transformer",
+    "finetune": "finetuning",
+    "Finetuned": "finetuning",
 }
 
 __all__ = [
@@ -62,12 +66,14 @@ __all__ = [
     "Codes",
     "CodesError",
     "Comparison",
+    "Finetuned",
     "LinearClassifier",
     "LogisticClassifier",
     "Predictor",
     "SVMClassifier",
     "compare",
     "extract",
+    "finetune",
     "fit",
     "load",
     "merge",

@@ -274,7 +274,7 @@ def test_unusual_networks_compute_what_they_compute(name):
     network = backbone.network
     taken = []
     network.head.register_forward_pre_hook(lambda module, args: taken.append(args[0]))
-    network(backbone._normalised(noise(32)))
+    network(backbone.normalised(noise(32)))
     torch.testing.assert_close(backbone(noise(32))["penultimate"], taken[0])
 
 

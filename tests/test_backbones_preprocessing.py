@@ -70,7 +70,7 @@ def test_input_is_that_of_the_weights_own_transforms(name):
     pixels = torch.from_numpy(preprocessing.apply(image))[None]
     object.__setattr__(backbone, "preprocessing", preprocessing)
     torch.testing.assert_close(
-        backbone._normalised(pixels)[0], transform(image), rtol=1e-6, atol=1e-6
+        backbone.normalised(pixels)[0], transform(image), rtol=1e-6, atol=1e-6
     )
 
 

@@ -55,6 +55,24 @@ class Hooked:
             keys.update(f"{name}.{key}".lstrip(".") for key in inside)
         return keys & self.network.state_dict().keys()
 
+    def before(self, node: str) -> set[str]:
+        """See `outlines.Outline.before`."""
+        begins = self._started.index(self._taps[node].module)
+        names: set[str] = set()
+        for name in self._started[:begins]:
+            module = self.network.get_submodule(name)
+            own = [""] if is_leaf(module) else _own_state(module)
+            names.update(f"{name}.{key}".strip(".") for key in own)
+        return names
+
+    def entrance(self, node: str, stops: Sequence[Depth]) -> str | None:
+        """See `outlines.Outline.entrance`: hooks cannot tell."""
+        return None
+
+    def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:
+        """See `outlines.Outline.tail`."""
+        raise NotImplementedError("a network seen through hooks runs from its start")
+
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
     ) -> dict[str, Seen]:

@@ -85,7 +85,7 @@ class Backbone:
                 f"shape {tuple(images.shape)}; use `preprocessing.apply`"
             )
         with torch.inference_mode(), _arithmetic(self.device, self.precision):
-            codes = self._cut(self._normalised(images))
+            codes = self._cut(self.normalised(images))
         return {depth.spec: x for depth, x in zip(self.depths, codes, strict=True)}
 
     def to(self, device: str | torch.device, precision: str = "fp32") -> Backbone:
@@ -140,7 +140,8 @@ class Backbone:
             "preprocessing": self.preprocessing.as_dict(),
         }
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
+        """Give uint8 images (n, 3, S, S) as the network takes them, on the device."""
         x = images.to(self.device, non_blocking=True)
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
         mean = x.new_tensor(self.preprocessing.mean).view(3, 1, 1)

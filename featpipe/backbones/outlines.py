@@ -29,6 +29,24 @@ class Outline(Protocol):
     def keys(self, nodes: Iterable[str]) -> set[str]:
         """State-dict keys of the layers that have to run for these nodes."""
 
+    def before(self, node: str) -> set[str]:
+        """Names of the layers and parameters at work before a node.
+
+        Before anything inside it, if it is a module.
+        """
+
+    def entrance(self, node: str, stops: Sequence[Depth]) -> str | None:
+        """Name of the node whose output is all that a node and what follows needs.
+
+        None where there is no such node, or it cannot be told.
+        """
+
+    def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:
+        """Return a module from what the entrance gives to a tuple of codes.
+
+        Only where there is an entrance.
+        """
+
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
     ) -> dict[str, Seen]:

@@ -104,15 +104,19 @@ class Preprocessing:
             Channels first, contiguous and writable; not yet normalised. An image left
             smaller than the crop (``resize=None``) is centred on black.
         """
+        image = _centre(self.shrunk(image), self.crop)
+        # A copy, even where the order is right: Pillow's own memory is read-only.
+        return np.asarray(image).transpose(2, 0, 1).copy()
+
+    def shrunk(self, image: Image.Image) -> Image.Image:
+        """Resize one image as `apply` does, without its crop; RGB."""
         if image.mode != "RGB":
             image = image.convert("RGB")
         if self.resize is not None:
             size = _resized(image.size, self.resize)
             if size != image.size:
                 image = image.resize(size, _FILTERS[self.interpolation])
-        image = _centre(image, self.crop)
-        # A copy, even where the order is right: Pillow's own memory is read-only.
-        return np.asarray(image).transpose(2, 0, 1).copy()
+        return image
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return width and height of an image after resizing, before the crop."""

@@ -20,6 +20,7 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import StochasticDepth
 
 from featpipe.backbones import depths
 from featpipe.backbones.depths import PENULTIMATE, Depth, Seen, Shape
@@ -52,9 +53,10 @@ class Traced:
             self._graph = tracer.trace(network, concrete_args=_defaults(network))
         self.network = network
         self._named = tracer.named
+        self._begins = tracer.begins
         penultimate = _penultimate(self._graph, network)
         if penultimate is not None:
-            self._named[PENULTIMATE] = penultimate
+            self._named[PENULTIMATE] = self._begins[PENULTIMATE] = penultimate
         self.nodes = tuple(self._named)
 
     def whole(self) -> fx.GraphModule:
@@ -70,6 +72,48 @@ class Traced:
         }
         keys = self.network.state_dict().keys()
         return {key for key in keys if any(_lies_in(key, t) for t in targets)}
+
+    def before(self, node: str) -> set[str]:
+        """See `outlines.Outline.before`."""
+        return {
+            str(early.target)
+            for early in self._before(node)
+            if early.op in ("call_module", "get_attr")
+        }
+
+    def entrance(self, node: str, stops: Sequence[Depth]) -> str | None:
+        """See `outlines.Outline.entrance`."""
+        early = self._before(node)
+        needed = self._needed(self._named[stop.node] for stop in stops) - early
+        entering = {x for late in needed for x in late.all_input_nodes} & early
+        if len(entering) != 1:
+            return None
+        (entrance,) = entering
+        if any(_written(other, self.network) is entrance for other in early):
+            return None
+        names = [name for name, n in self._named.items() if n is entrance]
+        # The outermost is named last, but for the penultimate, whatever that is.
+        return next((name for name in reversed(names) if name != PENULTIMATE), None)
+
+    def tail(self, node: str, stops: Sequence[Depth]) -> fx.GraphModule:
+        """See `outlines.Outline.tail`."""
+        entrance = self.entrance(node, stops)
+        assert entrance is not None
+        early = self._before(node)
+        return self._cut(stops, lambda n: n not in early, self._named[entrance])
+
+    def _before(self, node: str) -> set[fx.Node]:
+        """Nodes that run before a node, or before anything inside a module."""
+        early: set[fx.Node] = set()
+        for other in self._graph.nodes:
+            if other is self._begins[node]:
+                break
+            early.add(other)
+        # Parameters are fetched early and may be used late.
+        fetched = {
+            n for n in early if n.op == "get_attr" and not early & n.users.keys()
+        }
+        return early - fetched
 
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
@@ -93,6 +137,15 @@ class Traced:
         So a map is freed once it is pooled, and no in-place layer that follows can
         write into it first.
         """
+        return self._cut(stops, lambda n: True)
+
+    def _cut(
+        self,
+        stops: Sequence[Depth],
+        runs: Callable[[fx.Node], bool],
+        entrance: fx.Node | None = None,
+    ) -> fx.GraphModule:
+        """Cut at ``stops``; of what they need, only the nodes that are to run."""
         wanted: dict[fx.Node, list[int]] = {}
         for position, stop in enumerate(stops):
             wanted.setdefault(self._named[stop.node], []).append(position)
@@ -103,7 +156,8 @@ class Traced:
                 how = stops[position].pooling()
                 codes[position] = copy.graph.call_function(depths.pool, (copy,), how)
 
-        graph, _ = _copy(self._graph, self._needed(wanted), pool_behind)
+        needed = set(filter(runs, self._needed(wanted)))
+        graph, _ = _copy(self._graph, needed, pool_behind, entrance)
         graph.output(tuple(codes[position] for position in range(len(stops))))
         return fx.GraphModule(self.network, graph)
 
@@ -125,13 +179,15 @@ class _Tracer(fx.Tracer):
 
     def __init__(self) -> None:
         # As torchvision's own extractor: these take shapes apart with Python's math.
-        super().__init__(autowrap_modules=(math, torchvision.ops))
+        super().__init__(autowrap_modules=(math, torchvision.ops))  # type: ignore[arg-type]  # untyped
         self.named: dict[str, fx.Node] = {}
+        self.begins: dict[str, fx.Node] = {}
         self._inside = [""]
         self._uses: Counter[str] = Counter()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_leaf(m)
+        # Recorded in eval mode, stochastic depth would never come back in training.
+        return is_leaf(m) or isinstance(m, StochasticDepth)
 
     def call_module(
         self,
@@ -141,27 +197,35 @@ class _Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         name = self.path_of_module(m)
+        last = self._newest()
         self._inside.append(name)
         try:
             output = super().call_module(m, forward, args, kwargs)
         finally:
             self._inside.pop()
         if isinstance(output, fx.Proxy):
-            self._name(name, output.node)
+            ran = last is not self._newest()
+            self._name(name, output.node, last.next if ran else output.node)
         return output
+
+    def _newest(self) -> fx.Node:
+        return next(iter(reversed(self.graph.nodes)))
 
     def create_proxy(self, kind: str, *args: Any, **kwargs: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, *args, **kwargs)
         if kind in ("call_function", "call_method"):
             # fx numbers operations over the whole graph; here it is per module.
             operation = re.sub(r"_\d+$", "", proxy.node.name)
-            self._name(f"{self._inside[-1]}.{operation}".lstrip("."), proxy.node)
+            self._name(
+                f"{self._inside[-1]}.{operation}".lstrip("."), proxy.node, proxy.node
+            )
         return proxy
 
-    def _name(self, name: str, node: fx.Node) -> None:
+    def _name(self, name: str, node: fx.Node, begins: fx.Node) -> None:
         n_before = self._uses[name]
         self._uses[name] += 1
-        self.named[f"{name}_{n_before}" if n_before else name] = node
+        name = f"{name}_{n_before}" if n_before else name
+        self.named[name], self.begins[name] = node, begins
 
 
 class _Walk(fx.Interpreter):
@@ -226,10 +290,16 @@ def _copy(
     graph: fx.Graph,
     needed: set[fx.Node],
     after: Callable[[fx.Node, fx.Node], None] | None = None,
+    entrance: fx.Node | None = None,
 ) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """Copy the needed nodes, in order; ``after`` may add nodes behind each."""
+    """Copy the needed nodes, in order; ``after`` may add nodes behind each.
+
+    What ``entrance`` gives becomes the input.
+    """
     new = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
+    if entrance is not None:
+        copies[entrance] = new.placeholder("entering")
     for node in graph.nodes:
         if node in needed:
             copies[node] = new.node_copy(node, copies.__getitem__)

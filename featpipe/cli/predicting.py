@@ -231,7 +231,7 @@ def export(
             f"the codes were made in {precision}, the network computes in fp32: labels "
             "near the border between two classes may differ from those of `predict`"
         )
-    what = "probability" if predictor.model.classifier == "logistic" else "score"
+    what = "probability" if predictor.model.probable else "score"
     voice.result(
         f"{output}: {output.stat().st_size:,} bytes; onnxruntime agrees on "
         f"{found.n_images:,} images, largest difference of a {what} {found.largest:.0e}"

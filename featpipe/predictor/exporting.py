@@ -125,7 +125,7 @@ def _onnx(predictor: Predictor) -> bytes:
                 network,
                 (example,),
                 input_names=["images"],
-                output_names=names if model.classifier == "logistic" else names[:2],
+                output_names=names if model.probable else names[:2],
                 dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
                 dynamo=True,
                 external_data=False,
@@ -201,7 +201,7 @@ def _whole(predictor: Predictor) -> nn.Module:
             if len(model.class_names) == 2:
                 score = torch.cat([-score, score], 1)
             label = score.argmax(1)
-            if model.classifier != "logistic":
+            if not model.probable:
                 return label, score
             two = len(model.class_names) == 2
             return label, score, score.sigmoid() if two else score.softmax(1)

@@ -16,7 +16,10 @@ from featpipe import classifiers, codes
 from featpipe.extraction import Recipe
 from featpipe.scores import Score
 
-__all__ = ["Model"]
+__all__ = ["FINETUNE", "Model"]
+
+FINETUNE = "finetune"
+"""The classifier of a model whose network was trained with it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,8 +29,10 @@ class Model:
     Parameters
     ----------
     classifier : str
-        ``linear``, ``svm`` or ``logistic``.
-    C : float
+        ``linear``, ``svm`` or ``logistic``; ``finetune`` for the head of a fine-tuned
+        network, which travels with the model.
+    C : float or None
+        None for ``finetune``.
     class_names : list of str
         Of the classes learned; two, or as many as ``coef`` has rows.
     coef : (n_classes, width) float64, or (1, width) for two classes
@@ -56,7 +61,7 @@ class Model:
     """
 
     classifier: str
-    C: float
+    C: float | None
     class_names: list[str]
     coef: np.ndarray
     intercept: np.ndarray
@@ -86,12 +91,19 @@ class Model:
         """Whether making the backbone runs somebody's callable."""
         return self.recipe(None).names_own_code
 
+    @property
+    def probable(self) -> bool:
+        """Whether it gives probabilities."""
+        return self.classifier in ("logistic", FINETUNE)
+
     def estimator(self) -> Any:
         """Give the classifier as it was fitted; its classes are numbers."""
-        estimator = classifiers.make(self.classifier, C=self.C)
+        # The head of a fine-tuned network was trained on the log-loss too.
+        name = "logistic" if self.classifier == FINETUNE else self.classifier
+        estimator = classifiers.make(name, C=self.C or 1.0)
         estimator.coef_, estimator.intercept_ = self.coef, self.intercept
         estimator.classes_ = np.arange(len(self.class_names))
-        estimator.C_, estimator.n_features_in_ = self.C, self.width
+        estimator.C_, estimator.n_features_in_ = self.C or 1.0, self.width
         return estimator
 
     def recipe(self, weights: str | None, backbone: str | None = None) -> Recipe:
@@ -154,8 +166,14 @@ class Model:
         _require_fields("its fingerprint", record["fingerprint"], _FINGERPRINT)
         said = record["fingerprint"]["preprocessing"]
         _require_fields("its preprocessing", said, _PREPROCESSING)
-        if record["classifier"] not in classifiers.NAMES:
+        if record["classifier"] not in (*classifiers.NAMES, FINETUNE):
             raise ValueError(f"it names the classifier {record['classifier']!r}")
+        tuned = record["classifier"] == FINETUNE
+        if (record["C"] is None) != tuned or (tuned and not record["embedded_sha256"]):
+            raise ValueError(
+                f"C={record['C']!r} and the weights do not fit the classifier "
+                f"{record['classifier']!r}"
+            )
         if len(set(record["class_names"])) != len(record["class_names"]):
             raise ValueError("it has a class name twice")
         if not all(isinstance(name, str) for name in record["class_names"]):
@@ -170,7 +188,7 @@ class Model:
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "classifier": (str,),
-    "C": (int, float),
+    "C": (int, float, type(None)),
     "class_names": (list,),
     "depth": (str,),
     "fingerprint": (dict,),

@@ -22,7 +22,7 @@ from featpipe.images import ImageSet
 from featpipe.predictor import binding, storing
 from featpipe.predictor.binding import require_same_decoding
 from featpipe.predictor.given import image_set_of
-from featpipe.predictor.model import Model
+from featpipe.predictor.model import FINETUNE, Model
 from featpipe.predictor.predictions import Predictions
 from featpipe.predictor.stream import Stream
 
@@ -152,7 +152,7 @@ class Predictor:
             paths=[image_set.paths[i] for i in at],
             class_names=self.class_names,
             scores=scores,
-            probabilities=_probabilities(self.model.classifier, scores),
+            probabilities=_probabilities(scores) if self.model.probable else None,
             failures=[*(Failure(*f) for f in image_set.failures), *failures],
             truth=[names[image_set.labels[i]] for i in at],
             splits=[image_set.splits[i] for i in at],
@@ -186,7 +186,7 @@ class Predictor:
         ValueError
             As `predict`; also if the classifier gives no probabilities.
         """
-        if self.model.classifier != "logistic":
+        if not self.model.probable:
             raise ValueError(
                 f"a {self.model.classifier} classifier gives no probabilities; fit "
                 "'logistic', or use `decision_function`"
@@ -246,12 +246,17 @@ class Predictor:
         OSError
             If it cannot be written.
         ValueError, FileNotFoundError
-            With ``embed_weights``, as `classify`.
+            With ``embed_weights``, as `classify`; without, for a fine-tuned network.
         """
         path, embed = Path(path), embed_weights
         if embed is None:
             embed = self.model.embedded_sha256 is not None
         if not embed:
+            if self.model.classifier == FINETUNE:
+                raise ValueError(
+                    "the weights of a fine-tuned network are nowhere but in its model; "
+                    "leave out embed_weights=False"
+                )
             storing.write(path, replace(self.model, embedded_sha256=None), {})
             return
         draft = codes.draft_of(path)
@@ -364,10 +369,8 @@ def load(
     )
 
 
-def _probabilities(classifier: str, scores: np.ndarray) -> np.ndarray | None:
+def _probabilities(scores: np.ndarray) -> np.ndarray:
     """Turn decision values into probabilities, as `LogisticClassifier` does."""
-    if classifier != "logistic":
-        return None
     from scipy.special import expit, softmax
 
     if scores.shape[1:] == (2,):

@@ -65,6 +65,11 @@ class Score:
         The judged images.
     test_predicted : list of str
         The class name predicted for each of them.
+    trained : str or None
+        Of a fine-tuned network: what was trained, and from which start.
+    image_passes : int or None
+        Of a fine-tuned network: how often an image went through it from its pixels
+        on, to learn from or to choose by; what is cached is not computed again.
     """
 
     codes: str
@@ -93,6 +98,8 @@ class Score:
     warnings: list[str] = field(default_factory=list)
     test_paths: list[str] = field(default_factory=list)
     test_predicted: list[str] = field(default_factory=list)
+    trained: str | None = None
+    image_passes: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Give the JSON record: plain Python types, None for nan and infinity."""
@@ -109,7 +116,8 @@ class Score:
             do not pair up with its paths.
         """
         known = {f.name for f in fields(cls)}
-        missing, unknown = sorted(known - set(record)), sorted(set(record) - known)
+        missing = sorted(known - set(record) - _NOT_ALWAYS)
+        unknown = sorted(set(record) - known)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")
         if len(record["test_paths"]) != len(record["test_predicted"]):
@@ -118,6 +126,10 @@ class Score:
                 f"{len(record['test_predicted'])} test_predicted"
             )
         return cls(**record)
+
+
+# What documents and models of the first days do not have.
+_NOT_ALWAYS = {"trained", "image_passes"}
 
 
 def _plain(value: Any) -> Any:

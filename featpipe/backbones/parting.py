@@ -1,0 +1,128 @@
+"""A backbone parted for training: what stays frozen, and what learns.
+
+The frozen, folded network of a `Backbone` is for extraction; here are plain copies of
+its layers, with weights of their own, that may learn. How they learn is no matter here.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from featpipe.backbones.depths import Depth, name_depth
+from featpipe.backbones.hooking import Hooked
+from featpipe.backbones.loading import layouts_of
+from featpipe.backbones.network import Backbone
+
+__all__ = ["Part", "entrance", "nodes", "tail", "whole"]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A copy of a backbone, or of its last part, that may learn.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Normalised images, or what enters the part, to a tuple of codes, one for each
+        depth of the backbone. In eval mode, without gradients, on the CPU.
+    prefix : str
+        What stands before the backbone's own names in its state dict.
+    frozen : set of str
+        Layers and parameters, by the backbone's names, that run before the part that
+        is to learn.
+    channels_last : bool
+        Maps enter as (n, H, W, C), while a codes file has them as (n, C, H, W).
+    """
+
+    network: nn.Module
+    prefix: str
+    frozen: frozenset[str]
+    channels_last: bool = False
+
+    def is_frozen(self, name: str) -> bool:
+        """Say whether a layer or parameter of `network` stays as it is."""
+        own = name.removeprefix(self.prefix)
+        return any(own == f or own.startswith(f"{f}.") for f in self.frozen)
+
+
+def nodes(backbone: Backbone) -> tuple[str, ...]:
+    """Names of the nodes of a backbone's network, in the order in which they end."""
+    return backbone._outline.nodes
+
+
+def whole(backbone: Backbone, node: str | None = None) -> Part:
+    """Copy the network up to its depths, to learn from a node on.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    node : str, optional
+        What runs before it is frozen; default nothing.
+
+    Raises
+    ------
+    ValueError
+        If there is no such node, or nothing from it to the depths can learn.
+    """
+    outline = backbone._outline
+    frozen: Iterable[str] = ()
+    if node is not None:
+        _require_node(backbone, node)
+        frozen = outline.before(node)
+    cut = copy.deepcopy(outline.cut(backbone.depths))
+    prefix = "network." if isinstance(outline, Hooked) else ""
+    part = Part(cut, prefix, frozenset(frozen))
+    keys = {prefix + key for key in backbone.needed()}
+    if not any(not part.is_frozen(n) for n, _ in cut.named_parameters() if n in keys):
+        raise ValueError(
+            f"there is nothing to train from {node!r} to the depth "
+            f"{backbone.depths[0].spec!r} of {backbone.name!r}; choose an earlier node "
+            f"(`featpipe depths {backbone.name}` lists them), or train the head alone"
+        )
+    return part
+
+
+def entrance(backbone: Backbone, node: str) -> Depth | None:
+    """Give the depth whose codes are all that a node and what follows needs.
+
+    Returns
+    -------
+    Depth or None
+        It keeps what is there whole: ``NODE:map``, or ``NODE`` for a vector. None where
+        several outputs enter, as in the midst of a residual block, or the network's
+        control flow cannot be recorded.
+    """
+    _require_node(backbone, node)
+    outline, side = backbone._outline, backbone.preprocessing.crop
+    name = outline.entrance(node, backbone.depths)
+    if name is None:
+        return None
+    seen = outline.look([name], side, side)
+    layout = layouts_of(outline, seen, side).get(name)
+    if layout is None:
+        return None
+    how = None if layout.kind == "vector" else "map"
+    return name_depth(name, how, seen[name].shape, layout)
+
+
+def tail(backbone: Backbone, node: str) -> Part:
+    """Copy the network from a node to the depths; takes what `entrance` names."""
+    entering = entrance(backbone, node)
+    assert entering is not None
+    network = copy.deepcopy(backbone._outline.tail(node, backbone.depths))
+    return Part(network, "", frozenset(), entering.layout.channels_last)
+
+
+def _require_node(backbone: Backbone, node: str) -> None:
+    if node not in nodes(backbone):
+        near = difflib.get_close_matches(node, nodes(backbone), n=5, cutoff=0.3)
+        raise ValueError(
+            f"backbone {backbone.name!r} has no node {node!r} to train from; choose "
+            f"from {', '.join(near) or 'those'} that `featpipe depths {backbone.name}` "
+            "lists"
+        )

@@ -1,0 +1,213 @@
+"""The rival of cached codes: the network itself trained, on the same split.
+
+`finetune` trains a backbone, or its last part, or a head alone, and judges it as
+`featpipe.compare` judges classifiers. `docs/finetuning.md` explains the choices.
+
+| module | what lives there |
+|---|---|
+| `settings` | what is asked, checked |
+| `split` | which images train, which choose, which judge |
+| `network` | what learns and what is frozen; the head |
+| `augment`, `pictures`, `views` | random views of decoded images, also for the cache |
+| `feeds`, `inputs` | batches: of images for the whole network, or out of the cache |
+| `training` | one epoch, one measurement |
+| `rates` | which learning rate |
+| `course`, `journal` | the course of a training, and its checkpoint |
+| `job`, `result` | from images to a judged model |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from featpipe import images
+from featpipe.extraction import Recipe
+from featpipe.finetuning.job import Job
+from featpipe.finetuning.result import Finetuned
+from featpipe.finetuning.settings import Settings
+
+__all__ = ["Finetuned", "Job", "Settings", "finetune"]
+
+
+def finetune(
+    source: str | os.PathLike[str] | images.ImageSet,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    backbone: str = "resnet50",
+    weights: str | None = None,
+    depth: str = "penultimate",
+    train: str = "all",
+    init: str = "random",
+    epochs: int = 10,
+    rate: float | None = None,
+    backbone_rate: float = 0.1,
+    optimiser: str = "adamw",
+    schedule: str = "cosine",
+    warmup: float = 0.1,
+    weight_decay: float = 1e-4,
+    clip: float = 1.0,
+    batch_size: int | None = None,
+    augment: str | Sequence[str] = "auto",
+    label_smoothing: float = 0.0,
+    class_weight: str | Mapping[str, float] | None = None,
+    views: int | None = None,
+    refit: bool = True,
+    codes: str | os.PathLike[str] | None = None,
+    folds: int = 5,
+    metric: str = "accuracy",
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    input_size: int | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    interpolation: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    unlabelled: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Finetuned:
+    """Train a network on labelled images, and judge it as `compare` does.
+
+    All that comes after ``depth`` is replaced by a new head: pool, standardisation as
+    on the training images, Linear. Learning rate and epoch are chosen on a part of the
+    training images; then the network is trained anew on all of them. The held-out
+    images are those of `compare`, and are looked at once, at the end.
+
+    Parameters
+    ----------
+    source : path, str or ImageSet
+        As `featpipe.extract` takes it.
+    path : path, optional
+        The model file. With it every epoch leaves a checkpoint, and a stopped training
+        goes on where it was; without, nothing is kept but the score.
+    backbone, weights, input_size, resize, crop, interpolation, mean, std
+        As in `featpipe.extract`; ``weights="none"`` trains from scratch.
+    depth : str
+        What the head sits on, ``NODE[:POOL]``.
+    train : str
+        ``"all"``; ``"from:NODE"``, which freezes all that runs before the node; or
+        ``"head"``. What is frozen keeps the statistics of its batch norm.
+    init : {"random", "probe"}
+        ``"probe"``: the head starts from the logistic classifier on the cached codes
+        (LP-FT [1]_), so that before its first step the network predicts what that
+        classifier does.
+    epochs : int
+    rate : float, optional
+        The head's learning rate; default the best of a few short trials.
+    backbone_rate : float
+        The backbone's, as a share of the head's.
+    optimiser : {"adamw", "sgd"}
+        SGD has Nesterov's momentum of 0.9.
+    schedule : {"cosine", "step"}
+        Down to zero, or to a tenth after each third of the epochs.
+    warmup : float
+        Share of the steps in which the rate rises.
+    weight_decay : float
+        On filters and matrices only.
+    clip : float
+        Largest norm of the gradient; 0 does not clip.
+    batch_size : int, optional
+        Default 32, down to 8 where images are few.
+    augment : str or sequence of str
+        ``"flip"``, ``"vflip"``, ``"crop"``, ``"colour"``; ``"none"``; or ``"auto"``,
+        those that leave the images recognisable.
+    label_smoothing : float
+    class_weight : "balanced" or dict of class name to weight, optional
+    views : int, optional
+        With ``from:NODE`` and ``head``: views of each image whose maps or codes are
+        cached, the first of them as `predict` sees it; 0 runs the whole network in
+        every epoch. Default 4, or fewer where they would be too large.
+    refit : bool
+        Train anew on all training images once rate and epoch are chosen.
+    codes : path, optional
+        The codes file; kept, and used if it is there. Default one that goes away.
+    folds : int
+        One fold in so many chooses rate and epoch.
+    metric : {"accuracy", "balanced_accuracy", "macro_f1"}
+        What the epoch is chosen by.
+    device, precision, workers, unlabelled, limit
+        As in `featpipe.extract`.
+    seed : int
+        The same seed gives the same network (on the CPU to the last bit).
+    progress : callable, optional
+        Called as ``progress(n_done, n_images, what)``.
+
+    Returns
+    -------
+    Finetuned
+
+    Raises
+    ------
+    ValueError
+        If an option does not fit, there are not two classes to learn, or training
+        diverges before anything was learned.
+    FileNotFoundError
+        If there is no such source or weights file.
+    CodesError
+        If the codes file was made otherwise.
+    LockedError
+        If another process is making the model.
+
+    References
+    ----------
+    .. [1] A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and
+       Underperform Out-of-Distribution", ICLR 2022. arXiv:2202.10054.
+
+    Examples
+    --------
+    >>> found = featpipe.finetune(                                # doctest: +SKIP
+    ...     "flowers", "flowers.model", train="from:layer4", init="probe"
+    ... )
+    >>> found.score.accuracy                                      # doctest: +SKIP
+    0.94
+    """
+    settings = Settings(
+        train=train,
+        init=init,
+        epochs=epochs,
+        rate=rate,
+        backbone_rate=backbone_rate,
+        optimiser=optimiser,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        clip=clip,
+        batch_size=batch_size,
+        augment=augment if isinstance(augment, str) else tuple(augment),
+        label_smoothing=label_smoothing,
+        class_weight=class_weight,
+        views=views,
+        refit=refit,
+        folds=folds,
+        metric=metric,
+        seed=seed,
+    )
+    recipe = Recipe(
+        backbone=backbone,
+        weights=weights,
+        depths=(depth,),
+        precision=precision,
+        seed=seed,
+        input_size=input_size,
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+    )
+    job = Job(
+        settings,
+        recipe,
+        images.scan(source, unlabelled=unlabelled, limit=limit),
+        None if path is None else Path(path),
+        codes_path=None if codes is None else Path(codes),
+        device=device,
+        workers=workers,
+        progress=progress,
+    )
+    return job.run()

@@ -1,0 +1,299 @@
+"""The course of a training: choose the rate, choose the epoch, train on everything.
+
+Rate and epoch are chosen on the same images, which are part of the training rows. Held-
+out rows and their labels never come in here; neither do files but the journal's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from featpipe.finetuning import rates
+from featpipe.finetuning.journal import Journal
+from featpipe.finetuning.settings import Settings
+from featpipe.finetuning.split import Rows
+from featpipe.finetuning.training import Diverged, Measure, Trainer
+from featpipe.scores import METRICS
+
+__all__ = ["Course"]
+
+_FIRST_TRIED = {"adamw": 1e-3, "sgd": 1e-2}
+_TRIAL_STEPS = 12, 100
+_TRIAL_JUDGES = 2000
+_TRIAL, _SELECT, _REFIT = range(3)  # parts of the seeds
+_FALLS = 3
+
+Tell = Callable[[int, int, str], None]
+
+
+class Course:
+    """One training from its first step to its last.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    settings : Settings
+    rows : Rows
+    labels : (n_rows,) int64
+        Class numbers of the rows that train; −1 elsewhere.
+    start : callable
+        Told the rows that will be learned from, puts the network at its start.
+    journal : Journal
+        Gone on with where it stands.
+    path : Path or None
+        Of the journal.
+    tell : callable
+        Called with images done and in all of the stage at hand, and a few words.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        settings: Settings,
+        rows: Rows,
+        labels: np.ndarray,
+        start: Callable[[np.ndarray], None],
+        *,
+        journal: Journal,
+        path: Path | None,
+        tell: Tell,
+    ) -> None:
+        self.trainer = trainer
+        self.settings = settings
+        self.rows = rows
+        self.labels = labels
+        self.journal = journal
+        self._start = start
+        self._path = path
+        self._tell = tell
+        self._done = self._total = 0
+        self._words = ""
+        trainer.tell = self._count
+
+    def run(self) -> None:
+        """Train; leaves the network with its final weights.
+
+        Raises
+        ------
+        ValueError
+            If training diverges before anything was learned.
+        """
+        self._since = time.perf_counter() - self.journal.seconds
+        if not self.journal.tried:
+            self._choose_rate()
+        if self.journal.stage == "select":
+            self._select()
+        self._finish()
+        self.journal.warnings += [
+            said for said in self.trainer.said if said not in self.journal.warnings
+        ]
+        self._write()
+
+    def _choose_rate(self) -> None:
+        if self.settings.rate is not None:
+            self.journal.tried = {self.settings.rate: math.nan}
+            return
+        self._start(self.rows.fit)
+        before = self.trainer.network.learned()
+        fewest, most = _TRIAL_STEPS
+        rng = np.random.default_rng(self.settings.seed)
+        fit = rng.permutation(self.rows.fit)[: most * self.trainer.batch_size]
+        select = rng.permutation(self.rows.select)[:_TRIAL_JUDGES]
+        n_epochs = max(1, -(-fewest // self.trainer.n_steps(len(fit))))
+        self._stage(rates.MOST_TRIALS * n_epochs * len(fit))
+
+        def trial(rate: float) -> float:
+            self._words = f"trying the learning rate {rate:g}"
+            self.trainer.network.put_back(before)
+            self.trainer.begin()
+            try:
+                for epoch in range(n_epochs):
+                    self._epoch(fit, (_TRIAL, epoch), rate, n_epochs, level=True)
+                return self.trainer.measure(select).loss
+            except Diverged:
+                return math.inf
+
+        found = rates.choose(trial, _FIRST_TRIED[self.settings.optimiser])
+        self.journal.tried = found
+        self._write()
+
+    def _select(self) -> None:
+        """Train on the rows that fit, and note the best epoch on those that choose."""
+        n_epochs = self.settings.epochs
+        self._stage(n_epochs * len(self.rows.fit))
+        self._resume(self.rows.fit)
+        if not self.journal.history:
+            before = self.trainer.measure(self.rows.select)
+            self._note(0, math.nan, before, may_be_best=self.settings.init == "probe")
+        for epoch in range(self.journal.epoch, n_epochs):
+            self._words = f"epoch {epoch + 1} of {n_epochs}, {self._standing()}"
+            try:
+                loss = self._epoch(
+                    self.rows.fit, (_SELECT, epoch), self.journal.rate, n_epochs
+                )
+                measure = self.trainer.measure(self.rows.select)
+                if not math.isfinite(measure.loss):
+                    raise Diverged
+            except Diverged:
+                self._say_diverged(epoch + 1)
+                break
+            self._note(epoch + 1, loss, measure)
+            self._keep(epoch + 1)
+        self._notice()
+        self.trainer.network.put_back(self.journal.best)
+        self.journal.stage, self.journal.epoch, self.journal.now = "refit", 0, {}
+        self._write()
+
+    def _finish(self) -> None:
+        """Train anew on all training rows, for as long as was best."""
+        best = self.journal.best_epoch
+        assert best is not None
+        if not self.settings.refit:
+            self.trainer.network.put_back(self.journal.best)
+            return
+        self._stage(best * len(self.rows.train))
+        self._resume(self.rows.train)
+        for epoch in range(self.journal.epoch, best):
+            self._words = f"all training images, epoch {epoch + 1} of {best}"
+            try:
+                n_epochs, rate = self.settings.epochs, self.journal.rate
+                self._epoch(self.rows.train, (_REFIT, epoch), rate, n_epochs)
+            except Diverged:
+                self.journal.warnings.append(
+                    f"training on all training images diverged in epoch {epoch + 1} at "
+                    f"learning rate {rate:g}; the weights are those trained without "
+                    f"the {len(self.rows.select)} images that chose the epoch"
+                )
+                self.trainer.network.put_back(self.journal.best)
+                return
+            self._keep(epoch + 1)
+
+    def _epoch(
+        self,
+        rows: np.ndarray,
+        draw: tuple[int, ...],
+        rate: float,
+        n_epochs: int,
+        *,
+        level: bool = False,
+    ) -> float:
+        n_steps = self.trainer.n_steps(len(rows))
+        done, total = draw[-1] * n_steps, n_epochs * n_steps
+
+        def rate_at(step: int) -> float:
+            return rate * self._factor((done + step) / total, 1 / total, level)
+
+        return self.trainer.epoch(rows, (self.settings.seed, *draw), rate_at)
+
+    def _factor(self, at: float, step: float, level: bool) -> float:
+        """Give the share of the learning rate at a share of all steps."""
+        warmup = self.settings.warmup
+        if at < warmup:
+            return min(1.0, (at + step) / warmup)
+        if level:
+            return 1.0
+        if self.settings.schedule == "step":
+            return 0.1 ** math.floor(_FALLS * at)
+        return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (1 - warmup)))
+
+    def _resume(self, rows: np.ndarray) -> None:
+        """Put network and optimiser where the journal left them in this stage."""
+        self._start(rows)
+        self.trainer.begin()
+        if self.journal.now:
+            self.trainer.network.put_back(self.journal.now)
+            self.trainer.put_back(self.journal.trainer)
+            self._done = self.journal.epoch * len(rows)
+
+    def _note(
+        self, epoch: int, loss: float, measure: Measure, may_be_best: bool = True
+    ) -> None:
+        """Add to the history, and keep what has been learned where it is best so far."""
+        entry = {
+            "epoch": epoch,
+            "loss": None if math.isnan(loss) else loss,
+            "held_out_loss": measure.loss,
+            "held_out_score": measure.score,
+        }
+        self.journal.history.append(entry)
+        if may_be_best and self._is_best(measure):
+            self.journal.best_epoch = epoch
+            self.journal.best = self.trainer.network.learned()
+
+    def _is_best(self, measure: Measure) -> bool:
+        """Compare with the best so far, by the score, and within its error by the loss.
+
+        Scores of few images jump about; of epochs within one standard error of the
+        highest (the rule of Breiman et al. 1984 for trees) the loss tells more.
+        """
+        best = self._best()
+        highest = max(entry["held_out_score"] for entry in self.journal.history)
+        error = math.sqrt(highest * (1 - highest) / len(self.rows.select))
+        if best is None or best.score < highest - error:
+            return True
+        return measure.score >= highest - error and measure.loss < best.loss
+
+    def _best(self) -> Measure | None:
+        for entry in self.journal.history:
+            if entry["epoch"] == self.journal.best_epoch:
+                return Measure(entry["held_out_loss"], entry["held_out_score"])
+        return None
+
+    def _standing(self) -> str:
+        best = self._best()
+        return "" if best is None else f"held-out {100 * best.score:.1f} %"
+
+    def _keep(self, epoch: int) -> None:
+        self.journal.epoch = epoch
+        self.journal.now = self.trainer.network.learned()
+        self.journal.trainer = self.trainer.state()
+        self._write()
+
+    def _write(self) -> None:
+        self.journal.n_passes += self.trainer.n_passes
+        self.trainer.n_passes = 0
+        self.journal.seconds = time.perf_counter() - self._since
+        self.journal.write(self._path)
+
+    def _say_diverged(self, epoch: int) -> None:
+        rate, best = self.journal.rate, self.journal.best_epoch
+        if best is None:
+            raise ValueError(
+                f"training diverged in its first epoch at learning rate {rate:g} (the "
+                "loss is not a finite number), so there is nothing to keep; give a "
+                "smaller rate, or none, so that one is chosen"
+            )
+        self.journal.warnings.append(
+            f"training diverged in epoch {epoch} at learning rate {rate:g} (the loss "
+            f"is not a finite number); what was learned by epoch {best} is kept"
+        )
+
+    def _notice(self) -> None:
+        """Say so where the network is no better than the frequencies of the classes."""
+        best = self._best()
+        assert best is not None
+        fit, select = self.labels[self.rows.fit], self.labels[self.rows.select]
+        # One image more of each class, so that none is impossible.
+        counts = np.bincount(fit, minlength=self.labels.max() + 1) + 1
+        loss = float(-np.log(counts / counts.sum())[select].mean())
+        always = np.full_like(select, counts.argmax())
+        score = float(METRICS[self.settings.metric](select, always))
+        if best.loss >= loss and best.score <= score:
+            self.journal.warnings.append(
+                f"the network did not learn: on the {len(select)} images that choose "
+                f"the epoch its {self.settings.metric} is {100 * best.score:.1f} %, "
+                f"and {100 * score:.1f} % by always naming the most frequent class; "
+                "try more epochs, another learning rate, or to start from the probe"
+            )
+
+    def _stage(self, total: int) -> None:
+        self._done, self._total = 0, total
+
+    def _count(self, n: int) -> None:
+        self._done += n
+        self._tell(min(self._done, self._total), self._total, self._words)

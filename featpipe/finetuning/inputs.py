@@ -1,0 +1,230 @@
+"""What the network is fed: images through all of it, or what the cache holds.
+
+Decides, says why, and builds the part of the network that goes with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from featpipe.backbones import Backbone, Depth, parting
+from featpipe.backbones.parting import Part
+from featpipe.codes import Codes
+from featpipe.finetuning import views
+from featpipe.finetuning.feeds import CachedFeed, Feed, PictureFeed, Shelf
+from featpipe.finetuning.pictures import Pictures
+from featpipe.finetuning.settings import Settings
+from featpipe.finetuning.split import Rows
+from featpipe.images import ImageSet
+
+__all__ = ["Inputs", "Where", "choose"]
+
+_MOST_BYTES = 8 * 2**30
+_VIEWS = 4
+_NEAR = 0.01
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Where:
+    """Where the images and their codes are.
+
+    Parameters
+    ----------
+    images : ImageSet
+    codes : Codes
+        Of these images, one row each that could be read.
+    rows : Rows
+    backbone : Backbone
+        On its device.
+    folder : Path
+        For more codes.
+    exact : bool
+        Images are decoded exactly.
+    workers : int or None
+    extract : callable
+        Given a recipe's depths, images and a path: gives codes.
+    """
+
+    images: ImageSet
+    codes: Codes
+    rows: Rows
+    backbone: Backbone
+    folder: Path
+    exact: bool
+    workers: int | None
+    extract: Callable[[tuple[str, ...], ImageSet, Path], Codes]
+
+    def positions(self) -> np.ndarray:
+        """Give the image of each row, (n_rows,) int64."""
+        at = {path: i for i, path in enumerate(self.images.paths)}
+        return np.array([at[path] for path in self.codes.paths], np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A decision, to be carried out once the codes are there.
+
+    Parameters
+    ----------
+    depth : Depth
+        Of the head.
+    cached : Depth or None
+        What enters the part that is trained; None runs the whole network.
+    n_views : int
+    notes : list of str
+    """
+
+    depth: Depth
+    cached: Depth | None
+    n_views: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The depths that have to be extracted."""
+        more = () if self.cached is None else (self.cached.spec,)
+        return tuple(dict.fromkeys((self.depth.spec, *more)))
+
+    def make(self, settings: Settings, where: Where) -> tuple[Part | None, Feed]:
+        """Build the part of the network that runs in every epoch, and its input.
+
+        Returns
+        -------
+        part : Part or None
+            None where the head alone is fed, from cached codes.
+        feed : Feed
+        """
+        kinds = _kinds(settings)
+        if self.cached is None:
+            return self._whole(settings, where, kinds)
+        rows = where.rows.train
+        shelves = [Shelf(where.codes, self.cached.spec, np.arange(len(where.codes)))]
+        if settings.node is None:
+            part = None
+        else:
+            part = parting.tail(where.backbone, settings.node)
+            if not self._agrees(part, where):
+                self.notes.append(
+                    f"what enters {settings.node!r} is not rounded to float16 without "
+                    "loss, so the whole network runs in every epoch"
+                )
+                return self._whole(settings, where, kinds)
+        if self.n_views > 1:
+            shelves += self._views(settings, where, kinds)
+        feed = CachedFeed(
+            shelves,
+            rows,
+            channels_last=part is not None and part.channels_last,
+            device=where.backbone.device,
+        )
+        self.notes.append(
+            f"trained from cached {self.cached.spec!r}, {self.n_views} view"
+            f"{'s' * (self.n_views > 1)} of each image"
+            + (f": {', '.join(kinds)}" if self.n_views > 1 else "")
+        )
+        return part, feed
+
+    def _whole(
+        self, settings: Settings, where: Where, kinds: tuple[str, ...]
+    ) -> tuple[Part, Feed]:
+        part = parting.whole(where.backbone, settings.node)
+        pictures = Pictures(
+            where.images, where.backbone.preprocessing, exact=where.exact
+        )
+        self.notes.append(f"augmentation: {', '.join(kinds) or 'none'}")
+        positions = where.positions()
+        return part, PictureFeed(
+            where.backbone, pictures, positions, kinds, where.workers
+        )
+
+    def _agrees(self, part: Part, where: Where) -> bool:
+        """Whether cached maps give the codes that the whole network gives."""
+        assert self.cached is not None
+        rows = where.rows.train[:16]
+        maps = where.codes.take(self.cached.spec, rows)
+        codes = where.codes.take(self.depth.spec, rows).astype(np.float64)
+        x = torch.from_numpy(maps).float()
+        with torch.inference_mode():
+            found = part.network(x.permute(0, 2, 3, 1) if part.channels_last else x)[0]
+        off = np.abs(found.numpy() - codes).max()
+        return bool(off <= _NEAR * np.abs(codes).max())
+
+    def _views(
+        self, settings: Settings, where: Where, kinds: tuple[str, ...]
+    ) -> list[Shelf]:
+        assert self.cached is not None
+        rows, positions = where.rows.train, where.positions()
+        drawn = views.views_of(
+            where.images.take(positions[rows]),
+            self.n_views - 1,
+            where.backbone.preprocessing,
+            kinds,
+            exact=where.exact,
+            seed=settings.seed,
+        )
+        codes = where.extract((self.cached.spec,), drawn, where.folder / "views.h5")
+        found = {path: row for row, path in enumerate(codes.paths)}
+        shelves = []
+        for k in range(1, self.n_views):
+            at = np.full(len(where.codes), -1, np.int64)
+            for row in rows:
+                at[row] = found.get(views.name(k, where.codes.paths[row]), -1)
+            shelves.append(Shelf(codes, self.cached.spec, at))
+        return shelves
+
+
+def choose(settings: Settings, backbone: Backbone, n_images: int) -> Inputs:
+    """Decide what the network is fed, before anything is computed.
+
+    Raises
+    ------
+    ValueError
+        If there is no such node, or nothing to train from it.
+    """
+    depth = backbone.depths[0]
+    if settings.train != "head":
+        parting.whole(backbone, settings.node)  # raises where nothing could learn
+    if settings.train == "all" or settings.views == 0:
+        return Inputs(depth, None, 0)
+    cached = depth
+    if settings.node is not None:
+        entering = parting.entrance(backbone, settings.node)
+        if entering is None:
+            return Inputs(
+                depth,
+                None,
+                0,
+                [
+                    f"more than one output enters {settings.node!r}, or it cannot be "
+                    "told, so nothing is cached: the whole network runs in every epoch"
+                ],
+            )
+        cached = entering
+    one_view = n_images * math.prod(cached.shape) * (4 if cached.pool != "map" else 2)
+    if settings.views is not None:
+        return Inputs(depth, cached, settings.views)
+    if one_view > _MOST_BYTES:
+        return Inputs(
+            depth,
+            None,
+            0,
+            [
+                f"{cached.spec!r} of {n_images:,} images would take "
+                f"{one_view / 2**30:.0f} GB, so nothing is cached: the whole network "
+                "runs in every epoch (views=1 caches all the same)"
+            ],
+        )
+    many = bool(settings.augment) and _VIEWS * one_view <= _MOST_BYTES
+    return Inputs(depth, cached, _VIEWS if many else 1)
+
+
+def _kinds(settings: Settings) -> tuple[str, ...]:
+    if isinstance(settings.augment, str):
+        return ("flip", "crop")
+    return settings.augment

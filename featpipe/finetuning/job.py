@@ -1,0 +1,429 @@
+"""One fine-tuning from images to a judged model.
+
+Calls the others in turn: extraction makes the codes, `split` divides their rows,
+`inputs` decides what the network is fed, `course` trains, `result` writes and judges.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from featpipe import classifiers, codes, scores
+from featpipe.backbones import Backbone
+from featpipe.codes import Codes
+from featpipe.extraction import Job as Extraction
+from featpipe.extraction import Recipe, Tally
+from featpipe.extraction.lock import Lock
+from featpipe.extraction.network import Network
+from featpipe.finetuning import result
+from featpipe.finetuning.course import Course
+from featpipe.finetuning.inputs import Inputs, Where, choose
+from featpipe.finetuning.journal import Journal
+from featpipe.finetuning.network import Head, Tuned
+from featpipe.finetuning.result import Finetuned
+from featpipe.finetuning.settings import Settings
+from featpipe.finetuning.split import Rows, divide
+from featpipe.finetuning.training import Trainer
+from featpipe.images import ImageSet
+from featpipe.predictor import Predictor
+
+__all__ = ["Job"]
+
+Progress = Callable[[int, int, str], None]
+_SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 8, 32, 12
+
+
+class Job:
+    """A fine-tuning of one network on some images.
+
+    Parameters
+    ----------
+    settings : Settings
+    recipe : Recipe
+        Of the network as it is before, with one depth.
+    image_set : ImageSet
+    path : path, optional
+        Of the model.
+    codes_path : path, optional
+        Of the codes.
+    device, workers, progress
+        As in `featpipe.finetune`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        recipe: Recipe,
+        image_set: ImageSet,
+        path: Path | None = None,
+        *,
+        codes_path: Path | None = None,
+        device: str = "auto",
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._settings = settings
+        self._recipe = recipe
+        self._images = image_set
+        self._path = path
+        self._codes_path = codes_path
+        self._machine = Network(recipe, device)
+        self._workers = workers
+        self._tell = progress or (lambda done, total, words: None)
+        self._notes: list[str] = []
+
+    def run(self) -> Finetuned:
+        """Do it; see `featpipe.finetune`."""
+        with self._folder() as folder:
+            start = time.perf_counter()
+            backbone = self._machine.backbone(self._recipe.depths)
+            _require_vector(backbone)
+            inputs = choose(self._settings, backbone, len(self._images))
+            file = self._extracted(folder, inputs.specs)
+            rows = divide(file, n_folds=self._settings.folds, seed=self._settings.seed)
+            return self._trained(folder, backbone, inputs, file, rows, start)
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Give a folder for what is unfinished; it goes once all is done."""
+        if self._path is None:
+            with tempfile.TemporaryDirectory() as name:
+                yield Path(name)
+            return
+        _require_writable(self._path)
+        with ExitStack() as stack:
+            stack.enter_context(Lock(self._path))
+            folder = self._path.with_name(f"{self._path.name}.work")
+            made = not folder.exists()
+            folder.mkdir(exist_ok=True)
+            try:
+                yield folder
+            except BaseException:
+                if made and not any(folder.iterdir()):
+                    folder.rmdir()
+                raise
+            shutil.rmtree(folder)
+
+    def _extracted(self, folder: Path, specs: tuple[str, ...]) -> Codes:
+        path = self._codes_path or folder / "codes.h5"
+        if path.exists():
+            _require_no_others(codes.read(path, check=False), self._images)
+        return self._extract(self._recipe.precision, specs, self._images, path)
+
+    def _extract(
+        self, precision: str, specs: tuple[str, ...], image_set: ImageSet, path: Path
+    ) -> Codes:
+        def progress(tally: Tally) -> None:
+            self._tell(tally.done, tally.n_images, "extracting codes")
+
+        extraction = Extraction(
+            replace(self._recipe, depths=specs, precision=precision),
+            image_set,
+            path,
+            device=self._machine.device,
+            workers=self._workers,
+            progress=progress,
+        )
+        return extraction.run()
+
+    def _trained(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        inputs: Inputs,
+        file: Codes,
+        rows: Rows,
+        start: float,
+    ) -> Finetuned:
+        learned = np.asarray(file.labels)[rows.train]
+        classes = np.unique(learned)
+        # The labels of rows held out are not to be read by mistake.
+        labels = np.full(len(file), -1, np.int64)
+        labels[rows.train] = np.searchsorted(classes, learned)
+        names = [file.class_names[k] for k in classes]
+        precision = file.provenance["precision"]
+        placed = backbone.to(self._machine.device)
+        where = Where(
+            images=self._images,
+            codes=file,
+            rows=rows,
+            backbone=placed,
+            folder=folder,
+            exact=file.provenance["decoding"]["mode"] == "exact",
+            workers=self._workers,
+            extract=partial(self._extract, precision),
+        )
+        part, feed = inputs.make(self._settings, where)
+        self._notes += inputs.notes
+        head = self._start(file, rows, labels, len(classes))
+        train = self._settings.train != "head"
+        network = Tuned(part, head(rows.fit), train=train)
+        trainer = Trainer(
+            network,
+            feed,
+            labels,
+            self._settings,
+            batch_size=self._settings.batch_size or _batch_size(len(rows.fit)),
+            weights=_weights(self._settings, labels[rows.train], names),
+            device=placed.device,
+            precision=precision,
+        )
+        before = network.learned()
+
+        def begin(fitted: np.ndarray) -> None:
+            network.put_back(before)
+            network.head.load_state_dict(head(fitted).state_dict())
+
+        digest = self._settings.digest(
+            weights=backbone.weights_sha256,
+            rows=[r.tolist() for r in rows[:3]],
+            labels=labels[rows.train].tolist(),
+            images=[file.sha256[row].tobytes().hex() for row in rows.train],
+            fingerprint=file.fingerprint,
+            depth=backbone.depths[0].spec,
+            feed=type(feed).__name__,
+        )
+        path = None if self._path is None else folder / "checkpoint.pt"
+        journal = Journal.read(path, digest, placed.device)
+        if not journal.seconds:
+            journal.seconds = time.perf_counter() - start
+        course = Course(
+            trainer,
+            self._settings,
+            rows,
+            labels,
+            begin,
+            journal=journal,
+            path=path,
+            tell=self._tell,
+        )
+        course.run()
+        return self._judged(folder, backbone, network, file, rows, classes, journal)
+
+    def _start(
+        self, file: Codes, rows: Rows, labels: np.ndarray, n_classes: int
+    ) -> Callable[[np.ndarray], Head]:
+        """Give what makes the head that training on some rows starts from."""
+        depth, settings = self._recipe.depths[0], self._settings
+        made: dict[int, Head] = {}
+
+        def head(fitted: np.ndarray) -> Head:
+            if len(fitted) not in made:
+                X = file.take(depth, fitted).astype(np.float32, copy=False)
+                found = Head(X, n_classes, seed=settings.seed)
+                if settings.init == "probe":
+                    pairs = _folds(file, rows, fitted, settings)
+                    probe = _probe(X, labels[fitted], pairs, n_classes, settings)
+                    found.start_from(*probe)
+                made[len(fitted)] = found
+            return made[len(fitted)]
+
+        return head
+
+    def _judged(
+        self,
+        folder: Path,
+        backbone: Backbone,
+        network: Tuned,
+        file: Codes,
+        rows: Rows,
+        classes: np.ndarray,
+        journal: Journal,
+    ) -> Finetuned:
+        best = journal.best_epoch
+        assert best is not None
+        facts = {
+            "settings": _plain(self._settings),
+            "rates": [[rate, _finite(loss)] for rate, loss in journal.tried.items()],
+            "epoch": best,
+            "history": journal.history,
+            "image_passes": journal.n_passes,
+            "n_images": len(rows.train if self._settings.refit else rows.fit),
+            "seconds": journal.seconds,
+            "warnings": journal.warnings,
+        }
+        model, weights = result.bind(backbone, network, file, classes, facts)
+        draft = folder / "model.safetensors"
+        result.write_model(draft, model, weights)
+        predictor = Predictor(
+            model,
+            path=draft,
+            backbone=self._recipe.backbone,
+            device=self._machine.device,
+            workers=self._workers,
+        )
+        position = {path: i for i, path in enumerate(self._images.paths)}
+        held = self._images.take(position[file.paths[row]] for row in rows.held)
+        truth = np.asarray(file.labels)[rows.held]
+        record: dict[str, Any] = {
+            "codes": os.fspath(self._codes_path or self._images.source),
+            "backbone": backbone.name,
+            "weights": backbone.weights,
+            "depth": backbone.depths[0].spec,
+            "width": backbone.depths[0].width,
+            "classifier": "finetune",
+            "C": None,
+            "protocol": rows.protocol,
+            "n_train": facts["n_images"],
+            "cv_accuracy": journal.history[best]["held_out_score"],
+            "fit_seconds": journal.seconds,
+            "warnings": [*_unseen(file, classes, truth), *journal.warnings],
+            "trained": self._settings.words,
+            "image_passes": journal.n_passes,
+        }
+        score = result.judge(predictor, held, truth, file.class_names, record)
+        if self._path is not None:
+            result.write_model(self._path, replace(model, score=score), weights)
+        return Finetuned(
+            score=score,
+            rates=dict(journal.tried),
+            epoch=best,
+            history=journal.history,
+            notes=[*self._notes, *_told(rows, self._settings)],
+            path=self._path,
+            seed=self._settings.seed,
+        )
+
+
+def _folds(
+    file: Codes, rows: Rows, fitted: np.ndarray, settings: Settings
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut the rows that a probe is fitted on, to choose its C; maybe into nothing."""
+    if len(fitted) == len(rows.train):
+        return rows.folds
+    labels = file.labels[fitted]
+    try:
+        pairs = scores.folds(
+            labels, file.groups[fitted], n_folds=settings.folds, seed=settings.seed
+        )
+    except ValueError:
+        return []
+    return [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
+
+
+def _probe(
+    X: np.ndarray, y: np.ndarray, pairs: list, n_classes: int, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the logistic classifier; give coef and intercept of all the classes."""
+    weight = settings.class_weight
+    estimator = classifiers.make(
+        "logistic",
+        C="auto" if pairs else 1.0,
+        cv=pairs or 5,
+        metric=settings.metric,
+        class_weight=weight if weight is None or weight == "balanced" else None,
+        random_state=settings.seed,
+    )
+    with warnings.catch_warnings():
+        # What it means for training: a start that is a little off.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(X, y)
+    coef, intercept = estimator.coef_, estimator.intercept_
+    if len(estimator.classes_) == n_classes:
+        return coef, intercept
+    if len(coef) == 1:
+        coef = np.concatenate([-coef / 2, coef / 2])
+        intercept = np.concatenate([-intercept / 2, intercept / 2])
+    # Of a class that these rows lack nothing is known but that it is not likely.
+    every = np.zeros((n_classes, coef.shape[1]))
+    every[estimator.classes_] = coef
+    offsets = np.full(n_classes, intercept.min() - np.log(len(X) + 1))
+    offsets[estimator.classes_] = intercept
+    return every, offsets
+
+
+def _batch_size(n_fit: int) -> int:
+    return int(np.clip(n_fit // _STEPS_AN_EPOCH, _SMALLEST_BATCH, _LARGEST_BATCH))
+
+
+def _weights(
+    settings: Settings, labels: np.ndarray, names: list[str]
+) -> np.ndarray | None:
+    """Give the weight of each class in the loss."""
+    given = settings.class_weight
+    if given is None:
+        return None
+    if given == "balanced":
+        return len(labels) / (len(names) * np.bincount(labels, minlength=len(names)))
+    if isinstance(given, str) or not set(given) <= set(names):
+        raise ValueError(
+            f"class_weight={given!r} is neither 'balanced' nor weights by class name; "
+            f"the classes are {', '.join(names[:10])}"
+        )
+    return np.array([given.get(name, 1.0) for name in names])
+
+
+def _require_vector(backbone: Backbone) -> None:
+    depth = backbone.depths[0]
+    if len(backbone.depths) > 1 or len(depth.shape) > 1:
+        raise ValueError(
+            f"a head needs one depth of vectors, not {depth.spec!r}; choose a pooled "
+            "depth such as 'NODE:avg'"
+        )
+
+
+def _require_writable(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the model's file name")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {path.absolute().parent} to write {path.name} to; make it"
+        )
+
+
+def _require_no_others(file: Codes, image_set: ImageSet) -> None:
+    """Refuse a codes file that extraction would shorten."""
+    others = set(file.paths) - set(image_set.paths)
+    if others:
+        raise ValueError(
+            f"{file.path} holds {len(others)} images that the source does not have, "
+            f"such as {min(others)!r}; give the codes of the same source, or none"
+        )
+
+
+def _unseen(file: Codes, classes: np.ndarray, truth: np.ndarray) -> list[str]:
+    unseen = np.setdiff1d(truth, classes)
+    if not len(unseen):
+        return []
+    names = ", ".join(repr(file.class_names[k]) for k in unseen[:10])
+    return [
+        f"no training images of class {names}: the held-out images of it count as wrong"
+    ]
+
+
+def _told(rows: Rows, settings: Settings) -> Iterator[str]:
+    again = "; then trained anew on all of them" if settings.refit else ""
+    yield (
+        f"{len(rows.train)} images to learn from: the learning rate and the epoch are "
+        f"chosen on {len(rows.select)} of them{again}; {len(rows.held)} are held out "
+        "and choose nothing"
+    )
+    if rows.protocol.endswith("-fold"):
+        yield (
+            "no split was given: the images held out are the first of the folds that "
+            "compare makes with this seed"
+        )
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(settings).items()
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

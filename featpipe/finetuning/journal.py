@@ -1,0 +1,98 @@
+"""How far a training is, kept in a file so that a kill loses at most one epoch.
+
+Torch's own format, tensors and plain values only: it is read without pickle's powers.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featpipe import codes
+
+__all__ = ["Journal"]
+
+
+@dataclass
+class Journal:
+    """What is known so far.
+
+    Parameters
+    ----------
+    digest : str
+        Of all that decides the outcome; another digest is another training.
+    tried : dict of float to float
+        Learning rates and their losses, best first; empty before the choice.
+    stage : str
+        ``select`` while the epoch is being chosen, then ``refit``.
+    epoch : int
+        Epochs done in this stage.
+    history : list of dict
+        ``epoch``, ``loss``, ``held_out_loss``, ``held_out_score`` of the first stage,
+        beginning with epoch 0, before the first step.
+    best_epoch : int or None
+    best : dict of str to Tensor
+        What had been learned by then.
+    now : dict of str to Tensor
+        What has been learned; empty before the first epoch of a stage.
+    trainer : dict
+        The optimiser's state.
+    n_passes : int
+        Images put through the whole network so far.
+    seconds : float
+        Spent so far, in all runs.
+    warnings : list of str
+    """
+
+    digest: str
+    tried: dict[float, float] = field(default_factory=dict)
+    stage: str = "select"
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    best: dict[str, Tensor] = field(default_factory=dict)
+    now: dict[str, Tensor] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    n_passes: int = 0
+    seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """The head's learning rate that was chosen."""
+        return next(iter(self.tried))
+
+    def write(self, path: Path | None) -> None:
+        """Write it, whole or not at all; with None, nowhere.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if path is not None:
+            file = io.BytesIO()
+            torch.save({f.name: getattr(self, f.name) for f in fields(self)}, file)
+            codes.write_bytes(path, file.getvalue())
+
+    @classmethod
+    def read(cls, path: Path | None, digest: str, device: torch.device) -> Journal:
+        """Read the journal of this very training; an empty one where there is none."""
+        if path is None or not path.is_file():
+            return cls(digest)
+        try:
+            with path.open("rb") as file:
+                found = torch.load(file, map_location=device, weights_only=True)
+            journal = cls(**found)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+            raise ValueError(
+                f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:100]})"
+                "; remove it to begin anew"
+            ) from error
+        return journal if journal.digest == digest else cls(digest)

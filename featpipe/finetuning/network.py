@@ -1,0 +1,183 @@
+"""The network that learns: a part of a backbone, and a new head on its codes.
+
+Lives here: what may change and what stays, and the head, pool → scaler → Linear, that
+replaces all that came after the depth. Never here: images, and how training goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featpipe.backbones.parting import Part
+
+__all__ = ["Head", "Tuned"]
+
+# Beyond this a column's scaling would blow up what rounding leaves of it.
+_LARGEST_GAIN = 1e3
+
+
+class Head(nn.Module):
+    """Standardisation as it was on the training rows, then a Linear.
+
+    The scaler is fixed. Without it the scale of the codes, which reaches from
+    hundredths to hundreds over the architectures, would decide which rates learn.
+
+    Parameters
+    ----------
+    X : (n, width) float32
+        Codes of the rows learned from.
+    n_classes : int
+    seed : int
+        Of the Linear's first weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, X: np.ndarray, n_classes: int, *, seed: int = 0) -> None:
+        super().__init__()
+        std = X.std(axis=0, dtype=np.float64)
+        # Constant columns as they are, and nearly constant ones not much enlarged.
+        std = np.where(std > 0, np.maximum(std, std.max() / _LARGEST_GAIN), 1.0)
+        self.register_buffer("mean", _float(X.mean(axis=0, dtype=np.float64)))
+        self.register_buffer("std", _float(std))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.linear = nn.Linear(X.shape[1], n_classes)
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Turn codes (n, width) into class scores (n, n_classes)."""
+        return self.linear((code.float() - self.mean) / self.std)
+
+    @torch.no_grad()
+    def start_from(self, coef: np.ndarray, intercept: np.ndarray) -> None:
+        """Take the decision values of a fitted classifier as the class scores.
+
+        Parameters
+        ----------
+        coef : (n_classes, width) float64, or (1, width) for two classes
+            On the scale of the codes as given.
+        intercept : (n_classes,) float64, or (1,)
+        """
+        if len(coef) == 1:  # the one value is that of the second class
+            coef = np.concatenate([-coef / 2, coef / 2])
+            intercept = np.concatenate([-intercept / 2, intercept / 2])
+        mean, std = (b.double().cpu().numpy() for b in (self.mean, self.std))
+        self.linear.weight.copy_(_float(coef * std))
+        self.linear.bias.copy_(_float(intercept + coef @ mean))
+
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give coef and intercept on the scale of the codes, the scaler folded in.
+
+        Returns
+        -------
+        coef : (n_classes, width) float64, or (1, width) for two classes
+        intercept : (n_classes,) float64, or (1,)
+        """
+        arrays = (self.linear.weight, self.linear.bias, self.mean, self.std)
+        weight, bias, mean, std = (a.detach().double().cpu().numpy() for a in arrays)
+        coef = weight / std
+        intercept = bias - coef @ mean
+        if len(coef) == 2:
+            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        return coef, intercept
+
+
+class Tuned(nn.Module):
+    """A part of a backbone and a head: images, or cached maps, to class scores.
+
+    What is frozen stays in eval mode, so that its batch norm keeps its statistics and
+    its dropout is off, and has no gradients.
+
+    Parameters
+    ----------
+    part : Part or None
+        None where the head alone is there, and codes come in.
+    head : Head
+    train : bool
+        Whether the part learns, where it is not frozen; else the head alone.
+    """
+
+    def __init__(self, part: Part | None, head: Head, *, train: bool = True) -> None:
+        super().__init__()
+        self.trunk = None if part is None else part.network
+        self.head = head
+        self._part = part
+        self._learning = part is not None and train
+        for name, parameter in self._named_trunk():
+            parameter.requires_grad_(self._learning and not self._frozen(name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (n, n_classes) float32."""
+        return self.head(x if self.trunk is None else self.trunk(x)[0])
+
+    def train(self, mode: bool = True) -> Tuned:
+        """Set training mode, but for what is frozen."""
+        super().train(mode)
+        if self.trunk is not None and mode:
+            for name, module in self.trunk.named_modules():
+                if not self._learning or self._frozen(name):
+                    module.training = False
+        return self
+
+    def groups(self, weight_decay: float) -> list[dict]:
+        """Give the parameters that learn, as an optimiser takes them.
+
+        The head's groups have ``head`` True. Weight decay pulls on filters and matrices
+        only: on biases and on the scales of norms it is known to hurt.
+        """
+        found = []
+        for head, named in (
+            (True, self.head.named_parameters()),
+            (False, self._named_trunk()),
+        ):
+            learning = [p for _, p in named if p.requires_grad]
+            for decay in (True, False):
+                parameters = [p for p in learning if (p.ndim > 1) == decay]
+                if parameters:
+                    pull = weight_decay if decay else 0.0
+                    found.append(
+                        {"params": parameters, "weight_decay": pull, "head": head}
+                    )
+        return found
+
+    def learned(self) -> dict[str, Tensor]:
+        """Copy all that training may change: the head, layers that learn, buffers."""
+        return {name: x.detach().clone() for name, x in self._changing()}
+
+    @torch.no_grad()
+    def put_back(self, learned: dict[str, Tensor]) -> None:
+        """Undo `learned`."""
+        for name, x in self._changing():
+            x.copy_(learned[name])
+
+    def trunk_state(self) -> dict[str, Tensor]:
+        """Give the layers that learn by the backbone's own names."""
+        assert self._part is not None
+        prefix = f"trunk.{self._part.prefix}"
+        return {
+            name.removeprefix(prefix): x.detach().cpu().contiguous()
+            for name, x in self._changing()
+            if name.startswith("trunk.")
+        }
+
+    def _changing(self) -> Iterator[tuple[str, Tensor]]:
+        for name, x in self.state_dict(keep_vars=True).items():
+            own = name.removeprefix("trunk.")
+            if name == own or (self._learning and not self._frozen(own)):
+                yield name, x
+
+    def _named_trunk(self) -> Iterator[tuple[str, nn.Parameter]]:
+        if self.trunk is not None:
+            yield from self.trunk.named_parameters()
+
+    def _frozen(self, name: str) -> bool:
+        return self._part is not None and self._part.is_frozen(name)
+
+
+def _float(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).float()

@@ -1,0 +1,89 @@
+"""Pictures decoded once and resized, kept in memory as far as that goes.
+
+What does not fit is decoded again each time. Knows nothing of views or networks.
+"""
+
+from __future__ import annotations
+
+import os
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featpipe import images
+from featpipe.backbones import Preprocessing
+from featpipe.images import ImageError, ImageSet
+
+__all__ = ["Pictures", "budget"]
+
+
+def budget() -> int:
+    """Bytes that caches may take: a quarter of the machine's memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, ValueError):  # not there on every system
+        return 2**32
+
+
+class Pictures:
+    """The images of a set, upright, in RGB, their shorter side as it should be.
+
+    Safe in threads.
+
+    Parameters
+    ----------
+    image_set : ImageSet
+    preprocessing : Preprocessing
+    exact : bool
+        Decode every pixel; else JPEG may scale down by itself.
+    memory : int
+        Bytes that may be kept.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        preprocessing: Preprocessing,
+        *,
+        exact: bool = True,
+        memory: int | None = None,
+    ) -> None:
+        self._images = image_set
+        self._preprocessing = preprocessing
+        side = preprocessing.resize or preprocessing.crop
+        self._target = None if exact else side
+        self._left = budget() if memory is None else memory
+        self._kept: dict[int, Tensor] = {}
+        self._guard = Lock()
+
+    def get(self, i: int) -> Tensor:
+        """Give picture ``i``, (3, H, W) uint8; not to be written to.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be read or decoded; names its path.
+        """
+        if i in self._kept:
+            return self._kept[i]
+        picture = self._decoded(i)
+        with self._guard:
+            if i not in self._kept and picture.numel() <= self._left:
+                self._kept[i] = picture
+                self._left -= picture.numel()
+        return picture
+
+    def _decoded(self, i: int) -> Tensor:
+        try:
+            content = self._images.read(i)
+            image = images.decode(content, target=self._target).image
+        except ImageError as error:
+            raise ValueError(
+                f"{self._images.paths[i]} could be read a moment ago, and now not: "
+                f"{error.stage}: {error.reason}; mend it, and run the same command "
+                "again"
+            ) from error
+        pixels = np.asarray(self._preprocessing.shrunk(image))
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

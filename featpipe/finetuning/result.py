@@ -1,0 +1,190 @@
+"""What came out: a model like any other, judged as it was written, and its record."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featpipe import scores
+from featpipe.backbones import Backbone
+from featpipe.backbones.weights import sha256
+from featpipe.codes import Codes
+from featpipe.finetuning.network import Tuned
+from featpipe.images import ImageSet
+from featpipe.predictor import Predictor, storing
+from featpipe.predictor.model import FINETUNE, Model
+from featpipe.scores import Score
+
+if TYPE_CHECKING:
+    from featpipe.predictor import Predictions
+
+__all__ = ["Finetuned", "bind", "judge", "write_model"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finetuned:
+    """A fine-tuned network's record, and how it came about.
+
+    Attributes
+    ----------
+    score : Score
+        On the held-out images, as `featpipe.compare` judges its contenders.
+    rates : dict of float to float
+        Learning rates tried and their losses, the chosen one first; one that was given
+        has the loss nan.
+    epoch : int
+        The epoch chosen; 0 is the start.
+    history : list of dict
+        ``epoch``, ``loss``, ``held_out_loss`` and ``held_out_score`` of every epoch,
+        on the part of the training images that chooses.
+    notes : list of str
+        What was done, in words.
+    path : Path or None
+        The model file, if one was asked for.
+    seed : int
+    """
+
+    score: Score
+    rates: dict[float, float]
+    epoch: int
+    history: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    path: Path | None = None
+    seed: int = 0
+
+    @property
+    def rate(self) -> float:
+        """The head's learning rate."""
+        return next(iter(self.rates))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the score must know."""
+        return self.score.warnings
+
+    def write_json(self, path: str | os.PathLike[str]) -> None:
+        """Write the score document that ``compare --with`` reads."""
+        scores.write_json(path, [self.score], seed=self.seed)
+
+
+def bind(
+    backbone: Backbone,
+    network: Tuned,
+    codes: Codes,
+    classes: np.ndarray,
+    training: dict[str, Any],
+) -> tuple[Model, dict[str, np.ndarray]]:
+    """Make a model of a trained network.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        As it was before.
+    network : Tuned
+    codes : Codes
+        Of the same backbone and depth; gives recipe and class names.
+    classes : (n_classes,) int64
+        The numbers of the classes learned.
+    training : dict
+        How it was trained; JSON.
+
+    Returns
+    -------
+    model : Model
+    weights : dict of str to array
+        The backbone's, up to the depth, by their own names.
+    """
+    weights = backbone.needed()
+    if network.trunk is not None:
+        learned = network.trunk_state()
+        weights |= {name: x for name, x in learned.items() if name in weights}
+    whole = copy.deepcopy(backbone.network)
+    whole.load_state_dict(weights, strict=False)
+    digest = sha256(whole, weights.keys())
+    coef, intercept = network.head.folded()
+    said = codes.provenance
+    model = Model(
+        classifier=FINETUNE,
+        C=None,
+        class_names=[codes.class_names[k] for k in classes],
+        coef=coef,
+        intercept=intercept,
+        depth=backbone.depths[0].spec,
+        fingerprint={**codes.fingerprint, "weights_sha256": digest},
+        dtype="float32",
+        weights=said["weights"],
+        seed=said["request"]["seed"],
+        embedded_sha256=digest,
+        training=training,
+        versions=dict(said.get("versions", {})),
+    )
+    return model, {name: x.numpy() for name, x in weights.items()}
+
+
+def write_model(path: Path, model: Model, weights: dict[str, np.ndarray]) -> None:
+    """Write a model with its weights, whole or not at all."""
+    storing.write(path, model, weights)
+
+
+def judge(
+    predictor: Predictor,
+    held: ImageSet,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    record: dict[str, Any],
+) -> Score:
+    """Judge a model by images it has never seen, on the road that `predict` takes.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Read from the file that was written.
+    held : ImageSet
+    labels : (n_held,) int64
+        Numbers into ``class_names``; read here and nowhere before.
+    class_names : sequence of str
+    record : dict
+        The other fields of the score.
+
+    Raises
+    ------
+    ValueError
+        If an image cannot be read any more.
+    """
+    start = time.perf_counter()
+    found = predictor.classify(held)
+    seconds = time.perf_counter() - start
+    if found.failures:
+        path, stage, reason = found.failures[0][:3]
+        raise ValueError(
+            f"{path} could be read a moment ago, and now not: {stage}: {reason}; mend "
+            "it, and run the same command again"
+        )
+    predicted, probabilities = _numbered(found, list(class_names))
+    measures: dict[str, Any] = scores.judge(labels, predicted, probabilities)
+    return Score(
+        **record,
+        **measures,
+        n_test=len(labels),
+        predict_seconds=seconds,
+        test_paths=list(held.paths),
+        test_predicted=[class_names[k] for k in predicted],
+    )
+
+
+def _numbered(
+    found: Predictions, class_names: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give class numbers, and probabilities with a column for every class."""
+    columns = [class_names.index(name) for name in found.class_names]
+    probabilities = np.zeros((len(found), len(class_names)))
+    probabilities[:, columns] = found.probabilities
+    predicted = np.array([class_names.index(name) for name in found.labels], np.int64)
+    return predicted, probabilities

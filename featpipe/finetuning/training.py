@@ -1,0 +1,243 @@
+"""One epoch of training and one measurement; what lasts longer is in `course`.
+
+Gradients, learning rates and arithmetic live here. Never here: where the input comes
+from, or which epoch is best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from featpipe.finetuning.feeds import Feed, parts
+from featpipe.finetuning.network import Tuned
+from featpipe.finetuning.settings import Settings
+from featpipe.scores import METRICS
+
+__all__ = ["Diverged", "Measure", "Trainer"]
+
+_LOWER = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MOMENTUM = 0.9
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a finite number any more."""
+
+
+class Measure(NamedTuple):
+    """How well some rows are predicted: mean log-loss in nats, and the metric."""
+
+    loss: float
+    score: float
+
+
+class Trainer:
+    """A network, its optimiser and its input.
+
+    Parameters
+    ----------
+    network : Tuned
+        Moved to the device.
+    feed : Feed
+    labels : (n_rows,) int64
+        Class numbers from 0; −1 for rows that are never asked for.
+    settings : Settings
+    batch_size : int
+    weights : (n_classes,) float, optional
+        Of the classes in the loss.
+    device : torch.device
+    precision : str
+        ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    def __init__(
+        self,
+        network: Tuned,
+        feed: Feed,
+        labels: np.ndarray,
+        settings: Settings,
+        *,
+        batch_size: int,
+        weights: np.ndarray | None = None,
+        device: torch.device,
+        precision: str = "fp32",
+    ) -> None:
+        self.network = network.to(device)
+        if network.trunk is not None:
+            network.trunk.to(memory_format=torch.channels_last)
+        self.feed = feed
+        self.settings = settings
+        self.batch_size = batch_size
+        self.n_passes = 0
+        self.said: list[str] = []
+        self._micro = batch_size
+        self._labels = torch.from_numpy(labels)
+        self._weights = None if weights is None else torch.tensor(weights).float()
+        self._device = device
+        self._lower = _LOWER[precision]
+        self.tell: Callable[[int], None] = lambda n: None
+        self.begin()
+
+    def begin(self) -> None:
+        """Take a new optimiser, without a past."""
+        groups = self.network.groups(self.settings.weight_decay)
+        self.optimiser: torch.optim.Optimizer = (
+            torch.optim.AdamW(groups)
+            if self.settings.optimiser == "adamw"
+            else torch.optim.SGD(groups, lr=1.0, momentum=_MOMENTUM, nesterov=True)
+        )
+        half = self._lower is torch.float16
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=half)
+
+    def n_steps(self, n_rows: int) -> int:
+        """Count the steps of one epoch over so many rows."""
+        return len(parts(np.empty(n_rows), self.batch_size))
+
+    def epoch(
+        self,
+        rows: np.ndarray,
+        draw: tuple[int, ...],
+        rate_at: Callable[[int], float],
+    ) -> float:
+        """Go once over some rows.
+
+        Parameters
+        ----------
+        rows : (n,) int64
+        draw : tuple of int
+            The seed of order, views and dropout.
+        rate_at : callable
+            The head's learning rate at a step of this epoch.
+
+        Returns
+        -------
+        float
+            Mean loss.
+
+        Raises
+        ------
+        Diverged
+            If the loss is not finite.
+        """
+        rows = np.random.default_rng(list(draw)).permutation(rows)
+        total = 0.0
+        with _seeded(draw, self._device):
+            self.network.train()
+            batches = self.feed.batches(rows, self.batch_size, draw)
+            for step, (part, x) in enumerate(batches):
+                self._set_rate(rate_at(step))
+                loss = self._step(x, self._labels[torch.from_numpy(part)])
+                if not math.isfinite(loss):
+                    raise Diverged
+                total += loss * len(part)
+                self._count(len(part))
+                self.tell(len(part))
+        return total / len(rows)
+
+    def measure(self, rows: np.ndarray) -> Measure:
+        """Predict some rows as `predict` will, and judge by their labels."""
+        self.network.eval()
+        found, truth = [], []
+        with torch.inference_mode():
+            for part, x in self.feed.batches(rows, max(32, self._micro)):
+                with self._autocast():
+                    scores = self.network(x)
+                found.append(scores.float().cpu())
+                truth.append(self._labels[torch.from_numpy(part)])
+                self._count(len(part))
+        scores, labels = torch.cat(found), torch.cat(truth)
+        loss = float(F.cross_entropy(scores.double(), labels))
+        predicted = scores.argmax(1).numpy()
+        score = float(METRICS[self.settings.metric](labels.numpy(), predicted))
+        return Measure(loss if math.isfinite(loss) else math.inf, score)
+
+    def state(self) -> dict[str, Any]:
+        """Give what the next epoch depends on, beside the network."""
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def put_back(self, state: dict[str, Any]) -> None:
+        """Undo `state`."""
+        self.begin()
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _step(self, x: Tensor, labels: Tensor) -> float:
+        """Learn from one batch; give its mean loss. Out of memory: in smaller parts."""
+        labels = labels.to(x.device)
+        while True:
+            try:
+                loss = self._descend(x, labels)
+                break
+            except torch.OutOfMemoryError:
+                if self._micro == 1:
+                    raise
+            # Outside the handler, which keeps the failed part's memory alive.
+            self._micro = min(self._micro, len(x)) // 2 or 1
+            self.said.append(
+                f"out of memory: batches are computed in parts of {self._micro}"
+            )
+        self.scaler.unscale_(self.optimiser)
+        if self.settings.clip:
+            learning = [p for g in self.optimiser.param_groups for p in g["params"]]
+            nn.utils.clip_grad_norm_(learning, self.settings.clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return loss
+
+    def _descend(self, x: Tensor, labels: Tensor) -> float:
+        self.optimiser.zero_grad()
+        weights = None if self._weights is None else self._weights.to(x.device)
+        mass = len(x) if weights is None else float(weights[labels].sum())
+        total = 0.0
+        for part, wanted in zip(
+            x.split(self._micro), labels.split(self._micro), strict=True
+        ):
+            with self._autocast():
+                scores = self.network(part)
+            loss = F.cross_entropy(
+                scores.float(),
+                wanted,
+                weights,
+                label_smoothing=self.settings.label_smoothing,
+                reduction="sum",
+            )
+            self.scaler.scale(loss / mass).backward()
+            total += loss.item() / mass
+        return total
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            share = 1.0 if group["head"] else self.settings.backbone_rate
+            group["lr"] = rate * share
+
+    def _autocast(self) -> torch.autocast:
+        lower = self._lower or torch.bfloat16
+        enabled = self._lower is not None
+        return torch.autocast(self._device.type, lower, enabled=enabled)
+
+    def _count(self, n: int) -> None:
+        if self.feed.runs_images:
+            self.n_passes += n
+
+
+@contextmanager
+def _seeded(draw: tuple[int, ...], device: torch.device) -> Iterator[None]:
+    """Seed torch's own generators, which dropout draws from, and put them back."""
+    cuda = [device] if device.type == "cuda" else []
+    seed = int(np.random.SeedSequence(list(draw)).generate_state(1)[0])
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
