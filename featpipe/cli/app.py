@@ -12,6 +12,7 @@ from featpipe.cli import (
     demonstrating,
     extracting,
     files,
+    finetuning,
     listing,
     predicting,
 )
@@ -29,7 +30,12 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "The job": (comparing.run, extracting.extract, comparing.compare),
+    "The job": (
+        comparing.run,
+        extracting.extract,
+        comparing.compare,
+        finetuning.finetune,
+    ),
     "Models": (predicting.fit, predicting.predict, predicting.export),
     "What there is": (listing.backbones, listing.depths),
     "Codes files": (files.inspect, files.verify, files.merge),

@@ -3,13 +3,8 @@
 from enum import StrEnum
 
 __all__ = [
-    "ClassWeight",
-    "Decoding",
-    "Dtype",
-    "FitClassifier",
-    "Metric",
-    "OnError",
-    "Precision",
+    *("ClassWeight", "Decoding", "Dtype", "FitClassifier", "Init", "Metric"),
+    *("OnError", "Optimiser", "Precision", "Schedule"),
 ]
 
 
@@ -64,3 +59,24 @@ class FitClassifier(StrEnum):
     linear = "linear"
     svm = "svm"
     logistic = "logistic"
+
+
+class Init(StrEnum):
+    """What a new head starts from."""
+
+    random = "random"
+    probe = "probe"
+
+
+class Optimiser(StrEnum):
+    """How gradients become steps."""
+
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls."""
+
+    cosine = "cosine"
+    step = "step"

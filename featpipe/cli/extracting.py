@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featpipe.codes import Codes
     from featpipe.extraction import Job, Tally
 
-__all__ = ["extract", "extract_codes"]
+__all__ = ["extract", "extract_codes", "numbers"]
 
 
 def extract(
@@ -79,8 +79,8 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
         resize=asked["resize"],
         crop=asked["crop"],
         interpolation=asked["interpolation"],
-        mean=_numbers(asked["mean"], "--mean"),
-        std=_numbers(asked["std"], "--std"),
+        mean=numbers(asked["mean"], "--mean"),
+        std=numbers(asked["std"], "--std"),
     )
     image_set = images.scan(
         asked["source"], unlabelled=asked["unlabelled"], limit=asked["limit"]
@@ -163,7 +163,8 @@ def _write_json(path: Path, codes: "Codes", tally: "Tally") -> None:
     write_bytes(path, json.dumps(document, indent=1).encode("utf-8", "replace"))
 
 
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Read numbers with commas between them."""
     if text is None:
         return None
     try:

@@ -17,9 +17,9 @@ from featpipe.cli.choices import (
     Precision,
 )
 
-__all__: list[str] = []
+__all__ = ["NETWORK"]
 
-_NETWORK = "The network"
+NETWORK = "The network"
 _PREPROCESSING = "Preprocessing (default: that of the weights)"
 _MACHINE = "The machine"
 _WRITING = "What is written"
@@ -53,7 +53,7 @@ WeightsNow = Annotated[
         "--weights",
         metavar="FILE",
         help="Where the backbone's weights file is, if not where it was.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
     ),
 ]
 BackboneNow = Annotated[
@@ -63,7 +63,7 @@ BackboneNow = Annotated[
         metavar="NAME",
         help="What the backbone is called now. Needed where it is your own callable: "
         "no file alone gets code to run.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
     ),
 ]
 Backbone = Annotated[
@@ -72,7 +72,7 @@ Backbone = Annotated[
         "--backbone",
         metavar="NAME",
         help="A torchvision network, mini, timm:NAME or package.module:callable.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
     ),
 ]
 Weights = Annotated[
@@ -82,7 +82,7 @@ Weights = Annotated[
         metavar="W",
         help="An entry of the network, DEFAULT, none (random: the control), or a "
         "file. Default: IMAGENET1K_V1 where there is one.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
     ),
 ]
 ExtractDepths = Annotated[
@@ -92,7 +92,7 @@ ExtractDepths = Annotated[
         metavar="NODE[:POOL]",
         help="Where codes are taken; may be repeated. POOL is avg, max, gem, flatten, "
         "cls, mean or map. Default: penultimate. `depths NAME` lists them.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
     ),
 ]
 HFlip = Annotated[
@@ -100,7 +100,7 @@ HFlip = Annotated[
     typer.Option(
         "--hflip",
         help="Average the codes of each image and its mirror image.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=NETWORK,
     ),
 ]
 Device = Annotated[

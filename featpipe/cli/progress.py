@@ -9,7 +9,7 @@ from featpipe.cli.voice import Ticker, voice
 if TYPE_CHECKING:
     from featpipe.extraction import Tally
 
-__all__ = ["fit_progress", "image_progress", "summary"]
+__all__ = ["fit_progress", "image_progress", "summary", "training_progress"]
 
 
 @contextmanager
@@ -36,6 +36,19 @@ def fit_progress() -> Iterator[Callable[[int, int, str], None]]:
         To be told fits done, fits in all, and what is being fitted.
     """
     with _shown("fits", guess=True) as show:
+        yield show
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[int, int, str], None]]:
+    """Show how far a training is.
+
+    Yields
+    ------
+    callable
+        To be told images done, images in all, and what is being done.
+    """
+    with _shown("images", guess=True) as show:
         yield show
 
 

@@ -78,7 +78,7 @@ class Comparison:
         if several:
             table.add_column("codes", overflow="fold")
         table.add_column("depth", overflow="fold")
-        table.add_column("classifier", no_wrap=True)
+        table.add_column("classifier", overflow="fold")
         table.add_column("accuracy %", justify="right", no_wrap=True)
         for header in ("cv %", "C", "fit s"):
             table.add_column(header, justify="right", no_wrap=True)
@@ -162,7 +162,7 @@ def _cells(score: Score, several: bool) -> list[str]:
         mark,
         *([Path(score.codes).stem] * several),
         score.depth,
-        score.classifier,
+        score.classifier if score.trained is None else f"finetune: {score.trained}",
         f"{100 * score.accuracy:.1f} [{low:.1f}, {high:.1f}]",
         "" if score.cv_accuracy is None else f"{100 * score.cv_accuracy:.1f}",
         "" if score.C is None else f"{score.C:.2g}",

@@ -41,8 +41,8 @@ def finetune(
     train: str = "all",
     init: str = "random",
     epochs: int = 10,
-    rate: float | None = None,
-    backbone_rate: float = 0.1,
+    lr: float | None = None,
+    backbone_lr: float = 0.1,
     optimiser: str = "adamw",
     schedule: str = "cosine",
     warmup: float = 0.1,
@@ -97,9 +97,9 @@ def finetune(
         (LP-FT [1]_), so that before its first step the network predicts what that
         classifier does.
     epochs : int
-    rate : float, optional
+    lr : float, optional
         The head's learning rate; default the best of a few short trials.
-    backbone_rate : float
+    backbone_lr : float
         The backbone's, as a share of the head's.
     optimiser : {"adamw", "sgd"}
         SGD has Nesterov's momentum of 0.9.
@@ -170,8 +170,8 @@ def finetune(
         train=train,
         init=init,
         epochs=epochs,
-        rate=rate,
-        backbone_rate=backbone_rate,
+        lr=lr,
+        backbone_lr=backbone_lr,
         optimiser=optimiser,
         schedule=schedule,
         warmup=warmup,

@@ -95,8 +95,8 @@ class Course:
         self._write()
 
     def _choose_rate(self) -> None:
-        if self.settings.rate is not None:
-            self.journal.tried = {self.settings.rate: math.nan}
+        if self.settings.lr is not None:
+            self.journal.tried = {self.settings.lr: math.nan}
             return
         self._start(self.rows.fit)
         before = self.trainer.network.learned()
@@ -213,7 +213,7 @@ class Course:
     def _note(
         self, epoch: int, loss: float, measure: Measure, may_be_best: bool = True
     ) -> None:
-        """Add to the history, and keep what has been learned where it is best so far."""
+        """Add to the history; keep what has been learned where it is best so far."""
         entry = {
             "epoch": epoch,
             "loss": None if math.isnan(loss) else loss,

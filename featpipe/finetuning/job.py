@@ -200,6 +200,7 @@ class Job:
         journal = Journal.read(path, digest, placed.device)
         if not journal.seconds:
             journal.seconds = time.perf_counter() - start
+            journal.n_passes = max(1, inputs.n_views) * len(rows.train)
         course = Course(
             trainer,
             self._settings,

@@ -28,8 +28,8 @@ class Settings:
     train: str = "all"
     init: str = "random"
     epochs: int = 10
-    rate: float | None = None
-    backbone_rate: float = 0.1
+    lr: float | None = None
+    backbone_lr: float = 0.1
     optimiser: str = "adamw"
     schedule: str = "cosine"
     warmup: float = 0.1
@@ -56,8 +56,8 @@ class Settings:
                     f"{name}={value!r} is not known; use {' or '.join(choices)}"
                 )
         self._require("epochs", self.epochs >= 1, "at least 1")
-        self._require("rate", self.rate is None or self.rate > 0, "above zero")
-        self._require("backbone_rate", self.backbone_rate > 0, "above zero")
+        self._require("lr", self.lr is None or self.lr > 0, "above zero")
+        self._require("backbone_lr", self.backbone_lr > 0, "above zero")
         self._require("warmup", 0 <= self.warmup < 1, "a share of the steps below 1")
         self._require("weight_decay", self.weight_decay >= 0, "zero or more")
         self._require("clip", self.clip >= 0, "above zero, or zero for no clipping")

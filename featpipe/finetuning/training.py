@@ -217,7 +217,7 @@ class Trainer:
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimiser.param_groups:
-            share = 1.0 if group["head"] else self.settings.backbone_rate
+            share = 1.0 if group["head"] else self.settings.backbone_lr
             group["lr"] = rate * share
 
     def _autocast(self) -> torch.autocast:
