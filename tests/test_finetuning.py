@@ -1,0 +1,242 @@
+"""Fine-tuning: what is promised of the network that comes out, and of its score."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from predictor_models import SMALL, draw
+from safetensors import safe_open
+
+import featpipe
+from featpipe.scores import folds
+
+FAST = {**SMALL, "epochs": 2, "lr": 0.003, "device": "cpu", "codes": None}
+NO_BATCH_NORM = {"train": "head", "augment": "none"}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Give 36 train and 12 test images of three classes of brightness."""
+    folder = tmp_path_factory.mktemp("tuned") / "kinds"
+    draw(folder, "train", 12, 0)
+    draw(folder, "test", 4, 1)
+    return folder
+
+
+def tensors(path):
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def same(one, two, **tolerance):
+    one, two = tensors(one), tensors(two)
+    assert one.keys() == two.keys()
+    for name in one:
+        if tolerance:
+            np.testing.assert_allclose(one[name], two[name], err_msg=name, **tolerance)
+        else:
+            np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def test_before_the_first_step_it_predicts_what_the_classifier_does(kinds, tmp_path):
+    h5 = tmp_path / "kinds.h5"
+    # A rate at which a step changes nothing that float32 could show.
+    featpipe.finetune(
+        kinds,
+        tmp_path / "m",
+        **{**FAST, **NO_BATCH_NORM, "codes": h5, "lr": 1e-12, "epochs": 1},
+        init="probe",
+        views=0,
+    )
+    tuned = featpipe.load(tmp_path / "m").predict_proba(kinds / "test")
+    probe = featpipe.fit(h5, "logistic").predict_proba(kinds / "test")
+    np.testing.assert_allclose(tuned, probe, atol=1e-5)
+
+
+def test_the_labels_held_out_change_nothing_but_the_score(kinds, tmp_path):
+    paths = sorted(path.relative_to(kinds) for path in kinds.rglob("*.png"))
+    scores = []
+    for shift in (0, 1):
+        rows = [["path", "label", "split"]]
+        for path in paths:
+            split, name = path.parts[:2]
+            if split == "test" and shift:
+                name = {"dark": "grey", "grey": "light", "light": "dark"}[name]
+            rows.append([kinds / path, name, split])
+        table = tmp_path / f"{shift}.csv"
+        with table.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        model = tmp_path / f"{shift}.model"
+        scores.append(featpipe.finetune(table, model, **{**FAST, "lr": None}).score)
+    same(tmp_path / "0.model", tmp_path / "1.model")
+    assert scores[0].test_predicted == scores[1].test_predicted
+    assert scores[0].accuracy != scores[1].accuracy
+
+
+def test_from_the_cache_comes_what_the_whole_network_learns(kinds, tmp_path):
+    for views in (0, 1):
+        featpipe.finetune(
+            kinds,
+            tmp_path / f"{views}",
+            **{**FAST, "weights": None, "epochs": 1, "lr": 0.01, "codes": None},
+            train="from:stage4",
+            augment="none",
+            views=views,
+            refit=False,
+        )
+    same(tmp_path / "0", tmp_path / "1", rtol=0, atol=1e-4)
+
+
+def test_the_model_predicts_what_it_was_judged_by(kinds, tmp_path):
+    found = featpipe.finetune(kinds, tmp_path / "m", **FAST, init="probe")
+    model = featpipe.load(tmp_path / "m")
+    assert repr(model).startswith("<Predictor: finetune on mini penultimate, 3")
+    again = model.classify(kinds / "test")
+    assert again.labels.tolist() == found.score.test_predicted
+    assert model.model.score == found.score
+    assert found.score.accuracy == pytest.approx(again.measures()["accuracy"])
+    assert found.score.log_loss == pytest.approx(again.measures()["log_loss"])
+    model.save(tmp_path / "copy")
+    same(tmp_path / "m", tmp_path / "copy")
+    with pytest.raises(ValueError, match="nowhere but in its model"):
+        model.save(tmp_path / "none", embed_weights=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "m"]
+
+
+def test_the_model_is_exported_like_any_other(tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra featpipe[export]")
+    draw(tmp_path / "two", "train", 6, 0)
+    draw(tmp_path / "two", "test", 2, 1)
+    for split in ("train", "test"):
+        for path in (tmp_path / "two" / split / "grey").iterdir():
+            path.unlink()
+        (tmp_path / "two" / split / "grey").rmdir()
+    featpipe.finetune(tmp_path / "two", tmp_path / "m", **{**FAST, "epochs": 1})
+    from featpipe.predictor import export
+
+    model = featpipe.load(tmp_path / "m")
+    found = export(model, tmp_path / "m.onnx", check=tmp_path / "two" / "test")
+    assert (found.n_images, found.n_other_labels) == (4, 0)
+
+
+def test_compare_takes_its_score_into_the_table_and_the_tests(kinds, tmp_path):
+    h5 = tmp_path / "kinds.h5"
+    found = featpipe.finetune(kinds, **{**FAST, "codes": h5})
+    found.write_json(tmp_path / "tuned.json")
+    document = json.loads((tmp_path / "tuned.json").read_text())
+    assert document["scores"][0]["classifier"] == "finetune"
+    table = featpipe.compare(
+        h5, classifiers=["nearest-mean"], with_=[tmp_path / "tuned.json"]
+    )
+    tuned = table.scores[[s.classifier for s in table.scores].index("finetune")]
+    assert tuned.p_value is not None
+    assert (tuned.trained, tuned.protocol) == ("all, new head", "test")
+    assert (tuned.n_train, tuned.n_test) == (36, 12)
+    # Codes once, then 2 epochs of fit and select after a look at the start, then again.
+    n_fit, n_select = 28, 8
+    looks = 36 + 3 * n_select + 2 * n_fit + found.epoch * 36
+    assert tuned.image_passes == looks
+
+
+def test_without_a_split_the_first_fold_of_compare_is_held_out(kinds, tmp_path):
+    h5 = tmp_path / "c.h5"
+    found = featpipe.finetune(
+        kinds / "train", **{**FAST, **NO_BATCH_NORM, "codes": h5}, seed=5
+    )
+    codes = featpipe.read(h5)
+    held = folds(codes.labels, codes.groups, seed=5)[0][1]
+    assert found.score.test_paths == [codes.paths[row] for row in held]
+    found.write_json(tmp_path / "tuned.json")
+    table = featpipe.compare(
+        h5, classifiers=["nearest-mean"], with_=[tmp_path / "tuned.json"], seed=5
+    )
+    assert "first fold only" in " ".join(table.notes)
+
+
+def test_a_rate_that_diverges_keeps_the_start_and_says_so(kinds, tmp_path):
+    options = {**FAST, "lr": 1e30, "optimiser": "sgd", "clip": 0.0}
+    found = featpipe.finetune(kinds, tmp_path / "m", **options, init="probe")
+    (said,) = found.warnings
+    assert said.startswith("training diverged in epoch 1 at learning rate 1e+30")
+    assert found.epoch == 0
+    kept = (tmp_path / "m").read_bytes()
+    with pytest.raises(ValueError, match="nothing to keep; give a smaller rate"):
+        featpipe.finetune(kinds, tmp_path / "m", **options)
+    assert (tmp_path / "m").read_bytes() == kept
+
+
+def test_a_network_that_does_not_learn_is_noticed(kinds):
+    found = featpipe.finetune(kinds, **{**FAST, "lr": 1e-12})
+    assert "the network did not learn" in found.warnings[0]
+
+
+def test_a_class_that_is_only_held_out_counts_as_wrong(kinds, tmp_path):
+    table = tmp_path / "images.csv"
+    rows = [["path", "label", "split"]]
+    for path in sorted(kinds.rglob("*.png")):
+        split, name = path.relative_to(kinds).parts[:2]
+        if (split, name) != ("train", "grey"):
+            rows.append([path, name, split])
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    found = featpipe.finetune(
+        table, tmp_path / "m", **{**FAST, **NO_BATCH_NORM}, init="probe"
+    )
+    assert "no training images of class 'grey'" in found.warnings[0]
+    assert featpipe.load(tmp_path / "m").class_names == ["dark", "light"]
+    assert found.score.accuracy <= 8 / 12
+    assert found.score.log_loss is None
+
+
+def test_one_image_a_class_is_refused_in_one_sentence(kinds, tmp_path):
+    for name in ("dark", "light"):
+        folder = tmp_path / "one" / "train" / name
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes((kinds / "train" / name / "0.png").read_bytes())
+        folder = tmp_path / "one" / "test" / name
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes((kinds / "test" / name / "0.png").read_bytes())
+    with pytest.raises(ValueError, match="too few to spare one that chooses"):
+        featpipe.finetune(tmp_path / "one", tmp_path / "m", **FAST)
+    assert not list(tmp_path.glob("m*"))
+
+
+def test_codes_of_other_images_are_not_cut_down(kinds, tmp_path):
+    h5 = tmp_path / "all.h5"
+    featpipe.extract(kinds, h5, **SMALL)
+    with pytest.raises(ValueError, match="holds 12 images that the source does not"):
+        featpipe.finetune(kinds / "train", **{**FAST, "codes": h5})
+    assert len(featpipe.read(h5)) == 48
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"train": "stage4"}, "use 'all', 'head' or 'from:NODE'"),
+        ({"init": "zero"}, "use random or probe"),
+        ({"epochs": 0}, "epochs=0 has to be at least 1"),
+        ({"augment": "rotate"}, "use auto, none, or some of flip, vflip"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0 has to be"),
+        ({"depth": "stage4:map"}, "a head needs one depth of vectors"),
+        ({"class_weight": {"pink": 2.0}}, "the classes are dark, grey, light"),
+        ({"train": "from:head"}, "nothing to train from 'head'"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options, reason, kinds, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        featpipe.finetune(kinds, tmp_path / "m", **{**FAST, **options})
+    assert not (tmp_path / "m").exists()
+
+
+def test_where_there_is_no_folder_nothing_is_computed(kinds, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        featpipe.finetune(kinds, tmp_path / "none" / "m", **FAST)
+
+
+def test_views_are_cached_and_so_no_image_runs_again(kinds):
+    found = featpipe.finetune(
+        kinds, **FAST, train="from:stage4", augment=("flip",), views=3
+    )
+    assert found.score.image_passes == 3 * 36
+    assert "3 views of each image: flip" in found.notes[0]
