@@ -142,7 +142,7 @@ def test_the_search_climbs_to_the_best_rate_within_its_trials(best):
 
 
 def test_of_equal_rates_the_smaller_is_chosen_and_one_that_diverges_never():
-    assert next(iter(rates.choose(lambda rate: 1.0, 1e-3))) == 1e-5
+    assert next(iter(rates.choose(lambda rate: 1.0, 1e-3))) == 3e-5
     few = rates.choose(lambda rate: math.inf if rate > 3e-4 else 1 / rate, 1e-3)
     assert next(iter(few)) == 3e-4
     with pytest.raises(ValueError, match="diverged at every learning rate"):
@@ -162,10 +162,13 @@ def test_rows_are_divided_without_overlap_and_no_class_is_lost(tmp_path_factory,
     )
     path = tmp_path_factory.mktemp("rows") / "x.h5"
     file = written(path, np.zeros((n, 1)), labels, splits, groups)
+    said = ""
     try:
         rows = split.divide(file, seed=data.draw(st.integers(0, 3)))
     except ValueError as error:
-        assert re.search("two|too few", str(error))
+        said = str(error)
+    if said:
+        assert re.search("two|too few", said)
         return
     assert sorted([*rows.fit, *rows.select]) == rows.train.tolist()
     assert not set(rows.train) & set(rows.held)

@@ -25,10 +25,11 @@ Shape = tuple[int, ...]
 
 _POOLS = {
     "vector": (),
-    "map": ("avg", "max", "gem", "flatten", "map"),
-    "tokens": ("cls", "mean", "flatten", "map"),
+    "map": ("avg", "max", "gem", "flatten", "map", "map32"),
+    "tokens": ("cls", "mean", "flatten", "map", "map32"),
 }
-_ALL_POOLS = ("avg", "max", "gem", "flatten", "cls", "mean", "map")
+_ALL_POOLS = ("avg", "max", "gem", "flatten", "cls", "mean", "map", "map32")
+_WHOLE = {"map": torch.float16, "map32": torch.float32}
 _GEM_POWER = 3.0
 
 
@@ -200,7 +201,7 @@ def pool(
     how : str or None
         ``avg``, ``max``, ``flatten`` or ``gem``, the generalised mean with p = 3 [1]_,
         of a map; ``cls`` (the first token) or ``mean`` (of the patches' tokens);
-        ``map`` keeps everything; None takes a vector as it is.
+        ``map`` and ``map32`` keep everything; None takes a vector as it is.
     channels_last : bool
         The map is (n, H, W, C).
     n_prefix : int
@@ -208,7 +209,8 @@ def pool(
 
     Returns
     -------
-    (n, width) float32, or for ``map`` (n, C, H, W) or (n, tokens, width) float16
+    (n, width) float32, or for ``map`` (n, C, H, W) or (n, tokens, width) float16, for
+        ``map32`` the same in float32.
         ``flatten`` is channel-major, whatever the order in ``x``.
 
     References
@@ -224,9 +226,9 @@ def pool(
     """
     if channels_last:
         x = x.permute(0, 3, 1, 2)
-    if how == "map":
-        half, order = torch.float16, torch.contiguous_format
-        return x.to(half, copy=True, memory_format=order)
+    if how in _WHOLE:
+        order = torch.contiguous_format
+        return x.to(_WHOLE[how], copy=True, memory_format=order)
     if how == "cls":
         return x[:, 0].to(torch.float32, copy=True)
     if how == "mean":
@@ -251,7 +253,7 @@ def _stored_shape(how: str | None, shape: Shape, layout: Layout) -> Shape:
     """Shape of what is kept per image."""
     if layout.channels_last:
         shape = (shape[2], shape[0], shape[1])
-    if how == "map":
+    if how in _WHOLE:
         return shape
     if how in (None, "flatten"):
         return (math.prod(shape),)

@@ -72,7 +72,7 @@ class Backbone:
         -------
         dict of str to Tensor
             Canonical depth to (n, width) float32, or for ``:map`` (n, C, H, W)
-            float16, on the device.
+            float16 and ``:map32`` float32, on the device.
 
         Raises
         ------

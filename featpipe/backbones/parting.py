@@ -87,15 +87,22 @@ def whole(backbone: Backbone, node: str | None = None) -> Part:
     return part
 
 
-def entrance(backbone: Backbone, node: str) -> Depth | None:
+def entrance(backbone: Backbone, node: str, how: str = "map32") -> Depth | None:
     """Give the depth whose codes are all that a node and what follows needs.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    node : str
+    how : str
+        ``map`` in float16 or ``map32`` in float32, where it is no vector.
 
     Returns
     -------
     Depth or None
-        It keeps what is there whole: ``NODE:map``, or ``NODE`` for a vector. None where
-        several outputs enter, as in the midst of a residual block, or the network's
-        control flow cannot be recorded.
+        It keeps what is there whole: ``NODE:map32``, or ``NODE`` for a vector. None
+        where several outputs enter, as in the midst of a residual block, or the
+        network's control flow cannot be recorded.
     """
     _require_node(backbone, node)
     outline, side = backbone._outline, backbone.preprocessing.crop
@@ -106,8 +113,8 @@ def entrance(backbone: Backbone, node: str) -> Depth | None:
     layout = layouts_of(outline, seen, side).get(name)
     if layout is None:
         return None
-    how = None if layout.kind == "vector" else "map"
-    return name_depth(name, how, seen[name].shape, layout)
+    kept = None if layout.kind == "vector" else how
+    return name_depth(name, kept, seen[name].shape, layout)
 
 
 def tail(backbone: Backbone, node: str) -> Part:

@@ -27,6 +27,7 @@ _TRIAL_STEPS = 12, 100
 _TRIAL_JUDGES = 2000
 _TRIAL, _SELECT, _REFIT = range(3)  # parts of the seeds
 _FALLS = 3
+_LEAST_GAIN = 0.01  # of the loss, by which an epoch shows that it learned
 
 Tell = Callable[[int, int, str], None]
 
@@ -274,8 +275,8 @@ class Course:
         )
 
     def _notice(self) -> None:
-        """Say so where the network is no better than the frequencies of the classes."""
-        best = self._best()
+        """Say so where training has come to nothing."""
+        best, start = self._best(), self.journal.history[0]
         assert best is not None
         fit, select = self.labels[self.rows.fit], self.labels[self.rows.select]
         # One image more of each class, so that none is impossible.
@@ -283,12 +284,15 @@ class Course:
         loss = float(-np.log(counts / counts.sum())[select].mean())
         always = np.full_like(select, counts.argmax())
         score = float(METRICS[self.settings.metric](select, always))
-        if best.loss >= loss and best.score <= score:
+        guesses = best.loss >= loss and best.score <= score
+        as_before = best.loss > (1 - _LEAST_GAIN) * start["held_out_loss"]
+        if guesses or (as_before and self.settings.init == "random"):
             self.journal.warnings.append(
                 f"the network did not learn: on the {len(select)} images that choose "
-                f"the epoch its {self.settings.metric} is {100 * best.score:.1f} %, "
-                f"and {100 * score:.1f} % by always naming the most frequent class; "
-                "try more epochs, another learning rate, or to start from the probe"
+                f"the epoch its {self.settings.metric} went from "
+                f"{100 * start['held_out_score']:.1f} to {100 * best.score:.1f} %, and "
+                f"always naming the most frequent class gives {100 * score:.1f} %; try "
+                "more epochs, another learning rate, or to start from the probe"
             )
 
     def _stage(self, total: int) -> None:

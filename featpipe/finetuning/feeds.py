@@ -158,7 +158,7 @@ class CachedFeed:
         self._place = np.full(len(shelves[0].at), -1, np.int64)
         self._place[rows] = np.arange(len(rows))
         shape = shelves[0].codes.shapes[shelves[0].spec][1:]
-        n_bytes = len(shelves) * len(rows) * 2 * int(np.prod(shape, dtype=np.int64))
+        n_bytes = len(shelves) * len(rows) * 4 * int(np.prod(shape, dtype=np.int64))
         fits = n_bytes <= (budget() if memory is None else memory)
         self._kept = [self._read(k, rows) for k in range(len(shelves))] if fits else []
 

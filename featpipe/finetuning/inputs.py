@@ -6,7 +6,7 @@ Decides, says why, and builds the part of the network that goes with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,8 +111,8 @@ class Inputs:
             part = parting.tail(where.backbone, settings.node)
             if not self._agrees(part, where):
                 self.notes.append(
-                    f"what enters {settings.node!r} is not rounded to float16 without "
-                    "loss, so the whole network runs in every epoch"
+                    f"{self.cached.spec!r} is too coarse: it does not give the codes "
+                    "again, so the whole network runs in every epoch"
                 )
                 return self._whole(settings, where, kinds)
         if self.n_views > 1:
@@ -179,8 +179,21 @@ class Inputs:
         return shelves
 
 
-def choose(settings: Settings, backbone: Backbone, n_images: int) -> Inputs:
+def choose(
+    settings: Settings,
+    backbone: Backbone,
+    n_images: int,
+    specs: Collection[str] = (),
+) -> Inputs:
     """Decide what the network is fed, before anything is computed.
+
+    Parameters
+    ----------
+    settings : Settings
+    backbone : Backbone
+    n_images : int
+    specs : collection of str
+        What the codes file has already.
 
     Raises
     ------
@@ -192,36 +205,40 @@ def choose(settings: Settings, backbone: Backbone, n_images: int) -> Inputs:
         parting.whole(backbone, settings.node)  # raises where nothing could learn
     if settings.train == "all" or settings.views == 0:
         return Inputs(depth, None, 0)
-    cached = depth
-    if settings.node is not None:
-        entering = parting.entrance(backbone, settings.node)
-        if entering is None:
-            return Inputs(
-                depth,
-                None,
-                0,
-                [
-                    f"more than one output enters {settings.node!r}, or it cannot be "
-                    "told, so nothing is cached: the whole network runs in every epoch"
-                ],
-            )
-        cached = entering
-    one_view = n_images * math.prod(cached.shape) * (4 if cached.pool != "map" else 2)
-    if settings.views is not None:
-        return Inputs(depth, cached, settings.views)
-    if one_view > _MOST_BYTES:
-        return Inputs(
-            depth,
-            None,
-            0,
-            [
-                f"{cached.spec!r} of {n_images:,} images would take "
-                f"{one_view / 2**30:.0f} GB, so nothing is cached: the whole network "
-                "runs in every epoch (views=1 caches all the same)"
-            ],
+    kept = [depth] if settings.node is None else _entering(backbone, settings.node)
+    if not kept:
+        why = (
+            f"more than one output enters {settings.node!r}, or it cannot be told, so "
+            "nothing is cached: the whole network runs in every epoch"
         )
-    many = bool(settings.augment) and _VIEWS * one_view <= _MOST_BYTES
-    return Inputs(depth, cached, _VIEWS if many else 1)
+        return Inputs(depth, None, 0, [why])
+    there = [each for each in kept if each.spec in specs]
+    kept = there or kept
+    many = settings.views or (_VIEWS if settings.augment else 1)
+    # Fewer views rather than float16, float16 rather than nothing.
+    for cached in kept:
+        for n_views in dict.fromkeys((many, settings.views or 1)):
+            if n_views * n_images * _row_bytes(cached) <= _MOST_BYTES:
+                return Inputs(depth, cached, n_views)
+    if settings.views is not None or there:
+        return Inputs(depth, kept[-1], settings.views or 1)
+    gigabytes = n_images * _row_bytes(kept[-1]) / 2**30
+    why = (
+        f"{kept[-1].spec!r} of {n_images:,} images would take {gigabytes:.0f} GB, so "
+        "nothing is cached: the whole network runs in every epoch (views=1 caches all "
+        "the same)"
+    )
+    return Inputs(depth, None, 0, [why])
+
+
+def _entering(backbone: Backbone, node: str) -> list[Depth]:
+    """Give what enters a node, in float32 and in float16; nothing if it is not one."""
+    found = (parting.entrance(backbone, node, how) for how in ("map32", "map"))
+    return list({each.spec: each for each in found if each is not None}.values())
+
+
+def _row_bytes(depth: Depth) -> int:
+    return math.prod(depth.shape) * (2 if depth.pool == "map" else 4)
 
 
 def _kinds(settings: Settings) -> tuple[str, ...]:

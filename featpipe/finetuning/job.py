@@ -10,7 +10,6 @@ import os
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
-from featpipe import classifiers, codes, scores
+from featpipe import codes
 from featpipe.backbones import Backbone
 from featpipe.codes import Codes
 from featpipe.extraction import Job as Extraction
@@ -32,10 +30,11 @@ from featpipe.finetuning import result
 from featpipe.finetuning.course import Course
 from featpipe.finetuning.inputs import Inputs, Where, choose
 from featpipe.finetuning.journal import Journal
-from featpipe.finetuning.network import Head, Tuned
+from featpipe.finetuning.network import Tuned
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.split import Rows, divide
+from featpipe.finetuning.start import starts
 from featpipe.finetuning.training import Trainer
 from featpipe.images import ImageSet
 from featpipe.predictor import Predictor
@@ -117,10 +116,16 @@ class Job:
                 raise
             shutil.rmtree(folder)
 
+    def _specs(self) -> list[str]:
+        """Name the depths of the codes file that was given, if it is there."""
+        if self._codes_path is None or not self._codes_path.exists():
+            return []
+        file = codes.read(self._codes_path, check=False)
+        _require_no_others(file, self._images)
+        return file.depths
+
     def _extracted(self, folder: Path, specs: tuple[str, ...]) -> Codes:
         path = self._codes_path or folder / "codes.h5"
-        if path.exists():
-            _require_no_others(codes.read(path, check=False), self._images)
         return self._extract(self._recipe.precision, specs, self._images, path)
 
     def _extract(
@@ -168,7 +173,8 @@ class Job:
         )
         part, feed = inputs.make(self._settings, where)
         self._notes += inputs.notes
-        head = self._start(file, rows, labels, len(classes))
+        depth = self._recipe.depths[0]
+        head = starts(self._settings, file, depth, rows, labels, len(classes))
         train = self._settings.train != "head"
         network = Tuned(part, head(rows.fit), train=train)
         trainer = Trainer(
@@ -213,26 +219,6 @@ class Job:
         )
         course.run()
         return self._judged(folder, backbone, network, file, rows, classes, journal)
-
-    def _start(
-        self, file: Codes, rows: Rows, labels: np.ndarray, n_classes: int
-    ) -> Callable[[np.ndarray], Head]:
-        """Give what makes the head that training on some rows starts from."""
-        depth, settings = self._recipe.depths[0], self._settings
-        made: dict[int, Head] = {}
-
-        def head(fitted: np.ndarray) -> Head:
-            if len(fitted) not in made:
-                X = file.take(depth, fitted).astype(np.float32, copy=False)
-                found = Head(X, n_classes, seed=settings.seed)
-                if settings.init == "probe":
-                    pairs = _folds(file, rows, fitted, settings)
-                    probe = _probe(X, labels[fitted], pairs, n_classes, settings)
-                    found.start_from(*probe)
-                made[len(fitted)] = found
-            return made[len(fitted)]
-
-        return head
 
     def _judged(
         self,
@@ -297,53 +283,6 @@ class Job:
             path=self._path,
             seed=self._settings.seed,
         )
-
-
-def _folds(
-    file: Codes, rows: Rows, fitted: np.ndarray, settings: Settings
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cut the rows that a probe is fitted on, to choose its C; maybe into nothing."""
-    if len(fitted) == len(rows.train):
-        return rows.folds
-    labels = file.labels[fitted]
-    try:
-        pairs = scores.folds(
-            labels, file.groups[fitted], n_folds=settings.folds, seed=settings.seed
-        )
-    except ValueError:
-        return []
-    return [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
-
-
-def _probe(
-    X: np.ndarray, y: np.ndarray, pairs: list, n_classes: int, settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the logistic classifier; give coef and intercept of all the classes."""
-    weight = settings.class_weight
-    estimator = classifiers.make(
-        "logistic",
-        C="auto" if pairs else 1.0,
-        cv=pairs or 5,
-        metric=settings.metric,
-        class_weight=weight if weight is None or weight == "balanced" else None,
-        random_state=settings.seed,
-    )
-    with warnings.catch_warnings():
-        # What it means for training: a start that is a little off.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(X, y)
-    coef, intercept = estimator.coef_, estimator.intercept_
-    if len(estimator.classes_) == n_classes:
-        return coef, intercept
-    if len(coef) == 1:
-        coef = np.concatenate([-coef / 2, coef / 2])
-        intercept = np.concatenate([-intercept / 2, intercept / 2])
-    # Of a class that these rows lack nothing is known but that it is not likely.
-    every = np.zeros((n_classes, coef.shape[1]))
-    every[estimator.classes_] = coef
-    offsets = np.full(n_classes, intercept.min() - np.log(len(X) + 1))
-    offsets[estimator.classes_] = intercept
-    return every, offsets
 
 
 def _batch_size(n_fit: int) -> int:

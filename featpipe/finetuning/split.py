@@ -12,8 +12,9 @@ import numpy as np
 
 from featpipe import scores
 from featpipe.codes import Codes
+from featpipe.images import ImageSet
 
-__all__ = ["Rows", "divide"]
+__all__ = ["Pairs", "Rows", "divide"]
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
@@ -46,8 +47,8 @@ class Rows(NamedTuple):
     folds: Pairs
 
 
-def divide(codes: Codes, *, n_folds: int = 5, seed: int = 0) -> Rows:
-    """Divide the labelled rows of a codes file.
+def divide(images: Codes | ImageSet, *, n_folds: int = 5, seed: int = 0) -> Rows:
+    """Divide the labelled images of a codes file or a source.
 
     ``test`` rows are held out, else ``val`` rows, else the first of `compare`'s folds
     of this seed. With ``train``, ``val`` and ``test``, ``val`` chooses; otherwise the
@@ -59,7 +60,8 @@ def divide(codes: Codes, *, n_folds: int = 5, seed: int = 0) -> Rows:
     ValueError
         If there are not two classes to learn, or no image can be spared to choose.
     """
-    labels, splits = np.asarray(codes.labels), np.asarray(codes.splits)
+    labels, splits = np.asarray(images.labels), np.asarray(images.splits)
+    groups = np.asarray(images.groups, object)
     where = {
         name: np.flatnonzero((labels >= 0) & (splits == name))
         for name in ("", "train", "val", "test")
@@ -68,11 +70,11 @@ def divide(codes: Codes, *, n_folds: int = 5, seed: int = 0) -> Rows:
     if len(given) < 2:
         every = np.flatnonzero(labels >= 0)
         _require_two_classes(labels[every], "labelled")
-        outer = scores.folds(
-            labels[every], codes.groups[every], n_folds=n_folds, seed=seed
-        )
+        outer = scores.folds(labels[every], groups[every], n_folds=n_folds, seed=seed)
         train, held = (every[part] for part in outer[0])
-        return _choosing(codes, train, held, f"{len(outer)}-fold", n_folds, seed)
+        return _choosing(
+            labels, groups, train, held, f"{len(outer)}-fold", n_folds, seed
+        )
     name = "test" if "test" in given else "val"
     if "train" not in given or name not in given:
         raise ValueError(
@@ -82,7 +84,7 @@ def divide(codes: Codes, *, n_folds: int = 5, seed: int = 0) -> Rows:
         )
     train, held = where["train"], where[name]
     if name == "val" or not len(where["val"]):
-        return _choosing(codes, train, held, name, n_folds, seed)
+        return _choosing(labels, groups, train, held, name, n_folds, seed)
     _require_two_classes(labels[train], "training")
     both = np.sort(np.concatenate([train, where["val"]]))
     pair = np.searchsorted(both, train), np.searchsorted(both, where["val"])
@@ -90,7 +92,8 @@ def divide(codes: Codes, *, n_folds: int = 5, seed: int = 0) -> Rows:
 
 
 def _choosing(
-    codes: Codes,
+    labels: np.ndarray,
+    groups: np.ndarray,
     train: np.ndarray,
     held: np.ndarray,
     protocol: str,
@@ -98,7 +101,7 @@ def _choosing(
     seed: int,
 ) -> Rows:
     """Take the first fold of the training rows to choose by."""
-    labels, groups = codes.labels[train], codes.groups[train]
+    labels, groups = labels[train], groups[train]
     _require_two_classes(labels, "training")
     try:
         pairs = scores.folds(labels, groups, n_folds=n_folds, seed=seed)

@@ -1,0 +1,101 @@
+"""The head before its first step: new, or the logistic classifier on the codes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from featpipe import classifiers, scores
+from featpipe.codes import Codes
+from featpipe.finetuning.network import Head
+from featpipe.finetuning.settings import Settings
+from featpipe.finetuning.split import Pairs, Rows
+
+__all__ = ["starts"]
+
+
+def starts(
+    settings: Settings,
+    codes: Codes,
+    depth: str,
+    rows: Rows,
+    labels: np.ndarray,
+    n_classes: int,
+) -> Callable[[np.ndarray], Head]:
+    """Give what makes the head that training on some rows starts from.
+
+    Scaler and classifier learn from these rows only, so that those that choose, or
+    judge, never had a part in them. The same rows get the same head.
+
+    Parameters
+    ----------
+    settings : Settings
+    codes : Codes
+    depth : str
+    rows : Rows
+    labels : (n_rows,) int64
+        Class numbers of the rows that train.
+    n_classes : int
+    """
+    made: dict[bytes, Head] = {}
+
+    def head(fitted: np.ndarray) -> Head:
+        key = fitted.tobytes()
+        if key not in made:
+            X = codes.take(depth, fitted).astype(np.float32, copy=False)
+            made[key] = Head(X, n_classes, seed=settings.seed)
+            if settings.init == "probe":
+                pairs = _folds(codes, rows, fitted, settings)
+                probe = _probe(X, labels[fitted], pairs, n_classes, settings)
+                made[key].start_from(*probe)
+        return made[key]
+
+    return head
+
+
+def _folds(codes: Codes, rows: Rows, fitted: np.ndarray, settings: Settings) -> Pairs:
+    """Cut the rows that a probe is fitted on, to choose its C; maybe into nothing."""
+    if len(fitted) == len(rows.train):
+        return rows.folds
+    labels = codes.labels[fitted]
+    try:
+        pairs = scores.folds(
+            labels, codes.groups[fitted], n_folds=settings.folds, seed=settings.seed
+        )
+    except ValueError:
+        return []
+    return [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
+
+
+def _probe(
+    X: np.ndarray, y: np.ndarray, pairs: Pairs, n_classes: int, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the logistic classifier; give coef and intercept of all the classes."""
+    balanced = settings.class_weight == "balanced"
+    estimator = classifiers.make(
+        "logistic",
+        C="auto" if pairs else 1.0,
+        cv=pairs or 5,
+        metric=settings.metric,
+        class_weight="balanced" if balanced else None,
+        random_state=settings.seed,
+    )
+    with warnings.catch_warnings():
+        # What it means for training: a start that is a little off.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(X, y)
+    coef, intercept = estimator.coef_, estimator.intercept_
+    if len(estimator.classes_) == n_classes:
+        return coef, intercept
+    if len(coef) == 1:
+        coef = np.concatenate([-coef / 2, coef / 2])
+        intercept = np.concatenate([-intercept / 2, intercept / 2])
+    # Of a class that these rows lack nothing is known but that it is not likely.
+    every = np.zeros((n_classes, coef.shape[1]))
+    every[estimator.classes_] = coef
+    offsets = np.full(n_classes, intercept.min() - np.log(len(X) + 1))
+    offsets[estimator.classes_] = intercept
+    return every, offsets
