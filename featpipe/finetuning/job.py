@@ -90,9 +90,12 @@ class Job:
             start = time.perf_counter()
             backbone = self._machine.backbone(self._recipe.depths)
             _require_vector(backbone)
-            inputs = choose(self._settings, backbone, len(self._images))
+            settings = self._settings
+            # Once before anything is computed, for what cannot be divided.
+            divide(self._images, n_folds=settings.folds, seed=settings.seed)
+            inputs = choose(settings, backbone, len(self._images), self._specs())
             file = self._extracted(folder, inputs.specs)
-            rows = divide(file, n_folds=self._settings.folds, seed=self._settings.seed)
+            rows = divide(file, n_folds=settings.folds, seed=settings.seed)
             return self._trained(folder, backbone, inputs, file, rows, start)
 
     @contextmanager
