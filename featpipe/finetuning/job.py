@@ -129,16 +129,22 @@ class Job:
 
     def _extracted(self, folder: Path, specs: tuple[str, ...]) -> Codes:
         path = self._codes_path or folder / "codes.h5"
-        return self._extract(self._recipe.precision, specs, self._images, path)
+        return self._extract({}, specs, self._images, path)
 
     def _extract(
-        self, precision: str, specs: tuple[str, ...], image_set: ImageSet, path: Path
+        self,
+        said: dict[str, Any],
+        specs: tuple[str, ...],
+        image_set: ImageSet,
+        path: Path,
     ) -> Codes:
+        """Extract depths as a provenance says, or as the recipe does."""
+
         def progress(tally: Tally) -> None:
             self._tell(tally.done, tally.n_images, "extracting codes")
 
         extraction = Extraction(
-            replace(self._recipe, depths=specs, precision=precision),
+            replace(self._recipe.as_in(said), depths=specs),
             image_set,
             path,
             device=self._machine.device,
@@ -172,7 +178,7 @@ class Job:
             folder=folder,
             exact=file.provenance["decoding"]["mode"] == "exact",
             workers=self._workers,
-            extract=partial(self._extract, precision),
+            extract=partial(self._extract, file.provenance),
         )
         part, feed = inputs.make(self._settings, where)
         self._notes += inputs.notes
