@@ -30,8 +30,17 @@ def example(**changes):
 
 
 def test_the_record_has_exactly_the_fields_of_the_design():
-    assert [field.name for field in fields(Score)] == FIELDS_OF_THE_DESIGN
+    own = [field.name for field in fields(Score)]
+    assert own == [*FIELDS_OF_THE_DESIGN, *scores.OF_TRAINING]
     assert list(example().as_dict()) == FIELDS_OF_THE_DESIGN
+
+
+def test_a_trained_network_has_what_it_cost_in_its_record_too(tmp_path):
+    tuned = example(log_loss=0.5, C_curve=[], trained="all, probe", image_passes=70)
+    scores.write_json(tmp_path / "s.json", [tuned], seed=0)
+    assert scores.read_json(tmp_path / "s.json") == [tuned]
+    record = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["scores"][0]
+    assert (record["trained"], record["image_passes"]) == ("all, probe", 70)
 
 
 def test_the_document_is_strict_json_and_reads_back_equal(tmp_path):

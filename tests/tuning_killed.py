@@ -18,7 +18,13 @@ from safetensors import safe_open
 
 import featpipe
 
-OPTIONS = {**SMALL, "epochs": 3, "device": "cpu", "augment": ("flip", "crop")}
+OPTIONS = {
+    **SMALL,
+    "depth": "stage2",
+    "epochs": 3,
+    "device": "cpu",
+    "augment": ("flip", "crop"),
+}
 
 
 def train(photos: Path, model: Path, kill_at: int) -> int:

@@ -11,7 +11,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featpipe.scores import SIGNIFICANT, Score, write_json, write_whole
+from featpipe.scores import (
+    OF_TRAINING,
+    SIGNIFICANT,
+    Score,
+    write_json,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Comparison"]
 
 _NOT_FLAT = ("test_paths", "test_predicted")
-_FLAT = [each.name for each in fields(Score) if each.name not in _NOT_FLAT]
+_FLAT = [
+    each.name for each in fields(Score) if each.name not in (*_NOT_FLAT, *OF_TRAINING)
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +130,8 @@ class Comparison:
             raise ModuleNotFoundError(
                 "to_frame needs pandas; pip install 'featpipe[frame]'"
             ) from err
-        return pandas.DataFrame([_flat(score) for score in self.scores], columns=_FLAT)
+        rows = [_flat(score) for score in self.scores]
+        return pandas.DataFrame(rows, columns=self._columns())
 
     def write_json(self, path: str | os.PathLike) -> None:
         """Write the score document: strict JSON, whole or not at all."""
@@ -135,8 +144,13 @@ class Comparison:
             record = _flat(score)
             record["C_curve"] = json.dumps(record["C_curve"])
             record["warnings"] = "; ".join(record["warnings"])
-            rows.append(list(record.values()))
-        write_whole(path, _csv(_FLAT, rows))
+            rows.append([record.get(name) for name in self._columns()])
+        write_whole(path, _csv(self._columns(), rows))
+
+    def _columns(self) -> list[str]:
+        """Name the columns of the record, with those of training where it is used."""
+        trained = any(score.trained is not None for score in self.scores)
+        return [*_FLAT, *(OF_TRAINING if trained else ())]
 
     def write_predictions(self, path: str | os.PathLike) -> None:
         """Write what every contender predicted for each judged image.
@@ -172,7 +186,7 @@ def _cells(score: Score, several: bool) -> list[str]:
 
 def _flat(score: Score) -> dict[str, Any]:
     record = score.as_dict()
-    return {name: record[name] for name in _FLAT}
+    return {name: record.get(name) for name in (*_FLAT, *OF_TRAINING)}
 
 
 def _titles(scores: Sequence[Score]) -> list[str]:

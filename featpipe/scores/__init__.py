@@ -8,10 +8,17 @@ networks or of how a contender was fitted; it sees labels, predictions and paths
 from featpipe.scores.folding import folds, group_numbers
 from featpipe.scores.measures import METRICS, judge, wilson
 from featpipe.scores.paired import SIGNIFICANT, holm, mcnemar, sign_flip
-from featpipe.scores.record import Score, read_json, write_json, write_whole
+from featpipe.scores.record import (
+    OF_TRAINING,
+    Score,
+    read_json,
+    write_json,
+    write_whole,
+)
 
 __all__ = [
     "METRICS",
+    "OF_TRAINING",
     "SIGNIFICANT",
     "Score",
     "folds",

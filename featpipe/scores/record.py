@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Score", "read_json", "write_json", "write_whole"]
+__all__ = ["OF_TRAINING", "Score", "read_json", "write_json", "write_whole"]
+
+OF_TRAINING = ("trained", "image_passes")
+"""Fields that only the scores of trained networks have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +105,14 @@ class Score:
     image_passes: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the JSON record: plain Python types, None for nan and infinity."""
-        return _plain(asdict(self))
+        """Give the JSON record: plain Python types, None for nan and infinity.
+
+        What only trained networks have is there only for them.
+        """
+        record = _plain(asdict(self))
+        return {
+            k: v for k, v in record.items() if k not in OF_TRAINING or v is not None
+        }
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Score:
@@ -116,7 +125,7 @@ class Score:
             do not pair up with its paths.
         """
         known = {f.name for f in fields(cls)}
-        missing = sorted(known - set(record) - _NOT_ALWAYS)
+        missing = sorted(known - set(record) - set(OF_TRAINING))
         unknown = sorted(set(record) - known)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")
@@ -126,10 +135,6 @@ class Score:
                 f"{len(record['test_predicted'])} test_predicted"
             )
         return cls(**record)
-
-
-# What documents and models of the first days do not have.
-_NOT_ALWAYS = {"trained", "image_passes"}
 
 
 def _plain(value: Any) -> Any:
