@@ -76,7 +76,7 @@ def test_the_frozen_metric_is_the_one_of_a_single_step(n_pairs):
     units, split = torch.arange(2), torch.tensor([0, 0])
     C = torch.tensor([0.3, 20.0], dtype=torch.float64)
     spread = draw(1, 5) ** 2
-    metric = _metric.Metric(None, spread, torch.ones(2, dtype=torch.float64), 3)
+    metric = _metric.Metric(spread, torch.ones(2, dtype=torch.float64), 3)
     root = draw(2, 3, 3)
     metric.refresh(units, root @ root.mT)
     history = _metric.History(4, torch.zeros(2, 3, 6, dtype=torch.float64), C.dtype)

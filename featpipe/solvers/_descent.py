@@ -15,11 +15,7 @@ import torch
 from featpipe.solvers import _bounds
 from featpipe.solvers._evaluation import Evaluation, Objective
 from featpipe.solvers._metric import History, Metric
-from featpipe.solvers._newton import (
-    exact_directions,
-    newton_directions,
-    residual_norm,
-)
+from featpipe.solvers._newton import Newton, Point
 
 __all__ = ["Arrival", "Descent", "Walkers"]
 
@@ -34,8 +30,8 @@ HISTORY = (4, 30)
 SHARES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 # Passes at one C after which a walker takes Newton steps.
 HARD = 10
-# Residual, relative to the gradient, that a Newton direction is solved to.
-FORCING = 0.1
+# The same where C are skipped, so that a step along the path is longer.
+PATIENT = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +113,8 @@ class Descent:
         # A quadratic is learnt in as many steps as it has directions.
         length = min(length, theta[0].numel())
         self.history = History(length, theta, self.dtype)
-        self.curvature_memory = memory // 5
-        self.n_products = 0
+        self.newton = Newton(objective, self.radius, memory // 5)
+        self.patience = HARD
         self.at = Evaluation(
             new(n),
             torch.zeros_like(theta),
@@ -159,12 +155,13 @@ class Descent:
                 if len(chosen):
                     self._step(chosen, torch.float64 if precise else self.dtype)
             self._arrive(np.flatnonzero(walking), arrive)
-            slow = torch.from_numpy(self.n_passes >= HARD).to(self.C.device)
+            slow = torch.from_numpy(self.n_passes >= self.patience).to(self.C.device)
             self.hard |= slow[self.walkers.walker]
             self._aim()
 
     def stand(self, position: int) -> None:
         """Send all walkers to this one C next."""
+        self.patience = PATIENT
         self.position[:] = position
         self.walkers.last[:] = position + 1
         self.n_passes[:] = 0
@@ -332,6 +329,8 @@ class Descent:
         )
         self.solved[units] = False
         self.rejected[units] = 0
+        # Far from the minimum again: single precision serves.
+        self.precise[units] = False
         seen = units[self.known[units]]
         if len(seen):
             self._bound(seen)
@@ -343,35 +342,28 @@ class Descent:
         """Give Newton directions, as exact as the distance to the minimum asks."""
         C, split = self.C[units], self.objective.split[units]
         theta, loss = self.theta[units], self.at.loss[units]
-        walker = self.walkers.walker[units].cpu().numpy()
-        # Settling every row is dear: it is for what Newton steps did not solve.
-        taken = self.n_passes[walker].max()
-        thorough = bool(taken >= 2 * HARD and taken % HARD == 0)
-        exact = exact_directions(
-            self.objective, theta, units, C, gradient, thorough=thorough
-        )
-        if exact is not None:
-            return exact
         value = 0.5 * (theta[..., :-1] ** 2).sum((1, 2)) + C * loss
-        size = residual_norm(gradient, self.radius[units])
-        target = (0.5 * (2 * self.tol[units] * value).sqrt()).clamp_max(0.5 * size)
-        target = torch.maximum(FORCING * size, target)
-
-        precondition = self.history.frozen(self.metric, units, split, C)
-        directions, n_passes = newton_directions(
-            self.objective,
-            theta,
-            units,
-            C,
-            gradient,
-            target,
-            precondition,
-            radius=self.radius[units],
-            dtype=self.dtype,
-            memory=self.curvature_memory,
+        # Settling every row is dear: it is for what Newton steps did not solve.
+        taken = self.n_passes[self.walkers.walker[units].cpu().numpy()].max()
+        at = Point(
+            theta, gradient, units, C, self.tol[units] * value, self._n_bent(units)
         )
-        self.n_products += n_passes
-        return directions
+        return self.newton.directions(
+            at,
+            lambda which: self.history.frozen(
+                self.metric, units[which], split[which], C[which]
+            ),
+            settle=bool(taken >= 2 * HARD and taken % HARD == 0),
+        )
+
+    def _n_bent(self, units: torch.Tensor) -> torch.Tensor:
+        """Estimate how many rows of each unit have curvature."""
+        design, split = self.objective.design, self.objective.split[units]
+        n_rows = (design.weights[split] > 0).sum(1).double()
+        if self.objective.loss != "svm":
+            return n_rows
+        # The second derivative is twice the weight inside the margin, else zero.
+        return n_rows * self.at.sides[units].sum(1) / (2 * self.mass[units])
 
     def _aim(self) -> None:
         """Give a new direction to units that took their step or changed their C."""
@@ -384,13 +376,17 @@ class Descent:
         self.metric.refresh(units, at.curvature / at.sampled[:, None, None])
         C, split = self.C[units], self.objective.split[units]
         _, gradient = self._value(self.theta[units], at, units)
-        direction = self.history.direction(gradient, self.metric, units, split, C)
-        ahead = self.trail.step(units, C)
-        hard = (self.hard[units] & ~self.entered[units]).nonzero()[:, 0]
+        direction = self.trail.step(units, C)
+        entered = self.entered[units]
+        onward = entered & ((direction * gradient).sum((1, 2)) < 0)
+        hard = (self.hard[units] & ~entered).nonzero()[:, 0]
+        plain = ~onward & (entered | ~self.hard[units])
         if len(hard):
             direction[hard] = self._newton(units[hard], gradient[hard])
-        onward = self.entered[units] & ((ahead * gradient).sum((1, 2)) < 0)
-        direction = torch.where(onward[:, None, None], ahead, direction)
+        if plain.any():
+            direction[plain] = self.history.direction(
+                gradient[plain], self.metric, units[plain], split[plain], C[plain]
+            )
         self.entered[units] = False
         self.direction[units] = direction
         self.length[units] = 1.0

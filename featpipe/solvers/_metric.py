@@ -18,10 +18,10 @@ __all__ = ["History", "Metric"]
 class Metric:
     """Inverse of C (A x G) + 1 for each unit, A by classes and G by columns.
 
+    G is diagonal in the basis the coefficients are given in.
+
     Parameters
     ----------
-    basis : (width, width) tensor or None
-        Eigenvectors of G; None where G is diagonal already.
     spread : (n_splits, width) float64 tensor
         Eigenvalues of G for each split, per unit of weight.
     mass : (n_units,) float64 tensor
@@ -29,12 +29,11 @@ class Metric:
 
     def __init__(
         self,
-        basis: torch.Tensor | None,
         spread: torch.Tensor,
         mass: torch.Tensor,
         n_columns: int,
     ) -> None:
-        self.basis, self.spread, self.mass = basis, spread, mass
+        self.spread, self.mass = spread, mass
         self.bend = mass.new_zeros(len(mass), n_columns)
         self.turn = torch.eye(n_columns, dtype=mass.dtype, device=mass.device)
         self.turn = self.turn.repeat(len(mass), 1, 1)
@@ -53,11 +52,7 @@ class Metric:
         turn = self.turn[units].to(v.dtype)
         w = turn.mT @ v
         inner, last = w[..., :-1], w[..., -1]
-        if self.basis is not None:
-            inner = inner @ self.basis
         inner = inner / (bend[..., None] * self.spread[split][:, None] + 1).to(v.dtype)
-        if self.basis is not None:
-            inner = inner @ self.basis.T
         # An intercept direction without curvature (all alike) changes nothing.
         floor = 1e-9 * bend.amax(1, keepdim=True)
         step = torch.where(bend > floor, 1 / bend, 0.0).to(v.dtype)

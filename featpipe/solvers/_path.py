@@ -28,7 +28,7 @@ RUNG, RUNG_TOL, FIRST_MASS = 10.0, 1e-2, 50.0
 # Columns beyond which turning into the row space cannot be afforded.
 TURN_ROWS = 12000
 # Products of a pass below which a fit keeps to one thread; see `_threads_for`.
-SMALL = 10**7
+SMALL = 10**8
 
 Arrive = Callable[[int, int, torch.Tensor, float, int], None]
 Score = Callable[[int, np.ndarray], float]
@@ -222,9 +222,10 @@ def _threads_for(products: int) -> Iterator[None]:
     """Keep small problems to one thread, for as long as the block lasts.
 
     A pass over few codes is short beside the wait of threads for one another where
-    another process has a core. Logistic on 1,198 x 64 codes of 10 classes, two cores:
-    4.5 s with one thread and 3.7 s with two on an idle machine, but over 70 s with two
-    beside a busy process. So a fifth is given up for a time that can be relied on.
+    another process has a core. svm on 1,198 x 384 codes of 10 classes, two cores: 8.0 s
+    with one thread and 6.4 s with two on an idle machine, but 27.7 s with two beside a
+    busy process, where one still takes 8.0 s. So a fifth is given up for a time that
+    can be relied on.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if products < SMALL else before)
@@ -259,7 +260,8 @@ def _solve_here(
     descent = _set_out(task, design, grid, options, geometry)
 
     def arrived(at: Arrival) -> None:
-        arrive(at.walker, at.position, at.theta.flatten(0, 1), at.gap, at.n_passes)
+        theta = descent.objective.unturned(at.theta).flatten(0, 1)
+        arrive(at.walker, at.position, theta, at.gap, at.n_passes)
 
     n_columns = len(design.mass) * task.n_columns
     if judge and _plan.is_large(n_rows, table.width, n_columns, len(every)):
@@ -311,7 +313,7 @@ def _geometry(
     gram = _gram.covariance(design, table.dtype)
     values, vectors = _gram.principal(gram)
     top = heaviest * _gram.top_eigenvalues(gram, values[-1], design.ratio)
-    return vectors.to(table.dtype), values.expand(n_splits, -1), top
+    return vectors, values.expand(n_splits, -1), top
 
 
 def _set_out(
@@ -332,14 +334,14 @@ def _set_out(
     if not together and task.n_columns > 1:
         own = torch.arange(task.n_columns, device=device).repeat(n_splits)
         walker = walker.repeat_interleave(task.n_columns)
-    objective = Objective(design, task.loss, k, walker, own)
+    objective = Objective(design, task.loss, k, walker, own, basis)
     theta = design.mass.new_zeros(len(walker), k, design.table.width + 1)
     theta[..., -1] = _first_intercepts(task.loss, design.class_mass[walker], own, k)
     first = np.zeros(n_splits, np.int64)
     return Descent(
         objective,
         Walkers(walker, first, first + len(grid[0]), *grid),
-        Metric(basis, spread, design.mass[walker], k),
+        Metric(spread, design.mass[walker], k),
         top[walker],
         theta,
         max_passes=options.max_passes,
