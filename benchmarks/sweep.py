@@ -16,14 +16,13 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gaps
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -31,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from featpipe import classifiers, codes, solvers
+from featpipe import classifiers, codes
 
 # scikit-learn reads this when scipy first meets torch tensors.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -66,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     X, y = load(given.codes, given.depth, given.split, given.rows, given.classes)
     print(f"{X.shape[0]} rows x {X.shape[1]}, {y.max() + 1} classes", flush=True)
+    print_limit(X, y)
     rivals = [name for name in given.rivals.split(",") if name]
     Cs = [float(C) for C in given.fit_C.split(",") if C]
     for name in given.classifiers.split(","):
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
                 compare(name, rival, X, y, Cs, ours)
         if given.gaps:
             rows = slice(given.gap_rows)
-            gaps(name, X[rows], y[rows], given.gap_sets.split(","))
+            gaps.report(name, X[rows], y[rows], given.gap_sets.split(","))
 
 
 def load(
@@ -98,6 +98,21 @@ def load(
         y = y * n_classes // (y.max() + 1)
     order = np.random.default_rng(0).permutation(len(y))[:n_rows]
     return np.ascontiguousarray(X[order], np.float32), y[order].astype(np.int64)
+
+
+def print_limit(X: np.ndarray, y: np.ndarray) -> None:
+    """Print how fast this machine multiplies, and what one pass takes at that rate."""
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    rate = max(2 * 2048**3 / timed(torch.mm, a, b)[1].wall for _ in range(10))
+    n_columns = N_FOLDS * (y.max() + 1 if y.max() > 1 else 1)
+    # Forward and back, two operations each; a fold leaves out its own rows.
+    operations = 4 * X.size * n_columns * (N_FOLDS - 1) / N_FOLDS
+    print(
+        f"float32 products: {rate / 1e9:.0f} GFLOP/s; one pass of all folds is "
+        f"{operations / 1e9:.1f} GFLOP, {operations / rate:.3f} s at that rate, "
+        f"and reads {X.nbytes / 1e9:.2f} GB",
+        flush=True,
+    )
 
 
 def timed(call: Callable[..., Any], *given_to: Any) -> tuple[Any, Seconds]:
@@ -240,81 +255,6 @@ RIVALS: dict[tuple[str, str], Callable[[np.ndarray, np.ndarray, float], Predict]
     ("logistic", "tensor"): fit_tensor,
     ("logistic", "torch"): fit_torch,
 }
-
-
-def gaps(name: str, X: np.ndarray, y: np.ndarray, wanted: list[str]) -> None:
-    """Print the true relative gap of single fits to a float64 optimum by scipy."""
-    for kind, (rows, labels) in kinds(X, y):
-        if any(wanted) and kind not in wanted:
-            continue
-        labels = np.unique(labels, return_inverse=True)[1]
-        start = None
-        for C in GRID[::4]:
-            ones = np.ones(len(labels))
-            k = int(labels.max()) + 1
-            task = solvers.Task(rows, labels, k, name, ones, ones)
-            model = solvers.solve(task, C)
-            value, best, start = optimum(name, rows, labels, C, model, start)
-            print(
-                f"{name:9} {kind:16} C={C:7.1e} true gap {value / best - 1:8.1e}, "
-                f"proven {model.gap:.1e}, {model.n_passes} passes",
-                flush=True,
-            )
-
-
-def kinds(
-    X: np.ndarray, y: np.ndarray
-) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Give the codes as they are, and made separable, imbalanced and wide."""
-    yield "as given", (X, y)
-    yield "separable", (X[: X.shape[1] // 2], y[: X.shape[1] // 2])
-    yield "imbalanced", (X, (y == 0).astype(np.int64))
-    wide = max(2 * int(y.max() + 1), X.shape[1] // 8)
-    yield "more width", (X[:wide], y[:wide])
-
-
-def optimum(
-    name: str,
-    X: np.ndarray,
-    y: np.ndarray,
-    C: float,
-    model: solvers.Solution,
-    start: np.ndarray | None,
-) -> tuple[float, float, np.ndarray]:
-    """Give the model's objective and the smallest that scipy finds, in float64."""
-    X = X.astype(np.float64)
-    scale = X.std(axis=0)
-    scale[scale < 1e-12] = 1.0
-    Z = (X - X.mean(axis=0)) / scale
-    U, S, _ = np.linalg.svd(Z, full_matrices=False)
-    Z = (U * S)[:, 1e-9 * S[0] < S]
-    k = model.coef.shape[0]
-    own = y[:, None] == (np.arange(k) if k > 1 else 1)
-    sign = 2.0 * own - 1.0
-
-    def loss(f: np.ndarray) -> tuple[float, np.ndarray]:
-        if name == "logistic" and k > 1:
-            value = logsumexp(f, axis=1) - f[own]
-            return value.sum(), softmax(f, axis=1) - own
-        if name == "logistic":
-            wrong = np.exp(-np.logaddexp(0, sign * f))
-            return np.logaddexp(0, -sign * f).sum(), -sign * wrong
-        h = sign - f if name == "linear" else sign * np.maximum(1 - sign * f, 0)
-        return (h**2).sum(), -2 * h
-
-    def objective(p: np.ndarray) -> tuple[float, np.ndarray]:
-        P = p.reshape(-1, k)
-        value, r = loss(Z @ P[:-1] + P[-1])
-        slope = np.vstack([P[:-1] + C * Z.T @ r, C * r.sum(axis=0)])
-        return 0.5 * (P[:-1] ** 2).sum() + C * value, slope.ravel()
-
-    ours = 0.5 * ((model.coef * scale) ** 2).sum()
-    ours += C * loss(X @ model.coef.T + model.intercept)[0]
-    p = np.zeros((Z.shape[1] + 1) * k) if start is None else start
-    limits = {"maxiter": 5000, "maxfun": 9000, "ftol": 1e-15, "gtol": 1e-9}
-    limits["maxcor"] = 40
-    found = minimize(objective, p, jac=True, method="L-BFGS-B", options=limits)
-    return ours, found.fun, found.x
 
 
 if __name__ == "__main__":

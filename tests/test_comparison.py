@@ -135,8 +135,14 @@ def test_without_a_split_C_is_chosen_inside_each_training_part(tmp_path):
         write(tmp_path / "a.h5", labels, made), depths=["layer1"], folds=3, seed=4
     ).scores
     X, predicted = made["layer1:avg"], np.empty(60, int)
-    for train, held in scores.folds(labels, n_folds=3, seed=4):
-        inner = scores.folds(labels[train], n_folds=3, seed=4)
+    outer = scores.folds(labels, n_folds=3, seed=4)
+    for train, held in outer:
+        # The other folds choose, each left out in turn.
+        inner = [
+            (np.flatnonzero(~np.isin(train, other)), np.searchsorted(train, other))
+            for _, other in outer
+            if other is not held
+        ]
         C, _ = choose_C(X[train], labels[train], inner)
         predicted[held] = ridge(C).fit(X[train], labels[train]).predict(X[held])
     assert score.protocol == "3-fold"

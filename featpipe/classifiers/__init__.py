@@ -14,12 +14,15 @@ from featpipe.classifiers.estimators import (
     SVMClassifier,
     make,
 )
+from featpipe.classifiers.nesting import Part, fit_nested
 
 __all__ = [
     "NAMES",
     "LinearClassifier",
     "LogisticClassifier",
+    "Part",
     "Reader",
     "SVMClassifier",
+    "fit_nested",
     "make",
 ]

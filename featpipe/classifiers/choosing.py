@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -37,6 +37,14 @@ BLOCK_ROWS = 8192
 C_WITHOUT_FOLDS = 1.0
 
 Split = tuple[np.ndarray, np.ndarray]
+
+
+class Job(NamedTuple):
+    """What one fit solves, by what means, and what its labels say."""
+
+    task: solvers.Task
+    options: solvers.Options
+    labels: Labels
 
 
 @runtime_checkable
@@ -109,6 +117,12 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             If X or y is not usable, if y holds one class only, or if a parameter
             is out of its range.
         """
+        job = self._prepare(X, y, sample_weight)
+        self._choose(job)
+        return self._refit(job)
+
+    def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Job:
+        """Check what was given, and lay out what is to be solved."""
         from featpipe import solvers
 
         self._check_parameters()
@@ -131,8 +145,13 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             device=self.device,
             memory=self.memory,
         )
-        self._choose(task, options, labels)
-        solution = solvers.solve(task, self.C_, options=options)
+        return Job(task, options, labels)
+
+    def _refit(self, job: Job) -> PathClassifier:
+        """Fit at ``C_`` on all rows."""
+        from featpipe import solvers
+
+        solution = solvers.solve(job.task, self.C_, options=job.options)
         self.coef_ = solution.coef
         self.intercept_ = solution.intercept
         self.n_iter_ = solution.n_passes
@@ -222,54 +241,67 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         loss = rows * class_weights(self.class_weight, classes, mass)[numbers]
         return Labels(classes, numbers, rows, loss)
 
-    def _choose(
-        self, task: solvers.Task, options: solvers.Options, labels: Labels
-    ) -> None:
+    def _grid(self) -> np.ndarray:
+        grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
+        return np.unique(np.asarray(grid, np.float64))
+
+    def _choose(self, job: Job) -> None:
         """Set ``C_`` and all that speaks of how it was chosen."""
         from featpipe import solvers
 
+        labels = job.labels
         self._path_converged = True
         self.cv_score_ = float("nan")
-        self.cv_predicted_ = None
+        self.cv_predicted_: np.ndarray | None = None
         if self.C != "auto":
             self.C_ = float(self.C)
             self.Cs_ = np.array([self.C_])
             self.C_curve_ = np.array([[self.C_, np.nan]])
             return
-        grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
-        self.Cs_ = np.unique(np.asarray(grid, np.float64))
+        self.Cs_ = self._grid()
         splits = self._splits(labels)
         if not splits:
             self.C_ = float(C_WITHOUT_FOLDS)
             self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
             return
         path = solvers.solve_path(
-            task,
+            job.task,
             self.Cs_,
             splits,
-            options=options,
+            options=job.options,
             score=lambda p, predicted: fold_scores(
                 labels, splits[p][1], predicted[None], self.metric
             )[0],
         )
-        curve = np.mean(
-            [
-                fold_scores(labels, held_out, predicted, self.metric)
-                for (_, held_out), predicted in zip(splits, path.predicted, strict=True)
-            ],
-            axis=0,
-        )
-        curve = np.where(path.evaluated, curve, np.nan)
+        self._take_path(labels, splits, path.predicted, path.gaps)
+
+    def _take_path(
+        self,
+        labels: Labels,
+        splits: list[Split],
+        predicted: list[np.ndarray],
+        gaps: np.ndarray,
+    ) -> None:
+        """Choose C by out-of-fold predictions, (n_C, n_held_out) a split.
+
+        ``gaps`` are (n_splits, n_C), nan where a C was skipped.
+        """
+        self.Cs_ = self._grid()
+        parts = [
+            fold_scores(labels, held_out, of_split, self.metric)
+            for (_, held_out), of_split in zip(splits, predicted, strict=True)
+        ]
+        curve = np.where(np.isnan(gaps[0]), np.nan, np.mean(parts, axis=0))
         # Means of equal parts may differ in the last bit: ties go to the smaller C.
         best = int(np.flatnonzero(curve >= np.nanmax(curve) - 1e-12)[0])
         self.C_ = float(self.Cs_[best])
         self.C_curve_ = np.column_stack([self.Cs_, curve])
         self.cv_score_ = float(curve[best])
-        self.cv_predicted_ = self._pooled(splits, [p[best] for p in path.predicted])
+        self.cv_predicted_ = self._pooled(splits, [p[best] for p in predicted])
         self._report_edge(best)
-        if not path.converged:
-            self._path_converged = False
-            self._report_gap(np.nanmax(path.gaps))
+        self._path_converged = bool(np.nanmax(gaps) <= self.tol)
+        if not self._path_converged:
+            self._report_gap(np.nanmax(gaps))
 
     def _splits(self, labels: Labels) -> list[Split]:
         n_rows = len(labels.numbers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ class Fitted:
     probabilities : (n_judged, n_classes) float or None
         None where the classifier gives none.
     fit_seconds, predict_seconds : float
-        Of the final fit with its selection, and of all predictions.
+        Of all fits with their selection, and of all predictions.
     warnings : list of str
         What the fits said.
     """
@@ -101,12 +101,14 @@ def contend(
     y : (n,) int64
         Class numbers of the training rows; those of held-out rows are never read.
     """
-    final, fit_seconds = _fit(name, X, y, protocol.final, settings)
-    models = (
-        [_fit(name, X, y, part, settings)[0] for part in protocol.parts]
-        if protocol.nested
-        else [final]
-    )
+    parts = [protocol.final, *protocol.parts] if protocol.nested else [protocol.final]
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        # The estimator's own warnings_ says it too, and the table shows those.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        final, *models = _fit(name, X, y, parts, settings)
+    fit_seconds = time.perf_counter() - start
+    models = models or [final]
     start = time.perf_counter()
     judged = protocol.judged
     predicted = np.empty(len(judged), np.int64)
@@ -133,18 +135,27 @@ def contend(
 
 
 def _fit(
-    name: str, X: np.ndarray, y: np.ndarray, part: Part, settings: Settings
-) -> tuple[Any, float]:
+    name: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    parts: Sequence[Part],
+    settings: Settings,
+) -> list[Any]:
+    """Fit a model to each part, choosing its C inside."""
     if name in BASELINES:
-        model: Any = _Baseline(BASELINES[name], part.selection, settings.metric)
-    else:
-        model = settings.make(name, "auto", part.selection)
-    start = time.perf_counter()
-    with warnings.catch_warnings():
-        # The estimator's own warnings_ says it too, and the table shows those.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(take(X, part.train), y[part.train])
-    return model, time.perf_counter() - start
+        make, metric = BASELINES[name], settings.metric
+        return [
+            _Baseline(make, part.selection, metric).fit(
+                take(X, part.train), y[part.train]
+            )
+            for part in parts
+        ]
+    if len(parts) > 1:
+        inner = [classifiers.Part(part.train, part.selection) for part in parts]
+        return classifiers.fit_nested(settings.make(name, "auto"), X, y, inner)
+    (part,) = parts
+    model = settings.make(name, "auto", part.selection)
+    return [model.fit(take(X, part.train), y[part.train])]
 
 
 def spread(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:

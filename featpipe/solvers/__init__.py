@@ -4,7 +4,16 @@ What lives here: optimisation in torch, on CPU or GPU. What never does: scikit-l
 files, choosing C, names of classes.
 """
 
-from featpipe.solvers._path import solve, solve_path
+from featpipe.solvers._path import skips_Cs, solve, solve_path
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
 
-__all__ = ["Options", "Path", "Solution", "Split", "Task", "solve", "solve_path"]
+__all__ = [
+    "Options",
+    "Path",
+    "Solution",
+    "Split",
+    "Task",
+    "skips_Cs",
+    "solve",
+    "solve_path",
+]

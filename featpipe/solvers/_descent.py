@@ -28,6 +28,8 @@ LEAST_GAIN = 1e-3
 HISTORY = (4, 30)
 # Of a rejected step: where along it slopes are looked at.
 SHARES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
+# Relative gap, as a multiple of the tolerance, that single precision can shrink.
+FAR = 100.0
 # Passes at one C after which a walker takes Newton steps.
 HARD = 10
 # The same where C are skipped, so that a step along the path is longer.
@@ -166,6 +168,7 @@ class Descent:
         self.walkers.last[:] = position + 1
         self.n_passes[:] = 0
         self._set_C(np.arange(len(self.position)))
+        self._aim()
 
     def return_to(self, theta: torch.Tensor) -> None:
         """Stand at ``theta`` instead; what was learnt on the way is kept."""
@@ -205,7 +208,10 @@ class Descent:
         self.rejected[units[~taken]] += 1
         if not taken.all():
             self._shorten(units[~taken], dtype)
+        before = self.gap[units]
         self._bound(here)
+        # Below the noise of values, gradients may still shrink: go on while they do.
+        blurred &= self.gap[units] > 0.5 * before
         patience = PATIENCE if dtype != torch.float64 else 4 * PATIENCE
         worn = (self.rejected[units] >= patience) | (blurred & ~self.solved[units])
         self._refine(units[worn])
@@ -329,11 +335,11 @@ class Descent:
         )
         self.solved[units] = False
         self.rejected[units] = 0
-        # Far from the minimum again: single precision serves.
-        self.precise[units] = False
         seen = units[self.known[units]]
         if len(seen):
             self._bound(seen)
+            # Far from the minimum again, single precision serves.
+            self.precise[seen] &= self.gap[seen] < FAR * self.tol[seen]
             self.entered[seen] = True
             # Aim anew: the direction was meant for another C.
             self.length[seen] = 0

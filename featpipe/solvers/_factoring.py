@@ -11,7 +11,7 @@ import torch
 
 from featpipe.solvers._evaluation import Objective, scores
 
-__all__ = ["factored", "operations", "settled"]
+__all__ = ["SETTLING", "factored", "operations", "settled"]
 
 # Factorisations that may settle which rows are active, and operations they may take.
 EXCHANGES = 200
@@ -47,14 +47,9 @@ def factored(
     """
     slope = objective.unturned(gradient)[:, 0]
     found = torch.zeros_like(slope)
-    for i, (p, bend) in enumerate(
-        zip(
-            objective.split[units].tolist(),
-            _bends(objective, theta, units),
-            strict=True,
-        )
-    ):
-        rows = bend.nonzero()[:, 0]
+    bends = _bends(objective, theta, units)
+    for i, p in enumerate(objective.split[units].tolist()):
+        bend, rows = bends[i], bends[i].nonzero()[:, 0]
         x = objective.standardised(rows, p)
         found[i] = _exact(x, C[i] * bend[rows], slope[i])
     return objective.turned(found.unsqueeze(1))

@@ -40,6 +40,9 @@ class Metric:
 
     def refresh(self, units: torch.Tensor, curvature: torch.Tensor) -> None:
         """Take the mean curvature between classes, (n, k, k), of these units."""
+        if curvature.shape[1] == 1:
+            self.bend[units] = curvature[:, 0].clamp_min(0)
+            return
         values, vectors = torch.linalg.eigh(curvature)
         self.bend[units] = values.clamp_min(0)
         self.turn[units] = vectors

@@ -63,7 +63,7 @@ class Newton:
     ----------
     objective : Objective
     radius : (n_units,) float64
-        Largest norm of a row, for `residual_norm`.
+        Largest norm of a row.
     memory : int
         Bytes that curvature of rows, or rows in double precision, may take.
     """
@@ -90,13 +90,14 @@ class Newton:
         objective, table = self.objective, self.objective.design.table
         n_bytes = 8 * table.n_rows * max(table.width, len(at.units))
         fits = table.kept is not None and n_bytes <= self.memory
-        if settle and fits and objective.loss == "svm":
-            return _factoring.settled(objective, at.theta, at.units, at.C)
         direct = torch.zeros_like(at.units, dtype=torch.bool)
         if fits and objective.n_columns == 1:
             product = table.n_rows * table.width * table.dtype.itemsize
             cost = _factoring.operations(at.n_bent, table.width)
             direct = cost < self.effort[at.units] * product
+            affordable = float(cost.max()) <= _factoring.SETTLING / 10
+            if settle and affordable and objective.loss == "svm":
+                return _factoring.settled(objective, at.theta, at.units, at.C)
         found = torch.zeros_like(at.theta)
         if direct.any():
             some = at.some(direct)
@@ -110,11 +111,8 @@ class Newton:
 
     def _conjugate(self, at: Point, precondition: Inverse) -> torch.Tensor:
         curved = Curved(self.objective, at.theta, at.units, self.dtype, self.memory)
-        radius, x, residual = (
-            self.radius[at.units],
-            torch.zeros_like(at.theta),
-            -at.gradient,
-        )
+        radius, x = self.radius[at.units], torch.zeros_like(at.theta)
+        residual = -at.gradient
         size = _residual_norm(residual, radius)
         target = (0.5 * (2 * at.gap).sqrt()).clamp_max(0.5 * size)
         target = torch.maximum(FORCING * size, target)

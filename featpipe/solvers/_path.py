@@ -19,7 +19,7 @@ from featpipe.solvers._rowspace import Turned, turn
 from featpipe.solvers._table import Design, Table, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
 
-__all__ = ["solve", "solve_path"]
+__all__ = ["skips_Cs", "solve", "solve_path"]
 
 # A single fit is solved this much more exactly than a path, for its predictions.
 FINER = 1e-2
@@ -111,6 +111,13 @@ def solve_path(
     return Path(found, gaps, n_passes, converged, evaluated)
 
 
+def skips_Cs(task: Task, n_splits: int, n_Cs: int) -> bool:
+    """Say whether `solve_path`, given a score, solves some of the C only."""
+    n_rows, width = task.codes.shape
+    many = _plan.is_large(n_rows, width, n_splits * task.n_columns, n_Cs)
+    return task.loss != "linear" and many
+
+
 @dataclass(frozen=True, eq=False)
 class _Judge:
     """Scores what has been solved of a group of splits."""
@@ -193,8 +200,12 @@ def _as_given(design: Design, theta: torch.Tensor) -> tuple[np.ndarray, np.ndarr
 
 def _groups(task: Task, n_splits: int, options: Options) -> list[list[int]]:
     """Cut the splits into groups whose state the memory holds."""
+    width = task.codes.shape[1]
     # About a dozen arrays of coefficients in double precision a split.
-    one = 12 * 8 * task.n_columns * (task.codes.shape[1] + 1)
+    one = 12 * 8 * task.n_columns * (width + 1)
+    if task.loss == "linear":
+        # A Gram matrix a split, and what its eigenvectors take.
+        one = max(one, 3 * 8 * width**2)
     size = int(max(1, min(n_splits, 0.5 * options.n_bytes // one)))
     numbers = list(range(n_splits))
     return [numbers[i : i + size] for i in range(0, n_splits, size)]
