@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import featpipe
+
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 SMALL = ["--backbone", "squeezenet1_1", "--weights", "none", "--device", "cpu"]
 
@@ -43,3 +45,26 @@ def test_sweep_depths_shows_each_depth_in_the_networks_order(flowers, tmp_path, 
     shown = capsys.readouterr().out
     assert shown.index("features.0:avg") < shown.index("penultimate")
     assert (tmp_path / "study" / "depths.csv").exists()
+
+
+def test_fixed_or_finetuned_leaves_a_table_a_picture_and_models(tmp_path, draw, capsys):
+    pytest.importorskip("matplotlib", reason="needs the extra featpipe[plot]")
+    for k in range(16):
+        split = "test" if k < 4 else "train"
+        draw(tmp_path / "photos" / split / ("ant", "bee")[k % 2] / f"{k}.png", k)
+    study = tmp_path / "study"
+    options = [str(tmp_path / "photos"), "-o", str(study), "--backbone", "mini"]
+    options += ["--depth", "stage3", "--input-size", "32", "--epochs", "1"]
+    options += ["--device", "cpu", "--from", "stage2", "--from", "stage3.1"]
+    found = load("fixed_or_finetuned").main(options)
+    assert list(found) == [
+        "probe", "head", "from stage2", "from stage3.1", "all", "all, probe first",
+        "from scratch",
+    ]  # fmt: skip
+    assert all(score.n_test == 4 for score in found.values())
+    assert all(found[name].p_value is not None for name in list(found)[1:])
+    assert found["from scratch"].weights == "none"
+    shown = capsys.readouterr().out
+    assert "all, probe first" in shown
+    assert (study / "study.png").stat().st_size > 10_000
+    assert featpipe.load(study / "from-stage2.model").class_names == ["ant", "bee"]

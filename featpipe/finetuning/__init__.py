@@ -7,8 +7,9 @@
 |---|---|
 | `settings` | what is asked, checked |
 | `split` | which images train, which choose, which judge |
-| `network` | what learns and what is frozen; the head |
-| `augment`, `pictures`, `views` | random views of decoded images, also for the cache |
+| `network`, `start` | what learns and what is frozen; the head, and its start |
+| `augment`, `suits` | random views of a picture, and which of them fit |
+| `pictures`, `views` | decoded pictures kept, and views as images for the cache |
 | `feeds`, `inputs` | batches: of images for the whole network, or out of the cache |
 | `training` | one epoch, one measurement |
 | `rates` | which learning rate |
@@ -114,8 +115,8 @@ def finetune(
     batch_size : int, optional
         Default 32, down to 8 where images are few.
     augment : str or sequence of str
-        ``"flip"``, ``"vflip"``, ``"crop"``, ``"colour"``; ``"none"``; or ``"auto"``,
-        those that leave the images recognisable.
+        ``"flip"``, ``"vflip"``, ``"crop"``, ``"colour"``; ``"none"``; or ``"auto"``:
+        those of the first three with which a probe still recognises the images.
     label_smoothing : float
     class_weight : "balanced" or dict of class name to weight, optional
     views : int, optional

@@ -21,6 +21,7 @@ from featpipe.finetuning.feeds import CachedFeed, Feed, PictureFeed, Shelf
 from featpipe.finetuning.pictures import Pictures
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.split import Rows
+from featpipe.finetuning.suits import CANDIDATES, suiting
 from featpipe.images import ImageSet
 
 __all__ = ["Inputs", "Where", "choose"]
@@ -40,6 +41,8 @@ class Where:
     codes : Codes
         Of these images, one row each that could be read.
     rows : Rows
+    labels : (n_rows,) int64
+        Class numbers of the rows that train; −1 elsewhere.
     backbone : Backbone
         On its device.
     folder : Path
@@ -54,6 +57,7 @@ class Where:
     images: ImageSet
     codes: Codes
     rows: Rows
+    labels: np.ndarray
     backbone: Backbone
     folder: Path
     exact: bool
@@ -100,9 +104,8 @@ class Inputs:
             None where the head alone is fed, from cached codes.
         feed : Feed
         """
-        kinds = _kinds(settings)
         if self.cached is None:
-            return self._whole(settings, where, kinds)
+            return self._whole(settings, where)
         rows = where.rows.train
         shelves = [Shelf(where.codes, self.cached.spec, np.arange(len(where.codes)))]
         if settings.node is None:
@@ -114,9 +117,9 @@ class Inputs:
                     f"{self.cached.spec!r} is too coarse: it does not give the codes "
                     "again, so the whole network runs in every epoch"
                 )
-                return self._whole(settings, where, kinds)
+                return self._whole(settings, where)
         if self.n_views > 1:
-            shelves += self._views(settings, where, kinds)
+            shelves += self._views(settings, where)
         feed = CachedFeed(
             shelves,
             rows,
@@ -126,18 +129,15 @@ class Inputs:
         self.notes.append(
             f"trained from cached {self.cached.spec!r}, {self.n_views} view"
             f"{'s' * (self.n_views > 1)} of each image"
-            + (f": {', '.join(kinds)}" if self.n_views > 1 else "")
         )
         return part, feed
 
-    def _whole(
-        self, settings: Settings, where: Where, kinds: tuple[str, ...]
-    ) -> tuple[Part, Feed]:
+    def _whole(self, settings: Settings, where: Where) -> tuple[Part, Feed]:
         part = parting.whole(where.backbone, settings.node)
         pictures = Pictures(
             where.images, where.backbone.preprocessing, exact=where.exact
         )
-        self.notes.append(f"augmentation: {', '.join(kinds) or 'none'}")
+        kinds = self._kinds(settings, where, pictures)
         positions = where.positions()
         return part, PictureFeed(
             where.backbone, pictures, positions, kinds, where.workers
@@ -155,11 +155,13 @@ class Inputs:
         off = np.abs(found.numpy() - codes).max()
         return bool(off <= _NEAR * np.abs(codes).max())
 
-    def _views(
-        self, settings: Settings, where: Where, kinds: tuple[str, ...]
-    ) -> list[Shelf]:
+    def _views(self, settings: Settings, where: Where) -> list[Shelf]:
         assert self.cached is not None
         rows, positions = where.rows.train, where.positions()
+        pictures = Pictures(
+            where.images, where.backbone.preprocessing, exact=where.exact
+        )
+        kinds = self._kinds(settings, where, pictures)
         drawn = views.views_of(
             where.images.take(positions[rows]),
             self.n_views - 1,
@@ -177,6 +179,31 @@ class Inputs:
                 at[row] = found.get(views.name(k, where.codes.paths[row]), -1)
             shelves.append(Shelf(codes, self.cached.spec, at))
         return shelves
+
+    def _kinds(
+        self, settings: Settings, where: Where, pictures: Pictures
+    ) -> tuple[str, ...]:
+        """Take the augmentations asked for, or ask which of them fit."""
+        kinds = settings.augment
+        why = ""
+        if isinstance(kinds, str):
+            found = suiting(
+                where.codes,
+                where.rows,
+                where.labels,
+                where.backbone,
+                pictures,
+                where.positions(),
+                seed=settings.seed,
+            )
+            kinds = tuple(name for name in CANDIDATES if found[name][1])
+            told = (f"{name} {100 * found[name][0]:.0f}" for name in CANDIDATES)
+            why = (
+                " (a probe, untrained on any, recognises "
+                f"{100 * found[''][0]:.0f} % as they are; {', '.join(told)})"
+            )
+        self.notes.append(f"augmentation: {', '.join(kinds) or 'none'}{why}")
+        return kinds
 
 
 def choose(
@@ -239,9 +266,3 @@ def _entering(backbone: Backbone, node: str) -> list[Depth]:
 
 def _row_bytes(depth: Depth) -> int:
     return math.prod(depth.shape) * (2 if depth.pool == "map" else 4)
-
-
-def _kinds(settings: Settings) -> tuple[str, ...]:
-    if isinstance(settings.augment, str):
-        return ("flip", "crop")
-    return settings.augment

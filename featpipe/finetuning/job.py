@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from featpipe.finetuning.journal import Journal
 from featpipe.finetuning.network import Tuned
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
-from featpipe.finetuning.split import Rows, divide
+from featpipe.finetuning.split import Rows, divide, told, unseen
 from featpipe.finetuning.start import starts
 from featpipe.finetuning.training import Trainer
 from featpipe.images import ImageSet
@@ -96,7 +96,9 @@ class Job:
             inputs = choose(settings, backbone, len(self._images), self._specs())
             file = self._extracted(folder, inputs.specs)
             rows = divide(file, n_folds=settings.folds, seed=settings.seed)
-            return self._trained(folder, backbone, inputs, file, rows, start)
+            ready = _Ready.of(folder, backbone, file, rows)
+            network, journal = self._trained(ready, inputs, start)
+            return self._judged(ready, network, journal)
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -154,47 +156,25 @@ class Job:
         return extraction.run()
 
     def _trained(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        inputs: Inputs,
-        file: Codes,
-        rows: Rows,
-        start: float,
-    ) -> Finetuned:
-        learned = np.asarray(file.labels)[rows.train]
-        classes = np.unique(learned)
-        # The labels of rows held out are not to be read by mistake.
-        labels = np.full(len(file), -1, np.int64)
-        labels[rows.train] = np.searchsorted(classes, learned)
-        names = [file.class_names[k] for k in classes]
-        precision = file.provenance["precision"]
-        placed = backbone.to(self._machine.device)
-        where = Where(
-            images=self._images,
-            codes=file,
-            rows=rows,
-            backbone=placed,
-            folder=folder,
-            exact=file.provenance["decoding"]["mode"] == "exact",
-            workers=self._workers,
-            extract=partial(self._extract, file.provenance),
-        )
-        part, feed = inputs.make(self._settings, where)
+        self, ready: _Ready, inputs: Inputs, start: float
+    ) -> tuple[Tuned, Journal]:
+        """Train, or go on with it; give the network with its final weights."""
+        settings, rows, labels = self._settings, ready.rows, ready.labels
+        placed = ready.backbone.to(self._machine.device)
+        part, feed = inputs.make(settings, self._where(ready, placed))
         self._notes += inputs.notes
-        depth = self._recipe.depths[0]
-        head = starts(self._settings, file, depth, rows, labels, len(classes))
-        train = self._settings.train != "head"
-        network = Tuned(part, head(rows.fit), train=train)
+        weights = _weights(settings, labels[rows.train], ready.names)
+        head = starts(settings, ready.codes, ready.depth, rows, labels, weights)
+        network = Tuned(part, head(rows.fit), train=settings.train != "head")
         trainer = Trainer(
             network,
             feed,
             labels,
-            self._settings,
-            batch_size=self._settings.batch_size or _batch_size(len(rows.fit)),
-            weights=_weights(self._settings, labels[rows.train], names),
+            settings,
+            batch_size=settings.batch_size or _batch_size(len(rows.fit)),
+            weights=weights,
             device=placed.device,
-            precision=precision,
+            precision=ready.codes.provenance["precision"],
         )
         before = network.learned()
 
@@ -202,23 +182,15 @@ class Job:
             network.put_back(before)
             network.head.load_state_dict(head(fitted).state_dict())
 
-        digest = self._settings.digest(
-            weights=backbone.weights_sha256,
-            rows=[r.tolist() for r in rows[:3]],
-            labels=labels[rows.train].tolist(),
-            images=[file.sha256[row].tobytes().hex() for row in rows.train],
-            fingerprint=file.fingerprint,
-            depth=backbone.depths[0].spec,
-            feed=type(feed).__name__,
-        )
-        path = None if self._path is None else folder / "checkpoint.pt"
+        path = None if self._path is None else ready.folder / "checkpoint.pt"
+        digest = ready.digest(settings, type(feed).__name__)
         journal = Journal.read(path, digest, placed.device)
         if not journal.seconds:
             journal.seconds = time.perf_counter() - start
             journal.n_passes = max(1, inputs.n_views) * len(rows.train)
         course = Course(
             trainer,
-            self._settings,
+            settings,
             rows,
             labels,
             begin,
@@ -227,18 +199,25 @@ class Job:
             tell=self._tell,
         )
         course.run()
-        return self._judged(folder, backbone, network, file, rows, classes, journal)
+        return network, journal
 
-    def _judged(
-        self,
-        folder: Path,
-        backbone: Backbone,
-        network: Tuned,
-        file: Codes,
-        rows: Rows,
-        classes: np.ndarray,
-        journal: Journal,
-    ) -> Finetuned:
+    def _where(self, ready: _Ready, placed: Backbone) -> Where:
+        said = ready.codes.provenance
+        return Where(
+            images=self._images,
+            codes=ready.codes,
+            rows=ready.rows,
+            labels=ready.labels,
+            backbone=placed,
+            folder=ready.folder,
+            exact=said["decoding"]["mode"] == "exact",
+            workers=self._workers,
+            extract=partial(self._extract, said),
+        )
+
+    def _judged(self, ready: _Ready, network: Tuned, journal: Journal) -> Finetuned:
+        """Write the model, read it back, and put the held-out images to it."""
+        backbone, file, rows = ready.backbone, ready.codes, ready.rows
         best = journal.best_epoch
         assert best is not None
         facts = {
@@ -251,8 +230,8 @@ class Job:
             "seconds": journal.seconds,
             "warnings": journal.warnings,
         }
-        model, weights = result.bind(backbone, network, file, classes, facts)
-        draft = folder / "model.safetensors"
+        model, weights = result.bind(backbone, network, file, ready.classes, facts)
+        draft = ready.folder / "model.safetensors"
         result.write_model(draft, model, weights)
         predictor = Predictor(
             model,
@@ -268,7 +247,7 @@ class Job:
             "codes": os.fspath(self._codes_path or self._images.source),
             "backbone": backbone.name,
             "weights": backbone.weights,
-            "depth": backbone.depths[0].spec,
+            "depth": ready.depth,
             "width": backbone.depths[0].width,
             "classifier": "finetune",
             "C": None,
@@ -276,7 +255,10 @@ class Job:
             "n_train": facts["n_images"],
             "cv_accuracy": journal.history[best]["held_out_score"],
             "fit_seconds": journal.seconds,
-            "warnings": [*_unseen(file, classes, truth), *journal.warnings],
+            "warnings": [
+                *unseen(file.class_names, ready.classes, truth),
+                *journal.warnings,
+            ],
             "trained": self._settings.words,
             "image_passes": journal.n_passes,
         }
@@ -288,9 +270,50 @@ class Job:
             rates=dict(journal.tried),
             epoch=best,
             history=journal.history,
-            notes=[*self._notes, *_told(rows, self._settings)],
+            notes=[*self._notes, *told(rows, refit=self._settings.refit)],
             path=self._path,
             seed=self._settings.seed,
+        )
+
+
+class _Ready(NamedTuple):
+    """All that training starts from."""
+
+    folder: Path
+    backbone: Backbone
+    codes: Codes
+    rows: Rows
+    classes: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, folder: Path, backbone: Backbone, file: Codes, rows: Rows) -> _Ready:
+        learned = np.asarray(file.labels)[rows.train]
+        classes = np.unique(learned)
+        # The labels of rows held out are not to be read by mistake.
+        labels = np.full(len(file), -1, np.int64)
+        labels[rows.train] = np.searchsorted(classes, learned)
+        return cls(folder, backbone, file, rows, classes, labels)
+
+    @property
+    def depth(self) -> str:
+        return self.backbone.depths[0].spec
+
+    @property
+    def names(self) -> list[str]:
+        return [self.codes.class_names[k] for k in self.classes]
+
+    def digest(self, settings: Settings, feed: str) -> str:
+        """Name all that decides the weights that will come out."""
+        train = self.rows.train
+        return settings.digest(
+            weights=self.backbone.weights_sha256,
+            rows=[rows.tolist() for rows in self.rows[:3]],
+            labels=self.labels[train].tolist(),
+            images=[self.codes.sha256[row].tobytes().hex() for row in train],
+            fingerprint=self.codes.fingerprint,
+            depth=self.depth,
+            feed=feed,
         )
 
 
@@ -340,30 +363,6 @@ def _require_no_others(file: Codes, image_set: ImageSet) -> None:
         raise ValueError(
             f"{file.path} holds {len(others)} images that the source does not have, "
             f"such as {min(others)!r}; give the codes of the same source, or none"
-        )
-
-
-def _unseen(file: Codes, classes: np.ndarray, truth: np.ndarray) -> list[str]:
-    unseen = np.setdiff1d(truth, classes)
-    if not len(unseen):
-        return []
-    names = ", ".join(repr(file.class_names[k]) for k in unseen[:10])
-    return [
-        f"no training images of class {names}: the held-out images of it count as wrong"
-    ]
-
-
-def _told(rows: Rows, settings: Settings) -> Iterator[str]:
-    again = "; then trained anew on all of them" if settings.refit else ""
-    yield (
-        f"{len(rows.train)} images to learn from: the learning rate and the epoch are "
-        f"chosen on {len(rows.select)} of them{again}; {len(rows.held)} are held out "
-        "and choose nothing"
-    )
-    if rows.protocol.endswith("-fold"):
-        yield (
-            "no split was given: the images held out are the first of the folds that "
-            "compare makes with this seed"
         )
 
 

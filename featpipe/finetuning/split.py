@@ -6,6 +6,7 @@ the epoch are a part of the training rows. Labels of held-out rows never come in
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from featpipe import scores
 from featpipe.codes import Codes
 from featpipe.images import ImageSet
 
-__all__ = ["Pairs", "Rows", "divide"]
+__all__ = ["Pairs", "Rows", "divide", "told", "unseen"]
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
@@ -137,4 +138,32 @@ def _require_two_classes(labels: np.ndarray, kind: str) -> None:
         raise ValueError(
             f"the {len(labels)} {kind} images are of {n_classes} class; training needs "
             "images of at least two classes"
+        )
+
+
+def told(rows: Rows, *, refit: bool) -> Iterator[str]:
+    """Say in words which images do what."""
+    again = "; then trained anew on all of them" if refit else ""
+    yield (
+        f"{len(rows.train)} images to learn from: the learning rate and the epoch are "
+        f"chosen on {len(rows.select)} of them{again}; {len(rows.held)} are held out "
+        "and choose nothing"
+    )
+    if rows.protocol.endswith("-fold"):
+        yield (
+            "no split was given: the images held out are the first of the folds that "
+            "compare makes with this seed"
+        )
+
+
+def unseen(
+    class_names: Sequence[str], learned: np.ndarray, judged: np.ndarray
+) -> Iterator[str]:
+    """Warn of classes that were judged and never learned."""
+    lacking = np.setdiff1d(judged, learned)
+    if len(lacking):
+        names = ", ".join(repr(class_names[k]) for k in lacking[:10])
+        yield (
+            f"no training images of class {names}: the held-out images of it count as "
+            "wrong"
         )

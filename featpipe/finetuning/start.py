@@ -23,7 +23,7 @@ def starts(
     depth: str,
     rows: Rows,
     labels: np.ndarray,
-    n_classes: int,
+    weights: np.ndarray | None = None,
 ) -> Callable[[np.ndarray], Head]:
     """Give what makes the head that training on some rows starts from.
 
@@ -38,9 +38,11 @@ def starts(
     rows : Rows
     labels : (n_rows,) int64
         Class numbers of the rows that train.
-    n_classes : int
+    weights : (n_classes,) float, optional
+        Of the classes.
     """
     made: dict[bytes, Head] = {}
+    n_classes = int(labels.max()) + 1
 
     def head(fitted: np.ndarray) -> Head:
         key = fitted.tobytes()
@@ -49,7 +51,7 @@ def starts(
             made[key] = Head(X, n_classes, seed=settings.seed)
             if settings.init == "probe":
                 pairs = _folds(codes, rows, fitted, settings)
-                probe = _probe(X, labels[fitted], pairs, n_classes, settings)
+                probe = _probe(X, labels[fitted], pairs, n_classes, weights, settings)
                 made[key].start_from(*probe)
         return made[key]
 
@@ -71,16 +73,23 @@ def _folds(codes: Codes, rows: Rows, fitted: np.ndarray, settings: Settings) -> 
 
 
 def _probe(
-    X: np.ndarray, y: np.ndarray, pairs: Pairs, n_classes: int, settings: Settings
+    X: np.ndarray,
+    y: np.ndarray,
+    pairs: Pairs,
+    n_classes: int,
+    weights: np.ndarray | None,
+    settings: Settings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the logistic classifier; give coef and intercept of all the classes."""
+    given = None if weights is None else dict(enumerate(weights.tolist()))
     balanced = settings.class_weight == "balanced"
     estimator = classifiers.make(
         "logistic",
         C="auto" if pairs else 1.0,
         cv=pairs or 5,
         metric=settings.metric,
-        class_weight="balanced" if balanced else None,
+        # Balanced over the rows at hand, as compare does it.
+        class_weight="balanced" if balanced else given,
         random_state=settings.seed,
     )
     with warnings.catch_warnings():

@@ -1,0 +1,106 @@
+"""Which augmentations fit the images: those that leave them recognisable.
+
+A mirrored 2 is no 2, a mirrored bee is a bee. The frozen network and a classifier on
+its codes, which saw no mirrored image, tell which is which before any training.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from featpipe import classifiers
+from featpipe.backbones import Backbone
+from featpipe.codes import Codes
+from featpipe.finetuning.augment import centre, view
+from featpipe.finetuning.pictures import Pictures
+from featpipe.finetuning.split import Rows
+
+__all__ = ["CANDIDATES", "suiting"]
+
+CANDIDATES = ("flip", "vflip", "crop")
+_MOST_IMAGES = 500
+_BATCH = 32
+# Usual for standardised codes; it is about a loss of many points, not of one.
+_C = 0.01
+_TOLERATED = 0.1
+
+
+def suiting(
+    codes: Codes,
+    rows: Rows,
+    labels: np.ndarray,
+    backbone: Backbone,
+    pictures: Pictures,
+    positions: np.ndarray,
+    *,
+    seed: int = 0,
+) -> dict[str, tuple[float, bool]]:
+    """Ask the probe whether it still recognises augmented images.
+
+    A logistic classifier learns from the codes of the rows that fit, and names the
+    images that choose, as they are and augmented. An augmentation fits if it costs at
+    most a tenth of what the classifier knows beyond the most frequent class, and a
+    standard error.
+
+    Parameters
+    ----------
+    codes : Codes
+        Of the backbone's depth.
+    rows : Rows
+    labels : (n_rows,) int64
+        Class numbers of the rows that train.
+    backbone : Backbone
+        On its device.
+    pictures : Pictures
+    positions : (n_rows,) int64
+        The picture of each row.
+    seed : int
+        Of the crops, and of the images asked for, where there are many.
+
+    Returns
+    -------
+    dict of str to (accuracy, fits)
+        For ``""``, the images as they are, and for each of `CANDIDATES`.
+    """
+    spec = backbone.depths[0].spec
+    X = codes.take(spec, rows.fit).astype(np.float32, copy=False)
+    probe = classifiers.make("logistic", C=_C)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(X, labels[rows.fit])
+    asked = np.random.default_rng(seed).permutation(rows.select)[:_MOST_IMAGES]
+    truth = labels[asked]
+
+    def accuracy(draw: Callable[[Tensor, np.random.Generator], Tensor]) -> float:
+        squares = [
+            draw(
+                pictures.get(int(positions[row])),
+                np.random.default_rng([seed, int(row)]),
+            )
+            for row in asked
+        ]
+        found = [
+            backbone(torch.stack(squares[start : start + _BATCH]))[spec].cpu().numpy()
+            for start in range(0, len(squares), _BATCH)
+        ]
+        return float((probe.predict(np.concatenate(found)) == truth).mean())
+
+    side = backbone.preprocessing.crop
+    ways: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
+        "": lambda picture, rng: centre(picture, side),
+        "flip": lambda picture, rng: centre(picture, side).flip(-1),
+        "vflip": lambda picture, rng: centre(picture, side).flip(-2),
+        "crop": lambda picture, rng: view(picture, side, ("crop",), rng),
+    }
+    found = {name: accuracy(draw) for name, draw in ways.items()}
+    plain = found[""]
+    guess = np.bincount(labels[rows.fit]).max() / len(rows.fit)
+    error = np.sqrt(plain * (1 - plain) / len(asked))
+    least = plain - _TOLERATED * max(plain - guess, 0.0) - error
+    return {name: (score, score >= least) for name, score in found.items()}
