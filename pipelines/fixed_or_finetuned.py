@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="an entry's name or a file")
     parser.add_argument("--depth", default="penultimate")
     parser.add_argument("--from", dest="nodes", action="append", help="two of them")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--input-size", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)

@@ -54,11 +54,11 @@ def test_fixed_or_finetuned_leaves_a_table_a_picture_and_models(tmp_path, draw, 
         draw(tmp_path / "photos" / split / ("ant", "bee")[k % 2] / f"{k}.png", k)
     study = tmp_path / "study"
     options = [str(tmp_path / "photos"), "-o", str(study), "--backbone", "mini"]
-    options += ["--depth", "stage3", "--input-size", "32", "--epochs", "1"]
-    options += ["--device", "cpu", "--from", "stage2", "--from", "stage3.1"]
+    options += ["--depth", "stage2", "--input-size", "32", "--epochs", "1"]
+    options += ["--device", "cpu", "--from", "stage1", "--from", "stage2.1"]
     found = load("fixed_or_finetuned").main(options)
     assert list(found) == [
-        "probe", "head", "from stage2", "from stage3.1", "all", "all, probe first",
+        "probe", "head", "from stage1", "from stage2.1", "all", "all, probe first",
         "from scratch",
     ]  # fmt: skip
     assert all(score.n_test == 4 for score in found.values())
@@ -67,4 +67,4 @@ def test_fixed_or_finetuned_leaves_a_table_a_picture_and_models(tmp_path, draw, 
     shown = capsys.readouterr().out
     assert "all, probe first" in shown
     assert (study / "study.png").stat().st_size > 10_000
-    assert featpipe.load(study / "from-stage2.model").class_names == ["ant", "bee"]
+    assert featpipe.load(study / "from-stage1.model").class_names == ["ant", "bee"]

@@ -252,7 +252,8 @@ def test_views_are_cached_and_so_no_image_runs_again(kinds):
         kinds, **FAST, train="from:stage4", augment=("flip",), views=3
     )
     assert found.score.image_passes == 3 * 36
-    assert "3 views of each image: flip" in found.notes[0]
+    assert found.notes[0] == "augmentation: flip"
+    assert "3 views of each image" in found.notes[1]
 
 
 def test_an_augmentation_that_makes_another_class_of_an_image_is_left_out(tmp_path):
