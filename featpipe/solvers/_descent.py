@@ -20,7 +20,7 @@ from featpipe.solvers._newton import Newton, Point
 __all__ = ["Arrival", "Descent", "Walkers"]
 
 ARMIJO = 1e-4
-# Rejected trials in a row after which single precision is at its end.
+# Rejected or idle trials in a row after which single precision is at its end.
 PATIENCE = 3
 # Share of the objective that a gain is at least taken to be.
 LEAST_GAIN = 1e-3
@@ -31,7 +31,7 @@ SHARES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 # Relative gap, as a multiple of the tolerance, that single precision can shrink.
 FAR = 100.0
 # Passes at one C after which a walker takes Newton steps.
-HARD = 10
+HARD = 15
 # The same where C are skipped, so that a step along the path is longer.
 PATIENT = 40
 
@@ -137,6 +137,7 @@ class Descent:
         self.precise, self.known, self.solved = flags, flags.clone(), flags.clone()
         self.entered, self.hard = flags.clone(), flags.clone()
         self.rejected = torch.zeros(n, dtype=torch.int64, device=theta.device)
+        self.stalled = torch.zeros_like(self.rejected)
         absent = objective.design.class_mass[objective.split] == 0
         self.n_free = absent.sum(1) + 1 if theta.shape[1] > 1 else absent.sum(1) * 0
         self._set_C(np.arange(len(walkers.first)))
@@ -211,9 +212,10 @@ class Descent:
         before = self.gap[units]
         self._bound(here)
         # Below the noise of values, gradients may still shrink: go on while they do.
-        blurred &= self.gap[units] > 0.5 * before
+        blurred &= (self.gap[units] > 0.5 * before) & ~self.solved[units]
+        self.stalled[units] = torch.where(blurred, self.stalled[units] + 1, 0)
         patience = PATIENCE if dtype != torch.float64 else 4 * PATIENCE
-        worn = (self.rejected[units] >= patience) | (blurred & ~self.solved[units])
+        worn = (self.rejected[units] >= patience) | (self.stalled[units] >= PATIENCE)
         self._refine(units[worn])
 
     def _shorten(self, units: torch.Tensor, dtype: torch.dtype) -> None:
@@ -251,7 +253,7 @@ class Descent:
         self.history.forget(again)
         self.precise[units] = True
         self.known[units] = False
-        self.rejected[units] = 0
+        self.rejected[units] = self.stalled[units] = 0
         self.length[units] = 0
 
     def _value(
