@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from featpipe.solvers._ridge import ridge, ridge_turned
 from featpipe.solvers._rowspace import Turned, turn
 from featpipe.solvers._table import Design, Table, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
+from featpipe.solvers._threads import SMALL, side_by_side, threads_for
 
 __all__ = ["skips_Cs", "solve", "solve_path"]
 
@@ -27,8 +29,6 @@ FINER = 1e-2
 RUNG, RUNG_TOL, FIRST_MASS = 10.0, 1e-2, 50.0
 # Columns beyond which turning into the row space cannot be afforded.
 TURN_ROWS = 12000
-# Products of a pass below which a fit keeps to one thread; see `_threads_for`.
-SMALL = 10**8
 
 Arrive = Callable[[int, int, torch.Tensor, float, int], None]
 Score = Callable[[int, np.ndarray], float]
@@ -223,27 +223,13 @@ def _solve_all(
 
     Gives which C of the grid were solved: all, unless there is a judge.
     """
-    n_columns = len(design.mass) * task.n_columns
-    with _threads_for(design.table.n_rows * design.table.width * n_columns):
+    table, n_columns = design.table, len(design.mass) * task.n_columns
+    fits = table.n_rows * table.width * 16 <= 2 * options.n_bytes
+    if table.width > table.n_rows and table.n_rows <= TURN_ROWS and fits:
+        _solve_turned(task, design, grid, options, arrive)
+        return np.ones(len(grid[0]), bool)
+    with threads_for(table.n_rows * table.width * n_columns):
         return _solve_here(task, design, grid, options, arrive, judge)
-
-
-@contextmanager
-def _threads_for(products: int) -> Iterator[None]:
-    """Keep small problems to one thread, for as long as the block lasts.
-
-    A pass over few codes is short beside the wait of threads for one another where
-    another process has a core. svm on 1,198 x 384 codes of 10 classes, two cores: 8.0 s
-    with one thread and 6.4 s with two on an idle machine, but 27.7 s with two beside a
-    busy process, where one still takes 8.0 s. So a fifth is given up for a time that
-    can be relied on.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if products < SMALL else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _solve_here(
@@ -256,11 +242,6 @@ def _solve_here(
 ) -> np.ndarray:
     table, n_rows = design.table, design.table.n_rows
     every = np.ones(len(grid[0]), bool)
-    fits = n_rows * table.width * 16 <= 2 * options.n_bytes
-    if table.width > n_rows and n_rows <= TURN_ROWS and fits:
-        for p in range(len(design.mass)):
-            _solve_turned(task, turn(design, p), p, grid, options, arrive)
-        return every
     if task.loss == "linear":
         Cs = torch.from_numpy(grid[0]).to(table.device)
         for p, thetas in enumerate(ridge(design, task.n_classes, Cs)):
@@ -283,6 +264,31 @@ def _solve_here(
 
 
 def _solve_turned(
+    task: Task,
+    design: Design,
+    grid: tuple[np.ndarray, np.ndarray],
+    options: Options,
+    arrive: Arrive,
+) -> None:
+    """Solve each split in the space of its rows; small ones side by side."""
+    table, n_splits = design.table, len(design.mass)
+    products = table.n_rows**2 * task.n_columns
+    one_at_a_time = Lock()
+
+    def arrive_alone(*solved: Any) -> None:
+        with one_at_a_time:
+            arrive(*solved)
+
+    def solve_split(p: int) -> None:
+        _solve_one_turned(task, turn(design, p), p, grid, options, arrive_alone)
+
+    small = table.device.type == "cpu" and products < SMALL
+    n_workers = min(n_splits, torch.get_num_threads()) if small else 1
+    with threads_for(products):
+        side_by_side(solve_split, n_splits, n_workers)
+
+
+def _solve_one_turned(
     task: Task,
     turned: Turned,
     p: int,
