@@ -11,10 +11,7 @@ from featpipe.cli.voice import voice
 
 __all__ = ["demo"]
 
-# Digits differ by where their strokes lie, which only `flatten` keeps.
-_DEPTHS = ["stage2", "stage3:flatten", "penultimate"]
-# They are 8 pixels a side: the smallest input that mini takes shows all there is.
-_INPUT_SIZE = 32
+_DEPTHS = ["stage2", "stage3", "penultimate"]
 
 
 def demo(
@@ -36,16 +33,13 @@ def demo(
     count = write_digits(images)
     voice.remark(f"{count:,} digits in {images}, as train/… and test/… class folders")
     depths = " ".join(f"--depth {depth}" for depth in _DEPTHS)
-    voice.remark(
-        f"$ featpipe run {images} -o {folder} --backbone mini "
-        f"--input-size {_INPUT_SIZE} {depths}"
-    )
+    voice.remark(f"$ featpipe run {images} -o {folder} --backbone mini {depths}")
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(run).parameters.items()
     }
     asked = {"source": str(images), "output": folder, "depth": _DEPTHS}
-    run(**{**defaults, **asked, "backbone": "mini", "input_size": _INPUT_SIZE})
+    run(**{**defaults, **asked, "backbone": "mini"})
     voice.remark(
         f"left behind: {folder / 'codes.h5'} (featpipe inspect), "
         f"{folder / 'scores.json'}, {folder / 'scores.csv'}\n"
