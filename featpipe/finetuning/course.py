@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,20 +131,24 @@ class Course:
         self._resume(self.rows.fit)
         if not self.journal.history:
             before = self.trainer.measure(self.rows.select)
-            self._note(0, math.nan, before, may_be_best=self.settings.init == "probe")
+            start = {"epoch": 0, "loss": None, "seconds": None}
+            self._note(start, before, may_be_best=self.settings.init == "probe")
         for epoch in range(self.journal.epoch, n_epochs):
             self._words = f"epoch {epoch + 1} of {n_epochs}, {self._standing()}"
+            since = time.perf_counter()
             try:
                 loss = self._epoch(
                     self.rows.fit, (_SELECT, epoch), self.journal.rate, n_epochs
                 )
+                seconds = time.perf_counter() - since
                 measure = self.trainer.measure(self.rows.select)
                 if not math.isfinite(measure.loss):
                     raise Diverged
             except Diverged:
                 self._say_diverged(epoch + 1)
                 break
-            self._note(epoch + 1, loss, measure)
+            entry = {"epoch": epoch + 1, "loss": loss, "seconds": seconds}
+            self._note(entry, measure)
             self._keep(epoch + 1)
         self._notice()
         self.trainer.network.put_back(self.journal.best)
@@ -212,18 +217,13 @@ class Course:
             self._done = self.journal.epoch * len(rows)
 
     def _note(
-        self, epoch: int, loss: float, measure: Measure, may_be_best: bool = True
+        self, entry: dict[str, Any], measure: Measure, may_be_best: bool = True
     ) -> None:
         """Add to the history; keep what has been learned where it is best so far."""
-        entry = {
-            "epoch": epoch,
-            "loss": None if math.isnan(loss) else loss,
-            "held_out_loss": measure.loss,
-            "held_out_score": measure.score,
-        }
+        entry |= {"held_out_loss": measure.loss, "held_out_score": measure.score}
         self.journal.history.append(entry)
         if may_be_best and self._is_best(measure):
-            self.journal.best_epoch = epoch
+            self.journal.best_epoch = entry["epoch"]
             self.journal.best = self.trainer.network.learned()
 
     def _is_best(self, measure: Measure) -> bool:

@@ -42,8 +42,9 @@ class Finetuned:
     epoch : int
         The epoch chosen; 0 is the start.
     history : list of dict
-        ``epoch``, ``loss``, ``held_out_loss`` and ``held_out_score`` of every epoch,
-        on the part of the training images that chooses.
+        ``epoch``, its mean ``loss`` and ``seconds`` of training, then
+        ``held_out_loss`` and ``held_out_score`` on the part of the training images
+        that chooses. Epoch 0 is the start.
     notes : list of str
         What was done, in words.
     path : Path or None
