@@ -29,7 +29,7 @@ from featpipe import backbones, scores
 from featpipe.backbones import parting
 from featpipe.scores import Score
 
-PLACES = (0.5, 0.9)  # shares of the forward cost before the node to train from
+PLACES = (0.75, 0.95)  # shares of the forward cost before the node to train from
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="an entry's name or a file")
     parser.add_argument("--depth", default="penultimate")
     parser.add_argument("--from", dest="nodes", action="append", help="two of them")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--input-size", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)

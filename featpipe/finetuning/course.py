@@ -24,7 +24,7 @@ from featpipe.scores import METRICS
 __all__ = ["Course"]
 
 _FIRST_TRIED = {"adamw": 1e-3, "sgd": 1e-2}
-_TRIAL_STEPS = 12, 100
+_TRIAL_STEPS = 8, 100
 _TRIAL_JUDGES = 2000
 _TRIAL, _SELECT, _REFIT = range(3)  # parts of the seeds
 _FALLS = 3
@@ -102,11 +102,15 @@ class Course:
             return
         self._start(self.rows.fit)
         before = self.trainer.network.learned()
-        fewest, most = _TRIAL_STEPS
         rng = np.random.default_rng(self.settings.seed)
-        fit = rng.permutation(self.rows.fit)[: most * self.trainer.batch_size]
+        fewest, most = _TRIAL_STEPS
+        n_steps = int(
+            np.clip(self.trainer.n_steps(len(self.rows.fit)) // 2, fewest, most)
+        )
+        n_epochs = -(-n_steps // self.trainer.n_steps(len(self.rows.fit)))
+        n_rows = n_steps * self.trainer.batch_size // n_epochs
+        fit = rng.permutation(self.rows.fit)[:n_rows]
         select = rng.permutation(self.rows.select)[:_TRIAL_JUDGES]
-        n_epochs = max(1, -(-fewest // self.trainer.n_steps(len(fit))))
         self._stage(rates.MOST_TRIALS * n_epochs * len(fit))
 
         def trial(rate: float) -> float:
@@ -220,34 +224,40 @@ class Course:
         self, entry: dict[str, Any], measure: Measure, may_be_best: bool = True
     ) -> None:
         """Add to the history; keep what has been learned where it is best so far."""
-        entry |= {"held_out_loss": measure.loss, "held_out_score": measure.score}
+        entry |= {
+            "held_out_loss": measure.loss,
+            "held_out_loss_error": measure.error,
+            "held_out_score": measure.score,
+        }
         self.journal.history.append(entry)
-        if may_be_best and self._is_best(measure):
+        first = self.journal.best_epoch is None
+        if may_be_best and (first or self._is_best(measure)):
             self.journal.best_epoch = entry["epoch"]
             self.journal.best = self.trainer.network.learned()
 
     def _is_best(self, measure: Measure) -> bool:
-        """Compare with the best so far, by the score, and within its error by the loss.
+        """Whether the images that choose cannot tell this epoch from the best so far.
 
-        Scores of few images jump about; of epochs within one standard error of the
-        highest (the rule of Breiman et al. 1984 for trees) the loss tells more.
+        Scores of few images jump about. So within one standard error, of the highest
+        score and of the lowest loss (the rule of Breiman et al. 1984 for trees), the
+        last epoch is taken: the learning rate has fallen furthest there.
         """
-        best = self._best()
-        highest = max(entry["held_out_score"] for entry in self.journal.history)
+        history = self.journal.history
+        highest = max(entry["held_out_score"] for entry in history)
         error = math.sqrt(highest * (1 - highest) / len(self.rows.select))
-        if best is None or best.score < highest - error:
-            return True
-        return measure.score >= highest - error and measure.loss < best.loss
+        lowest = min(history, key=lambda entry: entry["held_out_loss"])
+        largest = lowest["held_out_loss"] + lowest["held_out_loss_error"]
+        return measure.score >= highest - error and measure.loss <= largest
 
-    def _best(self) -> Measure | None:
+    def _best(self) -> dict[str, Any] | None:
         for entry in self.journal.history:
             if entry["epoch"] == self.journal.best_epoch:
-                return Measure(entry["held_out_loss"], entry["held_out_score"])
+                return entry
         return None
 
     def _standing(self) -> str:
         best = self._best()
-        return "" if best is None else f"held-out {100 * best.score:.1f} %"
+        return "" if best is None else f"held-out {100 * best['held_out_score']:.1f} %"
 
     def _keep(self, epoch: int) -> None:
         self.journal.epoch = epoch
@@ -284,15 +294,16 @@ class Course:
         loss = float(-np.log(counts / counts.sum())[select].mean())
         always = np.full_like(select, counts.argmax())
         score = float(METRICS[self.settings.metric](select, always))
-        guesses = best.loss >= loss and best.score <= score
-        as_before = best.loss > (1 - _LEAST_GAIN) * start["held_out_loss"]
+        guesses = best["held_out_loss"] >= loss and best["held_out_score"] <= score
+        as_before = best["held_out_loss"] > (1 - _LEAST_GAIN) * start["held_out_loss"]
         if guesses or (as_before and self.settings.init == "random"):
             self.journal.warnings.append(
                 f"the network did not learn: on the {len(select)} images that choose "
                 f"the epoch its {self.settings.metric} went from "
-                f"{100 * start['held_out_score']:.1f} to {100 * best.score:.1f} %, and "
-                f"always naming the most frequent class gives {100 * score:.1f} %; try "
-                "more epochs, another learning rate, or to start from the probe"
+                f"{100 * start['held_out_score']:.1f} to "
+                f"{100 * best['held_out_score']:.1f} %, and always naming the most "
+                f"frequent class gives {100 * score:.1f} %; try more epochs, another "
+                "learning rate, or to start from the probe"
             )
 
     def _stage(self, total: int) -> None:

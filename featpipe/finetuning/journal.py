@@ -34,8 +34,9 @@ class Journal:
     epoch : int
         Epochs done in this stage.
     history : list of dict
-        ``epoch``, ``loss``, ``seconds``, ``held_out_loss`` and ``held_out_score`` of
-        the first stage, beginning with epoch 0, before the first step.
+        ``epoch``, ``loss``, ``seconds``, and ``held_out_loss``,
+        ``held_out_loss_error`` and ``held_out_score`` of the first stage, beginning
+        with epoch 0, before the first step.
     best_epoch : int or None
     best : dict of str to Tensor
         What had been learned by then.

@@ -43,8 +43,9 @@ class Finetuned:
         The epoch chosen; 0 is the start.
     history : list of dict
         ``epoch``, its mean ``loss`` and ``seconds`` of training, then
-        ``held_out_loss`` and ``held_out_score`` on the part of the training images
-        that chooses. Epoch 0 is the start.
+        ``held_out_loss``, its standard error ``held_out_loss_error``, and
+        ``held_out_score`` on the part of the training images that chooses. Epoch 0 is
+        the start.
     notes : list of str
         What was done, in words.
     path : Path or None

@@ -32,9 +32,20 @@ class Diverged(ArithmeticError):
 
 
 class Measure(NamedTuple):
-    """How well some rows are predicted: mean log-loss in nats, and the metric."""
+    """How well some rows are predicted.
+
+    Parameters
+    ----------
+    loss : float
+        Mean log-loss in nats.
+    error : float
+        Its standard error.
+    score : float
+        The metric.
+    """
 
     loss: float
+    error: float
     score: float
 
 
@@ -153,10 +164,13 @@ class Trainer:
                 truth.append(self._labels[torch.from_numpy(part)])
                 self._count(len(part))
         scores, labels = torch.cat(found), torch.cat(truth)
-        loss = float(F.cross_entropy(scores.double(), labels))
+        losses = F.cross_entropy(scores.double(), labels, reduction="none")
+        loss, spread = float(losses.mean()), float(losses.std(correction=0))
         predicted = scores.argmax(1).numpy()
         score = float(METRICS[self.settings.metric](labels.numpy(), predicted))
-        return Measure(loss if math.isfinite(loss) else math.inf, score)
+        if not math.isfinite(loss):
+            return Measure(math.inf, math.inf, score)
+        return Measure(loss, spread / math.sqrt(len(rows)), score)
 
     def state(self) -> dict[str, Any]:
         """Give what the next epoch depends on, beside the network."""
