@@ -72,9 +72,11 @@ def places(options: argparse.Namespace) -> list[str]:
 def ways(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Name the ways to train, and what each asks of `featpipe.finetune`."""
     nodes = options.nodes or places(options)
+    # Out of the cache an epoch costs little.
+    more = {"epochs": 2 * options.epochs}
     return {
-        "head": {"train": "head"},
-        **{f"from {node}": {"train": f"from:{node}"} for node in nodes},
+        "head": {"train": "head", **more},
+        **{f"from {node}": {"train": f"from:{node}", **more} for node in nodes},
         "all": {"train": "all"},
         "all, probe first": {"train": "all", "init": "probe"},
         "from scratch": {"train": "all", "weights": "none"},
@@ -114,8 +116,7 @@ def study(options: argparse.Namespace) -> dict[str, Score]:
                 options.source,
                 options.output / f"{stem}.model",
                 depth=options.depth,
-                epochs=options.epochs,
-                **{**common, **asked},
+                **{**common, "epochs": options.epochs, **asked},
             )
             tuned.write_json(files[name])
     compared = featpipe.compare(

@@ -260,8 +260,8 @@ def test_an_augmentation_that_makes_another_class_of_an_image_is_left_out(tmp_pa
     rng = np.random.default_rng(0)
     for k in range(40):
         pixels = rng.integers(0, 60, (48, 48, 3), dtype=np.uint8)
-        name, half = (("lit above", slice(0, 24)), ("lit below", slice(24, 48)))[k % 2]
-        pixels[half] += 150
+        name, half = (("lit left", slice(0, 24)), ("lit right", slice(24, 48)))[k % 2]
+        pixels[:, half] += 150
         path = tmp_path / "lit" / ("test" if k < 8 else "train") / name / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
@@ -269,5 +269,5 @@ def test_an_augmentation_that_makes_another_class_of_an_image_is_left_out(tmp_pa
         tmp_path / "lit", **{**FAST, "weights": None, "depth": "stage3", "epochs": 1}
     )
     said = found.notes[0]
-    assert said.startswith("augmentation: flip")
-    assert "vflip" not in said.partition("(")[0]
+    assert "flip" not in said.partition("(")[0]
+    assert "flip" in said

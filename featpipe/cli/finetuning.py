@@ -132,8 +132,8 @@ def finetune(
         typer.Option(
             "--augment",
             metavar="A,B,…",
-            help="flip, vflip, crop, colour; none; or auto: those of the first three "
-            "with which a probe still recognises the images.",
+            help="flip, vflip, crop, colour; none; or auto: flip and crop, as far as "
+            "a probe still recognises such images.",
             rich_help_panel=_TRAINING,
         ),
     ] = "auto",

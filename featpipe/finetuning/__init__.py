@@ -116,13 +116,13 @@ def finetune(
         Default 32, down to 8 where images are few.
     augment : str or sequence of str
         ``"flip"``, ``"vflip"``, ``"crop"``, ``"colour"``; ``"none"``; or ``"auto"``:
-        those of the first three with which a probe still recognises the images.
+        flip and crop, as far as a probe still recognises such images.
     label_smoothing : float
     class_weight : "balanced" or dict of class name to weight, optional
     views : int, optional
         With ``from:NODE`` and ``head``: views of each image whose maps or codes are
         cached, the first of them as `predict` sees it; 0 runs the whole network in
-        every epoch. Default 4, or fewer where they would be too large.
+        every epoch. Default 4, or 1 where 4 would be more than 1 GB.
     refit : bool
         Train anew on all training images once rate and epoch are chosen.
     codes : path, optional

@@ -27,6 +27,8 @@ from featpipe.images import ImageSet
 __all__ = ["Inputs", "Where", "choose"]
 
 _MOST_BYTES = 8 * 2**30
+# Several views only where they are small: writing and reading them takes time too.
+_MOST_BYTES_OF_VIEWS = 2**30
 _VIEWS = 4
 _NEAR = 0.01
 
@@ -244,9 +246,11 @@ def choose(
     many = settings.views or (_VIEWS if settings.augment else 1)
     # Fewer views rather than float16, float16 rather than nothing.
     for cached in kept:
-        for n_views in dict.fromkeys((many, settings.views or 1)):
-            if n_views * n_images * _row_bytes(cached) <= _MOST_BYTES:
-                return Inputs(depth, cached, n_views)
+        one_view = n_images * _row_bytes(cached)
+        if settings.views is None and many * one_view <= _MOST_BYTES_OF_VIEWS:
+            return Inputs(depth, cached, many)
+        if (settings.views or 1) * one_view <= _MOST_BYTES:
+            return Inputs(depth, cached, settings.views or 1)
     if settings.views is not None or there:
         return Inputs(depth, kept[-1], settings.views or 1)
     gigabytes = n_images * _row_bytes(kept[-1]) / 2**30

@@ -23,7 +23,7 @@ from featpipe.finetuning.split import Rows
 
 __all__ = ["CANDIDATES", "suiting"]
 
-CANDIDATES = ("flip", "vflip", "crop")
+CANDIDATES = ("flip", "crop")
 _MOST_IMAGES = 500
 _BATCH = 32
 # Usual for standardised codes; it is about a loss of many points, not of one.
@@ -95,7 +95,6 @@ def suiting(
     ways: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
         "": lambda picture, rng: centre(picture, side),
         "flip": lambda picture, rng: centre(picture, side).flip(-1),
-        "vflip": lambda picture, rng: centre(picture, side).flip(-2),
         "crop": lambda picture, rng: view(picture, side, ("crop",), rng),
     }
     found = {name: accuracy(draw) for name, draw in ways.items()}
