@@ -71,6 +71,7 @@ class Hooked:
 
     def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:
         """See `outlines.Outline.tail`."""
+        # Only where there is an entrance, and there is none; see above.
         raise NotImplementedError("a network seen through hooks runs from its start")
 
     def look(

@@ -1,4 +1,4 @@
-"""One coordinator a codes file: a lock that names its holder.
+"""One coordinator a file (codes, a model): a lock that names its holder.
 
 HDF5's own locks can be off and fail on network file systems; this one is a file made
 by a hard link, which is atomic everywhere.
@@ -24,7 +24,7 @@ __all__ = ["Lock", "LockedError"]
 
 
 class LockedError(RuntimeError):
-    """Another process is writing the same codes file."""
+    """Another process is writing the same file."""
 
 
 class Lock:
@@ -36,7 +36,7 @@ class Lock:
     Parameters
     ----------
     path : Path
-        The codes file.
+        What is being made.
     break_lock : bool
         Take over whatever lock there is.
 
@@ -125,8 +125,8 @@ class Lock:
         name = str(self.path)[: -len(".lock")]
         return (
             f"{name} is being written by process {said.get('pid', '?')} on host "
-            f"{said.get('host', '?')}; wait for it, or pass --break-lock if you know "
-            "that it is gone"
+            f"{said.get('host', '?')}; wait for it, or if you know that it is gone, "
+            f"delete {self.path} (`extract` does it with --break-lock)"
         )
 
 

@@ -16,7 +16,7 @@ from featpipe import images
 from featpipe.backbones import Preprocessing
 from featpipe.images import ImageError, ImageSet
 
-__all__ = ["Pictures", "budget"]
+__all__ = ["Pictures", "budget", "picture"]
 
 
 def budget() -> int:
@@ -25,6 +25,32 @@ def budget() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
     except (AttributeError, ValueError):  # not there on every system
         return 2**32
+
+
+def picture(content: bytes, preprocessing: Preprocessing, *, exact: bool) -> Tensor:
+    """Decode an image file and resize it, uncropped.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file.
+    preprocessing : Preprocessing
+    exact : bool
+        Decode every pixel; else JPEG may scale down by itself.
+
+    Returns
+    -------
+    (3, H, W) uint8
+
+    Raises
+    ------
+    ImageError
+        If it cannot be decoded.
+    """
+    target = None if exact else preprocessing.resize or preprocessing.crop
+    image = images.decode(content, target=target).image
+    pixels = np.asarray(preprocessing.shrunk(image))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 class Pictures:
@@ -37,7 +63,7 @@ class Pictures:
     image_set : ImageSet
     preprocessing : Preprocessing
     exact : bool
-        Decode every pixel; else JPEG may scale down by itself.
+        As in `picture`.
     memory : int
         Bytes that may be kept.
     """
@@ -52,8 +78,7 @@ class Pictures:
     ) -> None:
         self._images = image_set
         self._preprocessing = preprocessing
-        side = preprocessing.resize or preprocessing.crop
-        self._target = None if exact else side
+        self._exact = exact
         self._left = budget() if memory is None else memory
         self._kept: dict[int, Tensor] = {}
         self._guard = Lock()
@@ -68,22 +93,20 @@ class Pictures:
         """
         if i in self._kept:
             return self._kept[i]
-        picture = self._decoded(i)
+        decoded = self._decoded(i)
         with self._guard:
-            if i not in self._kept and picture.numel() <= self._left:
-                self._kept[i] = picture
-                self._left -= picture.numel()
-        return picture
+            if i not in self._kept and decoded.numel() <= self._left:
+                self._kept[i] = decoded
+                self._left -= decoded.numel()
+        return decoded
 
     def _decoded(self, i: int) -> Tensor:
         try:
             content = self._images.read(i)
-            image = images.decode(content, target=self._target).image
+            return picture(content, self._preprocessing, exact=self._exact)
         except ImageError as error:
             raise ValueError(
                 f"{self._images.paths[i]} could be read a moment ago, and now not: "
                 f"{error.stage}: {error.reason}; mend it, and run the same command "
                 "again"
             ) from error
-        pixels = np.asarray(self._preprocessing.shrunk(image))
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())

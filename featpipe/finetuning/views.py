@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from PIL import Image
 
-from featpipe import images
 from featpipe.backbones import Preprocessing
 from featpipe.finetuning.augment import view
+from featpipe.finetuning.pictures import picture
 from featpipe.images import ImageSet
 from featpipe.images.imageset import Reader
 
@@ -74,12 +73,11 @@ class _Reader:
         crop = self.preprocessing.crop
         side = self.preprocessing.resize or crop
         content = self.files.read(own)
-        image = images.decode(content, target=None if self.exact else side).image
-        pixels = np.asarray(self.preprocessing.shrunk(image)).transpose(2, 0, 1)
+        whole = picture(content, self.preprocessing, exact=self.exact)
         rng = np.random.default_rng(
             [self.seed, int(k), zlib.crc32(own.encode("utf-8", "surrogateescape"))]
         )
-        square = view(torch.from_numpy(pixels.copy()), crop, self.kinds, rng)
+        square = view(whole, crop, self.kinds, rng)
         # Resizing to the side it has changes nothing, and the crop takes the view.
         canvas = Image.new("RGB", (side, side))
         corner = round((side - crop) / 2)
