@@ -64,7 +64,7 @@ def main() -> None:
             )
             seconds.append([entry["seconds"] for entry in found.history[1:]])
             learned.append(weights(path))
-        whole, cached = (statistics.median(each[1:]) for each in seconds)
+        whole, cached = (statistics.median(each[1:] or each) for each in seconds)
         print(f"whole network: {seconds[0][0]:.1f} s the first epoch, then {whole:.2f}")
         print(f"from the cache: {cached:.2f} s an epoch, {whole / cached:.1f} times")
         off = max(float(np.abs(learned[0][k] - x).max()) for k, x in learned[1].items())

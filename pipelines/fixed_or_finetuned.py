@@ -164,12 +164,23 @@ def draw(found: dict[str, Score], path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="seconds, from nothing")
     axes.set_ylabel("accuracy on held-out images (%)")
-    for name, score in found.items():
+    for i, (name, score) in enumerate(
+        sorted(found.items(), key=lambda way: way[1].fit_seconds)
+    ):
         x, y = score.fit_seconds, 100 * score.accuracy
-        ends = [[y - 100 * score.accuracy_low], [100 * score.accuracy_high - y]]
-        axes.errorbar(x, y, yerr=ends, fmt="o", capsize=3)
-        axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
-    axes.margins(x=0.2)
+        low, high = 100 * score.accuracy_low, 100 * score.accuracy_high
+        axes.errorbar(x, y, yerr=[[y - low], [high - y]], fmt="o", capsize=3)
+        # Above and below in turn, so that neighbours do not hide one another.
+        end, away, side = (low, -6, "top") if i % 2 else (high, 6, "bottom")
+        axes.annotate(
+            name,
+            (x, end),
+            xytext=(0, away),
+            textcoords="offset points",
+            ha="center",
+            va=side,
+        )
+    axes.margins(x=0.15, y=0.15)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 
