@@ -7,7 +7,6 @@ from the last; one evaluation serves them all. What is solved leaves the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,8 +15,11 @@ from featpipe.solvers import _bounds
 from featpipe.solvers._evaluation import Evaluation, Objective
 from featpipe.solvers._metric import History, Metric
 from featpipe.solvers._newton import Newton, Point
+from featpipe.solvers._search import crossing
+from featpipe.solvers._standing import Standing, Trial
+from featpipe.solvers._walkers import Arrival, Trail, Walkers
 
-__all__ = ["Arrival", "Descent", "Walkers"]
+__all__ = ["Descent"]
 
 ARMIJO = 1e-4
 # Rejected or idle trials in a row after which single precision is at its end.
@@ -26,67 +28,15 @@ PATIENCE = 3
 LEAST_GAIN = 1e-3
 # Steps remembered, at least and at most, as memory allows.
 HISTORY = (4, 30)
-# Of a rejected step: where along it slopes are looked at.
-SHARES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 # Relative gap, as a multiple of the tolerance, that single precision can shrink.
 FAR = 100.0
+# Multiples of a gradient's rounding: of what proves a C solved, below which double
+# precision is taken, and of what a step must show to be learnt from.
+COARSE, RELIABLE = 500.0, 2.0
 # Passes at one C after which a walker takes Newton steps.
 HARD = 15
 # The same where C are skipped, so that a step along the path is longer.
 PATIENT = 40
-
-
-@dataclass(frozen=True, eq=False)
-class Walkers:
-    """Which unit belongs to which walker, and which stretch of the grid it walks.
-
-    Parameters
-    ----------
-    walker : (n_units,) int64
-    first, last : (n_walkers,) int64
-        Positions in the grid; ``last`` is not included.
-    Cs, tols : (n_C,) float64
-        The grid, and the relative gap each C is solved to.
-    """
-
-    walker: torch.Tensor
-    first: np.ndarray
-    last: np.ndarray
-    Cs: np.ndarray
-    tols: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Arrival:
-    """What a walker has solved: the units' ``theta`` at one position of the grid."""
-
-    walker: int
-    position: int
-    units: torch.Tensor
-    theta: torch.Tensor
-    gap: float
-    n_passes: int
-
-
-class Trail:
-    """The last two solutions of each unit: where the path is heading in log C."""
-
-    def __init__(self, theta: torch.Tensor) -> None:
-        self.last, self.before = torch.zeros_like(theta), torch.zeros_like(theta)
-        self.at = theta.new_full((2, len(theta)), torch.nan)
-
-    def add(self, units: torch.Tensor, theta: torch.Tensor, C: torch.Tensor) -> None:
-        """Remember these units' solutions at their C."""
-        self.before[units] = self.last[units]
-        self.last[units] = theta
-        self.at[0, units] = self.at[1, units]
-        self.at[1, units] = C.log()
-
-    def step(self, units: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
-        """Give the step from the last solution to where the line meets this C."""
-        before, last = self.at[:, units]
-        share = ((C.log() - last) / (last - before)).nan_to_num(0.0)
-        return share[:, None, None] * (self.last[units] - self.before[units])
 
 
 class Descent:
@@ -115,9 +65,12 @@ class Descent:
         # A quadratic is learnt in as many steps as it has directions.
         length = min(length, theta[0].numel())
         self.history = History(length, theta, self.dtype)
+        self.standing = Standing(objective, theta, memory // 4)
         self.newton = Newton(objective, self.radius, memory // 5)
         self.patience = HARD
         self.at = Evaluation(
+            new(n),
+            new(n),
             new(n),
             torch.zeros_like(theta),
             new(n, theta.shape[1], theta.shape[1]),
@@ -176,29 +129,37 @@ class Descent:
         self.theta.copy_(theta)
         self.known[:] = False
         self.length[:] = 0
+        self.standing.knows_here[:] = False
         self.trail = Trail(theta)
 
     def _step(self, units: torch.Tensor, dtype: torch.dtype) -> None:
         """Evaluate the trials of these units, and take those that go down."""
+        aimed = self._trial(units, self.length[units], dtype)
+        new = self.objective.evaluate(aimed)
         step = self.length[units, None, None] * self.direction[units]
+        step[..., -1] += aimed.shifts
         trial = self.theta[units] + step
-        new = self.objective.evaluate(trial, units, dtype)
         old = Evaluation(*(part[units] for part in self.at))
         value, slope = self._value(self.theta[units], old, units)
         value_new, slope_new = self._value(trial, new, units)
         down, down_new = (slope * step).sum((1, 2)), (slope_new * step).sum((1, 2))
-        noise = 4 * torch.finfo(dtype).eps * value.abs()
+        noise = 4 * self.C[units] * new.blur
         good = value_new <= value + ARMIJO * down
         # Where values no longer tell, slopes do (Hager and Zhang 2005).
         level = (value_new <= value + noise) & (down_new.abs() <= 0.9 * down.abs())
-        taken = good | level | ~self.known[units]
-        blurred = self.known[units] & (-down < noise) & (dtype != torch.float64)
-        moved = taken & self.known[units]
-        if moved.any():
-            change = new.gradient - old.gradient
-            self.history.push(units[moved], step[moved], change[moved])
+        gap = self._gap(trial, new, units)
+        proven = gap <= self.tol[units]
+        taken = good | level | proven | ~self.known[units]
+        sway = self.C[units] * self.radius[units] * torch.maximum(old.sway, new.sway)
+        sway = sway.nan_to_num(0.0, posinf=0.0)
+        coarse = (2 * self.tol[units] * value_new).sqrt() < COARSE * sway
+        blurred = self.known[units] & (-down < noise) & ~(new.sway < torch.inf)
+        self._learn(
+            units, step, new.gradient - old.gradient, taken & self.known[units], sway
+        )
         here = units[taken]
         self.theta[here] = trial[taken]
+        self.standing.go(here, self.length[here], aimed.shifts[taken])
         for part, part_new in zip(self.at, new, strict=True):
             part[here] = part_new[taken]
         self.known[here] = True
@@ -208,44 +169,69 @@ class Descent:
         self.rejected[here] = 0
         self.rejected[units[~taken]] += 1
         if not taken.all():
-            self._shorten(units[~taken], dtype)
+            self._shorten(units[~taken], down[~taken], down_new[~taken])
         before = self.gap[units]
-        self._bound(here)
+        self.gap[here] = gap[taken]
+        self.solved[here] = gap[taken] <= self.tol[here]
         # Below the noise of values, gradients may still shrink: go on while they do.
         blurred &= (self.gap[units] > 0.5 * before) & ~self.solved[units]
         self.stalled[units] = torch.where(blurred, self.stalled[units] + 1, 0)
-        patience = PATIENCE if dtype != torch.float64 else 4 * PATIENCE
+        patience = (
+            PATIENCE
+            if new.sway.isinf().any() and dtype != torch.float64
+            else 4 * PATIENCE
+        )
         worn = (self.rejected[units] >= patience) | (self.stalled[units] >= PATIENCE)
         self._refine(units[worn])
+        self.precise[units[coarse]] = True
 
-    def _shorten(self, units: torch.Tensor, dtype: torch.dtype) -> None:
+    def _learn(
+        self,
+        units: torch.Tensor,
+        step: torch.Tensor,
+        change: torch.Tensor,
+        moved: torch.Tensor,
+        sway: torch.Tensor,
+    ) -> None:
+        """Remember steps along which the gradient changed by more than rounding."""
+        bend = self.C[units] * (step * change).sum((1, 2))
+        told = moved & (bend > RELIABLE * sway * step.square().sum((1, 2)).sqrt())
+        if told.any():
+            self.history.push(units[told], step[told], change[told])
+
+    def _trial(
+        self, units: torch.Tensor, lengths: torch.Tensor, dtype: torch.dtype
+    ) -> Trial:
+        theta, direction = self.theta[units], self.direction[units]
+        return Trial(self.standing, theta, direction, lengths, units, dtype)
+
+    def _shorten(
+        self, units: torch.Tensor, down: torch.Tensor, down_new: torch.Tensor
+    ) -> None:
         """Set the length to where the slope along the direction is zero, about.
 
-        The slope of a squared hinge has kinks, some of them right at the start: so
-        the bracket is narrowed once before its ends are trusted.
+        Parameters
+        ----------
+        down, down_new : (n_units,) float64
+            Slopes before and after the rejected step, times its length.
         """
-        first = torch.tensor(SHARES, dtype=torch.float64, device=self.C.device)
-        even = torch.linspace(0, 1, len(SHARES), dtype=torch.float64).to(first)
-        near = torch.zeros_like(self.length[units, None])
-        far = self.length[units, None]
-        for shares in (first, even):
-            lengths = near + (far - near) * shares
-            slopes = self._slopes(units, lengths, dtype)
-            n_below = (slopes[:, :-1] < 0).sum(1, keepdim=True).clamp_min(1)
-            low, high = slopes.gather(1, n_below - 1), slopes.gather(1, n_below)
-            near, far = lengths.gather(1, n_below - 1), lengths.gather(1, n_below)
-        share = (low / (low - high)).nan_to_num(0.5).clamp(0.01, 1.0)
-        self.length[units] = (near + share * (far - near))[:, 0]
+        length, again = self.length[units], self.rejected[units] > 1
+        # Of a quadratic the zero is known; only if that was rejected too is it sought.
+        self.length[units] = length * (down / (down - down_new)).clamp(0.01, 0.99)
+        if again.any():
+            few = units[again]
+            start, end = (part[again] / length[again] for part in (down, down_new))
+            self.length[few] = crossing(
+                lambda at: self._slope(few, at), start, length[again], end
+            )
 
-    def _slopes(
-        self, units: torch.Tensor, lengths: torch.Tensor, dtype: torch.dtype
-    ) -> torch.Tensor:
-        """Give the objective's slope along the direction at lengths (n, n_lengths)."""
+    def _slope(self, units: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Give the objective's slope along the direction, (n_units,) float64."""
         theta, direction = self.theta[units], self.direction[units]
         w, v = theta[..., :-1], direction[..., :-1]
         along, square = (w * v).sum((1, 2)), (v * v).sum((1, 2))
-        losses = self.objective.slopes(theta, direction, units, lengths, dtype)
-        return along[:, None] + lengths * square[:, None] + self.C[units, None] * losses
+        losses = self.objective.along(self._trial(units, lengths, self.dtype))
+        return along + lengths * square + self.C[units] * losses
 
     def _refine(self, units: torch.Tensor) -> None:
         """Go on in double precision, from where these units stand."""
@@ -267,11 +253,16 @@ class Descent:
         return value, gradient
 
     def _bound(self, units: torch.Tensor) -> None:
-        """Bound the relative gap of these units at their C."""
-        if not len(units):
-            return
+        """Bound the relative gap of these units where they stand."""
         at = Evaluation(*(part[units] for part in self.at))
-        value, gradient = self._value(self.theta[units], at, units)
+        self.gap[units] = self._gap(self.theta[units], at, units)
+        self.solved[units] = self.gap[units] <= self.tol[units]
+
+    def _gap(
+        self, theta: torch.Tensor, at: Evaluation, units: torch.Tensor
+    ) -> torch.Tensor:
+        """Bound the relative gap at the units' C, (n_units,) float64."""
+        value, gradient = self._value(theta, at, units)
         slope = (gradient[..., :-1] ** 2).sum((1, 2)).sqrt()
         C, bend = self.C[units], gradient[..., -1]
         radius = self.radius[units]
@@ -286,9 +277,9 @@ class Descent:
         floor = 1e-12 * C * self.mass[units]
         # Where the penalty rules, nearly all of the objective is there without W: the
         # gap is then held against what W has gained.
-        gained = torch.maximum(C * self.flat[units] - value, LEAST_GAIN * value)
-        self.gap[units] = gap / (torch.minimum(value, gained) + floor)
-        self.solved[units] = self.gap[units] <= self.tol[units]
+        flat = torch.where(self.flat[units].isnan(), at.loss, self.flat[units])
+        gained = torch.maximum(C * flat - value, LEAST_GAIN * value)
+        return gap / (torch.minimum(value, gained) + floor)
 
     def _steepest(self, units: torch.Tensor, at: Evaluation) -> torch.Tensor:
         """Bound the largest eigenvalue of the Hessian of the logistic loss by W.
@@ -395,6 +386,15 @@ class Descent:
             direction[plain] = self.history.direction(
                 gradient[plain], self.metric, units[plain], split[plain], C[plain]
             )
+        # Where the objective hardly tells any more, what is left is to prove it.
+        ending = -(direction * gradient).sum((1, 2)) < FAR * C * at.blur
+        ending &= ~entered
+        if ending.any():
+            few, g = units[ending], gradient[ending]
+            step, left = self.history.flattening(g, few, C[ending])
+            enough = self.gap[few] * left**2 < 0.5 * self.tol[few]
+            direction[ending.nonzero()[enough, 0]] = step[enough]
         self.entered[units] = False
-        self.direction[units] = direction
+        self.direction[units] = self.objective.rounded(direction, units)
+        self.standing.turn(units)
         self.length[units] = 1.0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from featpipe.solvers._evaluation import Objective, scores
+from featpipe.solvers._evaluation import Objective
+from featpipe.solvers._frame import scores
 
 __all__ = ["SETTLING", "factored", "operations", "settled"]
 

@@ -20,6 +20,8 @@ class Slope(NamedTuple):
     Parameters
     ----------
     loss : (n_units,) float64
+    squares : (n_units,) float64
+        Sum of the squares of what each row adds to it.
     residual : (n_units, n_columns, n_rows)
         Derivative of the weighted loss by the scores.
     curvature : (n_units, n_columns, n_columns) float64
@@ -32,6 +34,7 @@ class Slope(NamedTuple):
     """
 
     loss: torch.Tensor
+    squares: torch.Tensor
     residual: torch.Tensor
     curvature: torch.Tensor
     sampled: torch.Tensor
@@ -56,7 +59,7 @@ def softmax(
     stride : int
         Every stride-th row counts in the curvature.
     """
-    f -= f.amax(1, keepdim=True)
+    f = (f - f.amax(1, keepdim=True)).to(weights.dtype)
     at = labels.expand(f.shape[0], 1, -1)
     own = f.gather(1, at)
     e = f.exp_()
@@ -80,10 +83,9 @@ def softmax(
     curvature = diagonal - (p @ p.mT).double()
     # Held-out rows of a class that is absent have infinite loss, and no weight.
     loss = torch.where(weights > 0, loss * weights, 0.0)
-    value = loss.sum(1, dtype=torch.float64)
     sampled = weights[:, some].sum(1, dtype=torch.float64)
     sides = missed.sum(2, dtype=torch.float64).expand(-1, 2)
-    return Slope(value, residual, curvature, sampled, sides)
+    return Slope(*_sums(loss), residual, curvature, sampled, sides)
 
 
 def logistic(f: torch.Tensor, sign: torch.Tensor, weights: torch.Tensor) -> Slope:
@@ -95,13 +97,13 @@ def logistic(f: torch.Tensor, sign: torch.Tensor, weights: torch.Tensor) -> Slop
     sign : (n_units, n_rows), +1 or -1
     weights : (n_units, n_rows)
     """
-    margin = sign * f.squeeze(1)
+    margin = (sign * f.squeeze(1)).to(weights.dtype)
     loss = torch.nn.functional.softplus(-margin, threshold=80.0)
     wrong = torch.sigmoid(-margin)
     weighted = weights * wrong
     bend = weighted * torch.sigmoid(margin)
     return Slope(
-        (weights * loss).sum(1, dtype=torch.float64),
+        *_sums(weights * loss),
         (-sign * weighted).unsqueeze(1),
         bend.sum(1, dtype=torch.float64)[:, None, None],
         weights.sum(1, dtype=torch.float64),
@@ -111,16 +113,20 @@ def logistic(f: torch.Tensor, sign: torch.Tensor, weights: torch.Tensor) -> Slop
 
 def squared_hinge(f: torch.Tensor, sign: torch.Tensor, weights: torch.Tensor) -> Slope:
     """Squared hinge, one column a unit. Parameters as for `logistic`."""
-    hinge = (1 - sign * f.squeeze(1)).clamp_min_(0)
+    hinge = (1 - sign * f.squeeze(1)).to(weights.dtype).clamp_min_(0)
     weighted = weights * hinge
     bend = 2 * weights * (hinge > 0)
     return Slope(
-        (weighted * hinge).sum(1, dtype=torch.float64),
+        *_sums(weighted * hinge),
         (-2 * sign * weighted).unsqueeze(1),
         bend.sum(1, dtype=torch.float64)[:, None, None],
         weights.sum(1, dtype=torch.float64),
         _sides(bend, sign),
     )
+
+
+def _sums(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return loss.sum(1, dtype=torch.float64), torch.linalg.vecdot(loss, loss).double()
 
 
 def _sides(bend: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,9 @@ import torch
 
 __all__ = ["History", "Metric"]
 
+# Steps that are combined to flatten the gradient, and how alike they may be.
+FLATTENING, FLATTENING_FLOOR = 12, 1e-7
+
 
 class Metric:
     """Inverse of C (A x G) + 1 for each unit, A by classes and G by columns.
@@ -127,6 +130,37 @@ class History:
             beta = rho * (y * r).sum((1, 2), keepdim=True)
             r = r + step * (alpha - beta)
         return -r.double()
+
+    def flattening(
+        self, gradient: torch.Tensor, units: torch.Tensor, C: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the combination of the last steps that leaves the least gradient.
+
+        Bounds of the gap are of the gradient's norm, which goes up and down while the
+        objective only falls; this is the step of Anderson (1965).
+
+        Returns
+        -------
+        step : (n, n_columns, width + 1) float64
+        left : (n,) float64
+            Share of the gradient's norm that would be left were the loss a quadratic.
+        """
+        length = len(self.step)
+        order = [(self.newest - i) % length for i in range(min(length, FLATTENING))]
+        steps = self.step[order][:, units].transpose(0, 1)
+        changes = C[:, None, None, None] * self.change[order][:, units].transpose(0, 1)
+        changes[..., :-1] += steps[..., :-1]
+        useful = (self.bend[order][:, units] > 0).T
+        Y = changes.flatten(2).double() * useful[:, :, None]
+        size = Y.square().sum(2, keepdim=True).sqrt().clamp_min(1e-300)
+        Y = Y / size
+        gram = Y @ Y.mT
+        gram.diagonal(dim1=1, dim2=2).add_(FLATTENING_FLOOR)
+        g = gradient.flatten(1)
+        share = -torch.linalg.solve(gram, (Y @ g.unsqueeze(2)))
+        step = (share * useful[:, :, None] / size * steps.flatten(2)).sum(1)
+        left = (g + (share * Y).sum(1)).square().sum(1) / g.square().sum(1)
+        return step.view_as(gradient), left.sqrt()
 
     def frozen(
         self,

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 
 from featpipe.solvers import _factoring
-from featpipe.solvers._evaluation import Curved, Objective
+from featpipe.solvers._curved import Curved
+from featpipe.solvers._evaluation import Objective
 
 __all__ = ["Newton", "Point"]
 

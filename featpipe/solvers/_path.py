@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from featpipe.solvers import _gram, _plan
-from featpipe.solvers._descent import Arrival, Descent, Walkers
+from featpipe.solvers._descent import Descent
 from featpipe.solvers._evaluation import Objective
 from featpipe.solvers._metric import Metric
 from featpipe.solvers._predictions import Predictions
@@ -20,6 +20,7 @@ from featpipe.solvers._rowspace import Turned, turn
 from featpipe.solvers._table import Design, Table, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
 from featpipe.solvers._threads import SMALL, side_by_side, threads_for
+from featpipe.solvers._walkers import Arrival, Walkers
 
 __all__ = ["skips_Cs", "solve", "solve_path"]
 
@@ -351,7 +352,14 @@ def _set_out(
     if not together and task.n_columns > 1:
         own = torch.arange(task.n_columns, device=device).repeat(n_splits)
         walker = walker.repeat_interleave(task.n_columns)
-    objective = Objective(design, task.loss, k, walker, own, basis)
+    objective = Objective(
+        design=design,
+        split=walker,
+        basis=basis,
+        loss=task.loss,
+        n_columns=k,
+        own=own,
+    )
     theta = design.mass.new_zeros(len(walker), k, design.table.width + 1)
     theta[..., -1] = _first_intercepts(task.loss, design.class_mass[walker], own, k)
     first = np.zeros(n_splits, np.int64)

@@ -63,6 +63,5 @@ def turn(design: Design, p: int) -> Turned:
         blocks=[Block(b.start, b.stop, (0,)) for b in design.blocks if p in b.splits],
         mass=design.mass[one],
         class_mass=design.class_mass[one],
-        radius=design.radius[one],
     )
     return Turned(alone, values, z[train].T @ turned)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -151,8 +152,6 @@ class Design:
     mass : (n_splits,) float64 tensor
         Sum of the weights.
     class_mass : (n_splits, n_classes) float64 tensor
-    radius : (n_splits,) float64 tensor
-        Largest norm of a training row.
     """
 
     table: Rows
@@ -163,7 +162,20 @@ class Design:
     blocks: list[Block]
     mass: torch.Tensor
     class_mass: torch.Tensor
-    radius: torch.Tensor
+
+    @cached_property
+    def radius(self) -> torch.Tensor:
+        """Largest norm of a training row of each split, (n_splits,) float64."""
+        largest = self.ratio.new_zeros(len(self.ratio))
+        used, square = (self.weights > 0).T, (self.ratio**2).T
+        inner = (self.centre * self.ratio**2).T
+        constant = (self.centre * self.ratio).square().sum(1)
+        for start in range(0, self.table.n_rows, self.table.step):
+            stop = min(start + self.table.step, self.table.n_rows)
+            z = self.table.rows(start, stop, torch.float64)
+            norms = (z * z) @ square - 2 * (z @ inner) + constant
+            largest = torch.maximum(largest, (norms * used[start:stop]).amax(0))
+        return largest.clamp_min(0).sqrt()
 
     def pieces(self, n_rows: int) -> Iterator[Block]:
         """Cut the blocks into pieces of at most that many rows."""
@@ -202,7 +214,6 @@ def build(task: Task, splits: list[Split], options: Options) -> Design:
         blocks=_blocks(use, order is not None),
         mass=torch.from_numpy(weights.sum(0)).to(device),
         class_mass=torch.from_numpy(np.array(counts)).to(device),
-        radius=_radius(table, weights > 0, ratio, centre),
     )
 
 
@@ -243,20 +254,3 @@ def _moments(
         return torch.ones_like(mean), centre
     deviation = torch.where(flat, 1 / table.scale, variance.clamp_min(0).sqrt())
     return 1 / deviation, centre
-
-
-def _radius(
-    table: Table, used: np.ndarray, ratio: torch.Tensor, centre: torch.Tensor
-) -> torch.Tensor:
-    """Give the largest norm of a training row of each split, standardised."""
-    largest = ratio.new_zeros(len(ratio))
-    mask = torch.from_numpy(used).to(table.device)
-    square = (ratio**2).T
-    inner, constant = (centre * ratio**2).T, (centre * ratio).square().sum(1)
-    for start in range(0, table.n_rows, table.step):
-        stop = min(start + table.step, table.n_rows)
-        z = table.rows(start, stop, torch.float64)
-        norms = (z * z) @ square - 2 * (z @ inner) + constant
-        norms = norms * mask[start:stop]
-        largest = torch.maximum(largest, norms.amax(0))
-    return largest.clamp_min(0).sqrt()
