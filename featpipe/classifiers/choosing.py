@@ -118,8 +118,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             is out of its range.
         """
         job = self._prepare(X, y, sample_weight)
-        self._choose(job)
-        return self._refit(job)
+        return self._refit(job, self._choose(job))
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Job:
         """Check what was given, and lay out what is to be solved."""
@@ -147,11 +146,14 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         )
         return Job(task, options, labels)
 
-    def _refit(self, job: Job) -> PathClassifier:
-        """Fit at ``C_`` on all rows."""
+    def _refit(
+        self, job: Job, solution: solvers.Solution | None = None
+    ) -> PathClassifier:
+        """Fit at ``C_`` on all rows, unless that has been done."""
         from featpipe import solvers
 
-        solution = solvers.solve(job.task, self.C_, options=job.options)
+        if solution is None:
+            solution = solvers.solve(job.task, self.C_, options=job.options)
         self.coef_ = solution.coef
         self.intercept_ = solution.intercept
         self.n_iter_ = solution.n_passes
@@ -245,8 +247,11 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
         return np.unique(np.asarray(grid, np.float64))
 
-    def _choose(self, job: Job) -> None:
-        """Set ``C_`` and all that speaks of how it was chosen."""
+    def _choose(self, job: Job) -> solvers.Solution | None:
+        """Set ``C_`` and all that speaks of how it was chosen.
+
+        Gives the fit on all rows where the path has it.
+        """
         from featpipe import solvers
 
         labels = job.labels
@@ -257,13 +262,13 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             self.C_ = float(self.C)
             self.Cs_ = np.array([self.C_])
             self.C_curve_ = np.array([[self.C_, np.nan]])
-            return
+            return None
         self.Cs_ = self._grid()
         splits = self._splits(labels)
         if not splits:
             self.C_ = float(C_WITHOUT_FOLDS)
             self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
-            return
+            return None
         path = solvers.solve_path(
             job.task,
             self.Cs_,
@@ -274,6 +279,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             )[0],
         )
         self._take_path(labels, splits, path.predicted, path.gaps)
+        best = int(np.searchsorted(self.Cs_, self.C_))
+        return None if path.whole is None else path.whole[best]
 
     def _take_path(
         self,

@@ -15,9 +15,9 @@ from featpipe.solvers._descent import Descent
 from featpipe.solvers._evaluation import Objective
 from featpipe.solvers._metric import Metric
 from featpipe.solvers._predictions import Predictions
-from featpipe.solvers._ridge import ridge, ridge_turned
+from featpipe.solvers._ridge import ridge, ridge_fits, ridge_path, ridge_turned
 from featpipe.solvers._rowspace import Turned, turn
-from featpipe.solvers._table import Design, Table, build
+from featpipe.solvers._table import Design, as_given, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
 from featpipe.solvers._threads import SMALL, side_by_side, threads_for
 from featpipe.solvers._walkers import Arrival, Walkers
@@ -73,6 +73,8 @@ def solve_path(
     (True, (2, 10))
     """
     options = options or Options()
+    if task.loss == "linear" and ridge_fits(task, len(splits), len(Cs), options):
+        return ridge_path(task, Cs, splits, options)
     Cs = np.asarray(Cs, np.float64)
     gaps = np.full((len(splits), len(Cs)), np.nan)
     chosen = np.arange(len(Cs))
@@ -183,20 +185,9 @@ def solve(task: Task, C: float, *, options: Options | None = None) -> Solution:
         gaps[position], passes[position], last["theta"] = gap, taken, theta
 
     _solve_all(task, design, (Cs, tols), options, arrive)
-    coef, intercept = _as_given(design, last["theta"])
+    coef, intercept = as_given(design, last["theta"])
     gap, n_passes = float(gaps[-1]), max(1, int(passes.sum()))
     return Solution(coef, intercept, gap, n_passes, gap <= options.tol)
-
-
-def _as_given(design: Design, theta: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Fold the standardisation of the first split into its coefficients."""
-    table = design.table
-    if not isinstance(table, Table):
-        raise TypeError("only the table of the codes knows their scale")
-    v = theta[:, :-1] * design.ratio[0]
-    coef = v / table.scale
-    intercept = theta[:, -1] - v @ design.centre[0] - coef @ table.mean
-    return coef.cpu().numpy(), intercept.cpu().numpy()
 
 
 def _groups(task: Task, n_splits: int, options: Options) -> list[list[int]]:

@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from featpipe.solvers import _gram
+from featpipe.solvers._predictions import Predictions
 from featpipe.solvers._rowspace import Turned
-from featpipe.solvers._table import Design
+from featpipe.solvers._table import Design, as_given, build
+from featpipe.solvers._task import Options, Path, Solution, Split, Task
+from featpipe.solvers._threads import threads_for
 
-__all__ = ["ridge", "ridge_turned", "targets"]
+__all__ = ["ridge", "ridge_fits", "ridge_path", "ridge_turned", "targets"]
+
+
+def ridge_fits(task: Task, n_splits: int, n_Cs: int, options: Options) -> bool:
+    """Say whether one reading of the codes gives the whole path in this memory."""
+    n_rows, width = task.codes.shape
+    grams = (n_splits + 3) * width**2
+    solutions = (n_splits + 1) * n_Cs * task.n_columns * (width + 1)
+    return width <= n_rows and 8 * (grams + solutions) <= 0.5 * options.n_bytes
+
+
+def ridge_path(
+    task: Task, Cs: np.ndarray, splits: list[Split], options: Options
+) -> Path:
+    """Solve every C for every split, and for all rows too, from one reading.
+
+    Parameters are those of `solve_path`.
+    """
+    every = np.arange(len(task.labels))
+    n_splits, splits = len(splits), [*splits, (every, every[:0])]
+    n_rows, width = task.codes.shape
+    with threads_for(n_rows * width * len(splits) * task.n_columns):
+        design = build(task, splits, options)
+        predictions = Predictions(design, splits, len(Cs))
+        grid = torch.from_numpy(np.asarray(Cs, np.float64)).to(design.table.device)
+        thetas = ridge(design, task.n_classes, grid)
+        for p, of_split in enumerate(thetas[:n_splits]):
+            for position, theta in enumerate(of_split):
+                predictions.add(p, position, theta)
+        predictions.flush()
+    whole = [Solution(*as_given(design, t, n_splits), 0.0, 1, True) for t in thetas[-1]]
+    gaps, n_passes = np.zeros((n_splits, len(Cs))), np.ones((n_splits, len(Cs)), int)
+    found, solved = predictions.found[:n_splits], np.ones(len(Cs), bool)
+    return Path(found, gaps, n_passes, True, solved, whole)
 
 
 def targets(labels: torch.Tensor, n_classes: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from featpipe.solvers._task import Options, Split, Task
 
-__all__ = ["Block", "Design", "Rows", "Table", "build"]
+__all__ = ["Block", "Design", "Rows", "Table", "as_given", "build"]
 
 READ_BYTES = 32 * 2**20
 # A fold's variance below this share of its second moment is rounding.
@@ -254,3 +254,16 @@ def _moments(
         return torch.ones_like(mean), centre
     deviation = torch.where(flat, 1 / table.scale, variance.clamp_min(0).sqrt())
     return 1 / deviation, centre
+
+
+def as_given(
+    design: Design, theta: torch.Tensor, p: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fold the standardisation of a split into its coefficients."""
+    table = design.table
+    if not isinstance(table, Table):
+        raise TypeError("only the table of the codes knows their scale")
+    v = theta[:, :-1] * design.ratio[p]
+    coef = v / table.scale
+    intercept = theta[:, -1] - v @ design.centre[p] - coef @ table.mean
+    return coef.cpu().numpy(), intercept.cpu().numpy()

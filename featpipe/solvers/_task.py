@@ -133,6 +133,8 @@ class Path:
     converged : bool
     evaluated : (n_C,) bool
         Which C were solved: all, unless the problem is large and a score was given.
+    whole : list of Solution or None
+        Of each C on all rows, where it comes at no cost.
     """
 
     predicted: list[np.ndarray]
@@ -140,3 +142,4 @@ class Path:
     n_passes: np.ndarray
     converged: bool
     evaluated: np.ndarray
+    whole: list[Solution] | None = None
