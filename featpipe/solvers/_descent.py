@@ -14,7 +14,7 @@ import torch
 from featpipe.solvers import _bounds
 from featpipe.solvers._evaluation import Evaluation, Objective
 from featpipe.solvers._metric import History, Metric
-from featpipe.solvers._newton import Newton, Point
+from featpipe.solvers._newton import Newton, Point, bent_rows
 from featpipe.solvers._search import crossing
 from featpipe.solvers._standing import Standing, Trial
 from featpipe.solvers._walkers import Arrival, Trail, Walkers
@@ -33,10 +33,15 @@ FAR = 100.0
 # Multiples of a gradient's rounding: of what proves a C solved, below which double
 # precision is taken, and of what a step must show to be learnt from.
 COARSE, RELIABLE = 500.0, 2.0
+# Multiple of the tolerance from which on intercepts are settled in every pass.
+SETTLED = 1e4
 # Passes at one C after which a walker takes Newton steps.
 HARD = 15
-# The same where C are skipped, so that a step along the path is longer.
-PATIENT = 40
+# The same where C are skipped, so that a step along the path is longer, and where
+# columns are so many that a Newton step takes hundreds of products.
+PATIENT, MANY = 100, 50
+# Relative gap at which a C is solved roughly, or passes after which it is taken so.
+ROUGH, ROUGH_PASSES = 0.1, 25
 
 
 class Descent:
@@ -52,6 +57,7 @@ class Descent:
         *,
         max_passes: int,
         memory: int,
+        kept: int,
     ) -> None:
         self.objective, self.walkers, self.metric = objective, walkers, metric
         self.top, self.theta, self.max_passes = top, theta, max_passes
@@ -65,9 +71,10 @@ class Descent:
         # A quadratic is learnt in as many steps as it has directions.
         length = min(length, theta[0].numel())
         self.history = History(length, theta, self.dtype)
-        self.standing = Standing(objective, theta, memory // 4)
+        self.standing = Standing(objective, theta, kept)
         self.newton = Newton(objective, self.radius, memory // 5)
-        self.patience = HARD
+        self.patience = PATIENT if theta.shape[1] > MANY else HARD
+        self.limit = max_passes
         self.at = Evaluation(
             new(n),
             new(n),
@@ -115,13 +122,18 @@ class Descent:
             self.hard |= slow[self.walkers.walker]
             self._aim()
 
-    def stand(self, position: int) -> None:
-        """Send all walkers to this one C next."""
+    def stand(self, position: int, *, rough: bool = False) -> None:
+        """Send all walkers to this one C next, to solve it or to get near."""
         self.patience = PATIENT
+        self.limit = ROUGH_PASSES if rough else self.max_passes
+        self.hard[:] = False
         self.position[:] = position
         self.walkers.last[:] = position + 1
         self.n_passes[:] = 0
         self._set_C(np.arange(len(self.position)))
+        if rough:
+            self.tol[:] = ROUGH
+            self.solved[:] = self.known & (self.gap <= self.tol)
         self._aim()
 
     def return_to(self, theta: torch.Tensor) -> None:
@@ -135,7 +147,8 @@ class Descent:
     def _step(self, units: torch.Tensor, dtype: torch.dtype) -> None:
         """Evaluate the trials of these units, and take those that go down."""
         aimed = self._trial(units, self.length[units], dtype)
-        new = self.objective.evaluate(aimed)
+        settled = bool((self.gap[units] < SETTLED * self.tol[units]).any())
+        new = self.objective.evaluate(aimed, settled=settled)
         step = self.length[units, None, None] * self.direction[units]
         step[..., -1] += aimed.shifts
         trial = self.theta[units] + step
@@ -300,7 +313,7 @@ class Descent:
                 self.walkers.walker, (~self.solved).double(), len(self.position)
             )
             done = open_units.cpu().numpy() == 0
-            done |= self.n_passes >= self.max_passes
+            done |= self.n_passes >= self.limit
             walking = walking[done[walking]]
             for w in walking:
                 units = (self.walkers.walker == int(w)).nonzero()[:, 0]
@@ -344,9 +357,8 @@ class Descent:
         value = 0.5 * (theta[..., :-1] ** 2).sum((1, 2)) + C * loss
         # Settling every row is dear: it is for what Newton steps did not solve.
         taken = self.n_passes[self.walkers.walker[units].cpu().numpy()].max()
-        at = Point(
-            theta, gradient, units, C, self.tol[units] * value, self._n_bent(units)
-        )
+        n_bent = bent_rows(self.objective, units, self.at.sides[units])
+        at = Point(theta, gradient, units, C, self.tol[units] * value, n_bent)
         return self.newton.directions(
             at,
             lambda which: self.history.frozen(
@@ -354,15 +366,6 @@ class Descent:
             ),
             settle=bool(taken >= 2 * HARD and taken % HARD == 0),
         )
-
-    def _n_bent(self, units: torch.Tensor) -> torch.Tensor:
-        """Estimate how many rows of each unit have curvature."""
-        design, split = self.objective.design, self.objective.split[units]
-        n_rows = (design.weights[split] > 0).sum(1).double()
-        if self.objective.loss != "svm":
-            return n_rows
-        # The second derivative is twice the weight inside the margin, else zero.
-        return n_rows * self.at.sides[units].sum(1) / (2 * self.mass[units])
 
     def _aim(self) -> None:
         """Give a new direction to units that took their step or changed their C."""
@@ -386,14 +389,6 @@ class Descent:
             direction[plain] = self.history.direction(
                 gradient[plain], self.metric, units[plain], split[plain], C[plain]
             )
-        # Where the objective hardly tells any more, what is left is to prove it.
-        ending = -(direction * gradient).sum((1, 2)) < FAR * C * at.blur
-        ending &= ~entered
-        if ending.any():
-            few, g = units[ending], gradient[ending]
-            step, left = self.history.flattening(g, few, C[ending])
-            enough = self.gap[few] * left**2 < 0.5 * self.tol[few]
-            direction[ending.nonzero()[enough, 0]] = step[enough]
         self.entered[units] = False
         self.direction[units] = self.objective.rounded(direction, units)
         self.standing.turn(units)

@@ -62,9 +62,9 @@ class Objective(Frame):
     n_columns: int
     own: torch.Tensor
 
-    def evaluate(self, trial: Trial) -> Evaluation:
-        """Evaluate units where a trial puts them; kept scores settle intercepts."""
-        if trial.kept:
+    def evaluate(self, trial: Trial, *, settled: bool = False) -> Evaluation:
+        """Evaluate units where a trial puts them; settle intercepts of kept scores."""
+        if settled and trial.kept:
             self._settle(trial)
         sums = _Sums(self, trial)
         for rows, z, chosen in self._pieces(trial):

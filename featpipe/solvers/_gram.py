@@ -8,6 +8,9 @@ from featpipe.solvers._table import Design
 
 __all__ = ["covariance", "pattern_grams", "principal", "top_eigenvalues"]
 
+# Rows of a symmetric product that are computed at once, from the diagonal on.
+HALVED = 128
+
 
 def covariance(design: Design, dtype: torch.dtype) -> torch.Tensor:
     """Give the mean square of the table's rows over all splits' weights, float64.
@@ -22,7 +25,7 @@ def covariance(design: Design, dtype: torch.dtype) -> torch.Tensor:
     for block in design.pieces(table.step):
         z = table.rows(block.start, block.stop, dtype)
         w = weights[block.start : block.stop].to(dtype)
-        gram += (z.T * w) @ z
+        gram += symmetric(z.T * w, z)
         first += w @ z
     mass = weights.sum()
     return (gram - torch.outer(first, first) / mass) / mass
@@ -69,10 +72,21 @@ def pattern_grams(
             part = z if len(rows) == len(z) else z[rows]
             w = weights.amax(0)[rows]
             heavy = part.T * w
-            gram[used] += heavy @ part
+            gram[used] += symmetric(heavy, part)
             cross[used] += heavy @ columns[block.start : block.stop][rows]
             first[used] += heavy.sum(1)
     return gram, cross, first
+
+
+def symmetric(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Multiply where the product is known to be symmetric: little over half of it."""
+    width = len(left)
+    product = left.new_empty(width, width)
+    for start in range(0, width, HALVED):
+        stop = min(start + HALVED, width)
+        torch.mm(left[start:stop], right[:, start:], out=product[start:stop, start:])
+        product[stop:, start:stop] = product[start:stop, stop:].T
+    return product
 
 
 def top_eigenvalues(

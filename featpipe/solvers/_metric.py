@@ -14,8 +14,8 @@ import torch
 
 __all__ = ["History", "Metric"]
 
-# Steps that are combined to flatten the gradient, and how alike they may be.
-FLATTENING, FLATTENING_FLOOR = 12, 1e-7
+# Share of a metric's step that is taken at least.
+LEAST_SCALE = 0.05
 
 
 class Metric:
@@ -126,41 +126,13 @@ class History:
             q = q - alpha * y
             kept.append((step, y, rho, alpha))
         r = metric.solve(q, units, split, C)
+        if kept:
+            step, y, rho, _ = kept[0]
+            r = r * _scale(step, y, metric.solve(y, units, split, C), rho > 0)
         for step, y, rho, alpha in reversed(kept):
             beta = rho * (y * r).sum((1, 2), keepdim=True)
             r = r + step * (alpha - beta)
         return -r.double()
-
-    def flattening(
-        self, gradient: torch.Tensor, units: torch.Tensor, C: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the combination of the last steps that leaves the least gradient.
-
-        Bounds of the gap are of the gradient's norm, which goes up and down while the
-        objective only falls; this is the step of Anderson (1965).
-
-        Returns
-        -------
-        step : (n, n_columns, width + 1) float64
-        left : (n,) float64
-            Share of the gradient's norm that would be left were the loss a quadratic.
-        """
-        length = len(self.step)
-        order = [(self.newest - i) % length for i in range(min(length, FLATTENING))]
-        steps = self.step[order][:, units].transpose(0, 1)
-        changes = C[:, None, None, None] * self.change[order][:, units].transpose(0, 1)
-        changes[..., :-1] += steps[..., :-1]
-        useful = (self.bend[order][:, units] > 0).T
-        Y = changes.flatten(2).double() * useful[:, :, None]
-        size = Y.square().sum(2, keepdim=True).sqrt().clamp_min(1e-300)
-        Y = Y / size
-        gram = Y @ Y.mT
-        gram.diagonal(dim1=1, dim2=2).add_(FLATTENING_FLOOR)
-        g = gradient.flatten(1)
-        share = -torch.linalg.solve(gram, (Y @ g.unsqueeze(2)))
-        step = (share * useful[:, :, None] / size * steps.flatten(2)).sum(1)
-        left = (g + (share * Y).sum(1)).square().sum(1) / g.square().sum(1)
-        return step.view_as(gradient), left.sqrt()
 
     def frozen(
         self,
@@ -197,10 +169,14 @@ class History:
             step = self.step[i, units] * one
             change = C.to(one.dtype)[:, None, None] * self.change[i, units] * one
             change[..., :-1] += step[..., :-1]
-            steps.append(step.flatten(1))
-            changes.append(change.flatten(1))
-            solved.append(metric.solve(change, units, split, C).flatten(1))
-        S, Y, HY = (torch.stack(part, dim=1) for part in (steps, changes, solved))
+            steps.append(step)
+            changes.append(change)
+            solved.append(metric.solve(change, units, split, C))
+        scale = _scale(step, change, solved[-1], used[:, None, None])
+        S, Y, HY = (
+            torch.stack(part, dim=1).flatten(2) for part in (steps, changes, solved)
+        )
+        HY *= scale
         R = (S @ Y.mT).double().triu()
         R.diagonal(dim1=1, dim2=2).copy_(torch.where(useful, product, 1.0))
         inner = torch.diag_embed(product) + (Y @ HY.mT).double()
@@ -209,6 +185,7 @@ class History:
         def apply(v: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
             every = slice(None) if len(which) == len(units) else which
             plain = metric.solve(v.to(S.dtype), units[which], split[which], C[which])
+            plain = plain * scale[every]
             q = v.to(S.dtype).flatten(1).unsqueeze(2)
             a, b = (S[every] @ q).double(), (HY[every] @ q).double()
             a = torch.linalg.solve_triangular(R[every], a, upper=True)
@@ -219,3 +196,24 @@ class History:
             return (plain + more.view_as(plain)).double()
 
         return apply
+
+
+def _scale(
+    step: torch.Tensor, y: torch.Tensor, solved: torch.Tensor, useful: torch.Tensor
+) -> torch.Tensor:
+    """Give by how much the metric promises too long a step, (n, 1, 1), at most 1.
+
+    Curvature between many classes is not the same along all columns, as the metric
+    has it; by the last step it is scaled as Shanno and Phua (1978) do.
+
+    Parameters
+    ----------
+    step, y, solved : (n, n_columns, width + 1)
+        The last step, the change of the gradient, and the metric's inverse times that.
+    useful : (n, 1, 1) bool
+    """
+    share = (step * y).sum((1, 2), keepdim=True) / (y * solved).sum(
+        (1, 2), keepdim=True
+    )
+    share = torch.where(useful, share, 1.0).nan_to_num(1.0)
+    return share.clamp(LEAST_SCALE, 1.0)

@@ -15,7 +15,7 @@ from featpipe.solvers import _factoring
 from featpipe.solvers._curved import Curved
 from featpipe.solvers._evaluation import Objective
 
-__all__ = ["Newton", "Point"]
+__all__ = ["Newton", "Point", "bent_rows"]
 
 # Products one direction may take.
 LARGEST_ROUND = 100
@@ -138,6 +138,18 @@ class Newton:
             residual[going] -= step * bent
             self.n_products += 1
         return x
+
+
+def bent_rows(
+    objective: Objective, units: torch.Tensor, sides: torch.Tensor
+) -> torch.Tensor:
+    """Estimate how many rows of each unit have curvature, (n_units,) float64."""
+    design, split = objective.design, objective.split[units]
+    n_rows = (design.weights[split] > 0).sum(1).double()
+    if objective.loss != "svm":
+        return n_rows
+    # The second derivative is twice the weight inside the margin, else zero.
+    return n_rows * sides.sum(1) / (2 * design.mass[split])
 
 
 def _residual_norm(v: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:

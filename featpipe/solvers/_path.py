@@ -17,6 +17,7 @@ from featpipe.solvers._metric import Metric
 from featpipe.solvers._predictions import Predictions
 from featpipe.solvers._ridge import ridge, ridge_fits, ridge_path, ridge_turned
 from featpipe.solvers._rowspace import Turned, turn
+from featpipe.solvers._standing import Standing
 from featpipe.solvers._table import Design, as_given, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
 from featpipe.solvers._threads import SMALL, side_by_side, threads_for
@@ -28,6 +29,8 @@ __all__ = ["skips_Cs", "solve", "solve_path"]
 FINER = 1e-2
 # Rungs that lead a single fit to its C: their ratio, their tolerance, the first.
 RUNG, RUNG_TOL, FIRST_MASS = 10.0, 1e-2, 50.0
+# Share of the memory that kept scores may take.
+KEPT = 0.25
 # Columns beyond which turning into the row space cannot be afforded.
 TURN_ROWS = 12000
 
@@ -110,6 +113,7 @@ def solve_path(
         predictions.flush()
         found += predictions.found
     evaluated = np.isin(np.arange(len(Cs)), chosen)
+    gaps[:, ~evaluated] = np.nan
     converged = bool((gaps[:, evaluated] <= options.tol).all())
     return Path(found, gaps, n_passes, converged, evaluated)
 
@@ -146,8 +150,8 @@ class _Walk:
         self.descent, self.arrived, self.theta = descent, arrived, descent.theta
         self.return_to = descent.return_to
 
-    def visit(self, position: int) -> None:
-        self.descent.stand(position)
+    def visit(self, position: int, *, rough: bool = False) -> None:
+        self.descent.stand(position, rough=rough)
         self.descent.run(self.arrived)
 
 
@@ -198,6 +202,11 @@ def _groups(task: Task, n_splits: int, options: Options) -> list[list[int]]:
     if task.loss == "linear":
         # A Gram matrix a split, and what its eigenvectors take.
         one = max(one, 3 * 8 * width**2)
+    else:
+        # Kept scores are worth a group for each few splits, if one split's fit.
+        kept = Standing.n_bytes(len(task.labels) * task.n_columns)
+        if kept <= KEPT * options.n_bytes:
+            one = max(one, int(0.5 / KEPT * kept))
     size = int(max(1, min(n_splits, 0.5 * options.n_bytes // one)))
     numbers = list(range(n_splits))
     return [numbers[i : i + size] for i in range(0, n_splits, size)]
@@ -362,6 +371,7 @@ def _set_out(
         theta,
         max_passes=options.max_passes,
         memory=options.n_bytes,
+        kept=int(KEPT * options.n_bytes),
     )
 
 

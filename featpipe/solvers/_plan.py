@@ -1,7 +1,8 @@
 """Which C are worth solving where all of them would cost too much.
 
-Every fourth C first, from the smallest, until accuracy has clearly fallen; then the
-neighbours of the best. What is skipped is skipped for every split, and said.
+Every fourth C first, from the smallest, until accuracy has clearly fallen; then those
+halfway to the neighbours of the best, and halfway again. What is skipped is skipped for
+every split, and said.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Walk(Protocol):
 
     theta: torch.Tensor
 
-    def visit(self, position: int) -> None:
+    def visit(self, position: int, *, rough: bool = False) -> None:
         """Solve all splits at one C, from where they stand."""
 
     def return_to(self, theta: torch.Tensor) -> None:
@@ -61,17 +62,27 @@ def coarse_to_fine(
     best, best_score, anchor = 0, -np.inf, walk.theta.clone()
     for position in range(0, n_Cs, STRIDE):
         before = walk.theta.clone()
+        # What has clearly fallen need not be solved to be left out.
+        walk.visit(position, rough=True)
+        if _has_fallen(score(position), best_score, n_held_out):
+            break
         walk.visit(position)
         solved[position] = True
         now = score(position)
         if now > best_score:
             best, best_score, anchor = position, now, before
-        share = min(max(best_score, 0.0), 1.0)
-        if now < best_score - FALLEN * (share * (1 - share) / n_held_out) ** 0.5:
-            break
     walk.return_to(anchor)
-    for position in range(max(0, best - STRIDE + 1), min(n_Cs, best + STRIDE)):
-        if not solved[position]:
-            walk.visit(position)
-            solved[position] = True
+    for step in (STRIDE // 2, 1):
+        for position in (best - step, best + step):
+            if 0 <= position < n_Cs and not solved[position]:
+                walk.visit(position)
+                solved[position] = True
+                now = score(position)
+                if now > best_score:
+                    best, best_score = position, now
     return solved
+
+
+def _has_fallen(now: float, best: float, n_held_out: int) -> bool:
+    share = min(max(best, 0.0), 1.0)
+    return now < best - FALLEN * (share * (1 - share) / n_held_out) ** 0.5

@@ -87,7 +87,22 @@ class Predictions:
             part = z[start : start + step]
             f = torch.addmm(shift.reshape(-1, 1), v.reshape(-1, width), part.T)
             f = f.view(n, k, -1)
-            number = (f[:, 0] > 0).long() if k == 1 else f.argmax(1)
+            number = (f[:, 0] > 0).long() if k == 1 else _argmax(f)
             first = span.start + start
             slots = self.slots[p][first : first + len(part)]
             self.found[p][np.ix_(np.array(positions), slots)] = number.cpu().numpy()
+
+
+def _argmax(f: torch.Tensor) -> torch.Tensor:
+    """Give the first column of the largest score, (n, n_rows), by whole columns.
+
+    Some five times faster on a CPU than torch's own, where columns are not the last.
+    """
+    if f.device.type != "cpu":
+        return f.argmax(1)
+    best, number = f[:, 0].clone(), torch.zeros_like(f[:, 0], dtype=torch.int32)
+    for column in range(1, f.shape[1]):
+        better = f[:, column] > best
+        number.masked_fill_(better, column)
+        torch.maximum(best, f[:, column], out=best)
+    return number

@@ -34,12 +34,17 @@ class Standing:
         self.frame = frame
         shape = (*like.shape[:2], table.n_rows)
         n_cells = shape[0] * shape[1] * shape[2]
-        self.keeps = n_cells * (8 + table.dtype.itemsize) <= memory
+        self.keeps = self.n_bytes(n_cells) <= memory
         shape = shape if self.keeps else (0, 0, 0)
         self.here = like.new_zeros(shape, dtype=torch.float64)
         self.ahead = like.new_zeros(shape, dtype=table.dtype)
         flags = torch.zeros(len(like), dtype=torch.bool, device=like.device)
         self.knows_here, self.knows_ahead = flags, flags.clone()
+
+    @staticmethod
+    def n_bytes(n_cells: int) -> int:
+        """Say what keeping so many scores takes."""
+        return 12 * n_cells
 
     def turn(self, units: torch.Tensor) -> None:
         """Forget how scores change: these units have another direction."""
@@ -131,9 +136,9 @@ class Trial:
             return self._product(self.theta, z.to(self.dtype), chosen)
         here, ahead = self._known(rows, chosen)
         every = slice(None) if chosen is None else chosen
-        lengths, shifts = self.lengths[every], self.shifts[every]
-        moved = torch.addcmul(here, ahead.double(), lengths[:, None, None])
-        return moved.add_(shifts[:, :, None])
+        shifts, lengths = self.shifts[every, :, None], self.lengths[every, None, None]
+        step = torch.addcmul(shifts.to(ahead.dtype), ahead, lengths.to(ahead.dtype))
+        return here + step
 
     def changes(
         self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None
