@@ -42,8 +42,8 @@ def same(one, two, **tolerance):
             np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
-# A rate at which a step changes nothing that float32 could show; where batch norm learns
-# too, one that diverges, so that the start is what is left.
+# A rate at which a step changes nothing that float32 could show; where batch norm
+# learns too, one that diverges, so that the start is what is left.
 @pytest.mark.parametrize(("train", "lr"), [("head", 1e-12), ("all", 1e30)])
 def test_before_the_first_step_it_predicts_what_the_classifier_does(
     train, lr, kinds, tmp_path

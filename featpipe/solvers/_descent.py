@@ -41,7 +41,7 @@ HARD = 15
 # columns are so many that a Newton step takes hundreds of products.
 PATIENT, MANY = 100, 50
 # Relative gap at which a C is solved roughly, or passes after which it is taken so.
-ROUGH, ROUGH_PASSES = 0.1, 25
+ROUGH, ROUGH_PASSES, LIMITLESS = 0.1, 25, 2**31
 
 
 class Descent:
@@ -55,12 +55,11 @@ class Descent:
         top: torch.Tensor,
         theta: torch.Tensor,
         *,
-        max_passes: int,
         memory: int,
         kept: int,
     ) -> None:
         self.objective, self.walkers, self.metric = objective, walkers, metric
-        self.top, self.theta, self.max_passes = top, theta, max_passes
+        self.top, self.theta = top, theta
         self.dtype = objective.design.table.dtype
         self.mass = objective.design.mass[objective.split]
         self.radius = objective.design.radius[objective.split]
@@ -74,7 +73,7 @@ class Descent:
         self.standing = Standing(objective, theta, kept)
         self.newton = Newton(objective, self.radius, memory // 5)
         self.patience = PATIENT if theta.shape[1] > MANY else HARD
-        self.limit = max_passes
+        self.limit = LIMITLESS
         self.at = Evaluation(
             new(n),
             new(n),
@@ -125,7 +124,7 @@ class Descent:
     def stand(self, position: int, *, rough: bool = False) -> None:
         """Send all walkers to this one C next, to solve it or to get near."""
         self.patience = PATIENT
-        self.limit = ROUGH_PASSES if rough else self.max_passes
+        self.limit = ROUGH_PASSES if rough else LIMITLESS
         self.hard[:] = False
         self.position[:] = position
         self.walkers.last[:] = position + 1
@@ -313,7 +312,8 @@ class Descent:
                 self.walkers.walker, (~self.solved).double(), len(self.position)
             )
             done = open_units.cpu().numpy() == 0
-            done |= self.n_passes >= self.limit
+            here = self.position.clip(max=len(self.walkers.most) - 1)
+            done |= self.n_passes >= self.walkers.most[here].clip(max=self.limit)
             walking = walking[done[walking]]
             for w in walking:
                 units = (self.walkers.walker == int(w)).nonzero()[:, 0]

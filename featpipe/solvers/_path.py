@@ -21,14 +21,16 @@ from featpipe.solvers._standing import Standing
 from featpipe.solvers._table import Design, as_given, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
 from featpipe.solvers._threads import SMALL, side_by_side, threads_for
-from featpipe.solvers._walkers import Arrival, Walkers
+from featpipe.solvers._walkers import Arrival, Grid, Walkers
 
 __all__ = ["skips_Cs", "solve", "solve_path"]
 
 # A single fit is solved this much more exactly than a path, for its predictions.
 FINER = 1e-2
+# Passes that may go into that once ``tol`` is proven.
+FINER_PASSES = 25
 # Rungs that lead a single fit to its C: their ratio, their tolerance, the first.
-RUNG, RUNG_TOL, FIRST_MASS = 10.0, 1e-2, 50.0
+RUNG, RUNG_TOL, FIRST_MASS = 2.0, 1e-2, 50.0
 # Share of the memory that kept scores may take.
 KEPT = 0.25
 # Columns beyond which turning into the row space cannot be afforded.
@@ -104,7 +106,7 @@ def solve_path(
             n_passes[first + p, position] = taken
             predictions.add(p, position, theta)
 
-        grid = Cs[chosen], np.full(len(chosen), options.tol)
+        grid = Grid.evenly(Cs[chosen], options.tol, options.max_passes)
         judge = None
         if score is not None and not first:
             judge = _Judge(predictions, score, first)
@@ -177,20 +179,25 @@ def solve(task: Task, C: float, *, options: Options | None = None) -> Solution:
     n_rungs = int(np.floor(np.log(C / lowest) / np.log(RUNG) + 1e-9))
     if task.loss == "linear":
         n_rungs = 0
-    Cs = C * RUNG ** -np.arange(n_rungs, -1.0, -1.0)
+    Cs = C * RUNG ** -np.append(np.arange(n_rungs, -1.0, -1.0), 0.0)
     tols = np.full(len(Cs), max(RUNG_TOL, options.tol))
-    tols[-1] = FINER * options.tol
-    last: dict[str, torch.Tensor] = {}
-    gaps, passes = np.zeros(len(Cs)), np.zeros(len(Cs), np.int64)
+    tols[-2:] = options.tol, FINER * options.tol
+    most = np.full(len(Cs), options.max_passes)
+    most[-1] = min(FINER_PASSES, options.max_passes)
+    found: list[tuple[float, torch.Tensor]] = []
+    passes = np.zeros(len(Cs), np.int64)
 
     def arrive(
         p: int, position: int, theta: torch.Tensor, gap: float, taken: int
     ) -> None:
-        gaps[position], passes[position], last["theta"] = gap, taken, theta
+        passes[position] = taken
+        if position >= len(Cs) - 2:
+            found.append((gap, theta))
 
-    _solve_all(task, design, (Cs, tols), options, arrive)
-    coef, intercept = as_given(design, last["theta"])
-    gap, n_passes = float(gaps[-1]), max(1, int(passes.sum()))
+    _solve_all(task, design, Grid(Cs, tols, most), options, arrive)
+    gap, theta = min(found, key=lambda each: each[0])
+    coef, intercept = as_given(design, theta)
+    n_passes = max(1, int(passes.sum()))
     return Solution(coef, intercept, gap, n_passes, gap <= options.tol)
 
 
@@ -215,7 +222,7 @@ def _groups(task: Task, n_splits: int, options: Options) -> list[list[int]]:
 def _solve_all(
     task: Task,
     design: Design,
-    grid: tuple[np.ndarray, np.ndarray],
+    grid: Grid,
     options: Options,
     arrive: Arrive,
     judge: _Judge | None = None,
@@ -228,7 +235,7 @@ def _solve_all(
     fits = table.n_rows * table.width * 16 <= 2 * options.n_bytes
     if table.width > table.n_rows and table.n_rows <= TURN_ROWS and fits:
         _solve_turned(task, design, grid, options, arrive)
-        return np.ones(len(grid[0]), bool)
+        return np.ones(len(grid.Cs), bool)
     with threads_for(table.n_rows * table.width * n_columns):
         return _solve_here(task, design, grid, options, arrive, judge)
 
@@ -236,15 +243,15 @@ def _solve_all(
 def _solve_here(
     task: Task,
     design: Design,
-    grid: tuple[np.ndarray, np.ndarray],
+    grid: Grid,
     options: Options,
     arrive: Arrive,
     judge: _Judge | None,
 ) -> np.ndarray:
     table, n_rows = design.table, design.table.n_rows
-    every = np.ones(len(grid[0]), bool)
+    every = np.ones(len(grid.Cs), bool)
     if task.loss == "linear":
-        Cs = torch.from_numpy(grid[0]).to(table.device)
+        Cs = torch.from_numpy(grid.Cs).to(table.device)
         for p, thetas in enumerate(ridge(design, task.n_classes, Cs)):
             for position, theta in enumerate(thetas):
                 arrive(p, position, theta, 0.0, 1)
@@ -267,7 +274,7 @@ def _solve_here(
 def _solve_turned(
     task: Task,
     design: Design,
-    grid: tuple[np.ndarray, np.ndarray],
+    grid: Grid,
     options: Options,
     arrive: Arrive,
 ) -> None:
@@ -293,7 +300,7 @@ def _solve_one_turned(
     task: Task,
     turned: Turned,
     p: int,
-    grid: tuple[np.ndarray, np.ndarray],
+    grid: Grid,
     options: Options,
     arrive: Arrive,
 ) -> None:
@@ -304,7 +311,7 @@ def _solve_one_turned(
         arrive(p, position, torch.cat([w, theta[:, -1:]], dim=1), gap, taken)
 
     if task.loss == "linear":
-        Cs = torch.from_numpy(grid[0]).to(turned.spread.device)
+        Cs = torch.from_numpy(grid.Cs).to(turned.spread.device)
         for position, theta in enumerate(ridge_turned(turned, task.n_classes, Cs)):
             arrive_back(0, position, theta, 0.0, 1)
         return
@@ -337,7 +344,7 @@ def _geometry(
 def _set_out(
     task: Task,
     design: Design,
-    grid: tuple[np.ndarray, np.ndarray],
+    grid: Grid,
     options: Options,
     geometry: tuple[torch.Tensor | None, torch.Tensor, torch.Tensor],
 ) -> Descent:
@@ -365,11 +372,10 @@ def _set_out(
     first = np.zeros(n_splits, np.int64)
     return Descent(
         objective,
-        Walkers(walker, first, first + len(grid[0]), *grid),
+        Walkers(walker, first, first + len(grid.Cs), *grid),
         Metric(spread, design.mass[walker], k),
         top[walker],
         theta,
-        max_passes=options.max_passes,
         memory=options.n_bytes,
         kept=int(KEPT * options.n_bytes),
     )

@@ -9,7 +9,7 @@ import torch
 __all__ = ["crossing"]
 
 # How often the slope is asked for, and the share of the first that is near zero.
-MOST, NEARLY = 8, 0.1
+MOST, NEARLY = 12, 0.1
 
 Slope = Callable[[torch.Tensor], torch.Tensor]
 
@@ -20,10 +20,10 @@ def crossing(
     end: torch.Tensor,
     slope_end: torch.Tensor,
 ) -> torch.Tensor:
-    """Find about where each slope crosses zero, by false position.
+    """Find about where each slope crosses zero, by false position and bisection in turn.
 
-    The end that stays is weighed as Anderson and Björck (1973) do, so that the kinks of
-    a squared hinge, some of them right at the start, do not hold the search up.
+    A squared hinge has kinks, some of them right at the start, which hold false position
+    alone up.
 
     Parameters
     ----------
@@ -49,18 +49,16 @@ def crossing(
     """
     low, high, length = torch.zeros_like(end), end, end
     below, above = slope_start, slope_end
-    for _ in range(MOST):
+    for i in range(MOST):
         share = (below / (below - above)).nan_to_num(0.5).clamp(0.01, 0.99)
-        length = low + share * (high - low)
+        length = low + (share if i % 2 == 0 else 0.5) * (high - low)
         slope = slope_at(length)
         rises = slope > 0
-        stayed = 1 - slope / torch.where(rises, above, below)
-        stayed = torch.where(stayed > 0, stayed, 0.5)
         low, below, high, above = (
             torch.where(rises, low, length),
-            torch.where(rises, below * stayed, slope),
+            torch.where(rises, below, slope),
             torch.where(rises, length, high),
-            torch.where(rises, slope, above * stayed),
+            torch.where(rises, slope, above),
         )
         if (slope.abs() <= NEARLY * slope_start.abs()).all():
             break

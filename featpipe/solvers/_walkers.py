@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-__all__ = ["Arrival", "Trail", "Walkers"]
+__all__ = ["Arrival", "Grid", "Trail", "Walkers"]
 
 # How much shorter or longer a step along the path may be than the one before.
 TREND = 0.1, 1.2
+
+
+class Grid(NamedTuple):
+    """What is solved one after the other; as `Walkers` has it."""
+
+    Cs: np.ndarray
+    tols: np.ndarray
+    most: np.ndarray
+
+    @classmethod
+    def evenly(cls, Cs: np.ndarray, tol: float, most: int) -> Grid:
+        """Ask the same of every C."""
+        return cls(Cs, np.full(len(Cs), tol), np.full(len(Cs), most))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +38,8 @@ class Walkers:
         Positions in the grid; ``last`` is not included.
     Cs, tols : (n_C,) float64
         The grid, and the relative gap each C is solved to.
+    most : (n_C,) int64
+        Passes each C may take.
     """
 
     walker: torch.Tensor
@@ -31,6 +47,7 @@ class Walkers:
     last: np.ndarray
     Cs: np.ndarray
     tols: np.ndarray
+    most: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

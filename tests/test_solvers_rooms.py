@@ -1,0 +1,109 @@
+"""The solvers' smaller rooms: slopes, kept scores, products, predictions."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
+
+from featpipe import solvers
+from featpipe.solvers import _predictions
+from featpipe.solvers._frame import Frame, scores
+from featpipe.solvers._gram import symmetric
+from featpipe.solvers._search import NEARLY, crossing
+from featpipe.solvers._standing import Standing, Trial
+from featpipe.solvers._table import build
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kinks=st.lists(st.floats(0.01, 0.99), min_size=0, max_size=8),
+    steepness=st.floats(0.1, 1e3),
+)
+def test_the_crossing_of_a_slope_with_kinks_is_found(kinks, steepness):
+    def slope(x):
+        return -1 + 1.5 * x + steepness * sum(max(0.0, x - kink) for kink in kinks)
+
+    def slopes(x):
+        return torch.tensor([slope(float(x[0]))], dtype=torch.float64)
+
+    one = torch.ones(1, dtype=torch.float64)
+    found = float(crossing(slopes, slopes(0 * one), one, slopes(one))[0])
+    true = brentq(slope, 0, 1)
+    assert abs(slope(found)) <= NEARLY or abs(found - true) < 0.05
+
+
+def problem(n_classes, loss="logistic"):
+    X, y = load_digits(n_class=n_classes, return_X_y=True)
+    X, y = X[:300].astype(np.float32), y[:300]
+    ones = np.ones(len(y))
+    return solvers.Task(X, y, n_classes, loss, ones, ones), y
+
+
+def test_kept_scores_are_those_of_the_coefficients_after_many_steps():
+    task, y = problem(4)
+    splits = list(StratifiedKFold(2, shuffle=True, random_state=0).split(y, y))
+    design = build(task, splits, solvers.Options())
+    frame = Frame(design=design, split=torch.tensor([0, 1]))
+    rng = torch.Generator().manual_seed(0)
+    theta = torch.zeros(2, 4, 65, dtype=torch.float64)
+    standing = Standing(frame, theta, 10**9)
+    units = torch.tensor([0, 1])
+    for _ in range(20):
+        direction = torch.randn(theta.shape, generator=rng, dtype=torch.float64)
+        direction = frame.rounded(direction, units)
+        standing.turn(units)
+        lengths = torch.rand(2, generator=rng, dtype=torch.float64)
+        trial = Trial(standing, theta, direction, lengths, units, torch.float64)
+        trial.shifts = torch.randn(2, 4, generator=rng, dtype=torch.float64)
+        for block in design.pieces(64):
+            for _ in trial.pieces(block, None):
+                pass
+        trial.end()
+        standing.go(units, lengths, trial.shifts)
+        theta = theta + lengths[:, None, None] * direction
+        theta[..., -1] += trial.shifts
+    v, shift = frame.to_table(theta, units)
+    wanted = scores(v, shift, design.table.rows(0, 300, torch.float64))
+    torch.testing.assert_close(standing.here, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "svm"])
+def test_with_and_without_kept_scores_the_path_is_the_same(loss, monkeypatch):
+    task, y = problem(3, loss)
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(y, y))
+    Cs = np.logspace(-4, 2, 7)
+    kept = solvers.solve_path(task, Cs, splits)
+    monkeypatch.setattr(Standing, "n_bytes", staticmethod(lambda n_cells: 10**15))
+    anew = solvers.solve_path(task, Cs, splits)
+    assert kept.converged
+    assert anew.converged
+    for one, other in zip(kept.predicted, anew.predicted, strict=True):
+        assert (one == other).mean() > 0.995
+
+
+def test_least_squares_on_all_rows_comes_out_of_the_path():
+    task, y = problem(5, "linear")
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(y, y))
+    Cs = np.logspace(-4, 2, 4)
+    path = solvers.solve_path(task, Cs, splits)
+    for C, found in zip(Cs, path.whole, strict=True):
+        alone = solvers.solve(task, C)
+        np.testing.assert_allclose(found.coef, alone.coef, atol=1e-8)
+        np.testing.assert_allclose(found.intercept, alone.intercept, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "width"), [(5, 3), (300, 128), (200, 300)])
+def test_a_symmetric_product_is_that_of_all_of_it(n, width):
+    z = torch.randn(n, width, dtype=torch.float64)
+    weights = torch.rand(n, dtype=torch.float64)
+    torch.testing.assert_close(symmetric(z.T * weights, z), (z.T * weights) @ z)
+
+
+def test_of_equal_scores_the_first_column_is_predicted():
+    f = torch.randint(0, 3, (4, 6, 50)).float()
+    wanted = np.argmax(f.numpy(), axis=1)
+    np.testing.assert_array_equal(_predictions._argmax(f).numpy(), wanted)
