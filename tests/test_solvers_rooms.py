@@ -18,7 +18,7 @@ from featpipe.solvers._standing import Standing, Trial
 from featpipe.solvers._table import build
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     kinks=st.lists(st.floats(0.01, 0.99), min_size=0, max_size=8),
     steepness=st.floats(0.1, 1e3),

@@ -20,10 +20,10 @@ def crossing(
     end: torch.Tensor,
     slope_end: torch.Tensor,
 ) -> torch.Tensor:
-    """Find about where each slope crosses zero, by false position and bisection in turn.
+    """Find about where each slope crosses zero.
 
-    A squared hinge has kinks, some of them right at the start, which hold false position
-    alone up.
+    By false position and bisection in turn: a squared hinge has kinks, some of them
+    right at the start, which would hold false position up.
 
     Parameters
     ----------
