@@ -1,5 +1,6 @@
 """Small things that several rooms' tests share."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from PIL import Image
 
 Draw = Callable[..., Path]
+
+# A shell's background jobs ignore Ctrl-C, and so would the processes that tests stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
