@@ -74,15 +74,7 @@ class Descent:
         self.newton = Newton(objective, self.radius, memory // 5)
         self.patience = PATIENT if theta.shape[1] > MANY else HARD
         self.limit = LIMITLESS
-        self.at = Evaluation(
-            new(n),
-            new(n),
-            new(n),
-            torch.zeros_like(theta),
-            new(n, theta.shape[1], theta.shape[1]),
-            new(n),
-            new(n, 2),
-        )
+        self.at = Evaluation.nothing(theta)
         self.direction = torch.zeros_like(theta)
         self.trail = Trail(theta)
         self.length = new(n)
@@ -140,7 +132,7 @@ class Descent:
         self.theta.copy_(theta)
         self.known[:] = False
         self.length[:] = 0
-        self.standing.knows_here[:] = False
+        self.standing.leave()
         self.trail = Trail(theta)
 
     def _step(self, units: torch.Tensor, dtype: torch.dtype) -> None:
@@ -150,52 +142,60 @@ class Descent:
         new = self.objective.evaluate(aimed, settled=settled)
         step = self.length[units, None, None] * self.direction[units]
         step[..., -1] += aimed.shifts
-        trial = self.theta[units] + step
-        old = Evaluation(*(part[units] for part in self.at))
+        theta, old = self.theta[units] + step, self.at.some(units)
         value, slope = self._value(self.theta[units], old, units)
-        value_new, slope_new = self._value(trial, new, units)
+        value_new, slope_new = self._value(theta, new, units)
         down, down_new = (slope * step).sum((1, 2)), (slope_new * step).sum((1, 2))
         noise = 4 * self.C[units] * new.blur
         good = value_new <= value + ARMIJO * down
         # Where values no longer tell, slopes do (Hager and Zhang 2005).
         level = (value_new <= value + noise) & (down_new.abs() <= 0.9 * down.abs())
-        gap = self._gap(trial, new, units)
-        proven = gap <= self.tol[units]
-        taken = good | level | proven | ~self.known[units]
+        known, before = self.known[units], self.gap[units]
+        gap = self._gap(theta, new, units)
+        taken = good | level | (gap <= self.tol[units]) | ~known
         sway = self.C[units] * self.radius[units] * torch.maximum(old.sway, new.sway)
-        sway = sway.nan_to_num(0.0, posinf=0.0)
-        coarse = (2 * self.tol[units] * value_new).sqrt() < COARSE * sway
-        blurred = self.known[units] & (-down < noise) & ~(new.sway < torch.inf)
-        self._learn(
-            units, step, new.gradient - old.gradient, taken & self.known[units], sway
-        )
-        here = units[taken]
-        self.theta[here] = trial[taken]
-        self.standing.go(here, self.length[here], aimed.shifts[taken])
-        for part, part_new in zip(self.at, new, strict=True):
-            part[here] = part_new[taken]
-        self.known[here] = True
-        self.flat[here] = torch.where(
-            self.flat[here].isnan(), self.at.loss[here], self.flat[here]
-        )
-        self.rejected[here] = 0
-        self.rejected[units[~taken]] += 1
+        self._learn(units, step, new.gradient - old.gradient, taken & known, sway)
+        self._take(units, taken, theta, new, gap)
+        self.standing.go(units[taken], self.length[units][taken], aimed.shifts[taken])
         if not taken.all():
             self._shorten(units[~taken], down[~taken], down_new[~taken])
-        before = self.gap[units]
+        # Below the noise of values, gradients may still shrink: go on while they do.
+        idle = known & (-down < noise) & (self.gap[units] > 0.5 * before)
+        self._wear(units, idle & ~self.solved[units], dtype)
+        coarse = (2 * self.tol[units] * value_new).sqrt() < COARSE * sway
+        self.precise[units[coarse]] = True
+
+    def _take(
+        self,
+        units: torch.Tensor,
+        taken: torch.Tensor,
+        theta: torch.Tensor,
+        new: Evaluation,
+        gap: torch.Tensor,
+    ) -> None:
+        """Put the units whose trials are taken there, and count the others'."""
+        here = units[taken]
+        self.theta[here] = theta[taken]
+        for part, part_new in zip(self.at, new, strict=True):
+            part[here] = part_new[taken]
+        flat = self.flat[here]
+        self.flat[here] = torch.where(flat.isnan(), new.loss[taken], flat)
+        self.known[here] = True
         self.gap[here] = gap[taken]
         self.solved[here] = gap[taken] <= self.tol[here]
-        # Below the noise of values, gradients may still shrink: go on while they do.
-        blurred &= (self.gap[units] > 0.5 * before) & ~self.solved[units]
-        self.stalled[units] = torch.where(blurred, self.stalled[units] + 1, 0)
-        patience = (
-            PATIENCE
-            if new.sway.isinf().any() and dtype != torch.float64
-            else 4 * PATIENCE
-        )
+        self.rejected[here] = 0
+        self.rejected[units[~taken]] += 1
+
+    def _wear(
+        self, units: torch.Tensor, idle: torch.Tensor, dtype: torch.dtype
+    ) -> None:
+        """Refine units for which this precision is at its end."""
+        # Kept scores say by themselves when it is: see ``coarse``.
+        blind = not self.standing.keeps and dtype != torch.float64
+        self.stalled[units] = torch.where(idle & blind, self.stalled[units] + 1, 0)
+        patience = PATIENCE if blind else 4 * PATIENCE
         worn = (self.rejected[units] >= patience) | (self.stalled[units] >= PATIENCE)
         self._refine(units[worn])
-        self.precise[units[coarse]] = True
 
     def _learn(
         self,
@@ -266,7 +266,7 @@ class Descent:
 
     def _bound(self, units: torch.Tensor) -> None:
         """Bound the relative gap of these units where they stand."""
-        at = Evaluation(*(part[units] for part in self.at))
+        at = self.at.some(units)
         self.gap[units] = self._gap(self.theta[units], at, units)
         self.solved[units] = self.gap[units] <= self.tol[units]
 
@@ -374,7 +374,7 @@ class Descent:
         units = (fresh & (self.rejected == 0)).nonzero()[:, 0]
         if not len(units):
             return
-        at = Evaluation(*(part[units] for part in self.at))
+        at = self.at.some(units)
         self.metric.refresh(units, at.curvature / at.sampled[:, None, None])
         C, split = self.C[units], self.objective.split[units]
         _, gradient = self._value(self.theta[units], at, units)

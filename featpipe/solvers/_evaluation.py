@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
     blur : (n_units,) float64
         How far rounding is likely to have moved it.
     sway : (n_units,) float64
-        The same of the gradient's norm, for rows of norm 1; infinite where not known.
+        The same of the gradient's norm, for rows of norm 1; zero where not known.
     gradient : (n_units, n_columns, width + 1) float64
         By the coefficients of the split's standardised codes, in the objective's
         basis; the intercept last.
@@ -43,6 +43,18 @@ class Evaluation(NamedTuple):
     curvature: torch.Tensor
     sampled: torch.Tensor
     sides: torch.Tensor
+
+    @classmethod
+    def nothing(cls, theta: torch.Tensor) -> Evaluation:
+        """Give room for what these units (n_units, n_columns, width + 1) will have."""
+        n, k = theta.shape[:2]
+        new = theta.new_zeros
+        gradient = torch.zeros_like(theta)
+        return cls(new(n), new(n), new(n), gradient, new(n, k, k), new(n), new(n, 2))
+
+    def some(self, which: torch.Tensor) -> Evaluation:
+        """Give the same of some of the units."""
+        return Evaluation(*(part[which] for part in self))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,7 +84,7 @@ class Objective(Frame):
         trial.end()
         gradient = self.from_table(sums.gradient, sums.residual, trial.units)
         eps = torch.finfo(trial.dtype).eps
-        blur, sway = eps * sums.loss, torch.full_like(sums.loss, torch.inf)
+        blur, sway = eps * sums.loss, torch.zeros_like(sums.loss)
         if trial.kept:
             # What is rounded differs from row to row, and steps are rounded too.
             blur = torch.finfo(trial.table.dtype).eps * sums.squares.sqrt()

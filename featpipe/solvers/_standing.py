@@ -43,16 +43,16 @@ class Standing:
 
     @staticmethod
     def n_bytes(n_cells: int) -> int:
-        """Say what keeping so many scores takes."""
-        return 12 * n_cells
+        """Say what keeping so many scores takes, at most."""
+        return 16 * n_cells
 
     def turn(self, units: torch.Tensor) -> None:
         """Forget how scores change: these units have another direction."""
         self.knows_ahead[units] = False
 
-    def leave(self, units: torch.Tensor) -> None:
-        """Forget the scores: these units have been put elsewhere."""
-        self.knows_here[units] = False
+    def leave(self) -> None:
+        """Forget the scores: all units have been put elsewhere."""
+        self.knows_here[:] = False
 
     def go(
         self, units: torch.Tensor, lengths: torch.Tensor, shifts: torch.Tensor
@@ -114,6 +114,7 @@ class Trial:
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Cut a block into rows that are worked on at once, and read them."""
         z = self.table.rows(block.start, block.stop)
+        z = z if self.kept else z.to(self.dtype)
         for start in range(0, len(z), self.at_once):
             part = z[start : start + self.at_once]
             first = block.start + start
@@ -133,7 +134,7 @@ class Trial:
     ) -> torch.Tensor:
         """Give the scores of some rows, (n_chosen, n_columns, n_rows)."""
         if not self.kept:
-            return self._product(self.theta, z.to(self.dtype), chosen)
+            return self._product(self.theta, z, chosen)
         here, ahead = self._known(rows, chosen)
         every = slice(None) if chosen is None else chosen
         shifts, lengths = self.shifts[every, :, None], self.lengths[every, None, None]
@@ -145,7 +146,7 @@ class Trial:
     ) -> torch.Tensor:
         """Give how the scores of some rows change along the direction."""
         if not self.kept:
-            return self._product(self.direction, z.to(self.dtype), chosen)
+            return self._product(self.direction, z, chosen)
         return self._known(rows, chosen)[1]
 
     def _learn(self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None) -> None:
