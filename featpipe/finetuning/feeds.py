@@ -174,21 +174,32 @@ class CachedFeed:
             yield part, self._taken(part, chosen)
 
     def _taken(self, rows: np.ndarray, views: np.ndarray) -> Tensor:
-        pieces = [self._one_view(rows[views == k], k) for k in np.unique(views)]
-        order = np.concatenate([np.flatnonzero(views == k) for k in np.unique(views)])
-        x = torch.cat(pieces)[torch.from_numpy(np.argsort(order))]
-        x = x.to(self._device, torch.float32)
-        if self._channels_last:
-            return x.permute(0, 2, 3, 1).contiguous()
-        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        used = np.unique(views)
+        pieces = [self._one_view(rows[views == k], k) for k in used]
+        x = pieces[0]
+        if len(pieces) > 1:
+            x = x.new_empty(len(rows), *x.shape[1:])
+            for k, piece in zip(used, pieces, strict=True):
+                x[torch.from_numpy(views == k)] = piece
+        x = x.to(self._device)
+        return x if x.ndim < 4 or self._channels_last else x.permute(0, 3, 1, 2)
 
     def _one_view(self, rows: np.ndarray, k: int) -> Tensor:
         if self._kept:
-            return self._kept[k][torch.from_numpy(self._place[rows])]
+            return self._kept[k].index_select(0, torch.from_numpy(self._place[rows]))
         return self._read(k, rows)
 
     def _read(self, k: int, rows: np.ndarray) -> Tensor:
-        """Read rows of a view; what it lacks comes as the first view has it."""
-        at = self._shelves[k].at[rows]
-        here = self._shelves[0] if (at < 0).any() else self._shelves[k]
-        return torch.from_numpy(here.codes.take(here.spec, here.at[rows]))
+        """Read rows of a view, maps as (n, H, W, C) float32.
+
+        What a view lacks comes as the first has it.
+        """
+        first, shelf = self._shelves[0], self._shelves[k]
+        there = shelf.at[rows] >= 0
+        maps = shelf.codes.take(shelf.spec, shelf.at[rows[there]])
+        if not there.all():
+            found, maps = maps, first.codes.take(first.spec, first.at[rows])
+            maps[there] = found
+        x = torch.from_numpy(maps).float()
+        # Laid out once as convolutions want it; to do so anew took most of an epoch.
+        return x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x
