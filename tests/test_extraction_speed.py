@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from extracting import run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from predictor_models import SMALL
 
@@ -98,6 +100,46 @@ def test_scaled_decoding_resizes_as_pillow_does_to_one_grey_level(large, interpo
     expected = preprocessing.apply(half)
     assert pixels.shape == (3, 32, 32)
     assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+@given(
+    st.integers(380, 420),
+    st.integers(380, 420),
+    st.sampled_from([1, 1, 3, 6]),
+    st.sampled_from(["bilinear", "bicubic", "lanczos"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_scaled_decoding_shifts_no_picture_whatever_its_size(
+    width, height, turn, interpolation
+):
+    y, x = np.mgrid[0:height, 0:width]
+    image = Image.fromarray((255 * (x / width + y / height) / 2).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=100, exif=exif)
+    preprocessing = Preprocessing(31, 30, interpolation=interpolation)
+    exact, scaled = (
+        pixels_of(file.getvalue(), preprocessing, exact=exact)[0].astype(float)
+        for exact in (True, False)
+    )
+    decoded = images.decode(file.getvalue(), target=31)
+    assert decoded.full == images.decode(file.getvalue()).image.size
+    scale = 4 if turn == 1 or width % 8 == height % 8 == 0 else 1
+    assert decoded.extent == (decoded.full[0] / scale, decoded.full[1] / scale)
+    # A shift of a quarter of a pixel, such as taking 96 rows for 95.25 does at the far
+    # end, is a whole grey level there.
+    assert np.abs((exact - scaled).mean(axis=(0, 2))).max() < 0.6
+    assert np.abs((exact - scaled).mean(axis=(0, 1))).max() < 0.6
+
+
+def test_scaled_decoding_leaves_alone_what_is_not_resized(large):
+    content = (large / "0.jpg").read_bytes()
+    whole = Preprocessing(resize=None, crop=32)
+    exact, scaled = (
+        pixels_of(content, whole, exact=exact)[0] for exact in (True, False)
+    )
+    assert np.array_equal(exact, scaled)
 
 
 def test_scaled_codes_are_close_to_exact_ones_and_recorded(large, tmp_path):

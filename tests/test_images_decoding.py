@@ -261,7 +261,7 @@ def test_cmyk_without_adobe_marker_is_noted():
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40), st.integers(1, 8))
 @settings(max_examples=60, deadline=None)
-def test_scaled_decoding_never_goes_below_four_times_the_target(
+def test_scaled_decoding_never_goes_below_three_times_the_target(
     width, height, target, turn
 ):
     exif = Image.Exif()
@@ -269,9 +269,9 @@ def test_scaled_decoding_never_goes_below_four_times_the_target(
     content = saved(photo(width, height), "JPEG", exif=exif)
     whole = decode(content).image.size
     scaled = decode(content, target=target).image.size
-    assert min(scaled) >= min(4 * target, *whole)
+    assert min(scaled) >= min(3 * target, *whole)
     factor = max(whole) / max(scaled)
-    if min(whole) >= 8 * target:
+    if min(whole) >= 6 * target and (turn == 1 or width % 8 == height % 8 == 0):
         assert factor > 1.5
     # Turned like the whole image, up to the rounding of each side.
     assert all(abs(w / factor - s) <= 1 for w, s in zip(whole, scaled, strict=True))

@@ -104,19 +104,32 @@ class Preprocessing:
             Channels first, contiguous and writable; not yet normalised. An image left
             smaller than the crop (``resize=None``) is centred on black.
         """
-        image = _centre(self.shrunk(image), self.crop)
+        return self.cropped(self.shrunk(image))
+
+    def cropped(self, image: Image.Image) -> np.ndarray:
+        """Crop one resized RGB image as `apply` does."""
+        image = _centre(image, self.crop)
         # A copy, even where the order is right: Pillow's own memory is read-only.
         return np.asarray(image).transpose(2, 0, 1).copy()
 
-    def shrunk(self, image: Image.Image) -> Image.Image:
-        """Resize one image as `apply` does, without its crop; RGB."""
+    def shrunk(
+        self,
+        image: Image.Image,
+        full: tuple[int, int] | None = None,
+        extent: tuple[float, float] | None = None,
+    ) -> Image.Image:
+        """Resize one image as `apply` does, without its crop; RGB.
+
+        Where JPEG has made it smaller already, ``full`` is the size it had, and
+        ``extent`` the part of the image that this is now; see `images.Decoded`.
+        """
         if image.mode != "RGB":
             image = image.convert("RGB")
-        if self.resize is not None:
-            size = _resized(image.size, self.resize)
-            if size != image.size:
-                image = image.resize(size, _FILTERS[self.interpolation])
-        return image
+        size = self.resized(full or image.size)
+        if size == image.size:
+            return image
+        box = (0, 0, *(extent or image.size))
+        return image.resize(size, _FILTERS[self.interpolation], box)
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return width and height of an image after resizing, before the crop."""

@@ -73,7 +73,7 @@ def extract(
         there is one, else bf16 where the processor multiplies it.
     decoding : str
         ``"exact"``; ``"scaled"``, which decodes large JPEGs at 1/2, 1/4 or 1/8, never
-        below four times the size needed, and moves codes about as much as bf16 does;
+        below three times the size needed, and moves codes about as much as bf16 does;
         or ``"auto"``: the file's where there is one, else exact with fp32 and scaled
         otherwise.
     dtype : str, optional

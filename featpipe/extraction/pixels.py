@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from featpipe.backbones.preprocessing import Preprocessing
+    from featpipe.images import Decoded
 
-__all__ = ["pixels_of"]
+__all__ = ["pixels_of", "shrunk"]
 
 
 def pixels_of(
@@ -43,25 +44,39 @@ def pixels_of(
     ImageError
         If it cannot be decoded.
     """
-    if exact:
-        image, notes = images.decode(content)
-    else:
-        target = preprocessing.resize or preprocessing.crop
-        image, notes = images.decode(content, target=target)
-        image = _resized(image, preprocessing)
-    return preprocessing.apply(image), notes
+    image, notes = shrunk(content, preprocessing, exact=exact)
+    return preprocessing.cropped(image), notes
 
 
-def _resized(image: "Image.Image", preprocessing: "Preprocessing") -> "Image.Image":
-    """Do what `Preprocessing.apply` would do first, faster where torch can."""
-    size = preprocessing.resized(image.size)
-    if size == image.size or preprocessing.interpolation not in ("bilinear", "bicubic"):
-        return image
+def shrunk(
+    content: bytes, preprocessing: "Preprocessing", *, exact: bool
+) -> tuple["Image.Image", tuple[str, ...]]:
+    """Decode and resize one image as `pixels_of` does, without the crop."""
+    # Without a resize, the crop is of the image as it is.
+    decoded = images.decode(content, target=None if exact else preprocessing.resize)
+    image, notes, full = decoded
+    if exact or preprocessing.interpolation not in ("bilinear", "bicubic"):
+        return preprocessing.shrunk(image, full, decoded.extent), notes
+    return _resized(decoded, preprocessing), notes
+
+
+def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image":
+    """Do what `Preprocessing.shrunk` does, faster."""
     import torch
     from PIL import Image
 
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    size = preprocessing.resized(decoded.full)
+    if size == decoded.image.size:
+        return decoded.image
+    pixels = torch.from_numpy(np.array(decoded.image)).permute(2, 0, 1)
+    # By factors and not by sizes, which know nothing of the extent; a trace more, since
+    # torch rounds what comes out down to whole pixels.
+    ratios = zip(size, decoded.extent, strict=True)
+    factors = [to / extent * (1 + 1e-12) for to, extent in ratios]
     smaller = torch.nn.functional.interpolate(
-        pixels[None], size[::-1], mode=preprocessing.interpolation, antialias=True
+        pixels[None],
+        scale_factor=factors[::-1],
+        mode=preprocessing.interpolation,
+        antialias=True,
     )
     return Image.fromarray(smaller[0].permute(1, 2, 0).numpy())

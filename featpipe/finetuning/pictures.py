@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featpipe import images
 from featpipe.backbones import Preprocessing
+from featpipe.extraction.pixels import shrunk
 from featpipe.images import ImageError, ImageSet
 
 __all__ = ["Pictures", "budget", "picture"]
@@ -47,10 +47,8 @@ def picture(content: bytes, preprocessing: Preprocessing, *, exact: bool) -> Ten
     ImageError
         If it cannot be decoded.
     """
-    target = None if exact else preprocessing.resize or preprocessing.crop
-    image = images.decode(content, target=target).image
-    pixels = np.asarray(preprocessing.shrunk(image))
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    image, _ = shrunk(content, preprocessing, exact=exact)
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
 class Pictures:
