@@ -43,13 +43,16 @@ class Recipe:
 
     Warm-up and a flat stretch on small images, then `fall_epochs` of half a cosine, the
     last half of them on whole ones; then `extra_falls` lower ones of `extra_epochs`.
-    Each stretch can be made longer or shorter until the next begins.
+    Each stretch can be made longer or shorter until the next begins. Crops are milder
+    at the end of each fall, and at the end of all they are nearly whole images, as in
+    use: crops show things larger, and a network is best at the size it saw last
+    (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
     """
 
     epochs: int = 27
     fall_epochs: int = 14
     extra_epochs: int = 9
-    extra_falls: int = 2
+    extra_falls: int = 3
     seed: int = 0
     batch_size: int = 128
     part_size: int = 64
@@ -63,6 +66,8 @@ class Recipe:
     min_area: float = 0.4
     mild_epochs: int = 2
     mild_min_area: float = 0.65
+    whole_epochs: int = 3
+    whole_min_area: float = 0.9
     jitter: float = 0.2
 
     @property
@@ -91,7 +96,9 @@ class Recipe:
         return self.sides_px[1 if epoch < self.epochs - self.fall_epochs // 2 else 2]
 
     def area(self, epoch: int) -> float:
-        """Smallest crop, as a part of the image; mild at an end, nearer to use."""
+        """Smallest crop, as a part of the image; larger at an end, nearer to use."""
+        if self.last - epoch <= self.whole_epochs:
+            return self.whole_min_area
         left = self.epochs - epoch
         if epoch >= self.epochs:
             left = self.extra_epochs - (epoch - self.epochs) % self.extra_epochs

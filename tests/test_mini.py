@@ -240,8 +240,20 @@ def test_a_second_fall_starts_lower_and_ends_at_zero(pretraining: ModuleType) ->
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 1e-3
     assert {recipe.side_px(epoch) for epoch in range(12, 17)} == {64}
-    mild = [epoch for epoch in range(17) if recipe.area(epoch) > recipe.min_area]
-    assert mild == [10, 11, 15, 16]
+
+
+def test_crops_get_milder_at_the_end_of_each_fall_and_are_nearly_whole_at_last(
+    pretraining: ModuleType,
+) -> None:
+    recipe = pretraining.Recipe(epochs=12, extra_epochs=5, extra_falls=2)
+    assert recipe.last == 22
+    areas = [recipe.area(epoch) for epoch in range(recipe.last)]
+    assert [epoch for epoch in range(22) if areas[epoch] > recipe.min_area] == [
+        *(10, 11),
+        *(15, 16),
+        *(19, 20, 21),
+    ]
+    assert areas[16] == recipe.mild_min_area < areas[19] == recipe.whole_min_area
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(

@@ -276,21 +276,50 @@ def test_softmax_agrees_with_scipy_in_value_and_slope(k, seed, size, single):
     w = rng.uniform(0, 2, 7)
     value, slope = loss_and_slope("logistic", np.c_[f.T], y, w) if k > 2 else (0, 0)
     dtype = torch.float32 if single else torch.float64
-    found = _losses.softmax(
-        torch.from_numpy(f)[None].to(dtype),
-        torch.from_numpy(y),
-        torch.from_numpy(w)[None].to(dtype),
-        1,
-    )
+    labels, weights = torch.from_numpy(y), torch.from_numpy(w)[None].to(dtype)
+    e = _losses.Exponentials.of(torch.from_numpy(f)[None], labels, dtype)
+    found = _losses.softmax(e, labels, weights, 1)
     if k > 2:
         rough = 1e-4 if single else 1e-10
         np.testing.assert_allclose(found.loss[0], value, rtol=rough, atol=1e-30)
         np.testing.assert_allclose(found.residual[0].T, slope, atol=rough)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(2, 5), st.integers(0, 10**6), st.floats(0.01, 60.0), st.integers(1, 3)
+)
+def test_exponentials_serve_both_the_intercepts_and_the_scores_shifted(
+    k, seed, size, stride
+):
+    rng = np.random.default_rng(seed)
+    f = torch.from_numpy(size * rng.standard_normal((2, k, 7)))
+    labels = torch.from_numpy(rng.integers(0, k, 7))
+    weights = torch.from_numpy(rng.uniform(0, 2, (2, 7)))
+    shifts = torch.from_numpy(rng.uniform(-1, 1, (2, k)))
+
+    def exponentials(f: torch.Tensor) -> _losses.Exponentials:
+        return _losses.Exponentials.of(f, labels, torch.float64)
+
+    e = exponentials(f)
+    pull = _losses.softmax_pull(e, labels, weights, stride)
+    plain = _losses.softmax(exponentials(f), labels, weights, stride)
+    torch.testing.assert_close(pull.total, plain.residual.sum(2))
+    torch.testing.assert_close(pull.curvature, plain.curvature)
+    torch.testing.assert_close(pull.sampled, plain.sampled)
+    shifted = _losses.softmax(e.shift(shifts, labels), labels, weights, stride)
+    anew = exponentials(f + shifts[:, :, None])
+    for part, wanted in zip(
+        shifted, _losses.softmax(anew, labels, weights, stride), strict=True
+    ):
+        torch.testing.assert_close(part, wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_softmax_keeps_tiny_losses_in_single_precision():
     f = torch.tensor([[[30.0], [0.0], [0.0]]])
-    found = _losses.softmax(f, torch.tensor([0]), torch.ones(1, 1), 1)
+    labels = torch.tensor([0])
+    e = _losses.Exponentials.of(f, labels, torch.float32)
+    found = _losses.softmax(e, labels, torch.ones(1, 1), 1)
     expected = 2 * np.exp(-30.0)
     np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
     np.testing.assert_allclose(found.residual[0, 0], -expected, rtol=1e-5)

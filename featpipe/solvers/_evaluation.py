@@ -97,8 +97,8 @@ class Objective(Frame):
         found = self.design.mass.new_zeros(len(trial.units))
         for rows, z, chosen in self._pieces(trial):
             every = slice(None) if chosen is None else chosen
-            f, change = trial.scores(z, rows, chosen), trial.changes(z, rows, chosen)
-            r = self.slope(f, trial.units[every], rows, trial.dtype).residual
+            r = self.slope(trial, z, rows, chosen).residual
+            change = trial.changes(z, rows, chosen)
             found[every] += torch.linalg.vecdot(r, change.to(r.dtype)).sum(1)
         return found
 
@@ -112,11 +112,10 @@ class Objective(Frame):
         total, bend, sampled = new(n_units, k), new(n_units, k, k), new(n_units)
         for rows, z, chosen in self._pieces(trial):
             every = slice(None) if chosen is None else chosen
-            f = trial.scores(z, rows, chosen)
-            slope = self.slope(f, trial.units[every], rows, z.dtype)
-            total[every] += slope.residual.sum(2, dtype=torch.float64)
-            bend[every] += slope.curvature
-            sampled[every] += slope.sampled
+            pull = self._pull(trial, z, rows, chosen)
+            total[every] += pull.total
+            bend[every] += pull.curvature
+            sampled[every] += pull.sampled
         trial.end()
         bend *= (self.design.mass[self.split[trial.units]] / sampled)[:, None, None]
         values, vectors = torch.linalg.eigh(bend)
@@ -124,7 +123,10 @@ class Objective(Frame):
         along = vectors.mT @ total.unsqueeze(2)
         step = torch.where(values > floor, 1 / values, 0.0).unsqueeze(2) * along
         shifts = (vectors @ step).squeeze(2)
-        trial.shifts = -shifts.nan_to_num(0.0).clamp(-1.0, 1.0)
+        shifts = -shifts.nan_to_num(0.0).clamp(-1.0, 1.0)
+        # Such that their exponentials are whole in that precision: a rounded factor
+        # would move all rows alike, and so be seen in their sum.
+        trial.shifts = shifts.exp().to(trial.dtype).to(shifts.dtype).log()
 
     def _pieces(self, trial: Trial) -> Iterator[Piece]:
         """Give rows that are worked on at once, and which units train on them."""
@@ -151,17 +153,54 @@ class Objective(Frame):
         return 2 * (weights * (sign * f.squeeze(1) < 1)).unsqueeze(1)
 
     def slope(
+        self, trial: Trial, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None
+    ) -> _losses.Slope:
+        """Give loss and derivatives of some rows, for the units that train on them."""
+        every = slice(None) if chosen is None else chosen
+        units, dtype = trial.units[every], trial.dtype
+        labels = self.design.labels[rows]
+        if (e := trial.exponentials.pop(rows.start, None)) is not None:
+            weights = self._weights(units, rows, dtype)
+            e = e.shift(trial.shifts[every], labels)
+            return _losses.softmax(e, labels, weights, self._stride)
+        return self._slope(trial.scores(z, rows, chosen), units, rows, dtype)
+
+    def _slope(
         self, f: torch.Tensor, units: torch.Tensor, rows: slice, dtype: torch.dtype
     ) -> _losses.Slope:
-        """Give loss and derivatives of these rows' scores; overwrites the scores."""
         f, labels, weights = self._prepare(f, units, rows)
         weights = weights.to(dtype)
         if self.n_columns > 1:
-            stride = _stride(self.design.table.n_rows, self.n_columns)
-            return _losses.softmax(f, labels, weights, stride)
+            e = _losses.Exponentials.of(f, labels, dtype)
+            return _losses.softmax(e, labels, weights, self._stride)
         sign = self._sign(labels, units, dtype)
         loss = _losses.squared_hinge if self.loss == "svm" else _losses.logistic
         return loss(f, sign, weights)
+
+    def _pull(
+        self, trial: Trial, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None
+    ) -> _losses.Pull:
+        """Give the derivatives by the intercepts, and keep what `slope` can use."""
+        every = slice(None) if chosen is None else chosen
+        f, units = trial.scores(z, rows, chosen), trial.units[every]
+        if self.n_columns == 1:
+            slope = self._slope(f, units, rows, z.dtype)
+            total = slope.residual.sum(2, dtype=torch.float64)
+            return _losses.Pull(total, slope.curvature, slope.sampled)
+        f, labels, weights = self._prepare(f, units, rows)
+        e = _losses.Exponentials.of(f, labels, z.dtype)
+        if trial.dtype == z.dtype:
+            trial.exponentials[rows.start] = e
+        return _losses.softmax_pull(e, labels, weights.to(z.dtype), self._stride)
+
+    @property
+    def _stride(self) -> int:
+        """How sparsely rows are sampled for the curvature between classes.
+
+        Some 50 rows a class settle it; all rows would cost as much as the scores when
+        classes are as many as columns of the codes.
+        """
+        return max(1, self.design.table.n_rows // max(2048, 50 * self.n_columns))
 
     def _prepare(
         self, f: torch.Tensor, units: torch.Tensor, rows: slice
@@ -172,7 +211,12 @@ class Objective(Frame):
             absent = design.class_mass[split] == 0
             if absent.any():
                 f = f.masked_fill(absent[:, :, None], -torch.inf)
-        return f, design.labels[rows], design.weights[split, rows].to(f.dtype)
+        return f, design.labels[rows], self._weights(units, rows, f.dtype)
+
+    def _weights(
+        self, units: torch.Tensor, rows: slice, dtype: torch.dtype
+    ) -> torch.Tensor:
+        return self.design.weights[self.split[units], rows].to(dtype)
 
     def _sign(
         self, labels: torch.Tensor, units: torch.Tensor, dtype: torch.dtype
@@ -196,11 +240,9 @@ class _Sums:
     def add(self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None) -> None:
         """Add some rows, for the units that train on them."""
         every = slice(None) if chosen is None else chosen
-        trial = self.trial
-        f = trial.scores(z, rows, chosen)
-        n_units, k = f.shape[:2]
-        slope = self.objective.slope(f, trial.units[every], rows, trial.dtype)
+        slope = self.objective.slope(self.trial, z, rows, chosen)
         r = slope.residual
+        n_units, k = r.shape[:2]
         z = z.to(r.dtype)
         self.gradient[every] += (r.reshape(-1, len(z)) @ z).view(n_units, k, -1)
         self.residual[every] += r.sum(2, dtype=torch.float64)
@@ -210,12 +252,3 @@ class _Sums:
         self.curvature[every] += slope.curvature
         self.sampled[every] += slope.sampled
         self.sides[every] += slope.sides
-
-
-def _stride(n_rows: int, n_columns: int) -> int:
-    """Give how sparsely rows are sampled for the curvature between classes.
-
-    Some 50 rows a class settle it; all rows would cost as much as the scores when
-    classes are as many as columns of the codes.
-    """
-    return max(1, n_rows // max(2048, 50 * n_columns))

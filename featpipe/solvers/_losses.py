@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Slope", "logistic", "softmax", "squared_hinge"]
+__all__ = [
+    "Exponentials",
+    "Pull",
+    "Slope",
+    "logistic",
+    "softmax",
+    "softmax_pull",
+    "squared_hinge",
+]
 
 
 class Slope(NamedTuple):
@@ -41,10 +49,80 @@ class Slope(NamedTuple):
     sides: torch.Tensor
 
 
+class Exponentials(NamedTuple):
+    """What the multinomial loss is made of: exp(f - largest f) of each row.
+
+    Parameters
+    ----------
+    others : (n_units, n_columns, n_rows)
+        Zero where the row is of the column's class.
+    own : (n_units, 1, n_rows)
+        Those of the row's class.
+    own_log : (n_units, 1, n_rows)
+        Their logarithm.
+    """
+
+    others: torch.Tensor
+    own: torch.Tensor
+    own_log: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, f: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+    ) -> Exponentials:
+        """Take those of scores (n_units, n_columns, n_rows)."""
+        f = (f - f.amax(1, keepdim=True)).to(dtype)
+        at = labels.expand(f.shape[0], 1, -1)
+        own_log = f.gather(1, at)
+        others = f.exp_()
+        own = others.gather(1, at)
+        return cls(others.scatter_(1, at, 0.0), own, own_log)
+
+    def shift(self, shifts: torch.Tensor, labels: torch.Tensor) -> Exponentials:
+        """Give those of scores with ``shifts`` (n_units, n_columns) added; in place."""
+        factors = shifts.exp().to(self.others.dtype)
+        return Exponentials(
+            self.others.mul_(factors.unsqueeze(2)),
+            self.own.mul_(factors[:, labels].unsqueeze(1)),
+            self.own_log.add_(shifts[:, labels].unsqueeze(1)),
+        )
+
+
+class Pull(NamedTuple):
+    """What a block adds to the intercepts' derivatives; as in `Slope`.
+
+    Parameters
+    ----------
+    total : (n_units, n_columns) float64
+        Sum of the residual over rows.
+    curvature, sampled
+    """
+
+    total: torch.Tensor
+    curvature: torch.Tensor
+    sampled: torch.Tensor
+
+
+def softmax_pull(
+    e: Exponentials, labels: torch.Tensor, weights: torch.Tensor, stride: int
+) -> Pull:
+    """Give what `softmax` says of the intercepts, and leave ``e`` as it is."""
+    some = slice(None, None, stride)
+    rest = e.others.sum(1, keepdim=True)
+    share = weights.unsqueeze(1) / (rest + e.own)
+    residual = e.others * share
+    total = residual.sum(2, dtype=torch.float64)
+    missed = (rest * share).squeeze(1).double()
+    total.scatter_add_(1, labels.expand_as(missed), -missed)
+    p = residual[..., some]
+    p.scatter_(1, labels[some].expand(len(p), 1, -1), (e.own * share)[..., some])
+    return Pull(total, *_bend(p, weights[:, some]))
+
+
 def softmax(
-    f: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, stride: int
+    e: Exponentials, labels: torch.Tensor, weights: torch.Tensor, stride: int
 ) -> Slope:
-    """Multinomial log-loss. ``f`` is overwritten.
+    """Multinomial log-loss. ``e`` is overwritten.
 
     Neither the loss nor the residual subtracts nearly equal numbers: with p the
     probability of the row's class, -log p is log1p((1 - p) / p) and 1 - p is summed
@@ -53,39 +131,38 @@ def softmax(
 
     Parameters
     ----------
-    f : (n_units, n_columns, n_rows)
+    e : Exponentials
     labels : (n_rows,) int64
     weights : (n_units, n_rows)
     stride : int
         Every stride-th row counts in the curvature.
     """
-    f = (f - f.amax(1, keepdim=True)).to(weights.dtype)
-    at = labels.expand(f.shape[0], 1, -1)
-    own = f.gather(1, at)
-    e = f.exp_()
-    e_own = e.gather(1, at)
-    e.scatter_(1, at, 0.0)
-    rest = e.sum(1, keepdim=True)
-    total = rest + e_own
+    at = labels.expand(len(weights), 1, -1)
+    rest = e.others.sum(1, keepdim=True)
+    total = rest + e.own
     loss = torch.where(
-        e_own > 0.5, torch.log1p(rest / e_own), torch.log(total) - own
+        e.own > 0.5, torch.log1p(rest / e.own), torch.log(total) - e.own_log
     ).squeeze(1)
     share = weights.unsqueeze(1) / total
-    residual = e.mul_(share)
+    residual = e.others.mul_(share)
     some = slice(None, None, stride)
     p = residual[..., some].clone()
-    p.scatter_(1, at[..., some], (e_own * share)[..., some])
+    p.scatter_(1, at[..., some], (e.own * share)[..., some])
     missed = rest * share
     residual.scatter_(1, at, -missed)
-    root = weights[:, None, some].clamp_min(torch.finfo(f.dtype).tiny).sqrt()
-    diagonal = torch.diag_embed(p.sum(2, dtype=torch.float64))
-    p /= root
-    curvature = diagonal - (p @ p.mT).double()
     # Held-out rows of a class that is absent have infinite loss, and no weight.
     loss = torch.where(weights > 0, loss * weights, 0.0)
-    sampled = weights[:, some].sum(1, dtype=torch.float64)
     sides = missed.sum(2, dtype=torch.float64).expand(-1, 2)
-    return Slope(*_sums(loss), residual, curvature, sampled, sides)
+    return Slope(*_sums(loss), residual, *_bend(p, weights[:, some]), sides)
+
+
+def _bend(p: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give curvature and weight of rows, of weighted probabilities; overwrites them."""
+    root = weights.unsqueeze(1).clamp_min(torch.finfo(p.dtype).tiny).sqrt()
+    diagonal = torch.diag_embed(p.sum(2, dtype=torch.float64))
+    p /= root
+    sampled = weights.sum(1, dtype=torch.float64)
+    return diagonal - (p @ p.mT).double(), sampled
 
 
 def logistic(f: torch.Tensor, sign: torch.Tensor, weights: torch.Tensor) -> Slope:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from featpipe.solvers._frame import Frame, rows_at_once, scores
+from featpipe.solvers._losses import Exponentials
 from featpipe.solvers._table import Block
 
 __all__ = ["Standing", "Trial"]
@@ -43,7 +44,10 @@ class Standing:
 
     @staticmethod
     def n_bytes(n_cells: int) -> int:
-        """Say what keeping so many scores takes, at most."""
+        """Say what keeping so many scores takes, at most.
+
+        Eight bytes here and four ahead, four for exponentials, and some to work with.
+        """
         return 16 * n_cells
 
     def turn(self, units: torch.Tensor) -> None:
@@ -82,6 +86,8 @@ class Trial:
     ----------
     shifts : (n_units, n_columns) float64
         What is added to the intercepts on top of that; kept scores only.
+    exponentials : dict
+        By the first of some rows, what is known of their scores before ``shifts``.
     """
 
     def __init__(
@@ -103,6 +109,7 @@ class Trial:
         self.direction = frame.to_table(direction, units)
         self.at_once = rows_at_once(self.theta[0])
         self.shifts = torch.zeros_like(self.theta[1])
+        self.exponentials: dict[int, Exponentials] = {}
 
     @property
     def shape(self) -> torch.Size:
