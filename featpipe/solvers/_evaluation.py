@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 
 from featpipe.solvers import _losses
 from featpipe.solvers._frame import Frame, training
 from featpipe.solvers._standing import Trial
+from featpipe.solvers._threads import dealt, side_by_side
 
 __all__ = ["Evaluation", "Objective"]
 
-Piece = tuple[slice, torch.Tensor, torch.Tensor | None]
+# Lanes that share the rows of a pass, at most; with more processors each has several.
+MOST_LANES = 8
+
+Piece = tuple[slice, torch.Tensor | None]
+_S = TypeVar("_S", bound="_Added")
 
 
 class Evaluation(NamedTuple):
@@ -78,10 +83,7 @@ class Objective(Frame):
         """Evaluate units where a trial puts them; settle intercepts of kept scores."""
         if settled and trial.kept:
             self._settle(trial)
-        sums = _Sums(self, trial)
-        for rows, z, chosen in self._pieces(trial):
-            sums.add(z, rows, chosen)
-        trial.end()
+        sums = self._over_rows(trial, _Sums)
         gradient = self.from_table(sums.gradient, sums.residual, trial.units)
         eps = torch.finfo(trial.dtype).eps
         blur, sway = eps * sums.loss, torch.zeros_like(sums.loss)
@@ -94,30 +96,22 @@ class Objective(Frame):
 
     def along(self, trial: Trial) -> torch.Tensor:
         """Give the loss's derivative along a trial's direction, (n_units,) float64."""
-        found = self.design.mass.new_zeros(len(trial.units))
-        for rows, z, chosen in self._pieces(trial):
-            every = slice(None) if chosen is None else chosen
-            r = self.slope(trial, z, rows, chosen).residual
-            change = trial.changes(z, rows, chosen)
-            found[every] += torch.linalg.vecdot(r, change.to(r.dtype)).sum(1)
-        return found
+        return self._over_rows(trial, _Along).slope
 
     def _settle(self, trial: Trial) -> None:
         """Shift the intercepts by a Newton step, which takes no product.
 
         A gradient by them weighs heavily in the bounds of the gap.
         """
-        new = self.design.mass.new_zeros
-        n_units, k = trial.shape[:2]
-        total, bend, sampled = new(n_units, k), new(n_units, k, k), new(n_units)
-        for rows, z, chosen in self._pieces(trial):
-            every = slice(None) if chosen is None else chosen
-            pull = self._pull(trial, z, rows, chosen)
-            total[every] += pull.total
-            bend[every] += pull.curvature
-            sampled[every] += pull.sampled
-        trial.end()
-        bend *= (self.design.mass[self.split[trial.units]] / sampled)[:, None, None]
+        found = self._over_rows(trial, _Pulls)
+        total, bend, sampled = found.total, found.curvature, found.sampled
+        split = self.split[trial.units]
+        if self.n_columns > 1:
+            # They sum to zero but for rounding, along which nothing bends.
+            there = self.design.class_mass[split] > 0
+            mean = total.sum(1, keepdim=True) / there.sum(1, keepdim=True)
+            total -= there * mean
+        bend *= (self.design.mass[split] / sampled)[:, None, None]
         values, vectors = torch.linalg.eigh(bend)
         floor = 1e-9 * values.amax(1, keepdim=True)
         along = vectors.mT @ total.unsqueeze(2)
@@ -128,14 +122,35 @@ class Objective(Frame):
         # would move all rows alike, and so be seen in their sum.
         trial.shifts = shifts.exp().to(trial.dtype).to(shifts.dtype).log()
 
+    def _over_rows(self, trial: Trial, kind: type[_S]) -> _S:
+        """Go once over all rows, several pieces side by side, and give the sums."""
+        pieces = list(self._pieces(trial))
+        n_threads = torch.get_num_threads()
+        # A file is read by one thread, and a GPU needs no second one.
+        alone = self.design.table.kept is None or self.design.mass.device.type != "cpu"
+        n_lanes = 1 if alone else min(n_threads, MOST_LANES, max(1, len(pieces) // 4))
+        lanes = dealt([rows.stop - rows.start for rows, _ in pieces], n_lanes)
+        sums = [kind(self, trial) for _ in lanes]
+
+        def walk(lane: int) -> None:
+            for number in lanes[lane]:
+                rows, chosen = pieces[number]
+                sums[lane].add(trial.read(rows, chosen), rows, chosen)
+
+        side_by_side(walk, n_lanes, n_lanes, n_threads // n_lanes)
+        trial.end()
+        for more in sums[1:]:
+            sums[0].join(more)
+        return sums[0]
+
     def _pieces(self, trial: Trial) -> Iterator[Piece]:
         """Give rows that are worked on at once, and which units train on them."""
         split = self.split[trial.units]
         for block in self.design.pieces(self.design.table.step):
             chosen = training(split, block.splits)
             if chosen is None or len(chosen):
-                for rows, z in trial.pieces(block, chosen):
-                    yield rows, z, chosen
+                for rows in trial.cut(block):
+                    yield rows, chosen
 
     def bend(self, f: torch.Tensor, units: torch.Tensor, rows: slice) -> torch.Tensor:
         """Give what the second derivative of the loss by the scores is made of.
@@ -177,7 +192,7 @@ class Objective(Frame):
         loss = _losses.squared_hinge if self.loss == "svm" else _losses.logistic
         return loss(f, sign, weights)
 
-    def _pull(
+    def pull(
         self, trial: Trial, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None
     ) -> _losses.Pull:
         """Give the derivatives by the intercepts, and keep what `slope` can use."""
@@ -225,11 +240,28 @@ class Objective(Frame):
         return own.to(dtype).mul_(2).sub_(1)
 
 
-class _Sums:
-    """What one pass has added up so far."""
+class _Added:
+    """What one pass over rows has added up so far."""
 
     def __init__(self, objective: Objective, trial: Trial) -> None:
         self.objective, self.trial = objective, trial
+
+    def add(self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None) -> None:
+        """Add some rows, for the units that train on them."""
+        raise NotImplementedError
+
+    def join(self, other: Self) -> None:
+        """Add what another has added up over other rows."""
+        for name, value in vars(other).items():
+            if isinstance(value, torch.Tensor):
+                getattr(self, name).add_(value)
+
+
+class _Sums(_Added):
+    """Loss, gradient and curvature."""
+
+    def __init__(self, objective: Objective, trial: Trial) -> None:
+        super().__init__(objective, trial)
         n_units, k, width = trial.shape
         new = objective.design.mass.new_zeros
         self.loss, self.squares, self.pull = (new(n_units) for _ in range(3))
@@ -252,3 +284,37 @@ class _Sums:
         self.curvature[every] += slope.curvature
         self.sampled[every] += slope.sampled
         self.sides[every] += slope.sides
+
+
+class _Pulls(_Added):
+    """Derivatives by the intercepts."""
+
+    def __init__(self, objective: Objective, trial: Trial) -> None:
+        super().__init__(objective, trial)
+        n_units, k = trial.shape[:2]
+        new = objective.design.mass.new_zeros
+        self.total, self.curvature = new(n_units, k), new(n_units, k, k)
+        self.sampled = new(n_units)
+
+    def add(self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None) -> None:
+        """Add some rows, for the units that train on them."""
+        every = slice(None) if chosen is None else chosen
+        pull = self.objective.pull(self.trial, z, rows, chosen)
+        self.total[every] += pull.total
+        self.curvature[every] += pull.curvature
+        self.sampled[every] += pull.sampled
+
+
+class _Along(_Added):
+    """The derivative along the trial's direction."""
+
+    def __init__(self, objective: Objective, trial: Trial) -> None:
+        super().__init__(objective, trial)
+        self.slope = objective.design.mass.new_zeros(len(trial.units))
+
+    def add(self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None) -> None:
+        """Add some rows, for the units that train on them."""
+        every = slice(None) if chosen is None else chosen
+        r = self.objective.slope(self.trial, z, rows, chosen).residual
+        change = self.trial.changes(z, rows, chosen)
+        self.slope[every] += torch.linalg.vecdot(r, change.to(r.dtype)).sum(1)

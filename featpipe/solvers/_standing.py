@@ -116,19 +116,18 @@ class Trial:
         """Units, columns, width."""
         return self.theta[0].shape
 
-    def pieces(
-        self, block: Block, chosen: torch.Tensor | None
-    ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Cut a block into rows that are worked on at once, and read them."""
-        z = self.table.rows(block.start, block.stop)
-        z = z if self.kept else z.to(self.dtype)
-        for start in range(0, len(z), self.at_once):
-            part = z[start : start + self.at_once]
-            first = block.start + start
-            rows = slice(first, first + len(part))
-            if self.kept:
-                self._learn(part, rows, chosen)
-            yield rows, part
+    def cut(self, block: Block) -> Iterator[slice]:
+        """Cut a block into rows that are worked on at once."""
+        for start in range(block.start, block.stop, self.at_once):
+            yield slice(start, min(start + self.at_once, block.stop))
+
+    def read(self, rows: slice, chosen: torch.Tensor | None) -> torch.Tensor:
+        """Read some rows, and work out what is not known of their scores."""
+        z = self.table.rows(rows.start, rows.stop)
+        if not self.kept:
+            return z.to(self.dtype)
+        self._learn(z, rows, chosen)
+        return z
 
     def end(self) -> None:
         """Note that all rows have been seen."""

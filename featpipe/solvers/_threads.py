@@ -1,14 +1,14 @@
-"""How many threads a fit takes, and splits that share nothing side by side."""
+"""How many threads a fit takes; splits and rows that share nothing side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["SMALL", "side_by_side", "threads_for"]
+__all__ = ["SMALL", "dealt", "side_by_side", "threads_for"]
 
 # Products of a pass below which a fit keeps to one thread; see `threads_for`.
 SMALL = 10**8
@@ -32,18 +32,34 @@ def threads_for(products: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def side_by_side(solve: Callable[[int], None], n_splits: int, n_workers: int) -> None:
-    """Call ``solve(p)`` for every split, in threads of which each computes alone.
+def side_by_side(
+    solve: Callable[[int], None], count: int, n_workers: int, n_threads: int = 1
+) -> None:
+    """Call ``solve(p)`` for every p below ``count``, in threads of ``n_threads`` each.
 
-    Small splits that share no pass gain from all processors this way, and a thread
-    waits for no other.
+    What shares no pass gains from all processors this way, and a thread waits for no
+    other.
     """
     if n_workers < 2:
-        for p in range(n_splits):
+        for p in range(count):
             solve(p)
         return
     with ThreadPoolExecutor(
-        n_workers, initializer=torch.set_num_threads, initargs=(1,)
+        n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)
     ) as pool:
-        for done in [pool.submit(solve, p) for p in range(n_splits)]:
+        for done in [pool.submit(solve, p) for p in range(count)]:
             done.result()
+
+
+def dealt(sizes: Sequence[int], n_lanes: int) -> list[list[int]]:
+    """Deal pieces of such sizes out to lanes, each to the one with least so far.
+
+    Gives the numbers of the pieces of each lane; the same ones every time.
+    """
+    lanes: list[list[int]] = [[] for _ in range(n_lanes)]
+    load = [0] * n_lanes
+    for number, size in enumerate(sizes):
+        lane = load.index(min(load))
+        lanes[lane].append(number)
+        load[lane] += size
+    return lanes
