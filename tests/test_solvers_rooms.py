@@ -10,12 +10,14 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
 from featpipe import solvers
-from featpipe.solvers import _predictions
+from featpipe.solvers import _frame, _predictions
+from featpipe.solvers._evaluation import Objective
 from featpipe.solvers._frame import Frame, scores
 from featpipe.solvers._gram import symmetric
 from featpipe.solvers._search import NEARLY, crossing
 from featpipe.solvers._standing import Standing, Trial
 from featpipe.solvers._table import build
+from featpipe.solvers._threads import dealt
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,8 +62,8 @@ def test_kept_scores_are_those_of_the_coefficients_after_many_steps():
         trial = Trial(standing, theta, direction, lengths, units, torch.float64)
         trial.shifts = torch.randn(2, 4, generator=rng, dtype=torch.float64)
         for block in design.pieces(64):
-            for _ in trial.pieces(block, None):
-                pass
+            for rows in trial.cut(block):
+                trial.read(rows, None)
         trial.end()
         standing.go(units, lengths, trial.shifts)
         theta = theta + lengths[:, None, None] * direction
@@ -69,6 +71,44 @@ def test_kept_scores_are_those_of_the_coefficients_after_many_steps():
     v, shift = frame.to_table(theta, units)
     wanted = scores(v, shift, design.table.rows(0, 300, torch.float64))
     torch.testing.assert_close(standing.here, wanted, rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(st.integers(1, 100), max_size=30), st.integers(1, 5))
+def test_every_piece_is_dealt_once_and_no_lane_gets_much_more(sizes, n_lanes):
+    lanes = dealt(sizes, n_lanes)
+    assert sorted(number for lane in lanes for number in lane) == list(
+        range(len(sizes))
+    )
+    load = [sum(sizes[number] for number in lane) for lane in lanes]
+    assert max(load) - min(load) <= max(sizes, default=0)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "svm"])
+@pytest.mark.parametrize("settled", [False, True])
+def test_lanes_add_up_to_what_one_thread_finds(loss, settled, monkeypatch):
+    monkeypatch.setattr(_frame, "CPU_SCORES", 16)
+    monkeypatch.setattr(_frame, "LEAST_ROWS", 16)
+    task, _ = problem(3, loss)
+    design = build(task, [(np.arange(300), np.arange(0))], solvers.Options())
+    k = 3 if loss == "logistic" else 1
+    units = torch.arange(1 if loss == "logistic" else 3)
+    objective = Objective(
+        design=design, split=0 * units, loss=loss, n_columns=k, own=units
+    )
+    rng = torch.Generator().manual_seed(1)
+    theta = torch.randn(len(units), k, 65, generator=rng, dtype=torch.float64)
+    found, before = [], torch.get_num_threads()
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            standing = Standing(objective, theta, 10**9)
+            lengths = torch.ones(len(units), dtype=torch.float64)
+            trial = Trial(standing, theta, theta, lengths, units, torch.float64)
+            found.append(objective.evaluate(trial, settled=settled))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "svm"])
