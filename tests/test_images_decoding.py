@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import struct
 import warnings
 import zlib
@@ -268,7 +269,10 @@ def test_scaled_decoding_never_goes_below_three_times_the_target(
     exif[0x0112] = turn
     content = saved(photo(width, height), "JPEG", exif=exif)
     whole = decode(content).image.size
-    scaled = decode(content, target=target).image.size
+    found = decode(content, target=target)
+    scaled = found.image.size
+    assert found.full == whole
+    assert tuple(math.ceil(side) for side in found.extent) == scaled
     assert min(scaled) >= min(3 * target, *whole)
     factor = max(whole) / max(scaled)
     if min(whole) >= 6 * target and (turn == 1 or width % 8 == height % 8 == 0):

@@ -11,6 +11,7 @@ in every thread and program. Pillow is imported by the first image, not before.
 from __future__ import annotations
 
 import io
+import math
 import re
 from functools import lru_cache
 from importlib import import_module
@@ -94,7 +95,8 @@ class Decoded(NamedTuple):
 
         Not quite its size: of 375 rows JPEG makes 188 at a half, and they are 187.5.
         """
-        scale = round(self.full[0] / self.image.width)
+        # JPEG's scales are powers of two, and a side is rounded up.
+        scale = 1 << math.ceil(math.log2(self.full[0] / self.image.width))
         return self.full[0] / scale, self.full[1] / scale
 
 
@@ -145,7 +147,7 @@ def _decode(content: bytes, target: int | None) -> Decoded:
             f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}; "
             "store a smaller copy",
         )
-    if target is not None and _may_be_scaled(image):
+    if scales := target is not None and _may_be_scaled(image):
         image.draft(None, (_SPARE * target, _SPARE * target))
     depth = str(image.tile)  # Pillow's name of the stored layout; loading forgets it
     # The order matters: asking a PNG for EXIF or frames may decode it, and if that
@@ -156,9 +158,12 @@ def _decode(content: bytes, target: int | None) -> Decoded:
     if pixels is image and image.format != "JPEG":
         pixels = image.copy()  # counting frames may seek, and so empty `image`
     orientation = _orientation(image, notes)
+    pixels = _turned(pixels, orientation)
     _note_frames(image, notes)
-    full = (height, width) if orientation in _SIDEWAYS else (width, height)
-    return Decoded(_turned(pixels, orientation), tuple(notes), full)
+    if scales:
+        full = (height, width) if orientation in _SIDEWAYS else (width, height)
+        return Decoded(pixels, tuple(notes), full)
+    return Decoded(pixels, tuple(notes), pixels.size)
 
 
 def _may_be_scaled(image: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Self, TypeVar
@@ -240,15 +241,15 @@ class Objective(Frame):
         return own.to(dtype).mul_(2).sub_(1)
 
 
-class _Added:
+class _Added(ABC):
     """What one pass over rows has added up so far."""
 
     def __init__(self, objective: Objective, trial: Trial) -> None:
         self.objective, self.trial = objective, trial
 
+    @abstractmethod
     def add(self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None) -> None:
         """Add some rows, for the units that train on them."""
-        raise NotImplementedError
 
     def join(self, other: Self) -> None:
         """Add what another has added up over other rows."""

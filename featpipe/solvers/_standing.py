@@ -44,10 +44,7 @@ class Standing:
 
     @staticmethod
     def n_bytes(n_cells: int) -> int:
-        """Say what keeping so many scores takes, at most.
-
-        Eight bytes here and four ahead, four for exponentials, and some to work with.
-        """
+        """Say what keeping so many scores takes: 8 bytes here, 4 ahead, 4 of a pass."""
         return 16 * n_cells
 
     def turn(self, units: torch.Tensor) -> None:
