@@ -1,13 +1,11 @@
 """Many classes: which C are solved, and that those are solved as ever."""
 
 import numpy as np
-import pytest
-import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
 from featpipe import classifiers, solvers
-from featpipe.solvers import _metric, _plan
+from featpipe.solvers import _plan
 
 GRID = np.logspace(-6, 5, 45)
 
@@ -64,29 +62,3 @@ def test_the_curve_of_a_classifier_is_nan_where_C_was_skipped(monkeypatch):
     assert 0 < skipped.sum() < 45
     assert model.cv_score_ == np.nanmax(model.C_curve_[:, 1])
     assert model.converged_
-
-
-@pytest.mark.parametrize("n_pairs", [0, 1, 7])
-def test_the_frozen_metric_is_the_one_of_a_single_step(n_pairs):
-    turn = torch.Generator().manual_seed(0)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=turn, dtype=torch.float64)
-
-    units, split = torch.arange(2), torch.tensor([0, 0])
-    C = torch.tensor([0.3, 20.0], dtype=torch.float64)
-    spread = draw(1, 5) ** 2
-    metric = _metric.Metric(spread, torch.ones(2, dtype=torch.float64), 3)
-    root = draw(2, 3, 3)
-    metric.refresh(units, root @ root.mT)
-    history = _metric.History(4, torch.zeros(2, 3, 6, dtype=torch.float64), C.dtype)
-    for i in range(n_pairs):
-        step = draw(2, 3, 6)
-        # One of the two units learns nothing from some pairs.
-        change = step * torch.tensor([1.0, (-1.0) ** i])[:, None, None]
-        history.push(units, step, change * draw(1, 1, 6) ** 2)
-    v = draw(2, 3, 6)
-    expected = -history.direction(v, metric, units, split, C)
-    apply = history.frozen(metric, units, split, C)
-    torch.testing.assert_close(apply(v, units), expected)
-    torch.testing.assert_close(apply(v[1:], units[1:]), expected[1:])

@@ -68,6 +68,7 @@ def test_kept_scores_are_those_of_the_coefficients_after_many_steps():
         standing.go(units, lengths, trial.shifts)
         theta = theta + lengths[:, None, None] * direction
         theta[..., -1] += trial.shifts
+    standing.follow(units, slice(0, 300))
     v, shift = frame.to_table(theta, units)
     wanted = scores(v, shift, design.table.rows(0, 300, torch.float64))
     torch.testing.assert_close(standing.here, wanted, rtol=1e-9, atol=1e-9)

@@ -15,6 +15,7 @@ from featpipe.solvers import _bounds
 from featpipe.solvers._evaluation import Evaluation, Objective
 from featpipe.solvers._metric import History, Metric
 from featpipe.solvers._newton import Newton, Point, bent_rows
+from featpipe.solvers._sample import MANY, Sample
 from featpipe.solvers._search import crossing
 from featpipe.solvers._standing import Standing, Trial
 from featpipe.solvers._walkers import Arrival, Trail, Walkers
@@ -26,8 +27,6 @@ ARMIJO = 1e-4
 PATIENCE = 3
 # Share of the objective that a gain is at least taken to be.
 LEAST_GAIN = 1e-3
-# Steps remembered, at least and at most, as memory allows.
-HISTORY = (4, 30)
 # Relative gap, as a multiple of the tolerance, that single precision can shrink.
 FAR = 100.0
 # Multiples of a gradient's rounding: of what proves a C solved, below which double
@@ -39,7 +38,7 @@ SETTLED = 1e4
 HARD = 15
 # The same where C are skipped, so that a step along the path is longer, and where
 # columns are so many that a Newton step takes hundreds of products.
-PATIENT, MANY = 100, 50
+PATIENT = 100
 # Relative gap at which a C is solved roughly, or passes after which it is taken so.
 ROUGH, ROUGH_PASSES, LIMITLESS = 0.1, 25, 2**31
 
@@ -51,25 +50,22 @@ class Descent:
         self,
         objective: Objective,
         walkers: Walkers,
-        metric: Metric,
+        sample: Sample,
         top: torch.Tensor,
         theta: torch.Tensor,
         *,
         memory: int,
         kept: int,
     ) -> None:
-        self.objective, self.walkers, self.metric = objective, walkers, metric
+        self.objective, self.walkers, self.sample = objective, walkers, sample
         self.top, self.theta = top, theta
         self.dtype = objective.design.table.dtype
         self.mass = objective.design.mass[objective.split]
         self.radius = objective.design.radius[objective.split]
+        self.metric = Metric(theta, self.mass, self.dtype)
         n = len(theta)
         new = theta.new_zeros
-        pair = 2 * theta.numel() * self.dtype.itemsize
-        length = int(np.clip(0.3 * memory // pair, *HISTORY))
-        # A quadratic is learnt in as many steps as it has directions.
-        length = min(length, theta[0].numel())
-        self.history = History(length, theta, self.dtype)
+        self.history = History(theta, self.dtype, 3 * memory // 10)
         self.standing = Standing(objective, theta, kept)
         self.newton = Newton(objective, self.radius, memory // 5)
         self.patience = PATIENT if theta.shape[1] > MANY else HARD
@@ -87,6 +83,7 @@ class Descent:
         flags = torch.zeros(n, dtype=torch.bool, device=theta.device)
         self.precise, self.known, self.solved = flags, flags.clone(), flags.clone()
         self.entered, self.hard = flags.clone(), flags.clone()
+        self.stale = ~flags
         self.rejected = torch.zeros(n, dtype=torch.int64, device=theta.device)
         self.stalled = torch.zeros_like(self.rejected)
         absent = objective.design.class_mass[objective.split] == 0
@@ -340,6 +337,7 @@ class Descent:
             self.C.device
         )
         self.solved[units] = False
+        self.stale[units] = True
         self.rejected[units] = 0
         seen = units[self.known[units]]
         if len(seen):
@@ -352,7 +350,7 @@ class Descent:
 
     def _newton(self, units: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """Give Newton directions, as exact as the distance to the minimum asks."""
-        C, split = self.C[units], self.objective.split[units]
+        C = self.C[units]
         theta, loss = self.theta[units], self.at.loss[units]
         value = 0.5 * (theta[..., :-1] ** 2).sum((1, 2)) + C * loss
         # Settling every row is dear: it is for what Newton steps did not solve.
@@ -361,11 +359,17 @@ class Descent:
         at = Point(theta, gradient, units, C, self.tol[units] * value, n_bent)
         return self.newton.directions(
             at,
-            lambda which: self.history.frozen(
-                self.metric, units[which], split[which], C[which]
-            ),
+            lambda which: self.history.frozen(self.metric, units[which], C[which]),
             settle=bool(taken >= 2 * HARD and taken % HARD == 0),
         )
+
+    def _look(self, units: torch.Tensor) -> None:
+        """Make the metric that of where these units stand; once a C is enough."""
+        if len(units):
+            curvature = self.at.curvature[units] / self.at.sampled[units, None, None]
+            bent = self.sample.bent(self.theta[units], units)
+            self.metric.refresh(units, curvature, self.C[units], bent)
+            self.stale[units] = False
 
     def _aim(self) -> None:
         """Give a new direction to units that took their step or changed their C."""
@@ -375,8 +379,8 @@ class Descent:
         if not len(units):
             return
         at = self.at.some(units)
-        self.metric.refresh(units, at.curvature / at.sampled[:, None, None])
-        C, split = self.C[units], self.objective.split[units]
+        self._look(units[self.stale[units]])
+        C = self.C[units]
         _, gradient = self._value(self.theta[units], at, units)
         direction = self.trail.step(units, C)
         entered = self.entered[units]
@@ -387,7 +391,7 @@ class Descent:
             direction[hard] = self._newton(units[hard], gradient[hard])
         if plain.any():
             direction[plain] = self.history.direction(
-                gradient[plain], self.metric, units[plain], split[plain], C[plain]
+                gradient[plain], self.metric, units[plain], C[plain]
             )
         self.entered[units] = False
         self.direction[units] = self.objective.rounded(direction, units)

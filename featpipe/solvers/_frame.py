@@ -73,11 +73,24 @@ class Frame:
             raise RuntimeError("no rows are kept")
         return (kept[rows].double() - design.centre[split]) * design.ratio[split]
 
+    def turned_rows(self, stride: int) -> torch.Tensor:
+        """Give every so many-th row of the table in the basis, (n, width)."""
+        table, some = self.design.table, []
+        for start in range(0, table.n_rows, table.step):
+            z = table.rows(start, min(start + table.step, table.n_rows))
+            z = z[-start % stride :: stride]
+            some.append(self.turn(z))
+        return torch.cat(some)
+
+    def turn(self, v: torch.Tensor) -> torch.Tensor:
+        """Give vectors (..., width) in the basis instead of the codes' own columns."""
+        return v if self.basis is None else v @ self.basis.to(v.dtype)
+
     def turned(self, theta: torch.Tensor) -> torch.Tensor:
         """Give coefficients in the basis instead of the codes' own columns."""
         if self.basis is None:
             return theta
-        return torch.cat([theta[..., :-1] @ self.basis, theta[..., -1:]], dim=-1)
+        return torch.cat([self.turn(theta[..., :-1]), theta[..., -1:]], dim=-1)
 
     def unturned(self, theta: torch.Tensor) -> torch.Tensor:
         """Give coefficients of the codes' own columns instead of in the basis."""

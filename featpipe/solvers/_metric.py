@@ -2,8 +2,9 @@
 
 The Hessian of the loss is a sum over rows of (curvature between classes) x (Gram of
 the row). `Metric` inverts the product of the two means, plus the penalty, exactly
-(Martens and Grosse 2015 do so for networks; Böhning 1992 bounds the first factor);
-`History` corrects it by the last steps (L-BFGS).
+(Martens and Grosse 2015 do so for networks; Böhning 1992 bounds the first factor), and
+stretches it by where each column bends; `History` corrects it by the last steps
+(L-BFGS).
 """
 
 from __future__ import annotations
@@ -12,57 +13,86 @@ from collections.abc import Callable
 
 import torch
 
+from featpipe.solvers._sample import Bent
+
 __all__ = ["History", "Metric"]
 
 # Share of a metric's step that is taken at least.
 LEAST_SCALE = 0.05
+# Steps remembered, at least and at most, as memory allows.
+LENGTHS = 4, 30
 
 
 class Metric:
     """Inverse of C (A x G) + 1 for each unit, A by classes and G by columns.
 
-    G is diagonal in the basis the coefficients are given in.
+    A column bends at rows of its own: coefficients act about their centre, and beside
+    the common G, diagonal in the basis the coefficients are given in, each column has
+    its own diagonal, by the ratio of which it is stretched.
 
     Parameters
     ----------
-    spread : (n_splits, width) float64 tensor
-        Eigenvalues of G for each split, per unit of weight.
+    like : (n_units, n_columns, width + 1) float64 tensor
     mass : (n_units,) float64 tensor
+    dtype : torch.dtype
     """
 
     def __init__(
-        self,
-        spread: torch.Tensor,
-        mass: torch.Tensor,
-        n_columns: int,
+        self, like: torch.Tensor, mass: torch.Tensor, dtype: torch.dtype
     ) -> None:
-        self.spread, self.mass = spread, mass
-        self.bend = mass.new_zeros(len(mass), n_columns)
-        self.turn = torch.eye(n_columns, dtype=mass.dtype, device=mass.device)
-        self.turn = self.turn.repeat(len(mass), 1, 1)
+        self.mass = mass
+        self.bend = like.new_zeros(like.shape[:2])
+        self.turn = torch.eye(like.shape[1], dtype=dtype, device=like.device)
+        self.turn = self.turn.repeat(len(like), 1, 1)
+        self.spread = like.new_zeros(len(like), like.shape[2] - 1)
+        self.centre = torch.zeros_like(like[..., :-1], dtype=dtype)
+        self.stretch = torch.ones_like(self.centre)
 
-    def refresh(self, units: torch.Tensor, curvature: torch.Tensor) -> None:
-        """Take the mean curvature between classes, (n, k, k), of these units."""
+    def refresh(
+        self, units: torch.Tensor, curvature: torch.Tensor, C: torch.Tensor, bent: Bent
+    ) -> None:
+        """Take what these units are like now.
+
+        Parameters
+        ----------
+        curvature : (n, n_columns, n_columns) float64
+            Its mean over rows.
+        C : (n,) float64
+        bent : Bent
+        """
+        own = curvature.diagonal(dim1=1, dim2=2).clamp_min(0)
+        share = own / own.sum(1, keepdim=True)
+        common = (share.nan_to_num(0.0).unsqueeze(2) * bent.spread).sum(1)
+        much = (C * self.mass[units])[:, None, None] * own[..., None]
+        ratio = (much * common[:, None] + 1) / (much * bent.spread + 1)
+        self.spread[units] = common
+        self.centre[units] = bent.centre.to(self.centre.dtype)
+        self.stretch[units] = ratio.sqrt().to(self.stretch.dtype)
         if curvature.shape[1] == 1:
-            self.bend[units] = curvature[:, 0].clamp_min(0)
+            self.bend[units] = own
             return
         values, vectors = torch.linalg.eigh(curvature)
         self.bend[units] = values.clamp_min(0)
-        self.turn[units] = vectors
+        self.turn[units] = vectors.to(self.turn.dtype)
 
     def solve(
-        self, v: torch.Tensor, units: torch.Tensor, split: torch.Tensor, C: torch.Tensor
+        self, v: torch.Tensor, units: torch.Tensor, C: torch.Tensor
     ) -> torch.Tensor:
         """Apply the inverse to (n, n_columns, width + 1)."""
         bend = (C * self.mass[units])[:, None] * self.bend[units]
-        turn = self.turn[units].to(v.dtype)
-        w = turn.mT @ v
-        inner, last = w[..., :-1], w[..., -1]
-        inner = inner / (bend[..., None] * self.spread[split][:, None] + 1).to(v.dtype)
+        turn, stretch, centre = (
+            part[units].to(v.dtype) for part in (self.turn, self.stretch, self.centre)
+        )
+        inner, last = v[..., :-1], v[..., -1:]
+        inner = turn.mT @ ((inner - last * centre) * stretch)
+        inner = inner / (bend[..., None] * self.spread[units, None] + 1).to(v.dtype)
+        inner = (turn @ inner) * stretch
         # An intercept direction without curvature (all alike) changes nothing.
         floor = 1e-9 * bend.amax(1, keepdim=True)
-        step = torch.where(bend > floor, 1 / bend, 0.0).to(v.dtype)
-        return turn @ torch.cat([inner, (last * step).unsqueeze(2)], dim=2)
+        step = torch.where(bend > floor, 1 / bend, 0.0).to(v.dtype).unsqueeze(2)
+        last = turn @ (turn.mT @ last * step)
+        last = last - (inner * centre).sum(2, keepdim=True)
+        return torch.cat([inner, last], dim=2)
 
 
 class History:
@@ -70,9 +100,20 @@ class History:
 
     The change is kept without C and without the penalty, so that what was learnt at
     one C is exact at the next: y = s + C * (change of the loss gradient).
+
+    Parameters
+    ----------
+    like : (n_units, n_columns, width + 1) float64 tensor
+    dtype : torch.dtype
+    memory : int
+        Bytes it should take at most.
     """
 
-    def __init__(self, length: int, like: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, like: torch.Tensor, dtype: torch.dtype, memory: int) -> None:
+        least, most = LENGTHS
+        length = max(least, min(memory // (2 * like.numel() * dtype.itemsize), most))
+        # A quadratic is learnt in as many steps as it has directions.
+        length = min(length, like[0].numel())
         shape = (length, *like.shape)
         self.step = torch.zeros(shape, dtype=dtype, device=like.device)
         self.change = torch.zeros_like(self.step)
@@ -105,7 +146,6 @@ class History:
         gradient: torch.Tensor,
         metric: Metric,
         units: torch.Tensor,
-        split: torch.Tensor,
         C: torch.Tensor,
     ) -> torch.Tensor:
         """Give minus the inverse Hessian, as known, times the gradient."""
@@ -125,10 +165,10 @@ class History:
             alpha = rho * (step * q).sum((1, 2), keepdim=True)
             q = q - alpha * y
             kept.append((step, y, rho, alpha))
-        r = metric.solve(q, units, split, C)
+        r = metric.solve(q, units, C)
         if kept:
             step, y, rho, _ = kept[0]
-            r = r * _scale(step, y, metric.solve(y, units, split, C), rho > 0)
+            r = r * _scale(step, y, metric.solve(y, units, C), rho > 0)
         for step, y, rho, alpha in reversed(kept):
             beta = rho * (y * r).sum((1, 2), keepdim=True)
             r = r + step * (alpha - beta)
@@ -138,7 +178,6 @@ class History:
         self,
         metric: Metric,
         units: torch.Tensor,
-        split: torch.Tensor,
         C: torch.Tensor,
     ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Give the inverse Hessian, as known, to be applied many times.
@@ -155,9 +194,7 @@ class History:
         order = [(self.newest + 1 + i) % length for i in range(length)]
         order = [i for i in order if bool((self.bend[i, units] > 0).any())]
         if not order:
-            return lambda v, which: metric.solve(
-                v, units[which], split[which], C[which]
-            )
+            return lambda v, which: metric.solve(v, units[which], C[which])
         index = torch.tensor(order, device=units.device)
         bend = self.bend[index][:, units].T
         useful = bend > 0
@@ -171,7 +208,7 @@ class History:
             change[..., :-1] += step[..., :-1]
             steps.append(step)
             changes.append(change)
-            solved.append(metric.solve(change, units, split, C))
+            solved.append(metric.solve(change, units, C))
         scale = _scale(step, change, solved[-1], used[:, None, None])
         S, Y, HY = (
             torch.stack(part, dim=1).flatten(2) for part in (steps, changes, solved)
@@ -184,7 +221,7 @@ class History:
 
         def apply(v: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
             every = slice(None) if len(which) == len(units) else which
-            plain = metric.solve(v.to(S.dtype), units[which], split[which], C[which])
+            plain = metric.solve(v.to(S.dtype), units[which], C[which])
             plain = plain * scale[every]
             q = v.to(S.dtype).flatten(1).unsqueeze(2)
             a, b = (S[every] @ q).double(), (HY[every] @ q).double()

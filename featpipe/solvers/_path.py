@@ -13,10 +13,10 @@ import torch
 from featpipe.solvers import _gram, _plan
 from featpipe.solvers._descent import Descent
 from featpipe.solvers._evaluation import Objective
-from featpipe.solvers._metric import Metric
 from featpipe.solvers._predictions import Predictions
 from featpipe.solvers._ridge import ridge, ridge_fits, ridge_path, ridge_turned
 from featpipe.solvers._rowspace import Turned, turn
+from featpipe.solvers._sample import Sample
 from featpipe.solvers._standing import Standing
 from featpipe.solvers._table import Design, as_given, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
@@ -373,7 +373,7 @@ def _set_out(
     return Descent(
         objective,
         Walkers(walker, first, first + len(grid.Cs), *grid),
-        Metric(spread, design.mass[walker], k),
+        Sample(objective, spread[walker], options.n_bytes // 10),
         top[walker],
         theta,
         memory=options.n_bytes,

@@ -41,6 +41,10 @@ class Standing:
         self.ahead = like.new_zeros(shape, dtype=table.dtype)
         flags = torch.zeros(len(like), dtype=torch.bool, device=like.device)
         self.knows_here, self.knows_ahead = flags, flags.clone()
+        # Which units have gone on since, and how far: rows follow when read next.
+        self.gone = flags.clone()
+        self.lengths = like.new_zeros(len(like))
+        self.shifts = like.new_zeros(like.shape[:2])
 
     @staticmethod
     def n_bytes(n_cells: int) -> int:
@@ -54,17 +58,30 @@ class Standing:
     def leave(self) -> None:
         """Forget the scores: all units have been put elsewhere."""
         self.knows_here[:] = False
+        self.gone[:] = False
 
     def go(
         self, units: torch.Tensor, lengths: torch.Tensor, shifts: torch.Tensor
     ) -> None:
-        """Follow units that went so far along their directions, and were shifted."""
+        """Note that units went so far along their directions, and were shifted."""
         if self.keeps:
-            for unit, length, shift in zip(
-                units.tolist(), lengths.tolist(), shifts, strict=True
-            ):
-                self.here[unit].add_(self.ahead[unit], alpha=length)
-                self.here[unit].add_(shift[:, None])
+            self.gone[units] = True
+            self.lengths[units], self.shifts[units] = lengths, shifts
+
+    def follow(self, units: torch.Tensor, rows: slice) -> None:
+        """Put some rows of these units where they went."""
+        moved = units[self.gone[units]]
+        if not len(moved):
+            return
+        which = slice(None) if len(moved) == len(self.gone) else moved
+        ahead = self.ahead[which, :, rows].double()
+        lengths, shifts = self.lengths[moved, None, None], self.shifts[moved, :, None]
+        self.here[which, :, rows] += torch.addcmul(shifts, ahead, lengths)
+
+    def arrive(self, units: torch.Tensor) -> None:
+        """Note that all rows of these units are known where they stand."""
+        self.knows_here[units] = self.knows_ahead[units] = True
+        self.gone[units] = False
 
 
 class Trial:
@@ -129,8 +146,7 @@ class Trial:
     def end(self) -> None:
         """Note that all rows have been seen."""
         if self.kept:
-            self.standing.knows_here[self.units] = True
-            self.standing.knows_ahead[self.units] = True
+            self.standing.arrive(self.units)
 
     def scores(
         self, z: torch.Tensor, rows: slice, chosen: torch.Tensor | None
@@ -156,6 +172,7 @@ class Trial:
         """Work out what is not known of these rows."""
         standing = self.standing
         units = self.units if chosen is None else self.units[chosen]
+        standing.follow(units, rows)
         lacking = (~standing.knows_here[units]).nonzero()[:, 0]
         if len(lacking):
             which = lacking if chosen is None else chosen[lacking]
