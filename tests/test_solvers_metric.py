@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
 from featpipe import classifiers, solvers
-from featpipe.solvers import _metric, _path, _sample
+from featpipe.solvers import _metric, _roads, _sample
 from featpipe.solvers._sample import Bent
 from featpipe.solvers._table import build
 from featpipe.solvers._walkers import Grid
@@ -108,8 +108,8 @@ def test_a_sample_of_all_rows_gives_the_mean_and_variance_where_a_column_bends(
     options = solvers.Options()
     design = build(task, splits, options)
     grid = Grid.evenly(np.ones(1), options.tol, 10)
-    geometry = _path._geometry(design, options)
-    descent = _path._set_out(task, design, grid, options, geometry)
+    geometry = _roads._geometry(design, options)
+    descent = _roads._set_out(task, design, grid, options, geometry)
     theta = 0.05 * drawing()(3, 10, 65)
     found = descent.sample.bent(theta, torch.arange(3))
     for p, (train, _) in enumerate(splits):

@@ -5,17 +5,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import brentq
-from sklearn.datasets import load_digits
+from scipy.optimize import brentq, minimize
+from scipy.special import logsumexp
+from sklearn.datasets import load_digits, make_blobs
 from sklearn.model_selection import StratifiedKFold
 
 from featpipe import solvers
-from featpipe.solvers import _frame, _predictions
+from featpipe.solvers import _frame, _predictions, _roads
 from featpipe.solvers._evaluation import Objective
 from featpipe.solvers._frame import Frame, scores
 from featpipe.solvers._gram import symmetric
 from featpipe.solvers._search import NEARLY, crossing
 from featpipe.solvers._standing import Standing, Trial
+from featpipe.solvers._starts import Starts
 from featpipe.solvers._table import build
 from featpipe.solvers._threads import dealt
 
@@ -148,3 +150,73 @@ def test_of_equal_scores_the_first_column_is_predicted():
     f = torch.randint(0, 3, (4, 6, 50)).float()
     wanted = np.argmax(f.numpy(), axis=1)
     np.testing.assert_array_equal(_predictions._argmax(f).numpy(), wanted)
+
+
+def many_classes(loss, width):
+    X, y = make_blobs(
+        600, width, centers=60, cluster_std=6.0, shuffle=True, random_state=0
+    )
+    ones = np.ones(len(y))
+    return solvers.Task(X.astype(np.float32), y, 60, loss, ones, ones), y
+
+
+@pytest.mark.parametrize("loss", ["svm", "logistic"])
+@pytest.mark.parametrize("width", [40, 700])
+def test_many_classes_begin_at_the_mean_of_the_splits_and_end_where_they_would_anyway(
+    loss, width
+):
+    task, y = many_classes(loss, width)
+    splits = list(StratifiedKFold(5, shuffle=True, random_state=0).split(y, y))
+    path = solvers.solve_path(task, np.array([1e-4, 1e-2]), splits)
+    assert set(path.starts) == {0, 1}
+    below = solvers.solve(task, 1e-2)
+    led = solvers.solve(task, 1e-2, start=path.starts[1])
+    assert led.converged
+    assert led.n_passes < below.n_passes
+    scale = np.abs(below.coef).max()
+    np.testing.assert_allclose(led.coef, below.coef, atol=2e-3 * scale)
+    # Begun at its own minimum, a fit has next to nothing to do.
+    again = solvers.solve(task, 1e-2, start=solvers.Start(led.coef, led.intercept))
+    assert again.n_passes <= 3
+
+
+def test_few_classes_have_no_starts():
+    task, y = problem(4)
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(y, y))
+    assert not solvers.solve_path(task, np.array([1e-3, 1e-1]), splits).starts
+
+
+def test_starts_are_means_over_all_splits_within_memory():
+    rng = np.random.default_rng(0)
+    coef, intercept = rng.normal(size=(3, 2, 5)), rng.normal(size=(3, 2))
+    starts = Starts(3, memory=2 * 4 * 10)
+    for position in range(3):
+        for split in range(2 if position == 1 else 3):
+            starts.add(position, coef[split], intercept[split])
+    found = starts.found()
+    assert list(found) == [0]  # 1 lacks a split, 2 is beyond the memory
+    np.testing.assert_allclose(found[0].coef, coef.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found[0].intercept, intercept.mean(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "n_columns"), [("svm", 1), ("logistic", 1), ("logistic", 3)]
+)
+def test_without_codes_the_intercepts_and_the_loss_are_the_best(loss, n_columns):
+    class_mass = np.array([3.0, 5.5, 2.0])
+    labels = np.arange(3)
+
+    def total(b):
+        if n_columns > 1:
+            return class_mass @ (logsumexp(b) - b)
+        sign = np.where(labels == 1, 1, -1)
+        if loss == "svm":
+            return class_mass @ np.maximum(1 - sign * b, 0) ** 2
+        return class_mass @ np.logaddexp(0, -sign * b)
+
+    intercepts, flat = _roads._without_codes(
+        loss, torch.from_numpy(class_mass)[None], torch.tensor([1]), n_columns
+    )
+    found = minimize(total, np.zeros(n_columns), tol=1e-12)
+    assert float(flat[0]) == pytest.approx(found.fun, rel=1e-9)
+    assert total(intercepts[0].numpy()) == pytest.approx(found.fun, rel=1e-9)

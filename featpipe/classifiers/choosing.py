@@ -146,14 +146,18 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         )
         return Job(task, options, labels)
 
-    def _refit(
-        self, job: Job, solution: solvers.Solution | None = None
-    ) -> PathClassifier:
-        """Fit at ``C_`` on all rows, unless that has been done."""
+    def _refit(self, job: Job, path: solvers.Path | None = None) -> PathClassifier:
+        """Fit at ``C_`` on all rows, with what the path has of it."""
         from featpipe import solvers
 
-        if solution is None:
-            solution = solvers.solve(job.task, self.C_, options=job.options)
+        best = int(np.searchsorted(self.Cs_, self.C_))
+        if path is not None and path.whole is not None:
+            solution = path.whole[best]
+        else:
+            start = None if path is None else path.starts.get(best)
+            solution = solvers.solve(
+                job.task, self.C_, options=job.options, start=start
+            )
         self.coef_ = solution.coef
         self.intercept_ = solution.intercept
         self.n_iter_ = solution.n_passes
@@ -247,11 +251,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
         return np.unique(np.asarray(grid, np.float64))
 
-    def _choose(self, job: Job) -> solvers.Solution | None:
-        """Set ``C_`` and all that speaks of how it was chosen.
-
-        Gives the fit on all rows where the path has it.
-        """
+    def _choose(self, job: Job) -> solvers.Path | None:
+        """Set ``C_`` and all that speaks of how it was chosen; give the path of C."""
         from featpipe import solvers
 
         labels = job.labels
@@ -279,8 +280,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             )[0],
         )
         self._take_path(labels, splits, path.predicted, path.gaps)
-        best = int(np.searchsorted(self.Cs_, self.C_))
-        return None if path.whole is None else path.whole[best]
+        return path
 
     def _take_path(
         self,

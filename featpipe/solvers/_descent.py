@@ -53,12 +53,15 @@ class Descent:
         sample: Sample,
         top: torch.Tensor,
         theta: torch.Tensor,
+        flat: torch.Tensor,
         *,
         memory: int,
         kept: int,
     ) -> None:
         self.objective, self.walkers, self.sample = objective, walkers, sample
         self.top, self.theta = top, theta
+        # The loss of each unit where W is zero.
+        self.flat = flat
         self.dtype = objective.design.table.dtype
         self.mass = objective.design.mass[objective.split]
         self.radius = objective.design.radius[objective.split]
@@ -78,8 +81,6 @@ class Descent:
         self.n_passes = np.zeros(len(walkers.first), np.int64)
         self.C, self.tol = new(n), new(n)
         self.gap = new(n) + torch.inf
-        # The loss where W is zero, which is where every walk begins.
-        self.flat = new(n) + torch.nan
         flags = torch.zeros(n, dtype=torch.bool, device=theta.device)
         self.precise, self.known, self.solved = flags, flags.clone(), flags.clone()
         self.entered, self.hard = flags.clone(), flags.clone()
@@ -175,8 +176,6 @@ class Descent:
         self.theta[here] = theta[taken]
         for part, part_new in zip(self.at, new, strict=True):
             part[here] = part_new[taken]
-        flat = self.flat[here]
-        self.flat[here] = torch.where(flat.isnan(), new.loss[taken], flat)
         self.known[here] = True
         self.gap[here] = gap[taken]
         self.solved[here] = gap[taken] <= self.tol[here]
@@ -286,8 +285,7 @@ class Descent:
         floor = 1e-12 * C * self.mass[units]
         # Where the penalty rules, nearly all of the objective is there without W: the
         # gap is then held against what W has gained.
-        flat = torch.where(self.flat[units].isnan(), at.loss, self.flat[units])
-        gained = torch.maximum(C * flat - value, LEAST_GAIN * value)
+        gained = torch.maximum(C * self.flat[units] - value, LEAST_GAIN * value)
         return gap / (torch.minimum(value, gained) + floor)
 
     def _steepest(self, units: torch.Tensor, at: Evaluation) -> torch.Tensor:
@@ -309,8 +307,8 @@ class Descent:
                 self.walkers.walker, (~self.solved).double(), len(self.position)
             )
             done = open_units.cpu().numpy() == 0
-            here = self.position.clip(max=len(self.walkers.most) - 1)
-            done |= self.n_passes >= self.walkers.most[here].clip(max=self.limit)
+            here = self.position.clip(max=len(self.walkers.grid.most) - 1)
+            done |= self.n_passes >= self.walkers.grid.most[here].clip(max=self.limit)
             walking = walking[done[walking]]
             for w in walking:
                 units = (self.walkers.walker == int(w)).nonzero()[:, 0]
@@ -332,10 +330,9 @@ class Descent:
         chosen = torch.from_numpy(walkers).to(self.theta.device)
         units = torch.isin(self.walkers.walker, chosen).nonzero()[:, 0]
         position = self.position[self.walkers.walker[units].cpu().numpy()]
-        self.C[units] = torch.from_numpy(self.walkers.Cs[position]).to(self.C.device)
-        self.tol[units] = torch.from_numpy(self.walkers.tols[position]).to(
-            self.C.device
-        )
+        grid, device = self.walkers.grid, self.C.device
+        self.C[units] = torch.from_numpy(grid.Cs[position]).to(device)
+        self.tol[units] = torch.from_numpy(grid.tols[position]).to(device)
         self.solved[units] = False
         self.stale[units] = True
         self.rejected[units] = 0

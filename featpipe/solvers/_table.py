@@ -17,7 +17,7 @@ import torch
 
 from featpipe.solvers._task import Options, Split, Task
 
-__all__ = ["Block", "Design", "Rows", "Table", "as_given", "build"]
+__all__ = ["Block", "Design", "Rows", "Table", "as_given", "as_standardised", "build"]
 
 READ_BYTES = 32 * 2**20
 # A fold's variance below this share of its second moment is rounding.
@@ -254,6 +254,20 @@ def _moments(
         return torch.ones_like(mean), centre
     deviation = torch.where(flat, 1 / table.scale, variance.clamp_min(0).sqrt())
     return 1 / deviation, centre
+
+
+def as_standardised(
+    design: Design, coef: np.ndarray, intercept: np.ndarray, p: int = 0
+) -> torch.Tensor:
+    """Give what `as_given` would fold into these, (n_columns, width + 1) float64."""
+    table = design.table
+    if not isinstance(table, Table):
+        raise TypeError("only the table of the codes knows their scale")
+    w, b = (torch.from_numpy(x.astype(np.float64)) for x in (coef, intercept))
+    w, b = w.to(table.device), b.to(table.device)
+    v = w * table.scale
+    b = b + v @ design.centre[p] + w @ table.mean
+    return torch.cat([v / design.ratio[p], b[:, None]], dim=1)
 
 
 def as_given(

@@ -15,11 +15,22 @@ TREND = 0.1, 1.2
 
 
 class Grid(NamedTuple):
-    """What is solved one after the other; as `Walkers` has it."""
+    """What is solved one after the other, and from where.
+
+    Parameters
+    ----------
+    Cs, tols : (n_C,) float64
+        The grid, and the relative gap each C is solved to.
+    most : (n_C,) int64
+        Passes each C may take.
+    start : (n_columns, width + 1) float64 tensor or None
+        Where to begin, in a split's standardised codes; None is where W is zero.
+    """
 
     Cs: np.ndarray
     tols: np.ndarray
     most: np.ndarray
+    start: torch.Tensor | None = None
 
     @classmethod
     def evenly(cls, Cs: np.ndarray, tol: float, most: int) -> Grid:
@@ -36,18 +47,13 @@ class Walkers:
     walker : (n_units,) int64
     first, last : (n_walkers,) int64
         Positions in the grid; ``last`` is not included.
-    Cs, tols : (n_C,) float64
-        The grid, and the relative gap each C is solved to.
-    most : (n_C,) int64
-        Passes each C may take.
+    grid : Grid
     """
 
     walker: torch.Tensor
     first: np.ndarray
     last: np.ndarray
-    Cs: np.ndarray
-    tols: np.ndarray
-    most: np.ndarray
+    grid: Grid
 
 
 @dataclass(frozen=True, eq=False)
