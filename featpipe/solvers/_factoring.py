@@ -11,6 +11,8 @@ import torch
 
 from featpipe.solvers._evaluation import Objective
 from featpipe.solvers._frame import scores
+from featpipe.solvers._gram import symmetric
+from featpipe.solvers._threads import side_by_side
 
 __all__ = ["SETTLING", "factored", "operations", "settled"]
 
@@ -37,10 +39,12 @@ def factored(
     units: torch.Tensor,
     C: torch.Tensor,
     gradient: torch.Tensor,
+    n_workers: int,
 ) -> torch.Tensor:
     """Solve Hessian x = -gradient of single columns.
 
-    Parameters are those of `_newton.Point`; the rows of the table must be kept.
+    Parameters are those of `_newton.Point`, and how many columns are worked on side by
+    side; the rows of the table must be kept.
 
     Returns
     -------
@@ -48,11 +52,14 @@ def factored(
     """
     slope = objective.unturned(gradient)[:, 0]
     found = torch.zeros_like(slope)
-    bends = _bends(objective, theta, units)
-    for i, p in enumerate(objective.split[units].tolist()):
-        bend, rows = bends[i], bends[i].nonzero()[:, 0]
-        x = objective.standardised(rows, p)
-        found[i] = _exact(x, C[i] * bend[rows], slope[i])
+    bends, split = _bends(objective, theta, units), objective.split[units].tolist()
+
+    def factor(i: int) -> None:
+        rows = bends[i].nonzero()[:, 0]
+        x = objective.standardised(rows, split[i])
+        found[i] = _exact(x, C[i] * bends[i, rows], slope[i])
+
+    side_by_side(factor, len(units), n_workers)
     return objective.turned(found.unsqueeze(1))
 
 
@@ -61,6 +68,7 @@ def settled(
     theta: torch.Tensor,
     units: torch.Tensor,
     C: torch.Tensor,
+    n_workers: int,
 ) -> torch.Tensor:
     """Give the steps to the minima of squared hinges themselves.
 
@@ -68,16 +76,18 @@ def settled(
     """
     design, start = objective.design, objective.unturned(theta)[:, 0]
     found = torch.zeros_like(start)
-    split = objective.split[units]
-    for p in split.unique().tolist():
-        used = (design.weights[p] > 0).nonzero()[:, 0]
-        x = objective.standardised(used, p)
+    split = objective.split[units].tolist()
+
+    def settle(i: int) -> None:
+        used = (design.weights[split[i]] > 0).nonzero()[:, 0]
+        x = objective.standardised(used, split[i])
         cost = float(operations(x.new_tensor(len(x)), x.shape[1]))
         n_exchanges = int(min(EXCHANGES, max(5, SETTLING / cost)))
-        for i in (split == p).nonzero()[:, 0].tolist():
-            sign = 2.0 * (design.labels[used] == objective.own[units[i]]) - 1.0
-            weight = C[i] * design.weights[p, used]
-            found[i] = _exchange(x, sign, weight, start[i], n_exchanges)
+        sign = 2.0 * (design.labels[used] == objective.own[units[i]]) - 1.0
+        weight = C[i] * design.weights[split[i], used]
+        found[i] = _exchange(x, sign, weight, start[i], n_exchanges)
+
+    side_by_side(settle, len(units), n_workers)
     return objective.turned(found.unsqueeze(1))
 
 
@@ -139,7 +149,8 @@ def _exact(x: torch.Tensor, bend: torch.Tensor, gradient: torch.Tensor) -> torch
     """Solve one Newton system: penalised columns of x, and a free intercept."""
     root = x * bend.sqrt()[:, None]
     tall = len(root) >= root.shape[1]
-    gram = root.T @ root if tall else root @ root.T
+    across = root.T if tall else root
+    gram = symmetric(across, across.T)
     # Gram + 1 is what primal (columns) and dual (rows, by Woodbury) both factor.
     gram.diagonal().add_(1.0)
     factor = torch.linalg.cholesky(gram)

@@ -14,6 +14,7 @@ import torch
 from featpipe.solvers import _factoring
 from featpipe.solvers._curved import Curved
 from featpipe.solvers._evaluation import Objective
+from featpipe.solvers._threads import processors
 
 __all__ = ["Newton", "Point", "bent_rows"]
 
@@ -91,6 +92,8 @@ class Newton:
         objective, table = self.objective, self.objective.design.table
         n_bytes = 8 * table.n_rows * max(table.width, len(at.units))
         fits = table.kept is not None and n_bytes <= self.memory
+        on_cpu = table.device.type == "cpu"
+        n_workers = min(processors(), self.memory // n_bytes) if on_cpu else 1
         direct = torch.zeros_like(at.units, dtype=torch.bool)
         if fits and objective.n_columns == 1:
             product = table.n_rows * table.width * table.dtype.itemsize
@@ -98,12 +101,14 @@ class Newton:
             direct = cost < self.effort[at.units] * product
             affordable = float(cost.max()) <= _factoring.SETTLING / 10
             if settle and affordable and objective.loss == "svm":
-                return _factoring.settled(objective, at.theta, at.units, at.C)
+                return _factoring.settled(
+                    objective, at.theta, at.units, at.C, n_workers
+                )
         found = torch.zeros_like(at.theta)
         if direct.any():
             some = at.some(direct)
             found[direct] = _factoring.factored(
-                objective, some.theta, some.units, some.C, some.gradient
+                objective, some.theta, some.units, some.C, some.gradient, n_workers
             )
         others = (~direct).nonzero()[:, 0]
         if len(others):

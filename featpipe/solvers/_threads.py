@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
-__all__ = ["SMALL", "dealt", "side_by_side", "threads_for"]
+__all__ = ["SMALL", "dealt", "processors", "side_by_side", "threads_for"]
 
 # Products of a pass below which a fit keeps to one thread; see `threads_for`.
 SMALL = 10**8
+
+_processors: ContextVar[int | None] = ContextVar("processors", default=None)
 
 
 @contextmanager
@@ -25,11 +28,18 @@ def threads_for(products: int) -> Iterator[None]:
     can be relied on.
     """
     before = torch.get_num_threads()
+    known = _processors.set(processors())
     torch.set_num_threads(1 if products < SMALL else before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        _processors.reset(known)
+
+
+def processors() -> int:
+    """Say how many threads may run side by side, where none waits for another."""
+    return _processors.get() or torch.get_num_threads()
 
 
 def side_by_side(
