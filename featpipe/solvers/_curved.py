@@ -49,9 +49,9 @@ class Curved:
             Numbers among the units this was made for.
         """
         objective, units = self.objective, self.units[which]
-        v, shift = objective.to_table(direction, units)
-        gradient = torch.zeros_like(v)
-        total = torch.zeros_like(shift)
+        v, shift = objective.to_table(direction.to(self.dtype), units)
+        gradient = torch.zeros_like(v, dtype=torch.float64)
+        total = torch.zeros_like(shift, dtype=torch.float64)
         split, table = objective.split[units], objective.design.table
         v, shift = v.to(self.dtype), shift.to(self.dtype)
         for block in objective.design.pieces(table.step):
@@ -66,7 +66,7 @@ class Curved:
                 q = self._bent(scores(v[every], shift[every], z), bend)
                 gradient[every] += (q.flatten(0, 1) @ z).view_as(v[every])
                 total[every] += q.sum(2, dtype=torch.float64)
-        return objective.from_table(gradient, total, units)
+        return objective.from_table(gradient, total, units, self.dtype)
 
     def _bend(self, z: torch.Tensor, start: int) -> torch.Tensor:
         """Give weighted probabilities, or second derivatives, (n_units, k + 1, n)."""

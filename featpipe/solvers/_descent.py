@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from featpipe.solvers import _bounds
 from featpipe.solvers._evaluation import Evaluation, Objective
 from featpipe.solvers._metric import History, Metric
 from featpipe.solvers._newton import Newton, Point, bent_rows
+from featpipe.solvers._proof import Proof
 from featpipe.solvers._sample import MANY, Sample
 from featpipe.solvers._search import crossing
 from featpipe.solvers._standing import Standing, Trial
@@ -25,8 +25,6 @@ __all__ = ["Descent"]
 ARMIJO = 1e-4
 # Rejected or idle trials in a row after which single precision is at its end.
 PATIENCE = 3
-# Share of the objective that a gain is at least taken to be.
-LEAST_GAIN = 1e-3
 # Relative gap, as a multiple of the tolerance, that single precision can shrink.
 FAR = 100.0
 # Multiples of a gradient's rounding: of what proves a C solved, below which double
@@ -41,6 +39,8 @@ HARD = 15
 PATIENT = 100
 # Relative gap at which a C is solved roughly, or passes after which it is taken so.
 ROUGH, ROUGH_PASSES, LIMITLESS = 0.1, 25, 2**31
+# Operations after which it is asked, each time, whether to go on.
+LONG = 2e12
 
 
 class Descent:
@@ -59,13 +59,11 @@ class Descent:
         kept: int,
     ) -> None:
         self.objective, self.walkers, self.sample = objective, walkers, sample
-        self.top, self.theta = top, theta
-        # The loss of each unit where W is zero.
-        self.flat = flat
-        self.dtype = objective.design.table.dtype
-        self.mass = objective.design.mass[objective.split]
+        self.theta, self.dtype = theta, objective.design.table.dtype
         self.radius = objective.design.radius[objective.split]
-        self.metric = Metric(theta, self.mass, self.dtype)
+        self.proof = Proof(objective, top, flat)
+        mass = objective.design.mass[objective.split]
+        self.metric = Metric(theta, mass, self.dtype)
         n = len(theta)
         new = theta.new_zeros
         self.history = History(theta, self.dtype, 3 * memory // 10)
@@ -79,6 +77,7 @@ class Descent:
         self.length = new(n)
         self.position = walkers.first.copy()
         self.n_passes = np.zeros(len(walkers.first), np.int64)
+        self.n_operations = 0.0
         self.C, self.tol = new(n), new(n)
         self.gap = new(n) + torch.inf
         flags = torch.zeros(n, dtype=torch.bool, device=theta.device)
@@ -87,21 +86,27 @@ class Descent:
         self.stale = ~flags
         self.rejected = torch.zeros(n, dtype=torch.int64, device=theta.device)
         self.stalled = torch.zeros_like(self.rejected)
-        absent = objective.design.class_mass[objective.split] == 0
-        self.n_free = absent.sum(1) + 1 if theta.shape[1] > 1 else absent.sum(1) * 0
         self._set_C(np.arange(len(walkers.first)))
 
-    def run(self, arrive: Callable[[Arrival], None]) -> int:
-        """Walk to the end; report every arrival. Gives the number of passes."""
-        n_passes = 0
+    def run(
+        self,
+        arrive: Callable[[Arrival], None],
+        worth: Callable[[list[Arrival]], bool] | None = None,
+    ) -> None:
+        """Walk to the end; report every arrival.
+
+        Where that takes long, ``worth`` is told where those stand who walk on, and
+        says whether they should.
+        """
+        asked = 0.0
         while True:
             walking = self.position < self.walkers.last
             on = torch.from_numpy(walking).to(self.theta.device)
             units = (on[self.walkers.walker] & ~self.solved).nonzero()[:, 0]
             if not len(units):
-                return n_passes
-            n_passes += 1
+                return
             self.n_passes[walking] += 1
+            self.n_operations += len(units) * self.objective.n_operations
             for precise in (False, True):
                 chosen = units[self.precise[units] == precise]
                 if len(chosen):
@@ -110,6 +115,11 @@ class Descent:
             slow = torch.from_numpy(self.n_passes >= self.patience).to(self.C.device)
             self.hard |= slow[self.walkers.walker]
             self._aim()
+            spent = self.n_operations + self.newton.n_operations
+            if worth and spent - asked > LONG:
+                asked, walking = spent, self.position < self.walkers.last
+                if not worth([self._here(w) for w in np.flatnonzero(walking)]):
+                    return
 
     def stand(self, position: int, *, rough: bool = False) -> None:
         """Send all walkers to this one C next, to solve it or to get near."""
@@ -271,34 +281,7 @@ class Descent:
     ) -> torch.Tensor:
         """Bound the relative gap at the units' C, (n_units,) float64."""
         value, gradient = self._value(theta, at, units)
-        slope = (gradient[..., :-1] ** 2).sum((1, 2)).sqrt()
-        C, bend = self.C[units], gradient[..., -1]
-        radius = self.radius[units]
-        if self.objective.loss == "svm":
-            gap = _bounds.hinge_gap(slope, bend[:, 0], C[:, None] * at.sides, radius)
-        else:
-            curvature = C[:, None, None] * at.curvature
-            steepest = C * self._steepest(units, at)
-            free = self.n_free[units]
-            gap = _bounds.logistic_gap(slope, bend, curvature, steepest, free)
-        # A class that is absent has the minimum zero: the floor lets it be reached.
-        floor = 1e-12 * C * self.mass[units]
-        # Where the penalty rules, nearly all of the objective is there without W: the
-        # gap is then held against what W has gained.
-        gained = torch.maximum(C * self.flat[units] - value, LEAST_GAIN * value)
-        return gap / (torch.minimum(value, gained) + floor)
-
-    def _steepest(self, units: torch.Tensor, at: Evaluation) -> torch.Tensor:
-        """Bound the largest eigenvalue of the Hessian of the logistic loss by W.
-
-        The curvature of a row is at most 1/2 (1/4 in one column), and its trace at
-        most 2 (1 - p), p being the probability of the row's class.
-        """
-        if self.theta.shape[1] == 1:
-            every, rows = 0.25 * self.top[units], at.sides.sum(1)
-        else:
-            every, rows = 0.5 * self.top[units], 2 * at.sides[:, 0]
-        return torch.minimum(every, rows * self.radius[units] ** 2)
+        return self.proof.gap(value, gradient, at, units, self.C[units])
 
     def _arrive(self, walking: np.ndarray, arrive: Callable[[Arrival], None]) -> None:
         """Move on every walker whose units are all solved, as far as they are."""
@@ -310,18 +293,21 @@ class Descent:
             here = self.position.clip(max=len(self.walkers.grid.most) - 1)
             done |= self.n_passes >= self.walkers.grid.most[here].clip(max=self.limit)
             walking = walking[done[walking]]
-            for w in walking:
-                units = (self.walkers.walker == int(w)).nonzero()[:, 0]
-                gap = float(self.gap[units].max())
-                theta = self.theta[units].clone()
-                if self.n_passes[w]:
-                    self.trail.add(units, theta, self.C[units])
-                position, n_passes = int(self.position[w]), int(self.n_passes[w])
-                arrive(Arrival(int(w), position, units, theta, gap, n_passes))
+            for at in map(self._here, walking):
+                if at.n_passes:
+                    self.trail.add(at.units, at.theta, self.C[at.units])
+                arrive(at)
             self.position[walking] += 1
             self.n_passes[walking] = 0
             walking = walking[self.position[walking] < self.walkers.last[walking]]
             self._set_C(walking)
+
+    def _here(self, w: np.integer) -> Arrival:
+        """Say where a walker stands."""
+        units = (self.walkers.walker == int(w)).nonzero()[:, 0]
+        position, n_passes = int(self.position[w]), int(self.n_passes[w])
+        gap, theta = float(self.gap[units].max()), self.theta[units].clone()
+        return Arrival(int(w), position, units, theta, gap, n_passes)
 
     def _set_C(self, walkers: np.ndarray) -> None:
         """Set the C where these walkers stand; the gap there may be small already."""
@@ -361,7 +347,8 @@ class Descent:
         )
 
     def _look(self, units: torch.Tensor) -> None:
-        """Make the metric that of where these units stand; once a C is enough."""
+        """Make the metric that of where these units stand; once a C if that is dear."""
+        units = units[self.stale[units]] if self.sample.looks else units
         if len(units):
             curvature = self.at.curvature[units] / self.at.sampled[units, None, None]
             bent = self.sample.bent(self.theta[units], units)
@@ -376,7 +363,7 @@ class Descent:
         if not len(units):
             return
         at = self.at.some(units)
-        self._look(units[self.stale[units]])
+        self._look(units)
         C = self.C[units]
         _, gradient = self._value(self.theta[units], at, units)
         direction = self.trail.step(units, C)

@@ -80,6 +80,11 @@ class Objective(Frame):
     n_columns: int
     own: torch.Tensor
 
+    @property
+    def n_operations(self) -> int:
+        """What one product of a unit forth and back takes, two a multiplication."""
+        return 4 * self.design.table.n_rows * self.design.table.width * self.n_columns
+
     def evaluate(self, trial: Trial, *, settled: bool = False) -> Evaluation:
         """Evaluate units where a trial puts them; settle intercepts of kept scores."""
         if settled and trial.kept:

@@ -69,13 +69,14 @@ def settled(
     units: torch.Tensor,
     C: torch.Tensor,
     n_workers: int,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, int]:
     """Give the steps to the minima of squared hinges themselves.
 
-    Parameters and what is returned are as for `factored`.
+    Parameters and the first of what is returned are as for `factored`; the second is
+    how many factorisations that took.
     """
     design, start = objective.design, objective.unturned(theta)[:, 0]
-    found = torch.zeros_like(start)
+    found, counts = torch.zeros_like(start), [0] * len(units)
     split = objective.split[units].tolist()
 
     def settle(i: int) -> None:
@@ -85,10 +86,10 @@ def settled(
         n_exchanges = int(min(EXCHANGES, max(5, SETTLING / cost)))
         sign = 2.0 * (design.labels[used] == objective.own[units[i]]) - 1.0
         weight = C[i] * design.weights[split[i], used]
-        found[i] = _exchange(x, sign, weight, start[i], n_exchanges)
+        found[i], counts[i] = _exchange(x, sign, weight, start[i], n_exchanges)
 
     side_by_side(settle, len(units), n_workers)
-    return objective.turned(found.unsqueeze(1))
+    return objective.turned(found.unsqueeze(1)), sum(counts)
 
 
 def _bends(
@@ -111,10 +112,11 @@ def _exchange(
     weight: torch.Tensor,
     theta: torch.Tensor,
     n_exchanges: int,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, int]:
     """Give the step from ``theta`` to the minimum of a squared hinge.
 
-    If the exchanges do not come to an end, a plain Newton step.
+    If the exchanges do not come to an end, a plain Newton step. Also gives how many
+    exchanges there were.
 
     This is block principal pivoting: given the active rows the minimum is a linear
     system. All rows on the wrong side of the margin change sides at once; if that does
@@ -125,7 +127,7 @@ def _exchange(
     slack = 1 - sign * (x @ theta[:-1] + theta[-1])
     active = slack > 0
     fewest, patience = len(x) + 1, 3
-    for _ in range(n_exchanges):
+    for n in range(1, n_exchanges + 1):
         rows = active.nonzero()[:, 0]
         pull = -2 * weight[rows] * sign[rows] * slack[rows]
         gradient = torch.cat([theta[:-1] + pull @ x[rows], pull.sum()[None]])
@@ -134,7 +136,7 @@ def _exchange(
         slack = 1 - sign * (x @ theta[:-1] + theta[-1])
         wrong = (active != (slack > 0)).nonzero()[:, 0]
         if not len(wrong):
-            return theta - start
+            return theta - start, n
         if len(wrong) < fewest:
             fewest, patience = len(wrong), 3
         elif patience:
@@ -142,7 +144,7 @@ def _exchange(
         else:
             wrong = wrong[-1:]
         active[wrong] = ~active[wrong]
-    return newton - start
+    return newton - start, n_exchanges
 
 
 def _exact(x: torch.Tensor, bend: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

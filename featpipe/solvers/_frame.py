@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -45,13 +46,20 @@ class Frame:
         return v, theta[..., -1] - (v * centre).sum(2)
 
     def from_table(
-        self, gradient: torch.Tensor, total: torch.Tensor, units: torch.Tensor
+        self,
+        gradient: torch.Tensor,
+        total: torch.Tensor,
+        units: torch.Tensor,
+        dtype: torch.dtype = torch.float64,
     ) -> torch.Tensor:
-        """Give the gradient by theta from sums over the rows of the table."""
+        """Give the gradient by theta from sums over the rows of the table.
+
+        ``dtype`` is what it is turned in.
+        """
         ratio, centre = self._scales(units)
         total = total.unsqueeze(2)
         plain = torch.cat([ratio * (gradient - centre * total), total], dim=2)
-        return self.turned(plain)
+        return self.turned(plain.to(dtype)).double()
 
     def rounded(self, theta: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
         """Give the nearest coefficients that the precision of the table holds.
@@ -84,7 +92,8 @@ class Frame:
 
     def turn(self, v: torch.Tensor) -> torch.Tensor:
         """Give vectors (..., width) in the basis instead of the codes' own columns."""
-        return v if self.basis is None else v @ self.basis.to(v.dtype)
+        basis = self._basis(v.dtype)
+        return v if basis is None else v @ basis
 
     def turned(self, theta: torch.Tensor) -> torch.Tensor:
         """Give coefficients in the basis instead of the codes' own columns."""
@@ -94,9 +103,17 @@ class Frame:
 
     def unturned(self, theta: torch.Tensor) -> torch.Tensor:
         """Give coefficients of the codes' own columns instead of in the basis."""
-        if self.basis is None:
+        basis = self._basis(theta.dtype)
+        if basis is None:
             return theta
-        return torch.cat([theta[..., :-1] @ self.basis.T, theta[..., -1:]], dim=-1)
+        return torch.cat([theta[..., :-1] @ basis.T, theta[..., -1:]], dim=-1)
+
+    def _basis(self, dtype: torch.dtype) -> torch.Tensor | None:
+        return self.basis if dtype == torch.float64 else self._rounded_basis
+
+    @cached_property
+    def _rounded_basis(self) -> torch.Tensor | None:
+        return None if self.basis is None else self.basis.to(self.design.table.dtype)
 
     def _scales(self, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         split = self.split[units]

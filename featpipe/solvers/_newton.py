@@ -74,7 +74,7 @@ class Newton:
         self.objective, self.radius, self.memory = objective, radius, memory
         self.dtype = objective.design.table.dtype
         self.effort = torch.full_like(radius, EXPECTED)
-        self.n_products = 0
+        self.n_operations = 0.0
 
     def directions(
         self, at: Point, precondition: Preconditioner, *, settle: bool
@@ -101,12 +101,15 @@ class Newton:
             direct = cost < self.effort[at.units] * product
             affordable = float(cost.max()) <= _factoring.SETTLING / 10
             if settle and affordable and objective.loss == "svm":
-                return _factoring.settled(
+                found, n_factored = _factoring.settled(
                     objective, at.theta, at.units, at.C, n_workers
                 )
+                self.n_operations += n_factored * float(cost.mean())
+                return found
         found = torch.zeros_like(at.theta)
         if direct.any():
             some = at.some(direct)
+            self.n_operations += float(cost[direct].sum())
             found[direct] = _factoring.factored(
                 objective, some.theta, some.units, some.C, some.gradient, n_workers
             )
@@ -141,7 +144,7 @@ class Newton:
             step = (product_new / (p[going] * bent).sum((1, 2)))[:, None, None]
             x[going] += step * p[going]
             residual[going] -= step * bent
-            self.n_products += 1
+            self.n_operations += len(going) * self.objective.n_operations
         return x
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from featpipe.solvers import _plan
-from featpipe.solvers._predictions import Judge, Predictions
+from featpipe.solvers._judge import Judge
+from featpipe.solvers._predictions import Predictions
 from featpipe.solvers._ridge import ridge_fits, ridge_path
 from featpipe.solvers._roads import KEPT, solve_all
 from featpipe.solvers._sample import MANY

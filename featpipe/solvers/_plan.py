@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-__all__ = ["STRIDE", "Walk", "coarse_to_fine", "is_large"]
+__all__ = ["STRIDE", "Walk", "coarse_to_fine", "has_fallen", "is_large"]
 
 # Products of one pass over all rows, columns and splits beyond which C are skipped.
 LARGE = 6 * 10**9
@@ -64,7 +64,7 @@ def coarse_to_fine(
         before = walk.theta.clone()
         # What has clearly fallen need not be solved to be left out.
         walk.visit(position, rough=True)
-        if _has_fallen(score(position), best_score, n_held_out):
+        if has_fallen(score(position), best_score, n_held_out):
             break
         walk.visit(position)
         solved[position] = True
@@ -83,6 +83,7 @@ def coarse_to_fine(
     return solved
 
 
-def _has_fallen(now: float, best: float, n_held_out: int) -> bool:
+def has_fallen(now: float, best: float, n_held_out: int) -> bool:
+    """Say whether a score is so far below the best that no chance explains it."""
     share = min(max(best, 0.0), 1.0)
     return now < best - FALLEN * (share * (1 - share) / n_held_out) ** 0.5

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from featpipe.solvers._table import Design
 from featpipe.solvers._task import Split
 
-__all__ = ["Judge", "Predictions"]
+__all__ = ["Predictions"]
 
 SCORES = 2**21
 QUEUE_BYTES = 2**25
@@ -94,35 +91,6 @@ class Predictions:
             first = span.start + start
             slots = self.slots[p][first : first + len(part)]
             self.found[p][np.ix_(np.array(positions), slots)] = number.cpu().numpy()
-
-
-@dataclass(frozen=True, eq=False)
-class Judge:
-    """Scores what has been solved of a group of splits.
-
-    Parameters
-    ----------
-    predictions : Predictions
-    score : callable
-        As `featpipe.solvers.solve_path` takes it.
-    first : int
-        The number of the group's first split.
-    """
-
-    predictions: Predictions
-    score: Callable[[int, np.ndarray], float]
-    first: int
-
-    @property
-    def n_held_out(self) -> int:
-        """Rows held out, by all splits of the group."""
-        return sum(part.shape[1] for part in self.predictions.found)
-
-    def __call__(self, position: int) -> float:
-        """Give the mean score of the splits at one position of the grid."""
-        self.predictions.flush()
-        found = enumerate(self.predictions.found, self.first)
-        return float(np.mean([self.score(p, rows[position]) for p, rows in found]))
 
 
 def _argmax(f: torch.Tensor) -> torch.Tensor:

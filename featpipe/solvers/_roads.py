@@ -12,7 +12,7 @@ import torch
 from featpipe.solvers import _gram, _plan
 from featpipe.solvers._descent import Descent
 from featpipe.solvers._evaluation import Objective
-from featpipe.solvers._predictions import Judge
+from featpipe.solvers._judge import Judge
 from featpipe.solvers._ridge import ridge, ridge_turned
 from featpipe.solvers._rowspace import Turned, turn
 from featpipe.solvers._sample import Sample
@@ -70,17 +70,28 @@ def _solve_here(
         return every
     geometry = _geometry(design, options)
     descent = _set_out(task, design, grid, options, geometry)
+    solved = np.zeros((len(design.mass), len(grid.Cs)), bool)
+
+    def given(at: Arrival) -> torch.Tensor:
+        return descent.objective.unturned(at.theta).flatten(0, 1)
 
     def arrived(at: Arrival) -> None:
-        theta = descent.objective.unturned(at.theta).flatten(0, 1)
-        arrive(at.walker, at.position, theta, at.gap, at.n_passes)
+        solved[at.walker, at.position] = True
+        arrive(at.walker, at.position, given(at), at.gap, at.n_passes)
 
+    if judge is None:
+        descent.run(arrived)
+        return every
     n_columns = len(design.mass) * task.n_columns
-    if judge and _plan.is_large(n_rows, table.width, n_columns, len(every)):
+    if _plan.is_large(n_rows, table.width, n_columns, len(every)):
         walk = _Walk(descent, arrived)
         return _plan.coarse_to_fine(walk, len(every), judge, judge.n_held_out)
-    descent.run(arrived)
-    return every
+
+    def worth(here: list[Arrival]) -> bool:
+        return judge.has_hope([(a.walker, a.position, given(a)) for a in here], solved)
+
+    descent.run(arrived, worth)
+    return np.asarray(solved.all(axis=0))
 
 
 class _Walk:

@@ -58,6 +58,11 @@ class Sample:
         self.rows = slice(None, None, max(1, table.n_rows // n_rows))
         self.z = objective.turned_rows(self.rows.step) if k > MANY else None
 
+    @property
+    def looks(self) -> bool:
+        """Whether columns are many, so that each is looked at."""
+        return self.z is not None
+
     def bent(self, theta: torch.Tensor, units: torch.Tensor) -> Bent:
         """Look where the loss bends at ``theta`` (n_units, n_columns, width + 1).
 

@@ -138,14 +138,15 @@ class Path:
     Parameters
     ----------
     predicted : list of (n_C, n_held_out) int
-        Class numbers, one array a split; zeros where ``evaluated`` is false.
+        Class numbers, one array a split; of no meaning where ``evaluated`` is false.
     gaps : (n_splits, n_C) float64
         Bound of the relative gap, the largest of the classes; nan where skipped.
     n_passes : (n_splits, n_C) int64
         Passes the slowest class took.
     converged : bool
     evaluated : (n_C,) bool
-        Which C were solved: all, unless the problem is large and a score was given.
+        Which C were solved. Given a score, a large problem skips some, and any may end
+        at a C that takes long where the score has clearly fallen.
     whole : list of Solution or None
         Of each C on all rows, where it comes at no cost.
     starts : dict of int to Start
