@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits, make_blobs
 from sklearn.model_selection import StratifiedKFold
 
 from featpipe import solvers
-from featpipe.solvers import _frame, _predictions, _roads
+from featpipe.solvers import _descent, _frame, _predictions, _roads
 from featpipe.solvers._evaluation import Objective
 from featpipe.solvers._frame import Frame, scores
 from featpipe.solvers._gram import symmetric
@@ -220,3 +220,63 @@ def test_without_codes_the_intercepts_and_the_loss_are_the_best(loss, n_columns)
     found = minimize(total, np.zeros(n_columns), tol=1e-12)
     assert float(flat[0]) == pytest.approx(found.fun, rel=1e-9)
     assert total(intercepts[0].numpy()) == pytest.approx(found.fun, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["svm", "logistic"])
+def test_exact_scores_all_along_lead_to_the_same_path(loss, monkeypatch):
+    task, y = problem(4, loss)
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(y, y))
+    Cs = np.logspace(-4, 4, 9)
+    # So exact that no row near a boundary may be told otherwise.
+    options = solvers.Options(tol=1e-7)
+    usual = solvers.solve_path(task, Cs, splits, options=options)
+    set_C, evaluated = _descent.Descent._set_C, []
+
+    def set_exact(self, walkers):
+        set_C(self, walkers)
+        self.precise[:] = self.exact[:] = True
+
+    def evaluate(self, trial, *, settled=False):
+        evaluated.append(trial.kept)
+        return objective_evaluate(self, trial, settled=settled)
+
+    objective_evaluate = Objective.evaluate
+    monkeypatch.setattr(_descent.Descent, "_set_C", set_exact)
+    monkeypatch.setattr(Objective, "evaluate", evaluate)
+    exact = solvers.solve_path(task, Cs, splits, options=options)
+    assert evaluated
+    assert not any(evaluated)
+    assert exact.converged
+    for one, other in zip(exact.predicted, usual.predicted, strict=True):
+        assert (one == other).all()
+
+
+def test_the_path_ends_where_it_takes_long_and_the_score_has_fallen(monkeypatch):
+    task, y = problem(4)
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(y, y))
+    Cs = np.logspace(-4, 4, 9)
+    asked = []
+
+    def score(p, predicted):
+        asked.append(p)
+        return float((predicted == y[splits[p][1]]).mean())
+
+    monkeypatch.setattr(_descent, "LONG", 0.0)
+    # Nothing falls here: the path is walked to its end, however long it takes.
+    path = solvers.solve_path(task, Cs, splits, score=score)
+    assert asked
+    assert path.evaluated.all()
+    # Half of the held-out rows are wrong from C = 1 on: what lies beyond is left.
+    usual = solvers.solve_path(task, Cs, splits)
+
+    def falling(p, predicted):
+        like = [(predicted == each).all() for each in usual.predicted[p]]
+        return 0.5 if any(like[5:]) and not any(like[:5]) else 1.0
+
+    path = solvers.solve_path(task, Cs, splits, score=falling)
+    assert path.evaluated[:4].all()
+    assert not path.evaluated[-1]
+    assert path.converged
+    assert np.isnan(path.gaps[:, ~path.evaluated]).all()
+    # Without a score there is no telling, and all is solved.
+    assert solvers.solve_path(task, Cs, splits).evaluated.all()

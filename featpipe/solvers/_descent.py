@@ -81,7 +81,10 @@ class Descent:
         self.C, self.tol = new(n), new(n)
         self.gap = new(n) + torch.inf
         flags = torch.zeros(n, dtype=torch.bool, device=theta.device)
-        self.precise, self.known, self.solved = flags, flags.clone(), flags.clone()
+        # Units that single precision does not solve, and of them those that need
+        # scores whose steps are not rounded either.
+        self.precise, self.exact = flags.clone(), flags.clone()
+        self.known, self.solved = flags.clone(), flags.clone()
         self.entered, self.hard = flags.clone(), flags.clone()
         self.stale = ~flags
         self.rejected = torch.zeros(n, dtype=torch.int64, device=theta.device)
@@ -107,10 +110,10 @@ class Descent:
                 return
             self.n_passes[walking] += 1
             self.n_operations += len(units) * self.objective.n_operations
-            for precise in (False, True):
-                chosen = units[self.precise[units] == precise]
-                if len(chosen):
-                    self._step(chosen, torch.float64 if precise else self.dtype)
+            level = (self.precise.int() + self.exact)[units]
+            for one in range(3):
+                if len(chosen := units[level == one]):
+                    self._step(chosen, torch.float64 if one else self.dtype)
             self._arrive(np.flatnonzero(walking), arrive)
             slow = torch.from_numpy(self.n_passes >= self.patience).to(self.C.device)
             self.hard |= slow[self.walkers.walker]
@@ -164,7 +167,11 @@ class Descent:
         sway = self.C[units] * self.radius[units] * torch.maximum(old.sway, new.sway)
         self._learn(units, step, new.gradient - old.gradient, taken & known, sway)
         self._take(units, taken, theta, new, gap)
-        self.standing.go(units[taken], self.length[units][taken], aimed.shifts[taken])
+        here = units[taken]
+        if aimed.kept:
+            self.standing.go(here, self.length[here], aimed.shifts[taken])
+        else:
+            self.standing.leave(here)
         if not taken.all():
             self._shorten(units[~taken], down[~taken], down_new[~taken])
         # Below the noise of values, gradients may still shrink: go on while they do.
@@ -221,7 +228,10 @@ class Descent:
         self, units: torch.Tensor, lengths: torch.Tensor, dtype: torch.dtype
     ) -> Trial:
         theta, direction = self.theta[units], self.direction[units]
-        return Trial(self.standing, theta, direction, lengths, units, dtype)
+        exact = bool(self.exact[units].any())
+        return Trial(
+            self.standing, theta, direction, lengths, units, dtype, exact=exact
+        )
 
     def _shorten(
         self, units: torch.Tensor, down: torch.Tensor, down_new: torch.Tensor
@@ -248,13 +258,15 @@ class Descent:
         theta, direction = self.theta[units], self.direction[units]
         w, v = theta[..., :-1], direction[..., :-1]
         along, square = (w * v).sum((1, 2)), (v * v).sum((1, 2))
-        losses = self.objective.along(self._trial(units, lengths, self.dtype))
+        dtype = torch.float64 if self.exact[units].any() else self.dtype
+        losses = self.objective.along(self._trial(units, lengths, dtype))
         return along + lengths * square + self.C[units] * losses
 
     def _refine(self, units: torch.Tensor) -> None:
         """Go on in double precision, from where these units stand."""
         again = units[self.precise[units]]
         self.history.forget(again)
+        self.exact[again] = True
         self.precise[units] = True
         self.known[units] = False
         self.rejected[units] = self.stalled[units] = 0
@@ -327,6 +339,7 @@ class Descent:
             self._bound(seen)
             # Far from the minimum again, single precision serves.
             self.precise[seen] &= self.gap[seen] < FAR * self.tol[seen]
+            self.exact[seen] &= self.precise[seen]
             self.entered[seen] = True
             # Aim anew: the direction was meant for another C.
             self.length[seen] = 0
@@ -343,6 +356,7 @@ class Descent:
         return self.newton.directions(
             at,
             lambda which: self.history.frozen(self.metric, units[which], C[which]),
+            torch.float64 if self.exact[units].any() else self.dtype,
             settle=bool(taken >= 2 * HARD and taken % HARD == 0),
         )
 
@@ -378,6 +392,8 @@ class Descent:
                 gradient[plain], self.metric, units[plain], C[plain]
             )
         self.entered[units] = False
-        self.direction[units] = self.objective.rounded(direction, units)
+        rounded = self.objective.rounded(direction, units)
+        exact = self.exact[units, None, None]
+        self.direction[units] = torch.where(exact, direction, rounded)
         self.standing.turn(units)
         self.length[units] = 1.0

@@ -72,12 +72,16 @@ class Newton:
 
     def __init__(self, objective: Objective, radius: torch.Tensor, memory: int) -> None:
         self.objective, self.radius, self.memory = objective, radius, memory
-        self.dtype = objective.design.table.dtype
         self.effort = torch.full_like(radius, EXPECTED)
         self.n_operations = 0.0
 
     def directions(
-        self, at: Point, precondition: Preconditioner, *, settle: bool
+        self,
+        at: Point,
+        precondition: Preconditioner,
+        dtype: torch.dtype,
+        *,
+        settle: bool,
     ) -> torch.Tensor:
         """Give a direction for each unit of a point, (n_units, n_columns, width + 1).
 
@@ -86,6 +90,8 @@ class Newton:
         at : Point
         precondition : callable
             Makes an inverse metric for some of the units, given by number.
+        dtype : torch.dtype
+            Of the products of conjugate gradients.
         settle : bool
             Whether to find the minima of squared hinges themselves: dear.
         """
@@ -115,11 +121,14 @@ class Newton:
             )
         others = (~direct).nonzero()[:, 0]
         if len(others):
-            found[others] = self._conjugate(at.some(others), precondition(others))
+            metric = precondition(others)
+            found[others] = self._conjugate(at.some(others), metric, dtype)
         return found
 
-    def _conjugate(self, at: Point, precondition: Inverse) -> torch.Tensor:
-        curved = Curved(self.objective, at.theta, at.units, self.dtype, self.memory)
+    def _conjugate(
+        self, at: Point, precondition: Inverse, dtype: torch.dtype
+    ) -> torch.Tensor:
+        curved = Curved(self.objective, at.theta, at.units, dtype, self.memory)
         radius, x = self.radius[at.units], torch.zeros_like(at.theta)
         residual = -at.gradient
         size = _residual_norm(residual, radius)

@@ -55,10 +55,10 @@ class Standing:
         """Forget how scores change: these units have another direction."""
         self.knows_ahead[units] = False
 
-    def leave(self) -> None:
-        """Forget the scores: all units have been put elsewhere."""
-        self.knows_here[:] = False
-        self.gone[:] = False
+    def leave(self, units: torch.Tensor | slice = slice(None)) -> None:
+        """Forget the scores: these units have been put elsewhere."""
+        self.knows_here[units] = False
+        self.gone[units] = False
 
     def go(
         self, units: torch.Tensor, lengths: torch.Tensor, shifts: torch.Tensor
@@ -95,6 +95,9 @@ class Trial:
     units : (n_units,) int64
     dtype : torch.dtype
         Of residuals and of their products with the codes.
+    exact : bool
+        Whether to work out all scores anew, in ``dtype``, instead of adding to what is
+        kept what the table's precision makes of the step.
 
     Attributes
     ----------
@@ -112,11 +115,13 @@ class Trial:
         lengths: torch.Tensor,
         units: torch.Tensor,
         dtype: torch.dtype,
+        *,
+        exact: bool = False,
     ) -> None:
         frame, self.standing = standing.frame, standing
         self.units, self.dtype, self.lengths = units, dtype, lengths
         self.table = frame.design.table
-        self.kept = standing.keeps
+        self.kept = standing.keeps and not exact
         if not self.kept:
             theta = theta + lengths[:, None, None] * direction
         self.theta = frame.to_table(theta, units)
