@@ -57,7 +57,8 @@ _PARAMETERS = """
     Cs_ : (n_C,) float64
         The grid, ascending.
     C_curve_ : (n_C, 2) float64
-        Each C and its mean metric over the folds; nan where C was given.
+        Each C and its mean metric over the folds; nan where C was given, or not
+        solved because the problem is large or took long where the metric had fallen.
     cv_score_ : float
         The mean metric at ``C_``; nan where C was given.
     cv_predicted_ : (n,) or None
