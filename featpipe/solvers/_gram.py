@@ -71,7 +71,7 @@ def pattern_grams(
                 continue
             part = z if len(rows) == len(z) else z[rows]
             w = weights.amax(0)[rows]
-            heavy = part.T * w
+            heavy = part.T if bool((w == 1).all()) else part.T * w
             gram[used] += symmetric(heavy, part)
             cross[used] += heavy @ columns[block.start : block.stop][rows]
             first[used] += heavy.sum(1)

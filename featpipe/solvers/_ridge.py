@@ -10,7 +10,7 @@ from featpipe.solvers._predictions import Predictions
 from featpipe.solvers._rowspace import Turned
 from featpipe.solvers._table import Design, as_given, build
 from featpipe.solvers._task import Options, Path, Solution, Split, Task
-from featpipe.solvers._threads import threads_for
+from featpipe.solvers._threads import processors, side_by_side, threads_for
 
 __all__ = ["ridge", "ridge_fits", "ridge_path", "ridge_turned", "targets"]
 
@@ -62,8 +62,10 @@ def ridge(design: Design, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:
     """
     y = targets(design.labels, n_classes)
     grams, crosses, firsts = _gram.pattern_grams(design, y)
-    found = []
-    for p in range(len(design.mass)):
+    n_splits = len(design.mass)
+    found = y.new_empty(n_splits, len(Cs), y.shape[1], design.table.width + 1)
+
+    def solve_split(p: int) -> None:
         ratio, centre, mass = design.ratio[p], design.centre[p], design.mass[p]
         mean = design.weights[p] @ y / mass
         outer = torch.outer(firsts[p], centre)
@@ -71,8 +73,13 @@ def ridge(design: Design, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:
         gram = ratio[:, None] * centred * ratio
         cross = ratio[:, None] * (crosses[p] - torch.outer(firsts[p], mean))
         values, vectors = _gram.principal(gram)
-        found.append(_every_C(values, vectors.T @ cross, mean, Cs, vectors))
-    return torch.stack(found)
+        found[p] = _every_C(values, vectors.T @ cross, mean, Cs, vectors)
+
+    # An eigendecomposition leaves most of its threads idle.
+    on_cpu = y.device.type == "cpu"
+    n_workers = min(n_splits, processors()) if on_cpu else 1
+    side_by_side(solve_split, n_splits, n_workers)
+    return found
 
 
 def ridge_turned(turned: Turned, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:

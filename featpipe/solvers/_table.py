@@ -93,7 +93,7 @@ class Table(Rows):
             return super().rows(start, stop, dtype)
         # A copy: the codes may be read-only, and torch warns of sharing those.
         raw = torch.tensor(self._raw(start, stop), device=self.device)
-        return ((raw - self.mean) / self.scale).to(dtype or self.dtype)
+        return raw.sub_(self.mean).div_(self.scale).to(dtype or self.dtype)
 
     def _raw(self, start: int, stop: int) -> np.ndarray:
         if not isinstance(self.codes, np.ndarray):
