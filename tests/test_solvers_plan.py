@@ -60,5 +60,7 @@ def test_the_curve_of_a_classifier_is_nan_where_C_was_skipped(monkeypatch):
     model = classifiers.make("logistic", cv=3).fit(task.codes, y)
     skipped = np.isnan(model.C_curve_[:, 1])
     assert 0 < skipped.sum() < 45
+    said = f"{skipped.sum()} of 45 C were left out"
+    assert any(said in each for each in model.warnings_)
     assert model.cv_score_ == np.nanmax(model.C_curve_[:, 1])
     assert model.converged_

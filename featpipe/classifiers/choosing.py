@@ -306,6 +306,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         self.cv_score_ = float(curve[best])
         self.cv_predicted_ = self._pooled(splits, [p[best] for p in predicted])
         self._report_edge(best)
+        self._report_left(int(np.isnan(curve).sum()))
         self._path_converged = bool(np.nanmax(gaps) <= self.tol)
         if not self._path_converged:
             self._report_gap(np.nanmax(gaps))
@@ -368,6 +369,13 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             self.warnings_.append(
                 f"the chosen C={self.C_:.3g} is the {edge} of the grid; "
                 "a wider grid may do better"
+            )
+
+    def _report_left(self, n_left: int) -> None:
+        if n_left:
+            self.warnings_.append(
+                f"{n_left} of {len(self.Cs_)} C were left out: the codes are many, or "
+                "these C took long where the score had clearly fallen"
             )
 
     def _report_gap(self, gap: float) -> None:
