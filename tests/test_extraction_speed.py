@@ -17,7 +17,8 @@ from featpipe import codes, images
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.cli.progress import pace
 from featpipe.codes import atomic
-from featpipe.extraction import Recipe, Tally, engine
+from featpipe.extraction import Recipe, Tally
+from featpipe.extraction.decoders import Decoders
 from featpipe.extraction.engine import Engine
 from featpipe.extraction.lanes import Lanes
 from featpipe.extraction.network import Network
@@ -216,7 +217,7 @@ def test_what_is_slow_is_what_holds_back(photos, tmp_path, monkeypatch):
 
     for owner, name, stage in (
         (Engine, "_forward", "network"),
-        (engine, "pixels_of", "decode"),
+        (Decoders, "pixels_of", "decode"),
         (images.ImageSet, "read", "read"),
         (Parts, "save", "write"),
     ):

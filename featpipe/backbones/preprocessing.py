@@ -108,7 +108,7 @@ class Preprocessing:
 
     def cropped(self, image: Image.Image) -> np.ndarray:
         """Crop one resized RGB image as `apply` does."""
-        image = _centre(image, self.crop)
+        image = self._centred(image)
         # A copy, even where the order is right: Pillow's own memory is read-only.
         return np.asarray(image).transpose(2, 0, 1).copy()
 
@@ -134,6 +134,20 @@ class Preprocessing:
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return width and height of an image after resizing, before the crop."""
         return size if self.resize is None else _resized(size, self.resize)
+
+    def corner(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return left and top of the crop, in an image not smaller than it."""
+        return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
+
+    def _centred(self, image: Image.Image) -> Image.Image:
+        """Cut the central square; what an image lacks is black, split left-light."""
+        (width, height), side = image.size, self.crop
+        if width < side or height < side:
+            canvas = Image.new("RGB", (max(width, side), max(height, side)))
+            canvas.paste(image, (max(side - width, 0) // 2, max(side - height, 0) // 2))
+            image = canvas
+        left, top = self.corner(image.size)
+        return image.crop((left, top, left + side, top + side))
 
     def scaled(self, input_size: int) -> Preprocessing:
         """Return the same preprocessing for another crop, its resize in proportion."""
@@ -202,15 +216,3 @@ def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     if width <= height:
         return shorter, int(shorter * height / width)
     return int(shorter * width / height), shorter
-
-
-def _centre(image: Image.Image, side: int) -> Image.Image:
-    """Cut the central square; what an image lacks is black, split left-light."""
-    width, height = image.size
-    if width < side or height < side:
-        canvas = Image.new("RGB", (max(width, side), max(height, side)))
-        corner = max(side - width, 0) // 2, max(side - height, 0) // 2
-        canvas.paste(image, corner)
-        image, (width, height) = canvas, canvas.size
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return image.crop((left, top, left + side, top + side))

@@ -83,7 +83,8 @@ def extract(
         Images that go through the network together. Default: on the CPU as many as its
         cache holds, 4 of 224 px and 32 at most; on a GPU 128.
     workers : int, optional
-        Threads that read and decode; default one a processor.
+        Threads that read and decode; default one a processor. More than four have
+        processes that decode for them.
     input_size, resize, crop : int, optional
         Pixels; override the preprocessing that belongs to the weights.
     interpolation : str, optional

@@ -13,8 +13,8 @@ import numpy as np
 
 from featpipe import images
 from featpipe.codes import Failure, Row
+from featpipe.extraction.decoders import Decoders
 from featpipe.extraction.lanes import Lanes
-from featpipe.extraction.pixels import pixels_of
 from featpipe.extraction.tally import Tally
 from featpipe.images import ImageSet
 
@@ -96,10 +96,10 @@ class Engine:
         self._images = image_set
         self._batch_size = batch_size
         self._backbones = backbones
-        self._exact = exact
         self._hflip = hflip
         self._tally = tally
         self._workers = workers
+        self._decoders = Decoders(workers, exact=exact)
         self._lanes: Lanes | None = None
         self._at_most = batch_size
 
@@ -124,10 +124,10 @@ class Engine:
         """
         self._tally.begin()
         self._tally.threads |= {"read": self._workers, "decode": self._workers}
-        decoders = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
         def decode(group: Sequence[int]) -> list[Future[Prepared]]:
-            return [decoders.submit(self._prepare, i, known) for i in group]
+            return [threads.submit(self._prepare, i, known) for i in group]
 
         ahead = max(2, -(-_AHEAD // self._batch_size))
         try:
@@ -136,7 +136,8 @@ class Engine:
             for images_, codes in computing:
                 yield _received(images_, codes)
         finally:
-            decoders.shutdown(wait=False, cancel_futures=True)
+            threads.shutdown(wait=False, cancel_futures=True)
+            self._decoders.close()
             if self._lanes is not None:
                 self._lanes.close()
                 self._lanes = None
@@ -156,7 +157,7 @@ class Engine:
                 return Prepared(i, sha256, known=row)
             preprocessing = self._backbones()[0].preprocessing
             with self._tally.timing("decode"):
-                pixels, notes = pixels_of(content, preprocessing, exact=self._exact)
+                pixels, notes = self._decoders.pixels_of(content, preprocessing)
             return Prepared(i, sha256, pixels=pixels, notes=notes)
         except images.ImageError as error:
             return Prepared(i, sha256, failure=self._failure(i, error))

@@ -13,6 +13,7 @@ from featpipe import images
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from featpipe.backbones.preprocessing import Preprocessing
     from featpipe.images import Decoded
@@ -44,39 +45,59 @@ def pixels_of(
     ImageError
         If it cannot be decoded.
     """
-    image, notes = shrunk(content, preprocessing, exact=exact)
-    return preprocessing.cropped(image), notes
+    decoded = images.decode(content, target=_target(preprocessing, exact))
+    if _is_torch_to_resize(decoded, preprocessing, exact):
+        smaller = _resized(decoded, preprocessing)
+        left, top = preprocessing.corner((smaller.shape[2], smaller.shape[1]))
+        side = preprocessing.crop
+        square = smaller[:, top : top + side, left : left + side]
+        return square.contiguous().numpy(), decoded.notes
+    return preprocessing.cropped(_shrunk(decoded, preprocessing)), decoded.notes
 
 
 def shrunk(
     content: bytes, preprocessing: "Preprocessing", *, exact: bool
 ) -> tuple["Image.Image", tuple[str, ...]]:
     """Decode and resize one image as `pixels_of` does, without the crop."""
+    decoded = images.decode(content, target=_target(preprocessing, exact))
+    if _is_torch_to_resize(decoded, preprocessing, exact):
+        from PIL import Image
+
+        smaller = _resized(decoded, preprocessing)
+        return Image.fromarray(smaller.permute(1, 2, 0).numpy()), decoded.notes
+    return _shrunk(decoded, preprocessing), decoded.notes
+
+
+def _target(preprocessing: "Preprocessing", exact: bool) -> int | None:
     # Without a resize, the crop is of the image as it is.
-    decoded = images.decode(content, target=None if exact else preprocessing.resize)
-    image, notes, full = decoded
+    return None if exact else preprocessing.resize
+
+
+def _is_torch_to_resize(
+    decoded: "Decoded", preprocessing: "Preprocessing", exact: bool
+) -> bool:
     if exact or preprocessing.interpolation not in ("bilinear", "bicubic"):
-        return preprocessing.shrunk(image, full, decoded.extent), notes
-    return _resized(decoded, preprocessing), notes
+        return False
+    return preprocessing.resized(decoded.full) != decoded.image.size
 
 
-def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image":
-    """Do what `Preprocessing.shrunk` does, faster."""
+def _shrunk(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image":
+    return preprocessing.shrunk(decoded.image, decoded.full, decoded.extent)
+
+
+def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
+    """Do what `Preprocessing.shrunk` does, faster: (3, H, W) uint8, channels last."""
     import torch
-    from PIL import Image
 
-    size = preprocessing.resized(decoded.full)
-    if size == decoded.image.size:
-        return decoded.image
     pixels = torch.from_numpy(np.array(decoded.image)).permute(2, 0, 1)
     # By factors and not by sizes, which know nothing of the extent; a trace more, since
     # torch rounds what comes out down to whole pixels.
+    size = preprocessing.resized(decoded.full)
     ratios = zip(size, decoded.extent, strict=True)
     factors = [to / extent * (1 + 1e-12) for to, extent in ratios]
-    smaller = torch.nn.functional.interpolate(
+    return torch.nn.functional.interpolate(
         pixels[None],
         scale_factor=factors[::-1],
         mode=preprocessing.interpolation,
         antialias=True,
-    )
-    return Image.fromarray(smaller[0].permute(1, 2, 0).numpy())
+    )[0]

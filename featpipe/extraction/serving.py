@@ -1,0 +1,124 @@
+"""The process that decodes for another: what it does, and how the two speak.
+
+A fork of the program itself, with its threads and its GPU, would be unsafe, and a new
+interpreter for each process would import torch as often. So one is started that
+imports what is needed and nothing else, and forks. The processes end when their
+channel is closed, whatever became of the program.
+
+A message is two strings of bytes with their lengths before them: JSON, and an image
+file or its pixels.
+"""
+
+import json
+import os
+import signal
+import socket
+import struct
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from featpipe.extraction.pixels import pixels_of
+from featpipe.images import ImageError
+
+if TYPE_CHECKING:
+    from featpipe.backbones.preprocessing import Preprocessing
+
+__all__ = ["receive", "send", "serve", "understood", "words"]
+
+_LENGTHS = struct.Struct("<QQ")
+
+
+def serve(channels: Sequence[int]) -> None:
+    """Fork a process for each channel, which decodes what comes through it.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        File descriptors of sockets.
+    """
+    # What interrupts the program closes the channels, and its filters are not here.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    import featpipe.backbones  # noqa: F401  and so torch, once for all
+
+    for channel in channels:
+        if os.fork() == 0:
+            try:
+                for other in channels:
+                    if other != channel:
+                        os.close(other)
+                _work(socket.socket(fileno=channel))
+            finally:
+                os._exit(0)  # whatever happened: what follows is not for a fork
+    for channel in channels:
+        os.close(channel)
+    for _ in channels:
+        os.wait()
+    os._exit(0)  # taking torch down would take longer than all the rest
+
+
+def _work(channel: socket.socket) -> None:
+    """Say that this process has come, then decode until the channel is closed."""
+    try:
+        channel.sendall(b"!")
+        while True:
+            send(channel, *_answer(*receive(channel)))
+    except (EOFError, OSError):
+        return
+
+
+def _answer(asked: bytearray, content: bytearray) -> tuple[bytes, memoryview]:
+    preprocessing, exact = _wanted(bytes(asked))
+    try:
+        pixels, notes = pixels_of(bytes(content), preprocessing, exact=exact)
+    except ImageError as error:
+        failed = {"failed": [error.stage, error.reason]}
+        return json.dumps(failed).encode(), memoryview(b"")
+    return json.dumps({"notes": notes}).encode(), pixels.data.cast("B")
+
+
+@lru_cache(maxsize=1)
+def words(preprocessing: "Preprocessing", *, exact: bool) -> bytes:
+    """Put into words how an image is to be decoded."""
+    return json.dumps([preprocessing.as_dict(), exact]).encode()
+
+
+@lru_cache(maxsize=1)
+def _wanted(said: bytes) -> "tuple[Preprocessing, bool]":
+    from featpipe.backbones.preprocessing import Preprocessing
+
+    preprocessing, exact = json.loads(said)
+    return Preprocessing.from_dict(preprocessing), exact
+
+
+def understood(said: bytearray) -> tuple[str, ...]:
+    """Give the notes of an answer, or raise the `ImageError` it tells of."""
+    answer = json.loads(said)
+    if "failed" in answer:
+        raise ImageError(*answer["failed"])
+    return tuple(answer["notes"])
+
+
+def send(channel: socket.socket, said: bytes, load: bytes | memoryview) -> None:
+    """Send a message; OSError if nobody is there to take it."""
+    channel.sendall(_LENGTHS.pack(len(said), len(load)) + said)
+    channel.sendall(load)
+
+
+def receive(channel: socket.socket) -> tuple[bytearray, bytearray]:
+    """Wait for a message; EOFError if none will come."""
+    said, load = _LENGTHS.unpack(_exactly(channel, _LENGTHS.size))
+    return _exactly(channel, said), _exactly(channel, load)
+
+
+def _exactly(channel: socket.socket, n_bytes: int) -> bytearray:
+    message = bytearray(n_bytes)
+    left = memoryview(message)
+    while left:
+        came = channel.recv_into(left)
+        if not came:
+            raise EOFError
+        left = left[came:]
+    return message

@@ -1,0 +1,168 @@
+"""Processes decode as threads do, whatever becomes of them."""
+
+import io
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from extracting import run
+from PIL import Image
+
+from featpipe.backbones.preprocessing import Preprocessing
+from featpipe.extraction import decoders, serving
+from featpipe.extraction.decoders import Decoders
+from featpipe.extraction.pixels import pixels_of
+from featpipe.images import ImageError
+
+SQUARE = Preprocessing(resize=40, crop=32)
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Have processes for any two threads, from the first image on."""
+    monkeypatch.setattr(decoders, "_MOST_THREADS", 0)
+    monkeypatch.setattr(decoders, "_FEW_IMAGES", 1)
+
+
+@pytest.fixture
+def some(eager):
+    """Give decoders with two processes that have come."""
+    made = Decoders(2, exact=False)
+    tried = 0
+    while not made._free:
+        outcome(made.pixels_of, b"no image", SQUARE)
+        time.sleep(0.05)
+        tried += 1
+        assert tried < 2000
+    yield made
+    made.close()
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def drawn(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    noise = np.random.default_rng(width).integers(0, 255, (9, 9, 4), np.uint8)
+    return Image.fromarray(noise, "RGBA").resize((width, height)).convert(mode)
+
+
+@pytest.fixture
+def jpeg():
+    return saved(drawn(300, 200), "JPEG")
+
+
+@pytest.fixture
+def every_image(jpeg):
+    """Give files of many kinds, large and small, whole and broken."""
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    sizes = [(300, 200), (640, 481), (41, 97), (20, 20), (64, 32)]
+    files = [saved(drawn(*size), "JPEG") for size in sizes]
+    files += [saved(drawn(*size, "RGBA"), "PNG") for size in sizes]
+    files += [saved(drawn(*size, "L"), "WEBP") for size in sizes]
+    files += [saved(drawn(*size), "JPEG", exif=turn) for size in sizes]
+    files += [b"", b"some text", jpeg[:2000], jpeg[:-2] + b"\0", b"\xff\xd8" * 9]
+    return files
+
+
+def outcome(decode, *args, **kwargs):
+    try:
+        return decode(*args, **kwargs)
+    except ImageError as error:
+        return error.stage, error.reason
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_processes_give_the_pixels_notes_and_failures_of_threads(some, every_image):
+    assert len(every_image) > 20
+    with ThreadPoolExecutor(4) as threads:
+        found = list(
+            threads.map(lambda c: outcome(some.pixels_of, c, SQUARE), every_image)
+        )
+    failed = 0
+    for content, (one, two) in zip(every_image, found, strict=True):
+        pixels, notes = outcome(pixels_of, content, SQUARE, exact=False)
+        assert np.array_equal(one, pixels)
+        assert two == notes
+        failed += isinstance(one, str)
+    assert 0 < failed < len(every_image)
+
+
+def test_an_image_is_tried_again_when_its_process_is_gone(some, jpeg):
+    (parent,) = some._parents
+    for pid in children(parent):
+        os.kill(pid, signal.SIGKILL)
+    expected, _ = pixels_of(jpeg, SQUARE, exact=False)
+    for _ in range(4):
+        assert np.array_equal(some.pixels_of(jpeg, SQUARE)[0], expected)
+    assert len(some._parents) > 1
+
+
+def test_an_image_that_ends_two_processes_fails_and_the_next_does_not(
+    some, jpeg, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(serving, "words", lambda *_, **__: b"nonsense")
+        with pytest.raises(ImageError, match="ended the process that decoded it"):
+            some.pixels_of(jpeg, SQUARE)
+    assert some.pixels_of(jpeg, SQUARE)[0].shape == (3, 32, 32)
+
+
+def test_where_no_process_can_be_started_threads_decode(eager, jpeg, monkeypatch):
+    expected, _ = pixels_of(jpeg, SQUARE, exact=True)
+    for executable in ("/bin/false", "/no/such/program"):
+        monkeypatch.setattr(decoders.sys, "executable", executable)
+        alone = Decoders(2, exact=True)
+        for _ in range(3):
+            assert np.array_equal(alone.pixels_of(jpeg, SQUARE)[0], expected)
+        alone.close()
+
+
+def test_processes_end_with_the_decoders(some):
+    found = [pid for parent in some._parents for pid in children(parent)]
+    assert len(found) == 2
+    assert all(map(is_there, found))
+    some.close()
+    assert not any(map(is_there, found))
+
+
+def test_few_images_start_no_process(jpeg, monkeypatch):
+    monkeypatch.setattr(decoders, "_MOST_THREADS", 0)
+    few = Decoders(2, exact=True)
+    few.pixels_of(jpeg, SQUARE)
+    assert not few._parents
+
+
+def test_codes_do_not_depend_on_who_decodes(photos, tmp_path, eager, monkeypatch):
+    one = run(photos, tmp_path / "1.h5", workers=1)[0]
+    taken = Decoders._taken
+
+    def patient(self):
+        while (process := taken(self)) is None:
+            time.sleep(0.05)
+        return process
+
+    monkeypatch.setattr(Decoders, "_taken", patient)
+    monkeypatch.setattr(decoders, "pixels_of", None)
+    two = run(photos, tmp_path / "2.h5", workers=2)[0]
+    assert one.path.read_bytes() == two.path.read_bytes()
