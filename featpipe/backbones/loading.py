@@ -107,7 +107,8 @@ def load(
         network,
         device=torch.device("cpu"),
         _outline=outline,
-        _cut=prepared(outline.cut(stops), torch.device("cpu"), "fp32"),
+        # Not fused: it may be exported.
+        _cut=prepared(outline.cut(stops), torch.device("cpu"), "fp32", fused=False),
     )
 
 

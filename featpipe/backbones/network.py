@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from featpipe.backbones.depths import Depth
+from featpipe.backbones.fusing import can_fuse, fuse
 from featpipe.backbones.outlines import Outline
 from featpipe.backbones.preprocessing import Preprocessing
 
@@ -116,6 +117,7 @@ class Backbone:
         """What runs: normalised images (n, 3, S, S) in, a tuple of codes out.
 
         One for each of `depths`, in the precision and on the device of the backbone.
+        That of a backbone as it is loaded, before `to`, is of torch's own layers.
         """
         return self._cut
 
@@ -149,18 +151,25 @@ class Backbone:
         return x.sub_(mean).div_(std)
 
 
-def prepared(cut: nn.Module, device: torch.device, precision: str) -> nn.Module:
+def prepared(
+    cut: nn.Module, device: torch.device, precision: str, *, fused: bool = True
+) -> nn.Module:
     """Return a cut network made fast for a device and a precision.
 
     Everything that makes it faster without changing what it computes stands here:
-    batch norm folded, channels last, weights cast once instead of for every batch.
+    batch norm folded, channels last, weights cast once instead of for every batch,
+    and, unless not ``fused``, convolutions that add and activate (see `fusing`).
     The network given stays as it is; weights that need no change are shared with it.
     """
     tensors = (*cut.parameters(), *cut.buffers())
     network = copy.deepcopy(cut, {id(tensor): tensor for tensor in tensors})
     if isinstance(network, fx.GraphModule):
         _fold_batch_norm(network)
-    _place(network, device, _PRECISIONS[precision])
+    lower = _PRECISIONS[precision]
+    _place(network, device, lower)
+    on_cpu = device.type == "cpu" and can_fuse(lower or torch.float32)
+    if fused and on_cpu and isinstance(network, fx.GraphModule):
+        fuse(network)
     return network.eval()
 
 

@@ -1,0 +1,262 @@
+"""Convolutions that also do what follows them, on a processor.
+
+oneDNN, which multiplies for torch on x86, adds and activates while a result is still
+at hand, and takes weights in the order in which it reads them. torch has both only in
+what it compiles, for which a compiler must be there; here its kernels are called by
+their names. Where a version of torch has them no longer, nothing is fused.
+"""
+
+from __future__ import annotations
+
+import operator
+import platform
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple, TypeGuard, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth
+
+from featpipe.backbones.depths import pool
+
+__all__ = ["FusedConvolution", "can_fuse", "fuse"]
+
+
+class _Activation(NamedTuple):
+    """An activation as oneDNN calls it."""
+
+    name: str
+    scalars: tuple[float, ...] = ()
+    algorithm: str = ""
+
+
+_Modules = Mapping[str, nn.Module]
+_NONE, _RELU = _Activation("none"), _Activation("relu")
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[Any], _Activation]] = {
+    nn.ReLU: lambda module: _RELU,
+    nn.ReLU6: lambda module: _Activation("hardtanh", (0.0, 6.0)),
+    nn.SiLU: lambda module: _Activation("swish"),
+    nn.Hardswish: lambda module: _Activation("hardswish"),
+    nn.LeakyReLU: lambda module: _Activation("leaky_relu", (module.negative_slope,)),
+    nn.GELU: lambda module: _Activation("gelu", (), module.approximate),
+}
+_SUMS = (operator.add, torch.add)
+_RELUS = (torch.relu, nn.functional.relu)
+# What may stand between a convolution and its sum: it writes into nothing.
+_PURE = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
+
+# Layers that make no NaN of finite numbers.
+_TAME_MODULES = {
+    *(*_PURE, *_ACTIVATIONS, nn.Linear, nn.Flatten, nn.Dropout, nn.ELU),
+    *(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    StochasticDepth,
+}
+_TAME_FUNCTIONS = {
+    *(*_SUMS, *_RELUS, operator.mul, torch.mul, operator.getitem, getattr),
+    *(torch.cat, torch.flatten, torch.mean, torch.sigmoid, torch.transpose, pool),
+    *(torch.permute, torch.chunk, torch.unsqueeze),
+    *(nn.functional.max_pool2d, nn.functional.avg_pool2d, nn.functional.dropout),
+    *(nn.functional.adaptive_avg_pool2d, nn.functional.hardtanh),
+    *(nn.functional.silu, nn.functional.gelu, nn.functional.hardswish),
+}
+_TAME_METHODS = {
+    *("size", "view", "reshape", "flatten", "permute", "transpose", "contiguous"),
+    *("mean", "chunk", "unsqueeze", "squeeze"),
+}
+
+
+class FusedConvolution(nn.Module):
+    """A convolution with its weights packed, which may add and activate.
+
+    Parameters
+    ----------
+    convolution : nn.Conv2d
+        On the CPU, padded with zeros by numbers.
+    activation : _Activation
+        Done last; after a sum, only ReLU.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, activation: _Activation) -> None:
+        super().__init__()
+        self._geometry = (
+            list(cast(tuple[int, ...], convolution.padding)),
+            list(convolution.stride),
+            list(convolution.dilation),
+        )
+        self._kernel = convolution.kernel_size
+        self._width, self._groups = convolution.out_channels, convolution.groups
+        weight = convolution.weight.detach()
+        self._dtype = weight.dtype
+        self._bias = None if convolution.bias is None else convolution.bias.detach()
+        # Not told the size of its input, so that the numbers never depend on which
+        # batch came first.
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            weight, *self._geometry, self._groups, None
+        )
+        self._activation = activation
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Convolve (n, C, H, W), add ``other`` if there is one, activate."""
+        x = x.to(self._dtype)
+        if other is None:
+            return self._convolved(x, self._activation)
+        if other.shape == self._shape(x) and other.dtype == x.dtype:
+            return torch.ops.mkldnn._convolution_pointwise.binary(
+                *(x, other, self._weight, self._bias, *self._geometry, self._groups),
+                *("add", 1.0, "relu" if self._activation is _RELU else None, [], None),
+            )
+        found = self._convolved(x, _NONE) + other
+        return found.relu_() if self._activation is _RELU else found
+
+    def _convolved(self, x: Tensor, activation: _Activation) -> Tensor:
+        return torch.ops.mkldnn._convolution_pointwise(
+            *(x, self._weight, self._bias, *self._geometry, self._groups),
+            *(activation.name, list(activation.scalars), activation.algorithm),
+        )
+
+    def _shape(self, x: Tensor) -> tuple[int, ...]:
+        """Give the shape of what comes out."""
+        sides = zip(x.shape[2:], self._kernel, *self._geometry, strict=True)
+        return (
+            x.shape[0],
+            self._width,
+            *((n + 2 * pad - gap * (k - 1) - 1) // step + 1
+              for n, k, pad, step, gap in sides),
+        )  # fmt: skip
+
+
+@cache
+def can_fuse(dtype: torch.dtype) -> bool:
+    """Whether the kernels are there, and do what they should."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    if not torch.backends.mkldnn.is_available():
+        return False
+    draw = torch.Generator().manual_seed(0)
+    convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1).to(dtype)
+    x = torch.randn(2, 3, 9, 9, generator=draw).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    try:
+        with torch.inference_mode():
+            plain = convolution(x)
+            fused = FusedConvolution(convolution, _RELU)
+            pairs = [(fused(x), plain.relu()), (fused(x, plain), (2 * plain).relu())]
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return all(torch.allclose(a, b, rtol=0.02, atol=0.02) for a, b in pairs)
+
+
+def fuse(network: fx.GraphModule) -> None:
+    """Replace each convolution by one that also adds and activates, where it may.
+
+    Parameters
+    ----------
+    network : fx.GraphModule
+        Its weights on the CPU, in the dtype in which they will run, of which
+        `can_fuse`. Changed.
+    """
+    modules: dict[str, nn.Module] = dict(network.named_modules())
+    # oneDNN's activations make 0 of NaN, and what went wrong could not be told.
+    activating = _stays_finite(network, modules)
+    graph = network.graph
+    for k, node in enumerate(list(graph.nodes)):
+        convolution = modules.get(str(node.target))
+        if not _has_kernel(convolution, node):
+            continue
+        covered, other, activation = [node], None, _NONE
+        if activating:
+            covered, other, activation = _covered(node, modules)
+        name = f"fused_{k}"
+        modules[name] = FusedConvolution(convolution, activation)
+        network.add_submodule(name, modules[name])
+        with graph.inserting_after(covered[-1]):
+            inputs = (node.args[0],) if other is None else (node.args[0], other)
+            covered[-1].replace_all_uses_with(graph.call_module(name, inputs))
+        for done in reversed(covered):
+            graph.erase_node(done)
+    network.delete_all_unused_submodules()
+    network.recompile()
+
+
+def _stays_finite(network: fx.GraphModule, modules: _Modules) -> bool:
+    """Whether finite images give no NaN, short of numbers beyond float32."""
+    tame = {
+        "placeholder": lambda target: True,
+        "output": lambda target: True,
+        "get_attr": lambda target: False,
+        "call_module": lambda target: type(modules[target]) in _TAME_MODULES,
+        "call_function": _TAME_FUNCTIONS.__contains__,
+        "call_method": _TAME_METHODS.__contains__,
+    }
+    if not all(tame[node.op](node.target) for node in network.graph.nodes):
+        return False
+    return all(bool(x.isfinite().all()) for x in network.parameters())
+
+
+def _has_kernel(module: nn.Module | None, node: fx.Node) -> TypeGuard[nn.Conv2d]:
+    """Whether a node is a convolution of the kind that oneDNN computes."""
+    return (
+        type(module) is nn.Conv2d
+        and node.op == "call_module"
+        and len(node.args) == 1
+        and not node.kwargs
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
+
+
+def _covered(
+    node: fx.Node, modules: _Modules
+) -> tuple[list[fx.Node], fx.Node | None, _Activation]:
+    """Give the nodes that one kernel can stand for, what it adds, how it activates."""
+    user = _only_user(node)
+    if user is None or not _nothing_writes(node, user, modules):
+        return [node], None, _NONE
+    if (found := _activation(user, modules)) is not None:
+        return [node, user], None, found
+    other = _summand(user, node)
+    if other is None:
+        return [node], None, _NONE
+    after = _only_user(user)
+    if after is None or _activation(after, modules) is not _RELU:
+        return [node, user], other, _NONE
+    if not _nothing_writes(user, after, modules):
+        return [node, user], other, _NONE
+    return [node, user, after], other, _RELU
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _summand(node: fx.Node, one: fx.Node) -> fx.Node | None:
+    """Give what a sum adds to ``one``; None if it is no sum, or of something else."""
+    if node.op != "call_function" or node.target not in _SUMS or node.kwargs:
+        return None
+    others = [x for x in node.args if x is not one]
+    if len(node.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
+        return None
+    return others[0]
+
+
+def _activation(node: fx.Node, modules: _Modules) -> _Activation | None:
+    if node.op == "call_function":
+        return _RELU if node.target in _RELUS else None
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    named = _ACTIVATIONS.get(type(module)) if module is not None else None
+    return None if named is None else named(module)
+
+
+def _nothing_writes(first: fx.Node, last: fx.Node, modules: _Modules) -> bool:
+    """Whether nothing between two nodes may change what the first has read."""
+    node = first.next
+    while node is not last:
+        pure = node.op == "call_module" and isinstance(
+            modules[str(node.target)], (*_PURE, FusedConvolution)
+        )
+        if not pure:
+            return False
+        node = node.next
+    return True
