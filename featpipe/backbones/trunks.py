@@ -7,6 +7,7 @@ pyramid, boxes and masks never come in here; nor does what weights are.
 from __future__ import annotations
 
 import functools
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -25,6 +26,9 @@ _WITHOUT_EPSILON = (
     *("fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"),
     *("maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn"),
 )
+
+# torch 2.11 refuses 0; in float32 this is 0.
+_NO_EPSILON = math.ulp(0.0)
 
 
 @functools.cache
@@ -60,7 +64,7 @@ def build(*, name: str, eps: float | None = None) -> nn.Module:
 
 def epsilon(name: str, entry: str) -> float | None:
     """Say what epsilon a weights entry wants; None: the builder's own."""
-    return 0.0 if name in _WITHOUT_EPSILON and entry == "COCO_V1" else None
+    return _NO_EPSILON if name in _WITHOUT_EPSILON and entry == "COCO_V1" else None
 
 
 def preprocessing(name: str, transform: Any) -> Preprocessing:
