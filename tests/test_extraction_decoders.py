@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from extracting import run
 from PIL import Image
 
@@ -144,6 +145,26 @@ def test_processes_end_with_the_decoders(some):
     assert all(map(is_there, found))
     some.close()
     assert not any(map(is_there, found))
+
+
+def test_threads_that_decode_leave_torch_the_others(jpeg):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    decoders = Decoders(1, exact=False)
+
+    def seen_after_decoding():
+        decoders.pixels_of(jpeg, SQUARE)
+        return torch.get_num_threads()
+
+    try:
+        with ThreadPoolExecutor(1) as one:
+            assert one.submit(seen_after_decoding).result() == 1
+        with ThreadPoolExecutor(1) as another:
+            assert another.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        decoders.close()
+        torch.set_num_threads(before)
 
 
 def test_few_images_start_no_process(jpeg, monkeypatch):

@@ -15,6 +15,7 @@ from threading import Lock, local
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from featpipe.extraction import serving
 from featpipe.extraction.pixels import pixels_of
@@ -31,6 +32,8 @@ _Pixels = tuple[np.ndarray, tuple[str, ...]]
 _MOST_THREADS = 4
 # Processes take two seconds to come; for fewer images they are not sent for.
 _FEW_IMAGES = 500
+# Bytes on their way: more than most images have, so that nobody waits in the middle.
+_ROOM = 1 << 20
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -58,7 +61,6 @@ class Decoders:
         self._closed = False
         self._guard = Lock()
         self._here = local()
-        self._n_alone = 0
 
     def pixels_of(self, content: bytes, preprocessing: "Preprocessing") -> _Pixels:
         """Do what `pixels.pixels_of` does, in a process if there is one.
@@ -96,11 +98,6 @@ class Decoders:
                 process.end()
             for parent in self._parents:
                 parent.wait()
-        if self._n_alone:
-            import torch
-
-            # Undoes what `_alone` said to threads that begin from here on.
-            torch.set_num_threads(torch.get_num_threads())
 
     def _taken(self) -> "_Process | None":
         """Give a process that is free; None if none is there."""
@@ -133,13 +130,17 @@ class Decoders:
         if not hasattr(self._here, "is_alone"):
             import torch
 
-            torch.set_num_threads(1)
+            torch.get_num_threads()  # torch decides, for a thread, when first needed
+            # Not by torch, which would tell the same to all threads that begin later.
+            ThreadpoolController().limit(limits=1, user_api="openmp")
             self._here.is_alone = True
-            self._n_alone += 1
 
     def _started(self, count: int) -> "list[_Process]":
         """Start so many processes, each at the other end of a socket."""
         pairs = [socket.socketpair() for _ in range(count)]
+        for pair in pairs:
+            for end in pair:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
         started = [_Process(here) for here, _ in pairs]
         try:
             self._parents.append(_parent([there.fileno() for _, there in pairs]))
@@ -186,7 +187,7 @@ class _Process:
                 self.came = bool(self._channel.recv(1, 0 if wait else _AT_ONCE))
         return self.came
 
-    def answer(self, asked: bytes, content: bytes) -> tuple[bytearray, bytearray]:
+    def answer(self, asked: bytes, content: bytes) -> tuple[bytes, memoryview]:
         """Ask, and wait; EOFError or OSError if it is gone."""
         serving.send(self._channel, asked, content)
         return serving.receive(self._channel)

@@ -69,8 +69,8 @@ def _work(channel: socket.socket) -> None:
         return
 
 
-def _answer(asked: bytearray, content: bytearray) -> tuple[bytes, memoryview]:
-    preprocessing, exact = _wanted(bytes(asked))
+def _answer(asked: bytes, content: memoryview) -> tuple[bytes, memoryview]:
+    preprocessing, exact = _wanted(asked)
     try:
         pixels, notes = pixels_of(bytes(content), preprocessing, exact=exact)
     except ImageError as error:
@@ -93,7 +93,7 @@ def _wanted(said: bytes) -> "tuple[Preprocessing, bool]":
     return Preprocessing.from_dict(preprocessing), exact
 
 
-def understood(said: bytearray) -> tuple[str, ...]:
+def understood(said: bytes) -> tuple[str, ...]:
     """Give the notes of an answer, or raise the `ImageError` it tells of."""
     answer = json.loads(said)
     if "failed" in answer:
@@ -103,22 +103,29 @@ def understood(said: bytearray) -> tuple[str, ...]:
 
 def send(channel: socket.socket, said: bytes, load: bytes | memoryview) -> None:
     """Send a message; OSError if nobody is there to take it."""
-    channel.sendall(_LENGTHS.pack(len(said), len(load)) + said)
-    channel.sendall(load)
+    head = _LENGTHS.pack(len(said), len(load)) + said
+    # In one go where there is room: every call lets other threads in between.
+    sent = channel.sendmsg([head, load])
+    if sent < len(head):
+        channel.sendall(head[sent:])
+        sent = len(head)
+    if sent < len(head) + len(load):
+        channel.sendall(memoryview(load)[sent - len(head) :])
 
 
-def receive(channel: socket.socket) -> tuple[bytearray, bytearray]:
+def receive(channel: socket.socket) -> tuple[bytes, memoryview]:
     """Wait for a message; EOFError if none will come."""
     said, load = _LENGTHS.unpack(_exactly(channel, _LENGTHS.size))
-    return _exactly(channel, said), _exactly(channel, load)
+    message = _exactly(channel, said + load)
+    return bytes(message[:said]), message[said:]
 
 
-def _exactly(channel: socket.socket, n_bytes: int) -> bytearray:
-    message = bytearray(n_bytes)
-    left = memoryview(message)
-    while left:
-        came = channel.recv_into(left)
-        if not came:
+def _exactly(channel: socket.socket, n_bytes: int) -> memoryview:
+    message = memoryview(bytearray(n_bytes))
+    came = 0
+    while came < n_bytes:
+        more = channel.recv_into(message[came:], flags=socket.MSG_WAITALL)
+        if not more:
             raise EOFError
-        left = left[came:]
+        came += more
     return message

@@ -1,0 +1,179 @@
+"""How near a GPU is kept to its limit by decoding, and whether its codes are right.
+
+For a machine with CUDA::
+
+    python benchmarks/gpu.py PHOTOS --images 24000
+
+``PHOTOS`` is any folder of class folders with JPEGs; as many files as asked are made of
+them, each with bytes of its own. Printed, in images a second: forward passes alone
+(plain torch, batch norm folded, channels last), decoding alone (threads, processes,
+nvJPEG) and whole extractions; then, how far codes of the GPU are from those of the CPU.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from extraction import fastest_of
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from featpipe.backbones import Preprocessing
+from featpipe.extraction import Recipe
+from featpipe.extraction.decoders import Decoders
+from featpipe.extraction.network import Network
+from featpipe.extraction.pixels import pixels_of
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def say(what: str, rate: float) -> None:
+    """Print one line of the result."""
+    print(f"{what:<60} {rate:>9,.0f} images/s", flush=True)
+
+
+def rate_of(act: Callable[[], object], n_images: int, seconds: float = 1.0) -> float:
+    """Give the images a second of an act on so many, done over and over."""
+    act()
+    n_done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        act()
+        n_done += n_images
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+    return n_done / (time.perf_counter() - start)
+
+
+def forward_alone(name: str, batches: Sequence[int]) -> None:
+    """Time plain torch on pixels that are on the device, and featpipe's backbone."""
+    for precision, dtype in PRECISIONS.items():
+        plain = fastest_of(name, dtype).to(DEVICE)
+        recipe = Recipe(name, "none")
+        ours = Network(recipe, DEVICE).lanes(["penultimate"], precision)[0]
+        for batch in batches:
+            x = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=dtype)
+            x = x.to(memory_format=torch.channels_last)
+            images = torch.randint(0, 255, x.shape, dtype=torch.uint8, device=DEVICE)
+            with torch.inference_mode():
+                rate = rate_of(lambda: plain(x)["map"].mean((2, 3)), batch)  # noqa: B023
+            say(f"forward alone, {precision}, batch {batch}", rate)
+            rate = rate_of(lambda: ours(images), batch)  # noqa: B023
+            say(f"featpipe's backbone, {precision}, batch {batch}", rate)
+
+
+def decoding_alone(contents: list[bytes], n_threads: int, n_images: int) -> None:
+    """Time Pillow in threads and in processes, and nvJPEG."""
+    square = Preprocessing(resize=256, crop=224)
+    for exact in (True, False):
+        how = "exact" if exact else "scaled"
+        ways = {"threads": None, "processes": Decoders(n_threads, exact=exact)}
+        for way, decoders in ways.items():
+
+            def decode(k: int) -> None:
+                content = contents[k % len(contents)]
+                if decoders is None:  # noqa: B023
+                    pixels_of(content, square, exact=exact)  # noqa: B023
+                else:
+                    decoders.pixels_of(content, square)  # noqa: B023
+
+            with ThreadPoolExecutor(n_threads) as pool:
+                begin = time.perf_counter()
+                while time.perf_counter() - begin < 5:  # until processes have come
+                    list(pool.map(decode, range(4 * n_threads)))
+                start = time.perf_counter()
+                list(pool.map(decode, range(n_images)))
+                seconds = time.perf_counter() - start
+            if decoders is not None:
+                decoders.close()
+            say(f"decoding alone, {how}, {n_threads} {way}", n_images / seconds)
+    if DEVICE == "cuda":
+        files = [as_tensor(content) for content in contents[:128]]
+        rate = rate_of(lambda: on_gpu(files), len(files))
+        say("decoding alone, nvJPEG, batches of 128, no resize", rate)
+
+
+def as_tensor(content: bytes) -> torch.Tensor:
+    """Give a file as torchvision wants it."""
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def on_gpu(files: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Decode by nvJPEG."""
+    return decode_jpeg(files, mode=ImageReadMode.RGB, device=DEVICE)
+
+
+def whole(photos: Path, name: str, *options: str) -> None:
+    """Time an extraction from the command line, by what it says of itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, said = Path(folder) / "x.h5", Path(folder) / "x.json"
+        command = [sys.executable, "-m", "featpipe", "extract", str(photos)]
+        command += ["-o", str(out), "--json", str(said), "--backbone", name]
+        command += ["--weights", "none", "--device", DEVICE, *options]
+        subprocess.run(command, check=True, capture_output=True)
+        found = json.loads(said.read_text())
+    say(f"featpipe extract {' '.join(options)}", found["images_per_second"])
+
+
+def agreement(contents: list[bytes], name: str) -> None:
+    """Compare the codes of the device with those of the CPU in float32."""
+    square = Preprocessing(resize=256, crop=224)
+    pixels = np.stack([pixels_of(c, square, exact=True)[0] for c in contents])
+    images = torch.from_numpy(pixels)
+
+    def codes(device: str, precision: str) -> torch.Tensor:
+        lanes = Network(Recipe(name, "none"), device).lanes(["penultimate"], precision)
+        parts = [lanes[0](part)["penultimate"].cpu() for part in images.split(32)]
+        return torch.cat(parts).double()
+
+    expected = codes("cpu", "fp32")
+    for precision in PRECISIONS:
+        found = codes(DEVICE, precision)
+        least = torch.cosine_similarity(found, expected).min()
+        error = ((found - expected).norm(dim=1) / expected.norm(dim=1)).max()
+        print(
+            f"{precision} on {DEVICE}, fp32 on cpu: least cosine {least:.7f}, ", end=""
+        )
+        print(f"largest relative difference {error:.1e}")
+
+
+def made(photos: Path, folder: Path, count: int) -> list[bytes]:
+    """Write so many different JPEGs; give the contents they were made of."""
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.jp*g"))]
+    (folder / "photo").mkdir()
+    for k in range(count):
+        content = contents[k % len(contents)] + k.to_bytes(8, "little")
+        (folder / "photo" / f"{k:06d}.jpg").write_bytes(content)
+    return contents
+
+
+def main() -> None:
+    """Measure what the arguments ask."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--network", default="resnet50")
+    parser.add_argument("--images", type=int, default=24_000)
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 256])
+    asked = parser.parse_args()
+    where = torch.cuda.get_device_name() if DEVICE == "cuda" else "no GPU"
+    n_threads = os.cpu_count() or 1
+    print(f"torch {torch.__version__}, {where}, {n_threads} processors")
+    with tempfile.TemporaryDirectory() as folder:
+        contents = made(asked.photos, Path(folder), asked.images)
+        forward_alone(asked.network, asked.batches)
+        decoding_alone(contents, n_threads, min(asked.images, 6000))
+        whole(Path(folder), asked.network, "--precision", "bf16")
+        whole(Path(folder), asked.network, "--precision", "fp32")
+        agreement(contents[::4], asked.network)
+
+
+if __name__ == "__main__":
+    main()
