@@ -31,9 +31,9 @@ def eager(monkeypatch):
 
 
 @pytest.fixture
-def some(eager):
+def some(eager, request):
     """Give decoders with two processes that have come."""
-    made = Decoders(2, exact=False)
+    made = Decoders(2, exact=getattr(request, "param", True))
     tried = 0
     while not made._free:
         outcome(made.pixels_of, b"no image", SQUARE)
@@ -94,6 +94,7 @@ def is_there(pid: int) -> bool:
     return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
+@pytest.mark.parametrize("some", [True, False], indirect=True)
 def test_processes_give_the_pixels_notes_and_failures_of_threads(some, every_image):
     assert len(every_image) > 20
     with ThreadPoolExecutor(4) as threads:
@@ -102,7 +103,7 @@ def test_processes_give_the_pixels_notes_and_failures_of_threads(some, every_ima
         )
     failed = 0
     for content, (one, two) in zip(every_image, found, strict=True):
-        pixels, notes = outcome(pixels_of, content, SQUARE, exact=False)
+        pixels, notes = outcome(pixels_of, content, SQUARE, exact=some._exact)
         assert np.array_equal(one, pixels)
         assert two == notes
         failed += isinstance(one, str)
@@ -113,7 +114,7 @@ def test_an_image_is_tried_again_when_its_process_is_gone(some, jpeg):
     (parent,) = some._parents
     for pid in children(parent):
         os.kill(pid, signal.SIGKILL)
-    expected, _ = pixels_of(jpeg, SQUARE, exact=False)
+    expected, _ = pixels_of(jpeg, SQUARE, exact=True)
     for _ in range(4):
         assert np.array_equal(some.pixels_of(jpeg, SQUARE)[0], expected)
     assert len(some._parents) > 1
@@ -123,7 +124,7 @@ def test_an_image_that_ends_two_processes_fails_and_the_next_does_not(
     some, jpeg, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(serving, "words", lambda *_, **__: b"nonsense")
+        patch.setattr(serving, "words", lambda _: b"nonsense")
         with pytest.raises(ImageError, match="ended the process that decoded it"):
             some.pixels_of(jpeg, SQUARE)
     assert some.pixels_of(jpeg, SQUARE)[0].shape == (3, 32, 32)

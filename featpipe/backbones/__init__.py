@@ -1,21 +1,39 @@
 """Names to frozen networks: their weights, preprocessing and named depths.
 
 ``load`` gives a `Backbone`, which turns uint8 images into codes; ``names``,
-``catalogue`` and ``describe_depths`` say what there is. Importing this package imports
-torch, so stage two and ``--help`` import it only where they need it.
+``catalogue`` and ``describe_depths`` say what there is. Each of them imports torch when
+it is first used, so stage two and ``--help`` use them only where they must;
+`Preprocessing` does without, and so do processes that only decode.
 """
 
-from featpipe.backbones.depths import Depth
-from featpipe.backbones.families import names
-from featpipe.backbones.loading import load, resolve
-from featpipe.backbones.network import Backbone
-from featpipe.backbones.preprocessing import Preprocessing
-from featpipe.backbones.tables import (
-    BackboneRow,
-    DepthRow,
-    catalogue,
-    describe_depths,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featpipe.backbones.depths import Depth
+    from featpipe.backbones.families import names
+    from featpipe.backbones.loading import load, resolve
+    from featpipe.backbones.network import Backbone
+    from featpipe.backbones.preprocessing import Preprocessing
+    from featpipe.backbones.tables import (
+        BackboneRow,
+        DepthRow,
+        catalogue,
+        describe_depths,
+    )
+
+_FILE_OF = {
+    "Backbone": "network",
+    "BackboneRow": "tables",
+    "Depth": "depths",
+    "DepthRow": "tables",
+    "Preprocessing": "preprocessing",
+    "catalogue": "tables",
+    "describe_depths": "tables",
+    "load": "loading",
+    "names": "families",
+    "resolve": "loading",
+}
 
 __all__ = [
     "Backbone",
@@ -29,3 +47,13 @@ __all__ = [
     "names",
     "resolve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILE_OF:
+        raise AttributeError(f"module 'featpipe.backbones' has no attribute {name!r}")
+    return getattr(import_module(f"featpipe.backbones.{_FILE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

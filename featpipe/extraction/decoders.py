@@ -75,7 +75,7 @@ class Decoders:
             if not self._exact:
                 self._alone()
             return pixels_of(content, preprocessing, exact=self._exact)
-        asked = serving.words(preprocessing, exact=self._exact)
+        asked = serving.words(preprocessing)
         for _ in range(2):
             try:
                 said, pixels = process.answer(asked, content)
@@ -143,7 +143,9 @@ class Decoders:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
         started = [_Process(here) for here, _ in pairs]
         try:
-            self._parents.append(_parent([there.fileno() for _, there in pairs]))
+            self._parents.append(
+                _parent([there.fileno() for _, there in pairs], self._exact)
+            )
         except OSError:
             for process in started:
                 process.end()
@@ -155,11 +157,12 @@ class Decoders:
         return started
 
 
-def _parent(channels: list[int]) -> "subprocess.Popen[bytes]":
+def _parent(channels: list[int], exact: bool) -> "subprocess.Popen[bytes]":
     """Start the process that forks one for each of these descriptors."""
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; "
-        f"from featpipe.extraction.serving import serve; serve({channels!r})"
+        f"from featpipe.extraction.serving import serve; "
+        f"serve({channels!r}, exact={exact})"
     )
     nothing = subprocess.DEVNULL
     return subprocess.Popen(

@@ -30,18 +30,21 @@ __all__ = ["receive", "send", "serve", "understood", "words"]
 _LENGTHS = struct.Struct("<QQ")
 
 
-def serve(channels: Sequence[int]) -> None:
+def serve(channels: Sequence[int], *, exact: bool) -> None:
     """Fork a process for each channel, which decodes what comes through it.
 
     Parameters
     ----------
     channels : sequence of int
         File descriptors of sockets.
+    exact : bool
+        As in `pixels_of`.
     """
     # What interrupts the program closes the channels, and its filters are not here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    import featpipe.backbones  # noqa: F401  and so torch, once for all
+    if not exact:
+        import torch  # noqa: F401  which resizes; once for all
 
     for channel in channels:
         if os.fork() == 0:
@@ -49,7 +52,7 @@ def serve(channels: Sequence[int]) -> None:
                 for other in channels:
                     if other != channel:
                         os.close(other)
-                _work(socket.socket(fileno=channel))
+                _work(socket.socket(fileno=channel), exact)
             finally:
                 os._exit(0)  # whatever happened: what follows is not for a fork
     for channel in channels:
@@ -59,20 +62,21 @@ def serve(channels: Sequence[int]) -> None:
     os._exit(0)  # taking torch down would take longer than all the rest
 
 
-def _work(channel: socket.socket) -> None:
+def _work(channel: socket.socket, exact: bool) -> None:
     """Say that this process has come, then decode until the channel is closed."""
     try:
         channel.sendall(b"!")
         while True:
-            send(channel, *_answer(*receive(channel)))
+            send(channel, *_answer(*receive(channel), exact=exact))
     except (EOFError, OSError):
         return
 
 
-def _answer(asked: bytes, content: memoryview) -> tuple[bytes, memoryview]:
-    preprocessing, exact = _wanted(asked)
+def _answer(
+    asked: bytes, content: memoryview, *, exact: bool
+) -> tuple[bytes, memoryview]:
     try:
-        pixels, notes = pixels_of(bytes(content), preprocessing, exact=exact)
+        pixels, notes = pixels_of(bytes(content), _wanted(asked), exact=exact)
     except ImageError as error:
         failed = {"failed": [error.stage, error.reason]}
         return json.dumps(failed).encode(), memoryview(b"")
@@ -80,17 +84,16 @@ def _answer(asked: bytes, content: memoryview) -> tuple[bytes, memoryview]:
 
 
 @lru_cache(maxsize=1)
-def words(preprocessing: "Preprocessing", *, exact: bool) -> bytes:
-    """Put into words how an image is to be decoded."""
-    return json.dumps([preprocessing.as_dict(), exact]).encode()
+def words(preprocessing: "Preprocessing") -> bytes:
+    """Put into words what an image is to become."""
+    return json.dumps(preprocessing.as_dict()).encode()
 
 
 @lru_cache(maxsize=1)
-def _wanted(said: bytes) -> "tuple[Preprocessing, bool]":
+def _wanted(said: bytes) -> "Preprocessing":
     from featpipe.backbones.preprocessing import Preprocessing
 
-    preprocessing, exact = json.loads(said)
-    return Preprocessing.from_dict(preprocessing), exact
+    return Preprocessing.from_dict(json.loads(said))
 
 
 def understood(said: bytes) -> tuple[str, ...]:
