@@ -1,6 +1,7 @@
 """A fused network computes what the network does, however its layers are joined."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -136,6 +137,17 @@ def test_fused_networks_give_the_codes_of_plain_ones(name):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     (rough,) = half(images).values()
     assert torch.cosine_similarity(rough, expected).min() > 0.999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["mini", "mobilenet_v2"])
+def test_a_fused_backbone_can_be_copied_and_pickled(name, precision):
+    fast = backbones.load(name, weights="none", input_size=64).to("cpu", precision)
+    images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    (expected,) = fast(images).values()
+    for again in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert n_fused(again._cut) == n_fused(fast._cut) > 10
+        assert torch.equal(*again(images).values(), expected)
 
 
 def test_numbers_do_not_depend_on_the_batch_that_came_first():

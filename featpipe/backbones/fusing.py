@@ -90,12 +90,23 @@ class FusedConvolution(nn.Module):
         weight = convolution.weight.detach()
         self._dtype = weight.dtype
         self._bias = None if convolution.bias is None else convolution.bias.detach()
-        # Not told the size of its input, so that the numbers never depend on which
+        self._weight = self._packed(weight)
+        self._activation = activation
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        # Not told the size of the input, so that the numbers never depend on which
         # batch came first.
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+        return torch.ops.mkldnn._reorder_convolution_weight(
             weight, *self._geometry, self._groups, None
         )
-        self._activation = activation
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights can be neither pickled nor copied.
+        return self.__dict__ | {"_weight": self._weight.to_dense()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._weight = self._packed(self._weight)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Convolve (n, C, H, W), add ``other`` if there is one, activate."""
@@ -105,10 +116,10 @@ class FusedConvolution(nn.Module):
         if other.shape == self._shape(x) and other.dtype == x.dtype:
             return torch.ops.mkldnn._convolution_pointwise.binary(
                 *(x, other, self._weight, self._bias, *self._geometry, self._groups),
-                *("add", 1.0, "relu" if self._activation is _RELU else None, [], None),
+                *("add", 1.0, "relu" if self._activation == _RELU else None, [], None),
             )
         found = self._convolved(x, _NONE) + other
-        return found.relu_() if self._activation is _RELU else found
+        return found.relu_() if self._activation == _RELU else found
 
     def _convolved(self, x: Tensor, activation: _Activation) -> Tensor:
         return torch.ops.mkldnn._convolution_pointwise(
@@ -220,7 +231,7 @@ def _covered(
     if other is None:
         return [node], None, _NONE
     after = _only_user(user)
-    if after is None or _activation(after, modules) is not _RELU:
+    if after is None or _activation(after, modules) != _RELU:
         return [node, user], other, _NONE
     if not _nothing_writes(user, after, modules):
         return [node, user], other, _NONE

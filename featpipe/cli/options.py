@@ -153,7 +153,8 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="Threads that read and decode. Default: one a processor.",
+        help="Threads that read and decode; more than four get a process each. "
+        "Default: one a processor.",
         rich_help_panel=_MACHINE,
     ),
 ]
