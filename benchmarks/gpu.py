@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ def rate_of(act: Callable[[], object], n_images: int, seconds: float = 1.0) -> f
     return n_done / (time.perf_counter() - start)
 
 
+@torch.inference_mode()
 def forward_alone(name: str, batches: Sequence[int]) -> None:
     """Time plain torch on pixels that are on the device, and featpipe's backbone."""
     for precision, dtype in PRECISIONS.items():
@@ -62,12 +64,16 @@ def forward_alone(name: str, batches: Sequence[int]) -> None:
         for batch in batches:
             x = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=dtype)
             x = x.to(memory_format=torch.channels_last)
-            images = torch.randint(0, 255, x.shape, dtype=torch.uint8, device=DEVICE)
-            with torch.inference_mode():
-                rate = rate_of(lambda: plain(x)["map"].mean((2, 3)), batch)  # noqa: B023
+            rate = rate_of(partial(pooled, plain, x), batch)
             say(f"forward alone, {precision}, batch {batch}", rate)
-            rate = rate_of(lambda: ours(images), batch)  # noqa: B023
+            images = torch.randint(0, 255, x.shape, dtype=torch.uint8, device=DEVICE)
+            rate = rate_of(partial(ours, images), batch)
             say(f"featpipe's backbone, {precision}, batch {batch}", rate)
+
+
+def pooled(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Run a plain network, and average its last maps."""
+    return network(x)["map"].mean((2, 3))
 
 
 def decoding_alone(contents: list[bytes], n_threads: int, n_images: int) -> None:
@@ -75,26 +81,22 @@ def decoding_alone(contents: list[bytes], n_threads: int, n_images: int) -> None
     square = Preprocessing(resize=256, crop=224)
     for exact in (True, False):
         how = "exact" if exact else "scaled"
-        ways = {"threads": None, "processes": Decoders(n_threads, exact=exact)}
-        for way, decoders in ways.items():
-
-            def decode(k: int) -> None:
-                content = contents[k % len(contents)]
-                if decoders is None:  # noqa: B023
-                    pixels_of(content, square, exact=exact)  # noqa: B023
-                else:
-                    decoders.pixels_of(content, square)  # noqa: B023
-
+        decoders = Decoders(n_threads, exact=exact)
+        ways = {
+            "threads": partial(pixels_of, preprocessing=square, exact=exact),
+            "processes": partial(decoders.pixels_of, preprocessing=square),
+        }
+        for way, decode in ways.items():
+            cycle = [contents[k % len(contents)] for k in range(n_images)]
             with ThreadPoolExecutor(n_threads) as pool:
                 begin = time.perf_counter()
                 while time.perf_counter() - begin < 5:  # until processes have come
-                    list(pool.map(decode, range(4 * n_threads)))
+                    list(pool.map(decode, cycle[: 4 * n_threads]))
                 start = time.perf_counter()
-                list(pool.map(decode, range(n_images)))
+                list(pool.map(decode, cycle))
                 seconds = time.perf_counter() - start
-            if decoders is not None:
-                decoders.close()
             say(f"decoding alone, {how}, {n_threads} {way}", n_images / seconds)
+        decoders.close()
     if DEVICE == "cuda":
         files = [as_tensor(content) for content in contents[:128]]
         rate = rate_of(lambda: on_gpu(files), len(files))

@@ -28,6 +28,8 @@ __all__ = ["Decoders"]
 
 _Pixels = tuple[np.ndarray, tuple[str, ...]]
 
+_ENDED = "it ended the process that decoded it"
+
 # Up to so many threads lose less than a tenth to each other.
 _MOST_THREADS = 4
 # Processes take two seconds to come; for fewer images they are not sent for.
@@ -88,7 +90,7 @@ class Decoders:
                 shape = 3, preprocessing.crop, preprocessing.crop
                 return np.frombuffer(pixels, np.uint8).reshape(shape), notes
         self._put_back(process)
-        raise ImageError("decode", "it ended the process that decoded it, twice")
+        raise ImageError("decode", f"{_ENDED}, twice")
 
     def close(self) -> None:
         """End the processes, also those that are at work."""
@@ -120,9 +122,13 @@ class Decoders:
         with self._guard:
             if self._closed:
                 raise ImageError("decode", "the extraction was ended")
-            (process,) = self._started(1)
+            try:
+                (process,) = self._started(1)
+            except OSError as error:
+                raise ImageError("decode", _ENDED) from error
+        # Not under the lock: it takes a second or two.
         if not process.has_come(wait=True):
-            raise ImageError("decode", "it ended the process that decoded it")
+            raise ImageError("decode", _ENDED)
         return process
 
     def _alone(self) -> None:

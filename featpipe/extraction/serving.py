@@ -3,7 +3,8 @@
 A fork of the program itself, with its threads and its GPU, would be unsafe, and a new
 interpreter for each process would import torch as often. So one is started that
 imports what is needed and nothing else, and forks. The processes end when their
-channel is closed, whatever became of the program.
+channel is closed, whatever became of the program. Not multiprocessing, which would run
+a user's script again from its top, nor a pool, which one broken image would break.
 
 A message is two strings of bytes with their lengths before them: JSON, and an image
 file or its pixels.
