@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featpipe import images
+from featpipe.images.memory import rgbx
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,7 +90,7 @@ def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
     """Do what `Preprocessing.shrunk` does, faster: (3, H, W) uint8, channels last."""
     import torch
 
-    pixels = torch.from_numpy(np.array(decoded.image)).permute(2, 0, 1)
+    pixels = torch.from_numpy(rgbx(decoded.image)).permute(2, 0, 1)
     # By factors and not by sizes, which know nothing of the extent; a trace more, since
     # torch rounds what comes out down to whole pixels.
     size = preprocessing.resized(decoded.full)
@@ -100,4 +101,4 @@ def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
         scale_factor=factors[::-1],
         mode=preprocessing.interpolation,
         antialias=True,
-    )[0]
+    )[0, :3]

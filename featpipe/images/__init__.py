@@ -12,6 +12,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `folder`, `table`, `ziparchive`, `tararchive`, `datasets` | a kind of source each |
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |
+| `memory` | pixels without a copy |
 """
 
 from featpipe.images.datasets import from_arrays
