@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from featpipe import images
-from featpipe.images.memory import rgbx
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +78,7 @@ def _is_torch_to_resize(
 ) -> bool:
     if exact or preprocessing.interpolation not in ("bilinear", "bicubic"):
         return False
-    return preprocessing.resized(decoded.full) != decoded.image.size
+    return preprocessing.resized(decoded.full) != decoded.size
 
 
 def _shrunk(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image":
@@ -90,7 +89,7 @@ def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
     """Do what `Preprocessing.shrunk` does, faster: (3, H, W) uint8, channels last."""
     import torch
 
-    pixels = torch.from_numpy(rgbx(decoded.image)).permute(2, 0, 1)
+    pixels = torch.from_numpy(decoded.pixels).permute(2, 0, 1)
     # By factors and not by sizes, which know nothing of the extent; a trace more, since
     # torch rounds what comes out down to whole pixels.
     size = preprocessing.resized(decoded.full)

@@ -12,7 +12,9 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `folder`, `table`, `ziparchive`, `tararchive`, `datasets` | a kind of source each |
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |
-| `memory` | pixels without a copy |
+| `turbo` | the same pixels of plain JPEGs, faster |
+| `memory` | pixels of Pillow's without a copy |
+| `foreign` | what a file is that is no image |
 """
 
 from featpipe.images.datasets import from_arrays

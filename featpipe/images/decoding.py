@@ -15,11 +15,14 @@ import math
 import re
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featpipe.images import turbo
+from featpipe.images.foreign import foreign, unknown
 from featpipe.images.imageset import ImageError
+from featpipe.images.memory import rgbx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,22 +75,50 @@ DECODING: dict[str, Any] = {
 of any image change."""
 
 
-class Decoded(NamedTuple):
+class Decoded:
     """An upright RGB image, and what was done that its user might want to know.
 
     Parameters
     ----------
-    image : PIL.Image.Image
-        Of mode RGB.
+    found : PIL.Image.Image or (H, W, 3) uint8
+        As it was decoded: of mode RGB.
     notes : tuple of str
         Such as ``"16-bit scaled"`` or ``"first of 12 frames"``.
     full : (width, height)
         Of the upright image before JPEG's own scaling, if there was any.
     """
 
-    image: Image.Image
-    notes: tuple[str, ...]
-    full: tuple[int, int]
+    def __init__(
+        self,
+        found: Image.Image | np.ndarray,
+        notes: tuple[str, ...],
+        full: tuple[int, int],
+    ) -> None:
+        self._found = found
+        self.notes = notes
+        self.full = full
+
+    @property
+    def image(self) -> Image.Image:
+        """The image as Pillow has it."""
+        from PIL import Image
+
+        found = self._found
+        return Image.fromarray(found) if isinstance(found, np.ndarray) else found
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The image in memory: (H, W, 3 or 4) uint8, the fourth without meaning."""
+        found = self._found
+        return found if isinstance(found, np.ndarray) else rgbx(found)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        found = self._found
+        if isinstance(found, np.ndarray):
+            return found.shape[1], found.shape[0]
+        return found.size
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -96,7 +127,7 @@ class Decoded(NamedTuple):
         Not quite its size: of 375 rows JPEG makes 188 at a half, and they are 187.5.
         """
         # JPEG's scales are powers of two, and a side is rounded up.
-        scale = 1 << math.ceil(math.log2(self.full[0] / self.image.width))
+        scale = 1 << math.ceil(math.log2(self.full[0] / self.size[0]))
         return self.full[0] / scale, self.full[1] / scale
 
 
@@ -115,8 +146,9 @@ def decode(content: bytes, *, target: int | None = None) -> Decoded:
     target : int, optional
         Length in pixels of the shorter side that the image will be resized to. JPEGs
         are then decoded at 1/2, 1/4 or 1/8 where neither side gets below three times
-        that; but not those to be turned whose sides are no multiples of 8. None, the
-        default, is exact.
+        that; but not those to be turned whose sides are no multiples of 8. Plain ones
+        that stay as they are come from `turbo`. None, the default, is exact, and by
+        Pillow alone.
 
     Returns
     -------
@@ -149,6 +181,10 @@ def _decode(content: bytes, target: int | None) -> Decoded:
         )
     if scales := target is not None and _may_be_scaled(image):
         image.draft(None, (_SPARE * target, _SPARE * target))
+        if image.size == (width, height) and image.mode == "RGB":
+            plain = _plain(content, image)
+            if plain is not None:
+                return plain
     depth = str(image.tile)  # Pillow's name of the stored layout; loading forgets it
     # The order matters: asking a PNG for EXIF or frames may decode it, and if that
     # fails the next load() would pass a half-decoded picture off as whole.
@@ -172,6 +208,15 @@ def _may_be_scaled(image: Any) -> bool:
     # Part of a pixel is left over at the right and the bottom; see `Decoded.extent`.
     # Turned, it would be elsewhere. Cameras, which ask for turns, leave none over.
     return not any(side % 8 for side in image.size) or _orientation(image, []) == 1
+
+
+def _plain(content: bytes, image: Any) -> Decoded | None:
+    """Decode a JPEG without Pillow, if nothing is to be done but that."""
+    notes: list[str] = []
+    if image.format != "JPEG" or _orientation(image, notes) != 1:
+        return None
+    pixels = turbo.decode(content, image.size)
+    return None if pixels is None else Decoded(pixels, tuple(notes), image.size)
 
 
 @lru_cache(maxsize=1)
@@ -204,7 +249,8 @@ def _open(content: bytes) -> Any:
             raise
         except Exception as error:
             damage = damage or f"damaged {name}: {_reason(error)}"
-    raise ImageError("decode", _foreign(content) or damage or _unknown(content))
+    known = foreign(content) or damage or unknown(content, DECODING["formats"])
+    raise ImageError("decode", known)
 
 
 def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Image:
@@ -331,54 +377,3 @@ def _reason(error: BaseException) -> str:
     text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", str(error))
     text = " ".join(text.split())[:200]
     return text or type(error).__name__
-
-
-_FOREIGN = (
-    (
-        rb"version https://git-lfs",
-        "a git-LFS pointer, not the image; run 'git lfs pull'",
-    ),
-    (rb"\s*<(!doctype html|html|head|body)", "an HTML page; was the download refused?"),
-    (
-        rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg",
-        "an SVG drawing; convert it to PNG",
-    ),
-    (
-        rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1|mif2)",
-        "a HEIC image; convert it to JPEG or PNG, for instance with the package "
-        "pillow-heif",
-    ),
-    (
-        rb"....ftyp(?!avi[fs])|\x1aE\xdf\xa3|RIFF....AVI",
-        "a video; store its frames as images",
-    ),
-    (rb"%PDF", "a PDF document; convert its pages to PNG"),
-    (rb"PK\x03\x04", "a zip archive; give the archive itself as the source"),
-    (rb"\x00\x05\x16\x07", "an AppleDouble file with a Mac's notes; delete it"),
-    (
-        rb"\x89PNG(?!\r\n\x1a\n)",
-        "a PNG whose line ends a transfer in text mode changed",
-    ),
-    (rb"8BPS", "a Photoshop file; convert it to PNG"),
-    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file; convert it to PNG"),
-    (rb"\x00\x00[\x01\x02]\x00", "an icon, cursor or TGA image; convert it to PNG"),
-    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image; convert it to JPEG or PNG"),
-)
-
-
-def _foreign(content: bytes) -> str:
-    """Name what is certainly something else than an image of ours."""
-    head = content[:512]
-    for pattern, name in _FOREIGN:
-        if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
-            return name
-    return ""
-
-
-def _unknown(content: bytes) -> str:
-    allowed = ", ".join(DECODING["formats"])
-    head = content[:512]
-    if not any(head):
-        return "only zero bytes; was it copied in full?"
-    kind = "a text file" if not re.search(rb"[\x00-\x08\x0e-\x1f]", head) else "unknown"
-    return f"{kind}, not an image of an allowed format ({allowed})"
