@@ -54,6 +54,28 @@ def test_the_pixels_are_those_of_pillow(kind, size):
     assert outcome(content, max(size)) == expected
 
 
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.integers(1, 40),
+)
+@settings(max_examples=60, deadline=None)
+def test_scaled_pixels_are_those_of_pillow(kind, width, height, target):
+    content = saved(width, height, **KINDS[kind])
+    found = decode(content, target=target)
+    image = Image.open(io.BytesIO(content))
+    image.draft(None, (3 * target, 3 * target))
+    assert np.array_equal(found.pixels[..., :3], np.asarray(image))
+    assert found.full == (width, height)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+def test_scaled_jpegs_are_taken(scale):
+    found = turbo.decode(saved(301, 222), (-(-301 // scale), -(-222 // scale)))
+    assert found.shape == (-(-222 // scale), -(-301 // scale), 3)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "RGB inside"])
 def test_plain_jpegs_are_taken(kind):
     assert turbo.decode(saved(97, 61, **KINDS[kind]), (97, 61)) is not None
@@ -67,6 +89,14 @@ def test_a_size_that_pillow_does_not_know_of_is_left_to_it():
 def test_other_colours_are_left_to_pillow(mode):
     content = saved(97, 61, mode)
     assert outcome(content, 97) == outcome(content, None)
+
+
+@pytest.mark.parametrize("sampling", [0x11, 0x14, 0x41, 0x44, 0x12, 0x33, 0xFF])
+def test_an_odd_sampling_of_chroma_has_the_outcome_it_has_with_pillow(sampling):
+    content = bytearray(saved(96, 64, subsampling="4:4:4"))
+    frame = content.index(b"\xff\xc0")
+    content[frame + 11] = sampling  # of the first of three colours
+    assert outcome(bytes(content), 96) == outcome(bytes(content), None)
 
 
 DAMAGED = [saved(40, 30, **options) for options in KINDS.values()]
@@ -90,9 +120,9 @@ def test_damage_has_the_same_outcome_as_with_pillow_alone(content, data):
 def pillow_alone(monkeypatch):
     """Give what it is to be without simplejpeg."""
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    turbo._decoder.cache_clear()
+    turbo._library.cache_clear()
     yield
-    turbo._decoder.cache_clear()
+    turbo._library.cache_clear()
 
 
 @pytest.fixture

@@ -147,8 +147,7 @@ def decode(content: bytes, *, target: int | None = None) -> Decoded:
         Length in pixels of the shorter side that the image will be resized to. JPEGs
         are then decoded at 1/2, 1/4 or 1/8 where neither side gets below three times
         that; but not those to be turned whose sides are no multiples of 8. Plain ones
-        that stay as they are come from `turbo`. None, the default, is exact, and by
-        Pillow alone.
+        are decoded by `turbo`. None, the default, is exact, and by Pillow alone.
 
     Returns
     -------
@@ -181,10 +180,9 @@ def _decode(content: bytes, target: int | None) -> Decoded:
         )
     if scales := target is not None and _may_be_scaled(image):
         image.draft(None, (_SPARE * target, _SPARE * target))
-        if image.size == (width, height) and image.mode == "RGB":
-            plain = _plain(content, image)
-            if plain is not None:
-                return plain
+        plain = _plain(content, image, (width, height))
+        if plain is not None:
+            return plain
     depth = str(image.tile)  # Pillow's name of the stored layout; loading forgets it
     # The order matters: asking a PNG for EXIF or frames may decode it, and if that
     # fails the next load() would pass a half-decoded picture off as whole.
@@ -210,13 +208,14 @@ def _may_be_scaled(image: Any) -> bool:
     return not any(side % 8 for side in image.size) or _orientation(image, []) == 1
 
 
-def _plain(content: bytes, image: Any) -> Decoded | None:
+def _plain(content: bytes, image: Any, full: tuple[int, int]) -> Decoded | None:
     """Decode a JPEG without Pillow, if nothing is to be done but that."""
     notes: list[str] = []
-    if image.format != "JPEG" or _orientation(image, notes) != 1:
+    upright = _orientation(image, notes) == 1
+    if image.format != "JPEG" or image.mode != "RGB" or not upright:
         return None
     pixels = turbo.decode(content, image.size)
-    return None if pixels is None else Decoded(pixels, tuple(notes), image.size)
+    return None if pixels is None else Decoded(pixels, tuple(notes), full)
 
 
 @lru_cache(maxsize=1)
