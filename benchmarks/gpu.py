@@ -7,7 +7,8 @@ For a machine with CUDA::
 ``PHOTOS`` is any folder of class folders with JPEGs; as many files as asked are made of
 them, each with bytes of its own. Printed, in images a second: forward passes alone
 (plain torch, batch norm folded, channels last), decoding alone (threads, processes,
-nvJPEG) and whole extractions; then, how far codes of the GPU are from those of the CPU.
+the GPU) and whole extractions; then, how far codes of the GPU, and of what it decoded,
+are from those of the CPU.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from extraction import fastest_of
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from featpipe.backbones import Preprocessing
 from featpipe.extraction import Recipe
 from featpipe.extraction.decoders import Decoders
+from featpipe.extraction.gpujpegs import for_devices
 from featpipe.extraction.network import Network
 from featpipe.extraction.pixels import pixels_of
 
@@ -97,20 +98,15 @@ def decoding_alone(contents: list[bytes], n_threads: int, n_images: int) -> None
                 seconds = time.perf_counter() - start
             say(f"decoding alone, {how}, {n_threads} {way}", n_images / seconds)
         decoders.close()
-    if DEVICE == "cuda":
-        files = [as_tensor(content) for content in contents[:128]]
-        rate = rate_of(lambda: on_gpu(files), len(files))
-        say("decoding alone, nvJPEG, batches of 128, no resize", rate)
-
-
-def as_tensor(content: bytes) -> torch.Tensor:
-    """Give a file as torchvision wants it."""
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
-
-
-def on_gpu(files: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Decode by nvJPEG."""
-    return decode_jpeg(files, mode=ImageReadMode.RGB, device=DEVICE)
+    gpu = for_devices([torch.device(DEVICE)])
+    print(f"the GPU decodes JPEGs: {'yes' if gpu else 'no'}")
+    for count in (1, 4, n_threads) if gpu else ():
+        pieces = [cycle[k : k + 32] for k in range(0, len(cycle), 32)]
+        with ThreadPoolExecutor(count) as pool:
+            start = time.perf_counter()
+            list(pool.map(partial(gpu.pixels_of, preprocessing=square), pieces))
+            seconds = time.perf_counter() - start
+        say(f"decoding alone, GPU, {count} threads, 32 a call", n_images / seconds)
 
 
 def whole(photos: Path, name: str, *options: str) -> None:
@@ -129,22 +125,32 @@ def agreement(contents: list[bytes], name: str) -> None:
     """Compare the codes of the device with those of the CPU in float32."""
     square = Preprocessing(resize=256, crop=224)
     pixels = np.stack([pixels_of(c, square, exact=True)[0] for c in contents])
-    images = torch.from_numpy(pixels)
+    exact = torch.from_numpy(pixels)
 
-    def codes(device: str, precision: str) -> torch.Tensor:
+    def codes(device: str, precision: str, images: torch.Tensor) -> torch.Tensor:
         lanes = Network(Recipe(name, "none"), device).lanes(["penultimate"], precision)
         parts = [lanes[0](part)["penultimate"].cpu() for part in images.split(32)]
         return torch.cat(parts).double()
 
-    expected = codes("cpu", "fp32")
-    for precision in PRECISIONS:
-        found = codes(DEVICE, precision)
+    def compare(what: str, found: torch.Tensor) -> None:
         least = torch.cosine_similarity(found, expected).min()
         error = ((found - expected).norm(dim=1) / expected.norm(dim=1)).max()
         print(
-            f"{precision} on {DEVICE}, fp32 on cpu: least cosine {least:.7f}, ", end=""
+            f"{what}, fp32 on cpu: least cosine {least:.7f}, largest relative "
+            f"difference {error:.1e}"
         )
-        print(f"largest relative difference {error:.1e}")
+
+    expected = codes("cpu", "fp32", exact)
+    for precision in PRECISIONS:
+        compare(f"{precision} on {DEVICE}", codes(DEVICE, precision, exact))
+    gpu = for_devices([torch.device(DEVICE)])
+    if gpu is not None:
+        there = gpu.pixels_of(contents, square)
+        done = [k for k, each in enumerate(there) if each is not None]
+        decoded = exact.clone()
+        decoded[done] = torch.stack([there[k].cpu() for k in done])
+        print(f"decoded on {DEVICE}: {len(done)} of {len(contents)}")
+        compare(f"decoded on {DEVICE}, fp32", codes(DEVICE, "fp32", decoded))
 
 
 def made(photos: Path, folder: Path, count: int) -> list[bytes]:

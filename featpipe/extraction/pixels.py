@@ -5,7 +5,7 @@ with Pillow images. Scaled, JPEG makes large images smaller by itself, and torch
 resizes what is left, three times as fast and one grey level off here and there.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from featpipe.backbones.preprocessing import Preprocessing
     from featpipe.images import Decoded
 
-__all__ = ["pixels_of", "shrunk"]
+__all__ = ["Pixels", "cropped", "is_for_torch", "pixels_of", "resized", "shrunk"]
+
+Pixels = Union[np.ndarray, "Tensor"]
+"""(3, S, S) uint8 of one image: an array here, or a tensor on a GPU."""
 
 
 def pixels_of(
@@ -46,12 +49,9 @@ def pixels_of(
         If it cannot be decoded.
     """
     decoded = images.decode(content, target=_target(preprocessing, exact))
-    if _is_torch_to_resize(decoded, preprocessing, exact):
+    if _is_for_torch(decoded, preprocessing, exact):
         smaller = _resized(decoded, preprocessing)
-        left, top = preprocessing.corner((smaller.shape[2], smaller.shape[1]))
-        side = preprocessing.crop
-        square = smaller[:, top : top + side, left : left + side]
-        return square.contiguous().numpy(), decoded.notes
+        return cropped(smaller, preprocessing).numpy(), decoded.notes
     return preprocessing.cropped(_shrunk(decoded, preprocessing)), decoded.notes
 
 
@@ -60,7 +60,7 @@ def shrunk(
 ) -> tuple["Image.Image", tuple[str, ...]]:
     """Decode and resize one image as `pixels_of` does, without the crop."""
     decoded = images.decode(content, target=_target(preprocessing, exact))
-    if _is_torch_to_resize(decoded, preprocessing, exact):
+    if _is_for_torch(decoded, preprocessing, exact):
         from PIL import Image
 
         smaller = _resized(decoded, preprocessing)
@@ -73,12 +73,10 @@ def _target(preprocessing: "Preprocessing", exact: bool) -> int | None:
     return None if exact else preprocessing.resize
 
 
-def _is_torch_to_resize(
+def _is_for_torch(
     decoded: "Decoded", preprocessing: "Preprocessing", exact: bool
 ) -> bool:
-    if exact or preprocessing.interpolation not in ("bilinear", "bicubic"):
-        return False
-    return preprocessing.resized(decoded.full) != decoded.size
+    return not exact and is_for_torch(decoded.full, decoded.size, preprocessing)
 
 
 def _shrunk(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image":
@@ -86,18 +84,71 @@ def _shrunk(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image"
 
 
 def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
-    """Do what `Preprocessing.shrunk` does, faster: (3, H, W) uint8, channels last."""
     import torch
 
     pixels = torch.from_numpy(decoded.pixels).permute(2, 0, 1)
+    return resized(pixels, decoded.full, decoded.extent, preprocessing)
+
+
+def is_for_torch(
+    full: tuple[int, int], size: tuple[int, int], preprocessing: "Preprocessing"
+) -> bool:
+    """Say whether `resized` is to do, and can do, what `Preprocessing.shrunk` does.
+
+    Parameters
+    ----------
+    full, size : (width, height)
+        Of the whole image, and as it was decoded.
+    preprocessing : Preprocessing
+    """
+    if preprocessing.interpolation not in ("bilinear", "bicubic"):
+        return False
+    return preprocessing.resized(full) != size
+
+
+def resized(
+    pixels: "Tensor",
+    full: tuple[int, int],
+    extent: tuple[float, float],
+    preprocessing: "Preprocessing",
+) -> "Tensor":
+    """Do what `Preprocessing.shrunk` does, faster, and on any device.
+
+    Parameters
+    ----------
+    pixels : (3 or 4, H, W) uint8
+    full, extent : (width, height)
+        As of `images.Decoded`.
+    preprocessing : Preprocessing
+
+    Returns
+    -------
+    (3, h, w) uint8
+    """
+    import torch
+
     # By factors and not by sizes, which know nothing of the extent; a trace more, since
     # torch rounds what comes out down to whole pixels.
-    size = preprocessing.resized(decoded.full)
-    ratios = zip(size, decoded.extent, strict=True)
-    factors = [to / extent * (1 + 1e-12) for to, extent in ratios]
-    return torch.nn.functional.interpolate(
-        pixels[None],
+    size = preprocessing.resized(full)
+    ratios = zip(size, extent, strict=True)
+    factors = [to / part * (1 + 1e-12) for to, part in ratios]
+    whole = _has_whole_numbers(pixels.device.type)
+    found = torch.nn.functional.interpolate(
+        pixels[None] if whole else pixels[None].float(),
         scale_factor=factors[::-1],
         mode=preprocessing.interpolation,
         antialias=True,
     )[0, :3]
+    return found if whole else found.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _has_whole_numbers(kind: str) -> bool:
+    """Say whether torch resizes uint8 on a kind of device."""
+    return kind == "cpu"
+
+
+def cropped(pixels: "Tensor", preprocessing: "Preprocessing") -> "Tensor":
+    """Cut the central square out of (3, H, W) that is not smaller; contiguous."""
+    left, top = preprocessing.corner((pixels.shape[2], pixels.shape[1]))
+    side = preprocessing.crop
+    return pixels[:, top : top + side, left : left + side].contiguous()
