@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import socket
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featpipe.images import Failure, ImageError, scan
+from featpipe.images import Failure, ImageError, folder, scan
 from featpipe.images.folder import SPLITS
 from featpipe.images.imageset import MAX_BYTES
 
@@ -229,6 +230,37 @@ def test_a_huge_file_is_not_read(tmp_path):
     os.truncate(tmp_path / "video.mp4", MAX_BYTES + 1)  # sparse, takes no room
     with pytest.raises(ImageError, match=r"1,073,741,825 bytes, more than"):
         scan(tmp_path).read(0)
+
+
+class Growing(io.FileIO):
+    """A file over a network: it gives a little at a time, and more than it said."""
+
+    def read(self, size: int = -1) -> bytes:
+        return super().read(min(size, 7))
+
+
+def test_a_file_that_comes_in_pieces_is_read_to_its_end(tmp_path, monkeypatch):
+    images = scan(make(tmp_path, "a/1"))
+    content = bytes(range(256)) * 3
+    (tmp_path / "a" / "1").write_bytes(content)
+    assert images.read(0) == content
+    monkeypatch.setattr(
+        folder, "open", lambda path, *_, **__: Growing(path), raising=False
+    )
+    assert images.read(0) == content
+    # One that says it is shorter than it turns out to be.
+    monkeypatch.setattr(folder, "MAX_BYTES", 700)
+    with (
+        Growing(tmp_path / "a" / "1") as file,
+        pytest.raises(ImageError, match="bytes, more than"),
+    ):
+        folder._to_the_end(file, b"")
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs Linux's /proc")
+def test_a_file_that_says_it_is_empty_is_read_to_its_end():
+    # Files there have no length before they are read.
+    assert folder._read_file("/proc/version") == Path("/proc/version").read_bytes()
 
 
 def test_threads_and_other_processes_can_read(tmp_path):

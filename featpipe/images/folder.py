@@ -11,6 +11,7 @@ of thousands of files, and forgets a leading ``./`` and a trailing slash.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,9 @@ __all__ = [
     "stat_file",
     "with_meaning",
 ]
+
+# Bytes at a time, of a file that is longer than it says.
+_PIECE = 1 << 20
 
 SPLITS = {
     "train": "train",
@@ -104,14 +108,28 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _read_file(path: str) -> bytes:
-    with open(path, "rb", opener=_without_waiting) as file:
+    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("read", kind(status.st_mode))
-        content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
+        if status.st_size > MAX_BYTES:
             raise ImageError("read", too_large(status.st_size))
+        # Not up to what is allowed: Python takes the memory for what is asked.
+        content = file.read(status.st_size + 1)
+        if len(content) != status.st_size:
+            content = _to_the_end(file, content)
         return content
+
+
+def _to_the_end(file: io.FileIO, begin: bytes) -> bytes:
+    """Read on in a file that grows, or that comes in pieces, as over a network."""
+    pieces, length = [begin], len(begin)
+    while length <= MAX_BYTES and (piece := file.read(_PIECE)):
+        pieces.append(piece)
+        length += len(piece)
+    if length > MAX_BYTES:
+        raise ImageError("read", too_large(length))
+    return b"".join(pieces)
 
 
 def scan_folder(source: str, unlabelled: bool = False) -> ImageSet:
