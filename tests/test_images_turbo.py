@@ -2,6 +2,7 @@
 
 import io
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featpipe.images import ImageError, decode, turbo
+
+with_simplejpeg = pytest.mark.skipif(
+    find_spec("simplejpeg") is None, reason="needs simplejpeg"
+)
 
 KINDS = {
     "plain": {},
@@ -70,12 +75,14 @@ def test_scaled_pixels_are_those_of_pillow(kind, width, height, target):
     assert found.full == (width, height)
 
 
+@with_simplejpeg
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_scaled_jpegs_are_taken(scale):
     found = turbo.decode(saved(301, 222), (-(-301 // scale), -(-222 // scale)))
     assert found.shape == (-(-222 // scale), -(-301 // scale), 3)
 
 
+@with_simplejpeg
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "RGB inside"])
 def test_plain_jpegs_are_taken(kind):
     assert turbo.decode(saved(97, 61, **KINDS[kind]), (97, 61)) is not None
