@@ -30,7 +30,7 @@ from extraction import fastest_of
 from featpipe.backbones import Preprocessing
 from featpipe.extraction import Recipe
 from featpipe.extraction.decoders import Decoders
-from featpipe.extraction.gpujpegs import for_devices
+from featpipe.extraction.gpujpegs import for_device
 from featpipe.extraction.network import Network
 from featpipe.extraction.pixels import pixels_of
 
@@ -98,7 +98,7 @@ def decoding_alone(contents: list[bytes], n_threads: int, n_images: int) -> None
                 seconds = time.perf_counter() - start
             say(f"decoding alone, {how}, {n_threads} {way}", n_images / seconds)
         decoders.close()
-    gpu = for_devices([torch.device(DEVICE)])
+    gpu = for_device(torch.device(DEVICE))
     print(f"the GPU decodes JPEGs: {'yes' if gpu else 'no'}")
     for count in (1, 4, n_threads) if gpu else ():
         pieces = [cycle[k : k + 32] for k in range(0, len(cycle), 32)]
@@ -143,7 +143,7 @@ def agreement(contents: list[bytes], name: str) -> None:
     expected = codes("cpu", "fp32", exact)
     for precision in PRECISIONS:
         compare(f"{precision} on {DEVICE}", codes(DEVICE, precision, exact))
-    gpu = for_devices([torch.device(DEVICE)])
+    gpu = for_device(torch.device(DEVICE))
     if gpu is not None:
         there = gpu.pixels_of(contents, square)
         done = [k for k, each in enumerate(there) if each is not None]

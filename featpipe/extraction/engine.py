@@ -32,7 +32,7 @@ __all__ = ["Batch", "Engine", "Prepared"]
 # Images that may be in decoding, or wait decoded for the network.
 _AHEAD = 128
 # Images that a GPU decodes at once, and those that may then be in decoding.
-_GPU_PIECE = 32
+_GPU_PIECE = 64
 _GPU_AHEAD = 1024
 
 _Item = TypeVar("_Item")
@@ -214,12 +214,12 @@ class Engine:
         """Give the GPUs that decode, if there are some and they may."""
         if self._exact or self._gpu_is_known:
             return self._gpu
-        devices = [backbone.device for backbone in self._backbones()]
+        device = self._backbones()[0].device
         with self._guard:
             if not self._gpu_is_known:
-                self._gpu = gpujpegs.for_devices(devices)
+                self._gpu = gpujpegs.for_device(device)
                 self._gpu_is_known = True
-        if self._gpu is None and devices[0].type == "cuda":
+        if self._gpu is None and device.type == "cuda":
             self._tally.say(
                 "JPEGs are decoded by the processors: the GPU did not do the first one "
                 "as Pillow does"

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from featpipe.backbones.preprocessing import Preprocessing
     from featpipe.images import Decoded
 
-__all__ = ["Pixels", "cropped", "is_for_torch", "pixels_of", "resized", "shrunk"]
+__all__ = [
+    "Pixels",
+    "cropped",
+    "is_for_torch",
+    "pixels_of",
+    "resized",
+    "shrunk",
+    "whole",
+]
 
 Pixels = Union[np.ndarray, "Tensor"]
 """(3, S, S) uint8 of one image: an array here, or a tensor on a GPU."""
@@ -50,8 +58,8 @@ def pixels_of(
     """
     decoded = images.decode(content, target=_target(preprocessing, exact))
     if _is_for_torch(decoded, preprocessing, exact):
-        smaller = _resized(decoded, preprocessing)
-        return cropped(smaller, preprocessing).numpy(), decoded.notes
+        square = cropped(_resized(decoded, preprocessing), preprocessing)
+        return square.contiguous().numpy(), decoded.notes
     return preprocessing.cropped(_shrunk(decoded, preprocessing)), decoded.notes
 
 
@@ -87,7 +95,7 @@ def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
     import torch
 
     pixels = torch.from_numpy(decoded.pixels).permute(2, 0, 1)
-    return resized(pixels, decoded.full, decoded.extent, preprocessing)
+    return resized(pixels[None], decoded.full, decoded.extent, preprocessing)[0]
 
 
 def is_for_torch(
@@ -116,14 +124,16 @@ def resized(
 
     Parameters
     ----------
-    pixels : (3 or 4, H, W) uint8
+    pixels : (n, 3 or 4, H, W) uint8
+        Images of one size.
     full, extent : (width, height)
         As of `images.Decoded`.
     preprocessing : Preprocessing
 
     Returns
     -------
-    (3, h, w) uint8
+    (n, 3, h, w) uint8 or float32
+        What is not whole yet, `whole` makes so.
     """
     import torch
 
@@ -132,14 +142,13 @@ def resized(
     size = preprocessing.resized(full)
     ratios = zip(size, extent, strict=True)
     factors = [to / part * (1 + 1e-12) for to, part in ratios]
-    whole = _has_whole_numbers(pixels.device.type)
-    found = torch.nn.functional.interpolate(
-        pixels[None] if whole else pixels[None].float(),
+    on_cpu = _has_whole_numbers(pixels.device.type)
+    return torch.nn.functional.interpolate(
+        pixels if on_cpu else pixels.float(),
         scale_factor=factors[::-1],
         mode=preprocessing.interpolation,
         antialias=True,
-    )[0, :3]
-    return found if whole else found.round_().clamp_(0, 255).to(torch.uint8)
+    )[:, :3]
 
 
 def _has_whole_numbers(kind: str) -> bool:
@@ -147,8 +156,17 @@ def _has_whole_numbers(kind: str) -> bool:
     return kind == "cpu"
 
 
+def whole(pixels: "Tensor") -> "Tensor":
+    """Round pixels of any shape to uint8."""
+    import torch
+
+    if pixels.dtype == torch.uint8:
+        return pixels
+    return pixels.round().clamp_(0, 255).to(torch.uint8)
+
+
 def cropped(pixels: "Tensor", preprocessing: "Preprocessing") -> "Tensor":
-    """Cut the central square out of (3, H, W) that is not smaller; contiguous."""
-    left, top = preprocessing.corner((pixels.shape[2], pixels.shape[1]))
+    """Cut the central square out of (..., H, W) that is not smaller; a view."""
+    left, top = preprocessing.corner((pixels.shape[-1], pixels.shape[-2]))
     side = preprocessing.crop
-    return pixels[:, top : top + side, left : left + side].contiguous()
+    return pixels[..., top : top + side, left : left + side]

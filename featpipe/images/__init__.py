@@ -21,7 +21,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 from featpipe.images.datasets import from_arrays
 from featpipe.images.decoding import DECODING, Decoded, decode
 from featpipe.images.imageset import Failure, ImageError, ImageSet
-from featpipe.images.plain import plain_size
+from featpipe.images.plain import Plain, plain
 from featpipe.images.scanning import scan
 
 __all__ = [
@@ -30,8 +30,9 @@ __all__ = [
     "Failure",
     "ImageError",
     "ImageSet",
+    "Plain",
     "decode",
     "from_arrays",
-    "plain_size",
+    "plain",
     "scan",
 ]
