@@ -6,16 +6,14 @@ For a machine with CUDA::
 
 ``PHOTOS`` is any folder of class folders with JPEGs; as many files as asked are made of
 them, each with bytes of its own. Printed, in images a second: forward passes alone
-(plain torch, batch norm folded, channels last), decoding alone (threads, processes,
-the GPU) and whole extractions; then, how far codes of the GPU, and of what it decoded,
-are from those of the CPU.
+(plain torch, batch norm folded, channels last), decoding alone (in threads, and in
+processes) and whole extractions, from the first image and once they run; then, how far
+codes of the GPU are from those of the CPU. What the GPU's own JPEG decoder would do is
+measured by ``nvjpeg.py``.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,9 +26,8 @@ import torch
 from extraction import fastest_of
 
 from featpipe.backbones import Preprocessing
-from featpipe.extraction import Recipe
+from featpipe.extraction import Recipe, Tally, extract
 from featpipe.extraction.decoders import Decoders
-from featpipe.extraction.gpujpegs import for_device
 from featpipe.extraction.network import Network
 from featpipe.extraction.pixels import pixels_of
 
@@ -78,47 +75,62 @@ def pooled(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def decoding_alone(contents: list[bytes], n_threads: int, n_images: int) -> None:
-    """Time Pillow in threads and in processes, and nvJPEG."""
+    """Time decoding in threads, and in processes as the engine has them."""
     square = Preprocessing(resize=256, crop=224)
+    cycle = [contents[k % len(contents)] for k in range(n_images)]
     for exact in (True, False):
         how = "exact" if exact else "scaled"
         decoders = Decoders(n_threads, exact=exact)
-        ways = {
-            "threads": partial(pixels_of, preprocessing=square, exact=exact),
+        size = decoders.at_once
+        pieces = [cycle[k : k + size] for k in range(0, n_images, size)]
+
+        def in_thread(piece: list[bytes], exact: bool = exact) -> None:
+            for content in piece:
+                pixels_of(content, square, exact=exact)
+
+        ways: dict[str, Callable[[list[bytes]], object]] = {
+            "threads": in_thread,
             "processes": partial(decoders.pixels_of, preprocessing=square),
         }
         for way, decode in ways.items():
-            cycle = [contents[k % len(contents)] for k in range(n_images)]
             with ThreadPoolExecutor(n_threads) as pool:
                 begin = time.perf_counter()
                 while time.perf_counter() - begin < 5:  # until processes have come
-                    list(pool.map(decode, cycle[: 4 * n_threads]))
+                    list(pool.map(decode, pieces[:n_threads]))
                 start = time.perf_counter()
-                list(pool.map(decode, cycle))
+                list(pool.map(decode, pieces))
                 seconds = time.perf_counter() - start
             say(f"decoding alone, {how}, {n_threads} {way}", n_images / seconds)
         decoders.close()
-    gpu = for_device(torch.device(DEVICE))
-    print(f"the GPU decodes JPEGs: {'yes' if gpu else 'no'}")
-    for count in (1, 4, n_threads) if gpu else ():
-        pieces = [cycle[k : k + 32] for k in range(0, len(cycle), 32)]
-        with ThreadPoolExecutor(count) as pool:
-            start = time.perf_counter()
-            list(pool.map(partial(gpu.pixels_of, preprocessing=square), pieces))
-            seconds = time.perf_counter() - start
-        say(f"decoding alone, GPU, {count} threads, 32 a call", n_images / seconds)
 
 
-def whole(photos: Path, name: str, *options: str) -> None:
-    """Time an extraction from the command line, by what it says of itself."""
+def whole(photos: Path, name: str, precision: str) -> None:
+    """Time an extraction, from its first image, and from a quarter of them on."""
+    marks: list[tuple[float, int]] = []
+
+    def progress(tally: Tally) -> None:
+        marks.append((time.perf_counter(), tally.computed))
+        tallies.append(tally)
+
+    tallies: list[Tally] = []
     with tempfile.TemporaryDirectory() as folder:
-        out, said = Path(folder) / "x.h5", Path(folder) / "x.json"
-        command = [sys.executable, "-m", "featpipe", "extract", str(photos)]
-        command += ["-o", str(out), "--json", str(said), "--backbone", name]
-        command += ["--weights", "none", "--device", DEVICE, *options]
-        subprocess.run(command, check=True, capture_output=True)
-        found = json.loads(said.read_text())
-    say(f"featpipe extract {' '.join(options)}", found["images_per_second"])
+        extract(
+            photos,
+            Path(folder) / "x.h5",
+            backbone=name,
+            weights="none",
+            device=DEVICE,
+            precision=precision,
+            progress=progress,
+        )
+        tally = tallies[-1]
+        rate, held = tally.rate, tally.held_back_by
+    say(f"extraction, {precision}, from the first image", rate)
+    late = [mark for mark in marks if mark[1] > tally.n_images / 4]
+    (begin, few), (end, many) = late[0], late[-1]
+    say(f"extraction, {precision}, once it runs", (many - few) / (end - begin))
+    busy = ", ".join(f"{stage} {took:.1f}" for stage, took in tally.seconds.items())
+    print(f"  held back by {held}; busy seconds of all threads: {busy}")
 
 
 def agreement(contents: list[bytes], name: str) -> None:
@@ -143,14 +155,6 @@ def agreement(contents: list[bytes], name: str) -> None:
     expected = codes("cpu", "fp32", exact)
     for precision in PRECISIONS:
         compare(f"{precision} on {DEVICE}", codes(DEVICE, precision, exact))
-    gpu = for_device(torch.device(DEVICE))
-    if gpu is not None:
-        there = gpu.pixels_of(contents, square)
-        done = [k for k, each in enumerate(there) if each is not None]
-        decoded = exact.clone()
-        decoded[done] = torch.stack([there[k].cpu() for k in done])
-        print(f"decoded on {DEVICE}: {len(done)} of {len(contents)}")
-        compare(f"decoded on {DEVICE}, fp32", codes(DEVICE, "fp32", decoded))
 
 
 def made(photos: Path, folder: Path, count: int) -> list[bytes]:
@@ -178,8 +182,8 @@ def main() -> None:
         contents = made(asked.photos, Path(folder), asked.images)
         forward_alone(asked.network, asked.batches)
         decoding_alone(contents, n_threads, min(asked.images, 6000))
-        whole(Path(folder), asked.network, "--precision", "bf16")
-        whole(Path(folder), asked.network, "--precision", "fp32")
+        for precision in PRECISIONS:
+            whole(Path(folder), asked.network, precision=precision)
         agreement(contents[::4], asked.network)
 
 

@@ -35,8 +35,8 @@ def some(eager, request):
     """Give decoders with two processes that have come."""
     made = Decoders(2, exact=getattr(request, "param", True))
     tried = 0
-    while not made._free:
-        outcome(made.pixels_of, b"no image", SQUARE)
+    while made._free.empty():
+        made.pixels_of([b"no image"], SQUARE)
         time.sleep(0.05)
         tried += 1
         assert tried < 2000
@@ -74,11 +74,16 @@ def every_image(jpeg):
     return files
 
 
-def outcome(decode, *args, **kwargs):
+def decoded(content, exact):
     try:
-        return decode(*args, **kwargs)
+        return pixels_of(content, SQUARE, exact=exact)
     except ImageError as error:
-        return error.stage, error.reason
+        return error
+
+
+def told(outcome):
+    failed = isinstance(outcome, ImageError)
+    return (outcome.stage, outcome.reason) if failed else outcome
 
 
 def children(process: subprocess.Popen) -> list[int]:
@@ -94,40 +99,51 @@ def is_there(pid: int) -> bool:
     return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
+@pytest.mark.parametrize("at_once", [1, 8])
 @pytest.mark.parametrize("some", [True, False], indirect=True)
-def test_processes_give_the_pixels_notes_and_failures_of_threads(some, every_image):
+def test_processes_give_the_pixels_notes_and_failures_of_threads(
+    some, every_image, at_once
+):
     assert len(every_image) > 20
+    starts = range(0, len(every_image), at_once)
+    pieces = [every_image[k : k + at_once] for k in starts]
     with ThreadPoolExecutor(4) as threads:
-        found = list(
-            threads.map(lambda c: outcome(some.pixels_of, c, SQUARE), every_image)
-        )
+        done = threads.map(lambda piece: some.pixels_of(piece, SQUARE), pieces)
+        found = [outcome for piece in done for outcome in piece]
     failed = 0
-    for content, (one, two) in zip(every_image, found, strict=True):
-        pixels, notes = outcome(pixels_of, content, SQUARE, exact=some._exact)
+    for content, (one, two) in zip(every_image, map(told, found), strict=True):
+        pixels, notes = told(decoded(content, exact=some._exact))
         assert np.array_equal(one, pixels)
         assert two == notes
         failed += isinstance(one, str)
     assert 0 < failed < len(every_image)
 
 
-def test_an_image_is_tried_again_when_its_process_is_gone(some, jpeg):
+def test_images_are_tried_again_when_their_process_is_gone(some, jpeg):
     (parent,) = some._parents
     for pid in children(parent):
         os.kill(pid, signal.SIGKILL)
     expected, _ = pixels_of(jpeg, SQUARE, exact=True)
     for _ in range(4):
-        assert np.array_equal(some.pixels_of(jpeg, SQUARE)[0], expected)
+        for pixels, _ in some.pixels_of([jpeg, jpeg], SQUARE):
+            assert np.array_equal(pixels, expected)
     assert len(some._parents) > 1
 
 
-def test_an_image_that_ends_two_processes_fails_and_the_next_does_not(
-    some, jpeg, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        patch.setattr(serving, "words", lambda _: b"nonsense")
-        with pytest.raises(ImageError, match="ended the process that decoded it"):
-            some.pixels_of(jpeg, SQUARE)
-    assert some.pixels_of(jpeg, SQUARE)[0].shape == (3, 32, 32)
+def test_an_image_that_ends_two_processes_fails_and_no_other(some, jpeg, monkeypatch):
+    deadly, expected = saved(drawn(30, 30), "JPEG"), pixels_of(jpeg, SQUARE, exact=True)
+    send = serving.send
+
+    def ending(channel, parts):
+        """Have the process meet what it does not survive."""
+        send(channel, [b"nonsense", *parts[1:]] if deadly in parts else parts)
+
+    monkeypatch.setattr(serving, "send", ending)
+    first, failure, last = some.pixels_of([jpeg, deadly, jpeg], SQUARE)
+    assert "ended the process that decoded it, twice" in failure.reason
+    for pixels, notes in (first, last, *some.pixels_of([jpeg], SQUARE)):
+        assert np.array_equal(pixels, expected[0])
+        assert notes == expected[1]
 
 
 def test_where_no_process_can_be_started_threads_decode(eager, jpeg, monkeypatch):
@@ -136,7 +152,8 @@ def test_where_no_process_can_be_started_threads_decode(eager, jpeg, monkeypatch
         monkeypatch.setattr(decoders.sys, "executable", executable)
         alone = Decoders(2, exact=True)
         for _ in range(3):
-            assert np.array_equal(alone.pixels_of(jpeg, SQUARE)[0], expected)
+            ((pixels, _),) = alone.pixels_of([jpeg], SQUARE)
+            assert np.array_equal(pixels, expected)
         alone.close()
 
 
@@ -154,7 +171,7 @@ def test_threads_that_decode_leave_torch_the_others(jpeg):
     decoders = Decoders(1, exact=False)
 
     def seen_after_decoding():
-        decoders.pixels_of(jpeg, SQUARE)
+        decoders.pixels_of([jpeg], SQUARE)
         return torch.get_num_threads()
 
     try:
@@ -171,7 +188,7 @@ def test_threads_that_decode_leave_torch_the_others(jpeg):
 def test_few_images_start_no_process(jpeg, monkeypatch):
     monkeypatch.setattr(decoders, "_MOST_THREADS", 0)
     few = Decoders(2, exact=True)
-    few.pixels_of(jpeg, SQUARE)
+    few.pixels_of([jpeg], SQUARE)
     assert not few._parents
 
 
@@ -179,8 +196,8 @@ def test_codes_do_not_depend_on_who_decodes(photos, tmp_path, eager, monkeypatch
     one = run(photos, tmp_path / "1.h5", workers=1)[0]
     taken = Decoders._taken
 
-    def patient(self):
-        while (process := taken(self)) is None:
+    def patient(self, count):
+        while (process := taken(self, count)) is None:
             time.sleep(0.05)
         return process
 

@@ -10,15 +10,17 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Lock, local
 from typing import TYPE_CHECKING
 
-import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from featpipe.extraction import serving
 from featpipe.extraction.pixels import pixels_of
+from featpipe.extraction.serving import Outcome
 from featpipe.images import ImageError
 
 if TYPE_CHECKING:
@@ -26,17 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoders"]
 
-_Pixels = tuple[np.ndarray, tuple[str, ...]]
-
 _ENDED = "it ended the process that decoded it"
 
 # Up to so many threads lose less than a tenth to each other.
 _MOST_THREADS = 4
 # Processes take two seconds to come; for fewer images they are not sent for.
 _FEW_IMAGES = 500
+# Images that a process is sent at once: every message lets other threads in between.
+_AT_ONCE = 8
 # Bytes on their way: more than most images have, so that nobody waits in the middle.
 _ROOM = 1 << 20
-_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
+_WITHOUT_WAITING = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class Decoders:
@@ -57,40 +59,68 @@ class Decoders:
         self._exact = exact
         self._n_asked = 0
         self._coming: list[_Process] = []
-        self._free: list[_Process] = []
+        self._free: SimpleQueue[_Process] = SimpleQueue()
         self._all: list[_Process] = []
         self._parents: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._guard = Lock()
         self._here = local()
 
-    def pixels_of(self, content: bytes, preprocessing: "Preprocessing") -> _Pixels:
+    @property
+    def at_once(self) -> int:
+        """How many images to ask for at once."""
+        return _AT_ONCE if self._n_processes else 1
+
+    def pixels_of(
+        self, contents: Sequence[bytes], preprocessing: "Preprocessing"
+    ) -> list[Outcome]:
         """Do what `pixels.pixels_of` does, in a process if there is one.
 
-        Raises
-        ------
-        ImageError
-            If the image cannot be decoded, or has ended two processes.
+        Returns
+        -------
+        list of (pixels, notes) or ImageError
+            Of each; the latter if it cannot be decoded, or has ended two processes.
         """
-        process = self._taken()
+        process = self._taken(len(contents))
         if process is None:
-            if not self._exact:
-                self._alone()
+            return [self._alone(content, preprocessing) for content in contents]
+        try:
+            found = process.answer(contents, preprocessing)
+        except (EOFError, OSError):
+            return self._again(contents, preprocessing)
+        self._free.put(process)
+        return found
+
+    def _alone(self, content: bytes, preprocessing: "Preprocessing") -> Outcome:
+        """Decode in this thread."""
+        if not self._exact:
+            self._take_one_processor()
+        try:
             return pixels_of(content, preprocessing, exact=self._exact)
-        asked = serving.words(preprocessing)
-        for _ in range(2):
+        except ImageError as error:
+            return error
+
+    def _again(
+        self, contents: Sequence[bytes], preprocessing: "Preprocessing"
+    ) -> list[Outcome]:
+        """Decode one by one, in a new process: the old one was ended by one of them.
+
+        Not here: what ends a process would end the program.
+        """
+        found: list[Outcome] = []
+        process = None
+        for content in contents:
             try:
-                said, pixels = process.answer(asked, content)
+                process = process or self._another()
+                found += process.answer([content], preprocessing)
+            except ImageError as error:
+                found.append(error)
             except (EOFError, OSError):
-                # Not here: what ends a process would end the program.
-                process = self._another()
-            else:
-                self._put_back(process)
-                notes = serving.understood(said)
-                shape = 3, preprocessing.crop, preprocessing.crop
-                return np.frombuffer(pixels, np.uint8).reshape(shape), notes
-        self._put_back(process)
-        raise ImageError("decode", f"{_ENDED}, twice")
+                found.append(ImageError("decode", f"{_ENDED}, twice"))
+                process = None
+        if process is not None:
+            self._free.put(process)
+        return found
 
     def close(self) -> None:
         """End the processes, also those that are at work."""
@@ -101,21 +131,28 @@ class Decoders:
             for parent in self._parents:
                 parent.wait()
 
-    def _taken(self) -> "_Process | None":
-        """Give a process that is free; None if none is there."""
-        with self._guard:
-            self._n_asked += 1
-            if self._n_asked == _FEW_IMAGES and self._n_processes:
-                with suppress(OSError):  # then there are none
-                    self._coming = self._started(self._n_processes)
-            if not self._free:
-                self._free = [each for each in self._coming if each.has_come()]
-                self._coming = [each for each in self._coming if not each.came]
-            return self._free.pop() if self._free else None
+    def _taken(self, count: int) -> "_Process | None":
+        """Give a process that is free, for so many images; None if none is there."""
+        # Once all have come, without the lock, at which many threads were seen to wait.
+        if self._n_processes and (self._coming or not self._all):
+            with self._guard:
+                self._look_for_processes(count)
+        with suppress(Empty):
+            return self._free.get_nowait()
+        return None
 
-    def _put_back(self, process: "_Process") -> None:
-        with self._guard:
-            self._free.append(process)
+    def _look_for_processes(self, count: int) -> None:
+        """Send for processes if there are images enough; see which have come."""
+        self._n_asked += count
+        if self._n_asked >= _FEW_IMAGES and not self._all:
+            try:
+                self._coming = self._started(self._n_processes)
+            except OSError:
+                self._n_processes = 0
+        for process in self._coming:
+            if process.has_come():
+                self._free.put(process)
+        self._coming = [each for each in self._coming if not each.came]
 
     def _another(self) -> "_Process":
         """Start a process, and wait for it."""
@@ -131,7 +168,7 @@ class Decoders:
             raise ImageError("decode", _ENDED)
         return process
 
-    def _alone(self) -> None:
+    def _take_one_processor(self) -> None:
         """Have torch use this thread alone: there is one for each processor."""
         if not hasattr(self._here, "is_alone"):
             import torch
@@ -193,13 +230,15 @@ class _Process:
         """Whether it is there; it says so itself, with one byte."""
         if not self.came:
             with suppress(OSError):  # nothing yet, or gone
-                self.came = bool(self._channel.recv(1, 0 if wait else _AT_ONCE))
+                self.came = bool(self._channel.recv(1, 0 if wait else _WITHOUT_WAITING))
         return self.came
 
-    def answer(self, asked: bytes, content: bytes) -> tuple[bytes, memoryview]:
+    def answer(
+        self, contents: Sequence[bytes], preprocessing: "Preprocessing"
+    ) -> list[Outcome]:
         """Ask, and wait; EOFError or OSError if it is gone."""
-        serving.send(self._channel, asked, content)
-        return serving.receive(self._channel)
+        serving.send(self._channel, [serving.words(preprocessing), *contents])
+        return serving.understood(serving.receive(self._channel), preprocessing.crop)
 
     def end(self) -> None:
         """Let it end, and wake who waits for its answer, as closing alone would not."""

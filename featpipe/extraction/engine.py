@@ -7,33 +7,26 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from featpipe import images
 from featpipe.codes import Failure, Row
-from featpipe.extraction import gpujpegs
 from featpipe.extraction.decoders import Decoders
 from featpipe.extraction.lanes import Lanes
-from featpipe.extraction.pixels import Pixels
 from featpipe.extraction.tally import Tally
 from featpipe.images import ImageSet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featpipe.backbones import Backbone, Preprocessing
-    from featpipe.extraction.gpujpegs import GPUJpegs
+    from featpipe.backbones import Backbone
 
 __all__ = ["Batch", "Engine", "Prepared"]
 
 # Images that may be in decoding, or wait decoded for the network.
 _AHEAD = 128
-# Images that a GPU decodes at once, and those that may then be in decoding.
-_GPU_PIECE = 64
-_GPU_AHEAD = 1024
 
 _Item = TypeVar("_Item")
 _Started = TypeVar("_Started")
@@ -45,7 +38,7 @@ class Prepared(NamedTuple):
     position: int
     sha256: bytes
     content: bytes | None = None
-    pixels: Pixels | None = None
+    pixels: np.ndarray | None = None
     known: Row | None = None
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
@@ -107,11 +100,7 @@ class Engine:
         self._hflip = hflip
         self._tally = tally
         self._workers = workers
-        self._exact = exact
         self._decoders = Decoders(workers, exact=exact)
-        self._gpu: GPUJpegs | None = None
-        self._gpu_is_known = False
-        self._guard = Lock()
         self._lanes: Lanes | None = None
         self._at_most = batch_size
 
@@ -139,12 +128,13 @@ class Engine:
         threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
         def decode(group: Sequence[int]) -> list[Future[list[Prepared]]]:
-            size = 1 if self._gpu is None else _GPU_PIECE
+            size = self._decoders.at_once
             pieces = [group[k : k + size] for k in range(0, len(group), size)]
             return [threads.submit(self._prepare, piece, known) for piece in pieces]
 
+        ahead = max(2, -(-_AHEAD // self._batch_size))
         try:
-            decoding = _in_flight(decode, groups, self._ahead)
+            decoding = _in_flight(decode, groups, lambda: ahead)
             computing = _in_flight(self._send, decoding, lambda: 2 * self._n_lanes)
             for images_, codes in computing:
                 yield _received(images_, codes)
@@ -159,72 +149,40 @@ class Engine:
     def _n_lanes(self) -> int:
         return 1 if self._lanes is None else len(self._lanes)
 
-    def _ahead(self) -> int:
-        """Tell how many batches may be in decoding."""
-        n_images = _AHEAD if self._gpu is None else _GPU_AHEAD
-        return max(2, -(-n_images // self._batch_size))
-
     def _prepare(
         self, piece: Sequence[int], known: Callable[[int, bytes], Row | None]
     ) -> list[Prepared]:
         """Read some images, and decode those that are not known."""
-        found = [self._read(i, known) for i in piece]
-        contents = {
-            k: image.content
-            for k, image in enumerate(found)
-            if image.content is not None
-        }
-        if contents:
-            preprocessing = self._backbones()[0].preprocessing
-            gpu = self._found_gpu()
-            with self._tally.timing("decode"):
-                there: list[Tensor | None] = [None] * len(contents)
-                if gpu is not None:
-                    there = gpu.pixels_of(list(contents.values()), preprocessing)
-                for k, pixels in zip(contents, there, strict=True):
-                    image = found[k]._replace(content=None, pixels=pixels)
-                    if pixels is None:
-                        image = self._decoded(image, contents[k], preprocessing)
-                    found[k] = image
+        with self._tally.timing("read"):
+            found = [self._read(i, known) for i in piece]
+        at = [k for k, image in enumerate(found) if image.content is not None]
+        contents = [image.content for image in found if image.content is not None]
+        if not contents:
+            return found
+        preprocessing = self._backbones()[0].preprocessing
+        with self._tally.timing("decode"):
+            outcomes = self._decoders.pixels_of(contents, preprocessing)
+        for k, outcome in zip(at, outcomes, strict=True):
+            image = found[k]._replace(content=None)
+            if isinstance(outcome, images.ImageError):
+                failure = self._failure(image.position, outcome)
+                found[k] = image._replace(failure=failure)
+            else:
+                pixels, notes = outcome
+                found[k] = image._replace(pixels=pixels, notes=notes)
         return found
 
     def _read(self, i: int, known: Callable[[int, bytes], Row | None]) -> Prepared:
         sha256 = b""
         try:
-            with self._tally.timing("read"):
-                content = self._images.read(i)
-                sha256 = hashlib.sha256(content).digest()
+            content = self._images.read(i)
+            sha256 = hashlib.sha256(content).digest()
             row = known(i, sha256)
         except images.ImageError as error:
             return Prepared(i, sha256, failure=self._failure(i, error))
         if row is not None:
             return Prepared(i, sha256, known=row)
         return Prepared(i, sha256, content)
-
-    def _decoded(
-        self, image: Prepared, content: bytes, preprocessing: "Preprocessing"
-    ) -> Prepared:
-        try:
-            pixels, notes = self._decoders.pixels_of(content, preprocessing)
-        except images.ImageError as error:
-            return image._replace(failure=self._failure(image.position, error))
-        return image._replace(pixels=pixels, notes=notes)
-
-    def _found_gpu(self) -> "GPUJpegs | None":
-        """Give the GPUs that decode, if there are some and they may."""
-        if self._exact or self._gpu_is_known:
-            return self._gpu
-        device = self._backbones()[0].device
-        with self._guard:
-            if not self._gpu_is_known:
-                self._gpu = gpujpegs.for_device(device)
-                self._gpu_is_known = True
-        if self._gpu is None and device.type == "cuda":
-            self._tally.say(
-                "JPEGs are decoded by the processors: the GPU did not do the first one "
-                "as Pillow does"
-            )
-        return self._gpu
 
     def _failure(self, i: int, error: images.ImageError) -> Failure:
         stamp = int(self._images.sizes[i]), int(self._images.mtimes[i])
@@ -244,7 +202,7 @@ class Engine:
         return group, self._lanes.submit(pixels)
 
     def run(
-        self, backbone: "Backbone", pixels: Sequence[Pixels]
+        self, backbone: "Backbone", pixels: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Compute the codes of one batch.
 
@@ -273,7 +231,7 @@ class Engine:
         return {s: np.concatenate([piece[s] for piece in pieces]) for s in specs}
 
     def _forward(
-        self, backbone: "Backbone", pixels: Sequence[Pixels]
+        self, backbone: "Backbone", pixels: Sequence[np.ndarray]
     ) -> dict[str, np.ndarray] | None:
         """Compute some images at once; None if the memory does not suffice for them."""
         import torch
@@ -298,21 +256,19 @@ class Engine:
         )
 
 
-def stacked(pixels: Sequence[Pixels], backbone: "Backbone") -> "Tensor":
+def stacked(pixels: Sequence[np.ndarray], backbone: "Backbone") -> "Tensor":
     """Put images side by side on the device of a backbone."""
     import torch
 
     device = torch.device(backbone.device)
-    here = [each for each in pixels if isinstance(each, np.ndarray)]
-    if len(here) < len(pixels):  # the others are on a GPU
-        return torch.stack([torch.as_tensor(each).to(device) for each in pixels])
     batch = torch.empty(
-        (len(here), *here[0].shape),
+        (len(pixels), *pixels[0].shape),
         dtype=torch.uint8,
         # From pinned memory a GPU fetches by itself, while it computes.
         pin_memory=device.type == "cuda",
     )
-    np.stack(here, out=batch.numpy())
+    # Not numpy, which lets other threads in between any two images.
+    torch.stack([torch.from_numpy(each) for each in pixels], out=batch)
     return batch.to(device, non_blocking=True)
 
 

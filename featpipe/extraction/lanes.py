@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featpipe.extraction.pixels import Pixels
-
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
 __all__ = ["Lanes"]
 
-_Work = Callable[["Backbone", Sequence[Pixels]], dict[str, np.ndarray]]
+_Work = Callable[["Backbone", Sequence[np.ndarray]], dict[str, np.ndarray]]
 
 
 class Lanes:
@@ -64,7 +62,7 @@ class Lanes:
         """Return the number of lanes."""
         return self._n_lanes
 
-    def submit(self, pixels: Sequence[Pixels]) -> Future[dict[str, np.ndarray]]:
+    def submit(self, pixels: Sequence[np.ndarray]) -> Future[dict[str, np.ndarray]]:
         """Have a batch computed by the next lane that is free."""
         return self._pool.submit(lambda: self._work(self._here.backbone, pixels))
 

@@ -5,7 +5,7 @@ with Pillow images. Scaled, JPEG makes large images smaller by itself, and torch
 resizes what is left, three times as fast and one grey level off here and there.
 """
 
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,18 +18,7 @@ if TYPE_CHECKING:
     from featpipe.backbones.preprocessing import Preprocessing
     from featpipe.images import Decoded
 
-__all__ = [
-    "Pixels",
-    "cropped",
-    "is_for_torch",
-    "pixels_of",
-    "resized",
-    "shrunk",
-    "whole",
-]
-
-Pixels = Union[np.ndarray, "Tensor"]
-"""(3, S, S) uint8 of one image: an array here, or a tensor on a GPU."""
+__all__ = ["pixels_of", "shrunk"]
 
 
 def pixels_of(
@@ -57,8 +46,11 @@ def pixels_of(
         If it cannot be decoded.
     """
     decoded = images.decode(content, target=_target(preprocessing, exact))
-    if _is_for_torch(decoded, preprocessing, exact):
-        square = cropped(_resized(decoded, preprocessing), preprocessing)
+    if _is_torch_to_resize(decoded, preprocessing, exact):
+        smaller = _resized(decoded, preprocessing)
+        left, top = preprocessing.corner((smaller.shape[2], smaller.shape[1]))
+        side = preprocessing.crop
+        square = smaller[:, top : top + side, left : left + side]
         return square.contiguous().numpy(), decoded.notes
     return preprocessing.cropped(_shrunk(decoded, preprocessing)), decoded.notes
 
@@ -68,7 +60,7 @@ def shrunk(
 ) -> tuple["Image.Image", tuple[str, ...]]:
     """Decode and resize one image as `pixels_of` does, without the crop."""
     decoded = images.decode(content, target=_target(preprocessing, exact))
-    if _is_for_torch(decoded, preprocessing, exact):
+    if _is_torch_to_resize(decoded, preprocessing, exact):
         from PIL import Image
 
         smaller = _resized(decoded, preprocessing)
@@ -81,10 +73,12 @@ def _target(preprocessing: "Preprocessing", exact: bool) -> int | None:
     return None if exact else preprocessing.resize
 
 
-def _is_for_torch(
+def _is_torch_to_resize(
     decoded: "Decoded", preprocessing: "Preprocessing", exact: bool
 ) -> bool:
-    return not exact and is_for_torch(decoded.full, decoded.size, preprocessing)
+    if exact or preprocessing.interpolation not in ("bilinear", "bicubic"):
+        return False
+    return preprocessing.resized(decoded.full) != decoded.size
 
 
 def _shrunk(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image":
@@ -92,81 +86,18 @@ def _shrunk(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image"
 
 
 def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
+    """Do what `Preprocessing.shrunk` does, faster: (3, H, W) uint8, channels last."""
     import torch
 
     pixels = torch.from_numpy(decoded.pixels).permute(2, 0, 1)
-    return resized(pixels[None], decoded.full, decoded.extent, preprocessing)[0]
-
-
-def is_for_torch(
-    full: tuple[int, int], size: tuple[int, int], preprocessing: "Preprocessing"
-) -> bool:
-    """Say whether `resized` is to do, and can do, what `Preprocessing.shrunk` does.
-
-    Parameters
-    ----------
-    full, size : (width, height)
-        Of the whole image, and as it was decoded.
-    preprocessing : Preprocessing
-    """
-    if preprocessing.interpolation not in ("bilinear", "bicubic"):
-        return False
-    return preprocessing.resized(full) != size
-
-
-def resized(
-    pixels: "Tensor",
-    full: tuple[int, int],
-    extent: tuple[float, float],
-    preprocessing: "Preprocessing",
-) -> "Tensor":
-    """Do what `Preprocessing.shrunk` does, faster, and on any device.
-
-    Parameters
-    ----------
-    pixels : (n, 3 or 4, H, W) uint8
-        Images of one size.
-    full, extent : (width, height)
-        As of `images.Decoded`.
-    preprocessing : Preprocessing
-
-    Returns
-    -------
-    (n, 3, h, w) uint8 or float32
-        What is not whole yet, `whole` makes so.
-    """
-    import torch
-
     # By factors and not by sizes, which know nothing of the extent; a trace more, since
     # torch rounds what comes out down to whole pixels.
-    size = preprocessing.resized(full)
-    ratios = zip(size, extent, strict=True)
-    factors = [to / part * (1 + 1e-12) for to, part in ratios]
-    on_cpu = _has_whole_numbers(pixels.device.type)
+    size = preprocessing.resized(decoded.full)
+    ratios = zip(size, decoded.extent, strict=True)
+    factors = [to / extent * (1 + 1e-12) for to, extent in ratios]
     return torch.nn.functional.interpolate(
-        pixels if on_cpu else pixels.float(),
+        pixels[None],
         scale_factor=factors[::-1],
         mode=preprocessing.interpolation,
         antialias=True,
-    )[:, :3]
-
-
-def _has_whole_numbers(kind: str) -> bool:
-    """Say whether torch resizes uint8 on a kind of device."""
-    return kind == "cpu"
-
-
-def whole(pixels: "Tensor") -> "Tensor":
-    """Round pixels of any shape to uint8."""
-    import torch
-
-    if pixels.dtype == torch.uint8:
-        return pixels
-    return pixels.round().clamp_(0, 255).to(torch.uint8)
-
-
-def cropped(pixels: "Tensor", preprocessing: "Preprocessing") -> "Tensor":
-    """Cut the central square out of (..., H, W) that is not smaller; a view."""
-    left, top = preprocessing.corner((pixels.shape[-1], pixels.shape[-2]))
-    side = preprocessing.crop
-    return pixels[..., top : top + side, left : left + side]
+    )[0, :3]

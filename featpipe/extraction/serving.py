@@ -6,8 +6,8 @@ imports what is needed and nothing else, and forks. The processes end when their
 channel is closed, whatever became of the program. Not multiprocessing, which would run
 a user's script again from its top, nor a pool, which one broken image would break.
 
-A message is two strings of bytes with their lengths before them: JSON, and an image
-file or its pixels.
+A message is strings of bytes with their number and lengths before them: JSON, and some
+image files or their pixels.
 """
 
 import json
@@ -18,7 +18,10 @@ import struct
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from featpipe.extraction.pixels import pixels_of
 from featpipe.images import ImageError
@@ -26,9 +29,12 @@ from featpipe.images import ImageError
 if TYPE_CHECKING:
     from featpipe.backbones.preprocessing import Preprocessing
 
-__all__ = ["receive", "send", "serve", "understood", "words"]
+__all__ = ["Outcome", "receive", "send", "serve", "understood", "words"]
 
-_LENGTHS = struct.Struct("<QQ")
+Outcome = tuple[np.ndarray, tuple[str, ...]] | ImageError
+"""Pixels (3, S, S) uint8 and notes, or why there are none."""
+
+_Bytes = bytes | memoryview
 
 
 def serve(channels: Sequence[int], *, exact: bool) -> None:
@@ -68,20 +74,27 @@ def _work(channel: socket.socket, exact: bool) -> None:
     try:
         channel.sendall(b"!")
         while True:
-            send(channel, *_answer(*receive(channel), exact=exact))
+            send(channel, _answer(*receive(channel), exact=exact))
     except (EOFError, OSError):
         return
 
 
 def _answer(
-    asked: bytes, content: memoryview, *, exact: bool
-) -> tuple[bytes, memoryview]:
-    try:
-        pixels, notes = pixels_of(bytes(content), _wanted(asked), exact=exact)
-    except ImageError as error:
-        failed = {"failed": [error.stage, error.reason]}
-        return json.dumps(failed).encode(), memoryview(b"")
-    return json.dumps({"notes": notes}).encode(), pixels.data.cast("B")
+    asked: memoryview, *contents: memoryview, exact: bool
+) -> list[bytes | memoryview]:
+    preprocessing = _wanted(bytes(asked))
+    said: list[dict[str, Sequence[str]]] = []
+    loads: list[memoryview] = []
+    for content in contents:
+        try:
+            pixels, notes = pixels_of(bytes(content), preprocessing, exact=exact)
+        except ImageError as error:
+            said.append({"failed": [error.stage, error.reason]})
+            loads.append(memoryview(b""))
+        else:
+            said.append({"notes": notes})
+            loads.append(pixels.data.cast("B"))
+    return [json.dumps(said).encode(), *loads]
 
 
 @lru_cache(maxsize=1)
@@ -97,31 +110,39 @@ def _wanted(said: bytes) -> "Preprocessing":
     return Preprocessing.from_dict(json.loads(said))
 
 
-def understood(said: bytes) -> tuple[str, ...]:
-    """Give the notes of an answer, or raise the `ImageError` it tells of."""
-    answer = json.loads(said)
-    if "failed" in answer:
-        raise ImageError(*answer["failed"])
-    return tuple(answer["notes"])
+def understood(answer: Sequence[memoryview], side: int) -> list[Outcome]:
+    """Take an answer apart; its images have this side."""
+    found: list[Outcome] = []
+    for said, load in zip(json.loads(bytes(answer[0])), answer[1:], strict=True):
+        if "failed" in said:
+            found.append(ImageError(*said["failed"]))
+        else:
+            pixels = np.frombuffer(load, np.uint8).reshape(3, side, side)
+            found.append((pixels, tuple(said["notes"])))
+    return found
 
 
-def send(channel: socket.socket, said: bytes, load: bytes | memoryview) -> None:
+def send(channel: socket.socket, parts: Sequence[_Bytes]) -> None:
     """Send a message; OSError if nobody is there to take it."""
-    head = _LENGTHS.pack(len(said), len(load)) + said
-    # In one go where there is room: every call lets other threads in between.
-    sent = channel.sendmsg([head, load])
-    if sent < len(head):
-        channel.sendall(head[sent:])
-        sent = len(head)
-    if sent < len(head) + len(load):
-        channel.sendall(memoryview(load)[sent - len(head) :])
+    lengths = [len(part) for part in parts]
+    head = struct.pack(f"<{1 + len(parts)}Q", len(parts), *lengths)
+    left = [memoryview(part) for part in (head, *parts)]
+    while left:
+        # In one go where there is room: every call lets other threads in between.
+        sent = channel.sendmsg(left)
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
+        if left:
+            left[0] = left[0][sent:]
 
 
-def receive(channel: socket.socket) -> tuple[bytes, memoryview]:
+def receive(channel: socket.socket) -> list[memoryview]:
     """Wait for a message; EOFError if none will come."""
-    said, load = _LENGTHS.unpack(_exactly(channel, _LENGTHS.size))
-    message = _exactly(channel, said + load)
-    return bytes(message[:said]), message[said:]
+    (count,) = struct.unpack("<Q", _exactly(channel, 8))
+    lengths = struct.unpack(f"<{count}Q", _exactly(channel, 8 * count))
+    message = _exactly(channel, sum(lengths))
+    ends = list(accumulate(lengths))
+    return [message[end - n : end] for n, end in zip(lengths, ends, strict=True)]
 
 
 def _exactly(channel: socket.socket, n_bytes: int) -> memoryview:

@@ -12,7 +12,6 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `folder`, `table`, `ziparchive`, `tararchive`, `datasets` | a kind of source each |
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |
-| `plain` | which of them need nothing but a JPEG decoder |
 | `turbo` | the same pixels of plain JPEGs, faster |
 | `memory` | pixels of Pillow's without a copy |
 | `foreign` | what a file is that is no image |
@@ -21,7 +20,6 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 from featpipe.images.datasets import from_arrays
 from featpipe.images.decoding import DECODING, Decoded, decode
 from featpipe.images.imageset import Failure, ImageError, ImageSet
-from featpipe.images.plain import Plain, plain
 from featpipe.images.scanning import scan
 
 __all__ = [
@@ -30,9 +28,7 @@ __all__ = [
     "Failure",
     "ImageError",
     "ImageSet",
-    "Plain",
     "decode",
     "from_arrays",
-    "plain",
     "scan",
 ]

@@ -170,7 +170,7 @@ def decode(content: bytes, *, target: int | None = None) -> Decoded:
 
 
 def _decode(content: bytes, target: int | None) -> Decoded:
-    image = opened(content)
+    image = _open(content)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -191,7 +191,7 @@ def _decode(content: bytes, target: int | None) -> Decoded:
     pixels = to_rgb(image, notes, depth=depth)
     if pixels is image and image.format != "JPEG":
         pixels = image.copy()  # counting frames may seek, and so empty `image`
-    orientation = orientation_of(image, notes)
+    orientation = _orientation(image, notes)
     pixels = _turned(pixels, orientation)
     _note_frames(image, notes)
     if scales:
@@ -205,13 +205,13 @@ def _may_be_scaled(image: Any) -> bool:
         return False
     # Part of a pixel is left over at the right and the bottom; see `Decoded.extent`.
     # Turned, it would be elsewhere. Cameras, which ask for turns, leave none over.
-    return not any(side % 8 for side in image.size) or orientation_of(image, []) == 1
+    return not any(side % 8 for side in image.size) or _orientation(image, []) == 1
 
 
 def _plain(content: bytes, image: Any, full: tuple[int, int]) -> Decoded | None:
     """Decode a JPEG without Pillow, if nothing is to be done but that."""
     notes: list[str] = []
-    upright = orientation_of(image, notes) == 1
+    upright = _orientation(image, notes) == 1
     if image.format != "JPEG" or image.mode != "RGB" or not upright:
         return None
     pixels = turbo.decode(content, image.size)
@@ -228,7 +228,7 @@ def _formats() -> dict[str, tuple[Callable[..., Any], Callable[[bytes], Any] | N
     return {name: Image.OPEN[name] for name in _PLUGINS if name in Image.OPEN}
 
 
-def opened(content: bytes) -> Any:
+def _open(content: bytes) -> Any:
     """Do `PIL.Image.open` for our formats, without its warnings.
 
     Its check for bombs and its failure to identify both go through `warnings`, whose
@@ -320,10 +320,10 @@ def _over_white(image: Image.Image, notes: list[str], depth: str) -> Image.Image
 
 def upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
     """Turn ``pixels`` as the EXIF of ``source`` says; add to ``notes``."""
-    return _turned(pixels, orientation_of(source, notes))
+    return _turned(pixels, _orientation(source, notes))
 
 
-def orientation_of(source: Any, notes: list[str]) -> int:
+def _orientation(source: Any, notes: list[str]) -> int:
     """Give what EXIF says, 1 to 8; 1 where it says nothing, or nothing sensible."""
     from PIL.Image import Exif
 
