@@ -144,7 +144,7 @@ BatchSize = Annotated[
         "--batch-size",
         min=1,
         help="Images through the network together. Default: on the CPU what its cache "
-        "holds, 32 at most; on a GPU 128, the most that go together below 100,000 images.",
+        "holds, 32 at most; on a GPU 128, which is the most below 100,000 images.",
         rich_help_panel=_MACHINE,
     ),
 ]

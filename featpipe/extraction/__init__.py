@@ -81,7 +81,8 @@ def extract(
         float32.
     batch_size : int, optional
         Images that go through the network together. Default: on the CPU as many as its
-        cache holds, 4 of 224 px and 32 at most; on a GPU 128.
+        cache holds, 4 of 224 px and 32 at most; on a GPU 128. No more than a slice of
+        the list: 128, or a larger multiple of it beyond 100,000 images.
     workers : int, optional
         Threads that read and decode; default one a processor. More than four have
         processes that decode for them.
