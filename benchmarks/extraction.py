@@ -34,8 +34,8 @@ from torchvision.transforms import v2
 
 import featpipe
 from featpipe.backbones.mini import Mini
-from featpipe.extraction import Recipe
-from featpipe.extraction.network import Network
+from featpipe.inference import Recipe
+from featpipe.inference.network import Network
 
 # The last maps of each network; averaged, they are what featpipe calls penultimate.
 NODES = {

@@ -26,10 +26,11 @@ import torch
 from extraction import fastest_of
 
 from featpipe.backbones import Preprocessing
-from featpipe.extraction import Recipe, Tally, extract
-from featpipe.extraction.decoders import Decoders
-from featpipe.extraction.network import Network
-from featpipe.extraction.pixels import pixels_of
+from featpipe.extraction import extract
+from featpipe.inference import Machine, Progress, Recipe
+from featpipe.inference.decoders import Decoders
+from featpipe.inference.network import Network
+from featpipe.inference.pixels import pixels_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -58,7 +59,7 @@ def forward_alone(name: str, batches: Sequence[int]) -> None:
     for precision, dtype in PRECISIONS.items():
         plain = fastest_of(name, dtype).to(DEVICE)
         recipe = Recipe(name, "none")
-        ours = Network(recipe, DEVICE).lanes(["penultimate"], precision)[0]
+        ours = Network(recipe, Machine(DEVICE)).lanes(["penultimate"], precision)[0]
         for batch in batches:
             x = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=dtype)
             x = x.to(memory_format=torch.channels_last)
@@ -108,11 +109,11 @@ def whole(photos: Path, name: str, precision: str) -> None:
     """Time an extraction, from its first image, and from a quarter of them on."""
     marks: list[tuple[float, int]] = []
 
-    def progress(tally: Tally) -> None:
+    def progress(tally: Progress) -> None:
         marks.append((time.perf_counter(), tally.computed))
         tallies.append(tally)
 
-    tallies: list[Tally] = []
+    tallies: list[Progress] = []
     with tempfile.TemporaryDirectory() as folder:
         extract(
             photos,
@@ -124,7 +125,7 @@ def whole(photos: Path, name: str, precision: str) -> None:
             progress=progress,
         )
         tally = tallies[-1]
-        rate, held = tally.rate, tally.held_back_by
+        rate, held = tally.rate, tally.bottleneck
     say(f"extraction, {precision}, from the first image", rate)
     late = [mark for mark in marks if mark[1] > tally.n_images / 4]
     (begin, few), (end, many) = late[0], late[-1]
@@ -140,7 +141,9 @@ def agreement(contents: list[bytes], name: str) -> None:
     exact = torch.from_numpy(pixels)
 
     def codes(device: str, precision: str, images: torch.Tensor) -> torch.Tensor:
-        lanes = Network(Recipe(name, "none"), device).lanes(["penultimate"], precision)
+        lanes = Network(Recipe(name, "none"), Machine(device)).lanes(
+            ["penultimate"], precision
+        )
         parts = [lanes[0](part)["penultimate"].cpu() for part in images.split(32)]
         return torch.cat(parts).double()
 

@@ -25,8 +25,8 @@ from torchvision.io import ImageReadMode
 
 from featpipe import images
 from featpipe.backbones import Preprocessing
-from featpipe.extraction import Recipe
-from featpipe.extraction.network import Network
+from featpipe.inference import Machine, Recipe
+from featpipe.inference.network import Network
 
 RGB = ImageReadMode.RGB.value
 AT_ONCE = 64
@@ -84,7 +84,9 @@ def cosines(photos: list[bytes], device: str) -> None:
     """Compare codes of ``mini`` of small images with chromas at half the size."""
     square = Preprocessing(resize=72, crop=64)
     contents = [saved(photo, (96, 80), subsampling=2) for photo in photos]
-    backbone = Network(Recipe("mini"), device).lanes(["penultimate"], "fp32")[0]
+    backbone = Network(Recipe("mini"), Machine(device)).lanes(["penultimate"], "fp32")[
+        0
+    ]
 
     def codes(pictures: list[np.ndarray]) -> torch.Tensor:
         squares = [square.apply(Image.fromarray(picture)) for picture in pictures]

@@ -9,6 +9,7 @@ The rooms, in the order of the flow:
 - ``images``: which images exist, their labels and splits; decoding one image
 - ``backbones``: names to frozen networks, their weights and preprocessing
 - ``codes``: the codes file: write, read, verify, merge
+- ``inference``: images through a backbone to codes in memory
 - ``extraction``: images through a backbone into a codes file
 - ``solvers``: the regularisation path of every fold in one optimisation
 - ``classifiers``: ``linear``, ``svm``, ``logistic`` as scikit-learn estimators

@@ -5,7 +5,8 @@ from typing import Any
 
 from featpipe import images
 from featpipe.codes import Codes
-from featpipe.extraction import Tally, extract
+from featpipe.extraction import extract
+from featpipe.inference import Progress
 
 OPTIONS: dict[str, Any] = {
     "backbone": "networks:tiny",
@@ -21,8 +22,8 @@ OPTIONS: dict[str, Any] = {
 
 def run(
     source: Path | images.ImageSet, path: Path, **changes: Any
-) -> tuple[Codes, Tally]:
-    """Extract; give the codes and the last tally."""
-    tallies: list[Tally] = []
-    found = extract(source, path, **{**OPTIONS, "progress": tallies.append, **changes})
-    return found, tallies[-1]
+) -> tuple[Codes, Progress]:
+    """Extract; give the codes and the last progress."""
+    seen: list[Progress] = []
+    found = extract(source, path, **{**OPTIONS, "progress": seen.append, **changes})
+    return found, seen[-1]

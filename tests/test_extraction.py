@@ -13,7 +13,8 @@ from extracting import run
 from PIL import Image
 from torchvision.transforms import v2
 
-from featpipe import backbones, codes, extraction, images
+import featpipe
+from featpipe import backbones, codes, images, inference
 from featpipe.extraction import plan
 
 # Batch-mates change the last bits; nothing else may.
@@ -98,7 +99,7 @@ def test_batches_workers_order_and_company_do_not_matter(photos, tmp_path, draw)
 def test_tables_say_what_the_source_says(tmp_path, draw):
     for k, name in enumerate(("train/ant/0", "train/bee/1", "val/ant/2", "val/bee/3")):
         draw(tmp_path / "p" / f"{name}.png", k)
-    found, tally = run(tmp_path / "p", tmp_path / "a.h5")
+    found, progress = run(tmp_path / "p", tmp_path / "a.h5")
     assert found.splits.tolist() == ["train", "train", "val", "val"]
     assert found.class_names == ["ant", "bee"]
     assert found.labels.tolist() == [0, 1, 0, 1]
@@ -107,7 +108,8 @@ def test_tables_say_what_the_source_says(tmp_path, draw):
     assert found.sizes[2] == image.stat().st_size
     assert found.mtimes[2] == image.stat().st_mtime_ns
     assert found.provenance["backbone"] == "networks:tiny"
-    assert (tally.computed, tally.kept, tally.failed, tally.done) == (4, 0, 0, 4)
+    assert (progress.computed, progress.kept, progress.failed) == (4, 0, 0)
+    assert progress.done == 4
 
 
 def test_every_input_is_a_row_or_a_failure_with_its_reason(photos, tmp_path):
@@ -116,7 +118,7 @@ def test_every_input_is_a_row_or_a_failure_with_its_reason(photos, tmp_path):
     )
     (photos / "ant" / "text.jpg").write_text("hello")
     (photos / "bee" / "gone.png").symlink_to("nowhere")
-    found, tally = run(photos, tmp_path / "a.h5")
+    found, progress = run(photos, tmp_path / "a.h5")
     assert len(found) == 6
     failed = {path: stage for path, stage, _ in found.failures}
     assert failed == {
@@ -125,7 +127,7 @@ def test_every_input_is_a_row_or_a_failure_with_its_reason(photos, tmp_path):
         "bee/gone.png": "scan",
     }
     assert all(reason for *_, reason in found.failures)
-    assert (tally.n_images, tally.failed, tally.done) == (9, 3, 9)
+    assert (progress.n_images, progress.failed, progress.done) == (9, 3, 9)
     with pytest.raises(ValueError, match=r"bee/gone\.png: scan: .*--on-error fail"):
         run(photos, tmp_path / "b.h5", on_error="fail")
     (photos / "bee" / "gone.png").unlink()
@@ -139,14 +141,14 @@ def test_every_input_is_a_row_or_a_failure_with_its_reason(photos, tmp_path):
 
 def test_a_code_that_is_not_finite_is_a_failure_of_its_image_alone(photos, tmp_path):
     Image.new("RGB", (16, 16)).save(photos / "ant" / "black.png")
-    found, tally = run(
+    found, progress = run(
         photos, tmp_path / "a.h5", backbone="networks:exploding", depth="1.body:avg"
     )
     assert [(path, stage) for path, stage, _ in found.failures] == [
         ("ant/black.png", "network")
     ]
     assert "1.body:avg is not finite" in found.failures[0][2]
-    assert (tally.computed, tally.failed) == (6, 1)
+    assert (progress.computed, progress.failed) == (6, 1)
     codes.verify(tmp_path / "a.h5")
 
 
@@ -179,16 +181,16 @@ def test_float16_is_rounded_once_and_never_overflows(photos, tmp_path):
 def test_parts_of_another_dtype_are_not_mixed_in(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "SLICE", 2)
 
-    def stop(tally):
-        if tally.computed == 6:
+    def stop(progress):
+        if progress.computed == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(photos, tmp_path / "a.h5", dtype="float16", progress=stop)
     assert len(list((tmp_path / "a.h5.parts").glob("*.h5"))) == 2
-    found, tally = run(photos, tmp_path / "a.h5", dtype="float32")
+    found, progress = run(photos, tmp_path / "a.h5", dtype="float32")
     fresh, _ = run(photos, tmp_path / "b.h5")
-    assert (tally.computed, tally.kept) == (6, 0)
+    assert (progress.computed, progress.kept) == (6, 0)
     assert found.path.read_bytes() == fresh.path.read_bytes()
 
 
@@ -200,8 +202,8 @@ def test_names_of_any_bytes_come_through(tmp_path, draw):
     found, _ = run(folder, tmp_path / "a[1]*.h5")
     assert sorted(map(os.fsencode, found.paths)) == sorted(b"ant/" + n for n in names)
     assert found.paths == sorted(found.paths, key=os.fsencode)
-    _, tally = run(folder, tmp_path / "a[1]*.h5")
-    assert (tally.computed, tally.kept) == (0, 4)
+    _, progress = run(folder, tmp_path / "a[1]*.h5")
+    assert (progress.computed, progress.kept) == (0, 4)
 
 
 def test_arrays_are_a_source_too(tmp_path):
@@ -313,15 +315,15 @@ def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
     assert {found.name for found in small_disk.iterdir()} == {"a.h5.parts"}
     assert len(list(parts.iterdir())) == finished
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    found, tally = run(tmp_path / "photos", path)
-    assert (tally.kept, tally.computed) == (finished, n - finished)
+    found, progress = run(tmp_path / "photos", path)
+    assert (progress.kept, progress.computed) == (finished, n - finished)
     fresh, _ = run(tmp_path / "photos", small_disk / "fresh.h5")
     assert found.path.read_bytes() == fresh.path.read_bytes()
 
 
 def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path):
     # A network that stands for a small GPU: more than two images are too many.
-    tally = extraction.Tally()
+    progress = inference.Progress()
     backbone = backbones.load(
         "networks:tiny", weights="none", depths=["stem:avg"], input_size=16
     )
@@ -334,18 +336,46 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path):
                 raise torch.OutOfMemoryError
             return backbone(batch)
 
-    engine = extraction.engine.Engine(
+    engine = inference.engine.Engine(
         images.scan(photos),
         6,
         lambda: [Small()],
         exact=True,
         hflip=False,
         workers=1,
-        tally=tally,
+        progress=progress,
     )
     (batch,) = engine.batches([range(6)], lambda i, sha256: None)
     found = batch.codes["stem:avg"]
     whole, _ = run(photos, tmp_path / "a.h5")
     np.testing.assert_allclose(found, whole.rows("stem", 0, 6), **CLOSE)
     said = "out of memory on cpu: batches are halved, to "
-    assert tally.said == [said + "3", said + "1"]
+    assert progress.messages == [said + "3", said + "1"]
+
+
+UNINSTALLED = """
+import importlib.metadata, sys
+find = importlib.metadata.distribution
+def distribution(name):
+    if name == "featpipe":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return find(name)
+importlib.metadata.distribution = distribution
+sys.path.insert(0, sys.argv[3])
+import extracting
+from pathlib import Path
+found, _ = extracting.run(Path(sys.argv[1]), Path(sys.argv[2]))
+print(found.provenance["versions"]["featpipe"])
+"""
+
+
+def test_a_package_that_was_never_installed_extracts(photos, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", UNINSTALLED, photos, tmp_path / "a.h5", "tests"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == featpipe.__version__, done.stderr
+    assert len(codes.read(tmp_path / "a.h5")) == 6

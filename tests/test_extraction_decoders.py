@@ -15,10 +15,10 @@ from extracting import run
 from PIL import Image
 
 from featpipe.backbones.preprocessing import Preprocessing
-from featpipe.extraction import decoders, serving
-from featpipe.extraction.decoders import Decoders
-from featpipe.extraction.pixels import pixels_of
 from featpipe.images import ImageError
+from featpipe.inference import decoders, serving
+from featpipe.inference.decoders import Decoders
+from featpipe.inference.pixels import pixels_of
 
 SQUARE = Preprocessing(resize=40, crop=32)
 

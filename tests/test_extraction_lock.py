@@ -200,8 +200,8 @@ def test_shards_merged_are_the_whole_to_the_byte(photos, tmp_path, draw, slices_
     names, computed = [], 0
     for k in range(3):
         names.append(tmp_path / f"{k}.h5")
-        _, tally = run(photos, names[-1], shard=(k, 3))
-        computed += tally.computed
+        _, progress = run(photos, names[-1], shard=(k, 3))
+        computed += progress.computed
         # A shard resumes and updates as any other file.
         assert run(photos, names[-1], shard=(k, 3))[1].computed == 0
     assert computed == 13
@@ -264,8 +264,8 @@ def test_a_shard_does_not_replace_another_or_the_whole(photos, tmp_path, slices_
     run(photos, path, shard=(0, 2))
     with pytest.raises(CodesError, match="holds shard 0/2, and now shard 1/2"):
         run(photos, path, shard=(1, 2))
-    _, tally = run(photos, path)
-    assert (tally.computed, tally.kept) == (2, 4)
+    _, progress = run(photos, path)
+    assert (progress.computed, progress.kept) == (2, 4)
     with pytest.raises(CodesError, match="holds all images, and now shard 1/2"):
         run(photos, path, shard=(1, 2))
     assert len(codes.read(path)) == 6

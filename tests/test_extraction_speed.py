@@ -17,13 +17,13 @@ from featpipe import codes, images
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.cli.progress import pace
 from featpipe.codes import atomic
-from featpipe.extraction import Recipe, Tally
-from featpipe.extraction.decoders import Decoders
-from featpipe.extraction.engine import Engine
-from featpipe.extraction.lanes import Lanes
-from featpipe.extraction.network import Network
 from featpipe.extraction.parts import Parts
-from featpipe.extraction.pixels import pixels_of
+from featpipe.inference import Machine, Progress, Recipe
+from featpipe.inference.decoders import Decoders
+from featpipe.inference.engine import Engine
+from featpipe.inference.lanes import InferenceWorkers
+from featpipe.inference.network import Network
+from featpipe.inference.pixels import pixels_of
 
 
 @pytest.fixture
@@ -60,12 +60,14 @@ def test_one_lane_and_several_give_the_same_bytes(photos, tmp_path):
 
 def test_lanes_share_the_threads_and_give_them_back():
     before = torch.get_num_threads()
-    network = Network(Recipe("mini", "none"), "cpu")
+    network = Network(Recipe("mini", "none"), Machine("cpu"))
     torch.set_num_threads(4)
     try:
         backbones = network.lanes(["penultimate"], "fp32")
         assert len(backbones) == 4
-        lanes = Lanes(backbones[:2], lambda *_: {"n": torch.get_num_threads()})
+        lanes = InferenceWorkers(
+            backbones[:2], lambda *_: {"n": torch.get_num_threads()}
+        )
         seen = [lanes.submit([]).result()["n"] for _ in range(4)]
         lanes.close()
         assert seen == [2] * 4
@@ -76,8 +78,8 @@ def test_lanes_share_the_threads_and_give_them_back():
 
 @pytest.mark.parametrize(("side", "size"), [(224, 4), (64, 32), (512, 1), (299, 2)])
 def test_a_batch_fits_the_cache_of_a_processor(side, size):
-    assert Network(Recipe("mini"), "cpu").batch_size(side) == size
-    assert Network(Recipe("mini"), "cpu", 7).batch_size(side) == 7
+    assert Network(Recipe("mini"), Machine("cpu")).batch_size(side) == size
+    assert Network(Recipe("mini"), Machine("cpu", 7)).batch_size(side) == 7
 
 
 def test_exact_decoding_is_that_of_pillow_to_the_bit(large):
@@ -160,8 +162,8 @@ def test_decoding_auto_is_that_of_the_file_and_another_is_refused(large, tmp_pat
         run(large, path, decoding="exact")
     (large / "0.jpg").rename(large / "9.jpg")
     (large / "1.jpg").write_bytes((large / "2.jpg").read_bytes() + b"\0")
-    found, tally = run(large, path)
-    assert (tally.computed, found.provenance["decoding"]["mode"]) == (1, "scaled")
+    found, progress = run(large, path)
+    assert (progress.computed, found.provenance["decoding"]["mode"]) == (1, "scaled")
     with pytest.raises(ValueError, match="unknown decoding 'some'; use auto, exact"):
         run(large, path, decoding="some")
 
@@ -190,21 +192,21 @@ def test_a_model_of_scaled_codes_decodes_scaled(large, tmp_path):
 
 def test_the_rate_and_the_time_left_are_of_the_images_that_cost_time():
     now = time.perf_counter()
-    tally = Tally(n_images=60_100, computed=50, kept=60_000, started=now - 100)
-    tally.begun = now - 10
-    assert tally.rate == pytest.approx(5, rel=0.01)
-    assert tally.left == pytest.approx(10, rel=0.01)
-    assert Tally(n_images=5, kept=2).left is None
+    progress = Progress(n_images=60_100, computed=50, kept=60_000, started=now - 100)
+    progress.begun = now - 10
+    assert progress.rate == pytest.approx(5, rel=0.01)
+    assert progress.left == pytest.approx(10, rel=0.01)
+    assert Progress(n_images=5, kept=2).left is None
 
 
 def test_the_stage_whose_threads_are_busiest_holds_back():
-    tally = Tally(n_images=20, computed=10, begun=time.perf_counter() - 100)
-    tally.seconds |= {"read": 10, "decode": 150, "network": 90, "write": 20}
-    tally.threads |= {"read": 2, "decode": 2, "network": 1}
-    assert tally.held_back_by == "network"
-    tally.threads["decode"] = 1
-    assert tally.held_back_by == "decode"
-    assert pace(tally) == "0.1 images/s, 1 min 40 s left, held back by decode"
+    progress = Progress(n_images=20, computed=10, begun=time.perf_counter() - 100)
+    progress.seconds |= {"read": 10, "decode": 150, "network": 90, "write": 20}
+    progress.threads |= {"read": 2, "decode": 2, "network": 1}
+    assert progress.bottleneck == "network"
+    progress.threads["decode"] = 1
+    assert progress.bottleneck == "decode"
+    assert pace(progress) == "0.1 images/s, 1 min 40 s left, held back by decode"
 
 
 def test_what_is_slow_is_what_holds_back(photos, tmp_path, monkeypatch):
@@ -223,8 +225,8 @@ def test_what_is_slow_is_what_holds_back(photos, tmp_path, monkeypatch):
     ):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, slowly(getattr(owner, name)))
-            _, tally = run(photos, tmp_path / f"{stage}.h5", batch_size=6, workers=1)
-        assert tally.held_back_by == stage
+            _, progress = run(photos, tmp_path / f"{stage}.h5", batch_size=6, workers=1)
+        assert progress.bottleneck == stage
 
 
 def test_a_saved_file_is_what_reading_it_gives(photos, tmp_path, monkeypatch):

@@ -43,8 +43,8 @@ def test_nothing_changed_computes_and_writes_nothing(photos, tmp_path):
     first, _ = run(photos, path)
     before = untouched(path)
     for changes in ({}, {"depth": "penultimate"}, {"batch_size": 2, "workers": 1}):
-        found, tally = run(photos, path, **changes)
-        assert (tally.computed, tally.kept, tally.failed) == (0, 6, 1)
+        found, progress = run(photos, path, **changes)
+        assert (progress.computed, progress.kept, progress.failed) == (0, 6, 1)
         assert found.depths == first.depths
         assert untouched(path) == before
 
@@ -86,8 +86,8 @@ def test_only_the_difference_is_computed(photos, tmp_path, draw, monkeypatch):
     (photos / "bee" / "1.png").rename(photos / "ant" / "10.png")  # moved
     (photos / "ant" / "2.png").unlink()  # deleted
     shutil.copy(photos / "ant" / "4.png", photos / "bee" / "4 again.png")  # copied
-    found, tally = run(photos, path)
-    assert (tally.computed, tally.kept, tally.failed) == (3, 5, 0)
+    found, progress = run(photos, path)
+    assert (progress.computed, progress.kept, progress.failed) == (3, 5, 0)
     assert found.class_names == ["ant", "bee", "cat"]
     like_fresh(found, photos, tmp_path / "fresh.h5")
 
@@ -96,12 +96,12 @@ def test_a_folder_renamed_is_other_labels_and_no_work(photos, tmp_path):
     path = tmp_path / "a.h5"
     run(photos, path)
     (photos / "ant").rename(photos / "wasp")
-    found, tally = run(photos, path)
-    assert (tally.computed, found.class_names) == (0, ["bee", "wasp"])
+    found, progress = run(photos, path)
+    assert (progress.computed, found.class_names) == (0, ["bee", "wasp"])
     assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
     like_fresh(found, photos, tmp_path / "fresh.h5")
-    found, tally = run(photos, path, unlabelled=True)
-    assert (tally.computed, found.class_names) == (0, [])
+    found, progress = run(photos, path, unlabelled=True)
+    assert (progress.computed, found.class_names) == (0, [])
     assert found.labels.tolist() == [-1] * 6
 
 
@@ -110,8 +110,8 @@ def test_touched_images_are_not_computed_again(photos, tmp_path):
     run(photos, path)
     for image in photos.rglob("*.png"):
         os.utime(image, ns=(1, 10**18))
-    found, tally = run(photos, path)
-    assert (tally.computed, tally.kept) == (0, 6)
+    found, progress = run(photos, path)
+    assert (progress.computed, progress.kept) == (0, 6)
     assert found.mtimes.tolist() == [10**18] * 6
     like_fresh(found, photos, tmp_path / "fresh.h5")
 
@@ -122,13 +122,13 @@ def test_failures_come_and_go_with_their_files(photos, tmp_path, draw):
     run(photos, path)
     draw(bad, 100)
     (photos / "bee" / "1.png").write_text("broken now")
-    found, tally = run(photos, path)
-    assert (tally.computed, tally.kept, tally.failed) == (1, 5, 1)
+    found, progress = run(photos, path)
+    assert (progress.computed, progress.kept, progress.failed) == (1, 5, 1)
     assert [failure[0] for failure in found.failures] == ["bee/1.png"]
     like_fresh(found, photos, tmp_path / "fresh.h5")
     (photos / "bee" / "1.png").unlink()
-    found, tally = run(photos, path)
-    assert (tally.computed, tally.failed, found.failures) == (0, 0, [])
+    found, progress = run(photos, path)
+    assert (progress.computed, progress.failed, found.failures) == (0, 0, [])
 
 
 def test_remarks_follow_the_content_of_an_image(photos, tmp_path, draw):
@@ -141,8 +141,8 @@ def test_remarks_follow_the_content_of_an_image(photos, tmp_path, draw):
     assert {note[0] for note in first.notes} == {"ant/0.png"}
     (photos / "ant" / "0.png").rename(photos / "bee" / "zero.png")
     draw(photos / "ant" / "0.png", 50)
-    found, tally = run(photos, path)
-    assert tally.computed == 1
+    found, progress = run(photos, path)
+    assert progress.computed == 1
     assert [(p, t) for p, _, t in found.notes] == [
         ("bee/zero.png", text) for *_, text in first.notes
     ]
@@ -153,15 +153,15 @@ def test_one_more_depth_is_added_and_others_keep_their_bytes(photos, tmp_path, d
     path = tmp_path / "a.h5"
     before, _ = run(photos, path)
     old = {spec: before.rows(spec, 0, 6).tobytes() for spec in before.depths}
-    found, tally = run(photos, path, depth=["body:gem"])
-    assert (tally.computed, tally.kept) == (6, 0)
+    found, progress = run(photos, path, depth=["body:gem"])
+    assert (progress.computed, progress.kept) == (6, 0)
     assert found.depths == ["stem:avg", "penultimate", "body:gem"]
     assert {spec: found.rows(spec, 0, 6).tobytes() for spec in old} == old
     like_fresh(found, photos, tmp_path / "fresh.h5")
     # A depth more and an image more at once; the new image gets every depth.
     draw(photos / "ant" / "new.png", 100)
-    found, tally = run(photos, path, depth="late:max")
-    assert tally.computed == 7
+    found, progress = run(photos, path, depth="late:max")
+    assert progress.computed == 7
     like_fresh(found, photos, tmp_path / "fresh2.h5")
 
 
@@ -181,8 +181,8 @@ def test_an_image_changed_behind_its_stamp_gets_no_mixed_row(photos, tmp_path, d
     found, _ = run(photos, path, depth="body:avg")
     assert [failure[:2] for failure in found.failures] == [("ant/2.png", "read")]
     assert "run the same command again" in found.failures[0][2]
-    found, tally = run(photos, path, depth="body:avg")
-    assert (tally.computed, tally.kept, found.failures) == (1, 5, [])
+    found, progress = run(photos, path, depth="body:avg")
+    assert (progress.computed, progress.kept, found.failures) == (1, 5, [])
     like_fresh(found, photos, tmp_path / "fresh.h5")
 
 
@@ -192,12 +192,12 @@ def test_images_without_times_are_told_by_their_content(tmp_path):
     path = tmp_path / "a.h5"
     run(images.from_arrays(pixels), path)
     before = untouched(path)
-    _, tally = run(images.from_arrays(pixels), path)
-    assert (tally.computed, tally.kept) == (0, 6)
+    _, progress = run(images.from_arrays(pixels), path)
+    assert (progress.computed, progress.kept) == (0, 6)
     assert untouched(path) == before
     pixels[2] = pixels[2] ^ 255
-    found, tally = run(images.from_arrays(pixels), path)
-    assert (tally.computed, tally.kept) == (1, 5)
+    found, progress = run(images.from_arrays(pixels), path)
+    assert (progress.computed, progress.kept) == (1, 5)
     fresh, _ = run(images.from_arrays(pixels), tmp_path / "fresh.h5")
     np.testing.assert_allclose(
         found.arrays("stem")[0], fresh.arrays("stem")[0], **CLOSE
@@ -208,17 +208,17 @@ def test_parts_of_images_without_times_are_checked_by_content(tmp_path, monkeypa
     monkeypatch.setattr(plan, "SLICE", 3)
     pixels = list(np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), np.uint8))
 
-    def stop(tally):
-        if tally.computed == 6:
+    def stop(progress):
+        if progress.computed == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(images.from_arrays(pixels), tmp_path / "a.h5", progress=stop)
     assert len(list((tmp_path / "a.h5.parts").iterdir())) == 1
     pixels[1] = pixels[1] ^ 255
-    found, tally = run(images.from_arrays(pixels), tmp_path / "a.h5")
+    found, progress = run(images.from_arrays(pixels), tmp_path / "a.h5")
     # Its slice is done anew, whole: as in an unbroken run, to the byte.
-    assert (tally.computed, tally.kept) == (6, 0)
+    assert (progress.computed, progress.kept) == (6, 0)
     fresh, _ = run(images.from_arrays(pixels), tmp_path / "fresh.h5")
     assert found.path.read_bytes() == fresh.path.read_bytes()
 
@@ -246,23 +246,23 @@ def test_another_recipe_is_refused_with_the_field_that_differs(
         run(photos, path, **changes)
     assert path.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"photos", "a.h5"}
-    found, tally = run(photos, path, overwrite=True, **changes)
-    assert tally.computed == 6
+    found, progress = run(photos, path, overwrite=True, **changes)
+    assert progress.computed == 6
     assert found.path.read_bytes() != before
 
 
 def test_precision_auto_is_that_of_the_file(photos, tmp_path):
     run(photos, tmp_path / "a.h5", precision="bf16", depth="stem")
-    found, tally = run(photos, tmp_path / "a.h5", precision="auto", depth="stem")
-    assert (tally.computed, found.provenance["precision"]) == (0, "bf16")
+    found, progress = run(photos, tmp_path / "a.h5", precision="auto", depth="stem")
+    assert (progress.computed, found.provenance["precision"]) == (0, "bf16")
     assert found.provenance["decoding"]["mode"] == "scaled"
 
 
 def test_parts_of_another_recipe_are_refused_too(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "SLICE", 2)
 
-    def stop(tally):
-        if tally.computed == 4:
+    def stop(progress):
+        if progress.computed == 4:
             raise KeyboardInterrupt
 
     path = tmp_path / "a.h5"
@@ -270,8 +270,8 @@ def test_parts_of_another_recipe_are_refused_too(photos, tmp_path, monkeypatch):
         run(photos, path, progress=stop)
     with pytest.raises(CodesError, match=r"a\.h5\.parts .*weights_sha256"):
         run(photos, path, seed=1)
-    _, tally = run(photos, path)
-    assert (tally.computed, tally.kept) == (4, 2)
+    _, progress = run(photos, path)
+    assert (progress.computed, progress.kept) == (4, 2)
 
 
 def test_a_damaged_file_is_not_built_upon(photos, tmp_path, draw):
@@ -290,6 +290,6 @@ def test_a_limit_lifted_computes_the_rest(photos, tmp_path):
     path = tmp_path / "a.h5"
     found, _ = run(photos, path, limit=2)
     assert found.paths == ["ant/0.png", "bee/1.png"]
-    found, tally = run(photos, path)
-    assert (tally.computed, tally.kept) == (4, 2)
+    found, progress = run(photos, path)
+    assert (progress.computed, progress.kept) == (4, 2)
     like_fresh(found, photos, tmp_path / "fresh.h5")

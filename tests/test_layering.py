@@ -23,15 +23,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codes": set(),
     "solvers": set(),
     "scores": set(),
-    "extraction": {"images", "backbones", "codes"},
-    # From predictor: images handed over one by one, and codes in memory.
-    "transformer": {"images", "backbones", "codes", "extraction", "predictor"},
+    "inference": {"images", "backbones"},
+    "extraction": {"images", "backbones", "codes", "inference"},
+    "transformer": {"images", "backbones", "codes", "inference", "extraction"},
     "classifiers": {"solvers"},
     "comparison": {"codes", "solvers", "classifiers", "scores"},
     "predictor": {
         "images",
         "backbones",
         "codes",
+        "inference",
         "extraction",
         "classifiers",
         "scores",
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "images",
         "backbones",
         "codes",
+        "inference",
         "extraction",
         "solvers",
         "classifiers",
@@ -181,7 +183,15 @@ dir(featpipe)
 
 def test_torch_is_imported_only_where_networks_run():
     # The lightest first, so that the first to bring torch is the one named.
-    rooms = ["cli", "codes", "images", "extraction", "scores", "comparison"]
+    rooms = [
+        "cli",
+        "codes",
+        "images",
+        "inference",
+        "extraction",
+        "scores",
+        "comparison",
+    ]
     rooms += ["classifiers"]
     names = ["featpipe", *(f"featpipe.{room}" for room in rooms)]
     done = subprocess.run(

@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 import featpipe
 from featpipe import CNNCodes, codes
 from featpipe.extraction import LockedError
-from featpipe.extraction.engine import Engine
 from featpipe.extraction.lock import Lock
+from featpipe.inference.engine import Engine
 
 SMALL = {
     "backbone": "mini",

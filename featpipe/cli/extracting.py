@@ -13,7 +13,8 @@ from featpipe.cli.voice import voice
 
 if TYPE_CHECKING:
     from featpipe.codes import Codes
-    from featpipe.extraction import Job, Tally
+    from featpipe.extraction import Job
+    from featpipe.inference import Progress
 
 __all__ = ["extract", "extract_codes", "numbers"]
 
@@ -64,7 +65,8 @@ def extract(
 def extract_codes(asked: dict[str, Any]) -> "Codes | None":
     """Do what the options of `extract` ask; None if only the plan was asked for."""
     from featpipe import images
-    from featpipe.extraction import Job, Recipe
+    from featpipe.extraction import Job
+    from featpipe.inference import Machine, Recipe
 
     recipe = Recipe(
         backbone=asked["backbone"],
@@ -85,10 +87,10 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
     image_set = images.scan(
         asked["source"], unlabelled=asked["unlabelled"], limit=asked["limit"]
     )
-    seen: list[Tally] = []
+    seen: list[Progress] = []
     with image_progress() as tell:
 
-        def progress(tally: "Tally") -> None:
+        def progress(tally: "Progress") -> None:
             seen[:] = [tally]
             tell(tally)
 
@@ -96,9 +98,7 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
             recipe,
             image_set,
             asked["output"],
-            device=asked["device"],
-            batch_size=asked["batch_size"],
-            workers=asked["workers"],
+            Machine(asked["device"], asked["batch_size"], asked["workers"]),
             on_error=asked["on_error"].value,
             shard=_shard(asked["shard"]),
             progress=progress,
@@ -122,8 +122,8 @@ def _say_plan(job: "Job", overwrite: bool) -> None:
         voice.result(f"{name}: {value}")
 
 
-def _say_done(codes: "Codes", tally: "Tally", asked: dict[str, Any]) -> None:
-    for text in tally.said:
+def _say_done(codes: "Codes", tally: "Progress", asked: dict[str, Any]) -> None:
+    for text in tally.messages:
         voice.remark(text)
     said = codes.provenance
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
@@ -142,7 +142,7 @@ def _say_done(codes: "Codes", tally: "Tally", asked: dict[str, Any]) -> None:
         _write_json(asked["json_path"], codes, tally)
 
 
-def _write_json(path: Path, codes: "Codes", tally: "Tally") -> None:
+def _write_json(path: Path, codes: "Codes", tally: "Progress") -> None:
     from featpipe.codes import write_bytes
 
     document = {
@@ -155,8 +155,8 @@ def _write_json(path: Path, codes: "Codes", tally: "Tally") -> None:
         "images_per_second": tally.rate if tally.computed else None,
         "busy_seconds": tally.seconds,
         "threads": tally.threads,
-        "held_back_by": tally.held_back_by,
-        "said": tally.said,
+        "held_back_by": tally.bottleneck,
+        "said": tally.messages,
         "failures": codes.failures,
         "provenance": codes.provenance,
     }

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from featpipe.cli.voice import Ticker, voice
 
 if TYPE_CHECKING:
-    from featpipe.extraction import Tally
+    from featpipe.inference import Progress
 
 __all__ = ["fit_progress", "image_progress", "summary", "training_progress"]
 
 
 @contextmanager
-def image_progress() -> Iterator[Callable[["Tally"], None]]:
+def image_progress() -> Iterator[Callable[["Progress"], None]]:
     """Show how far an extraction is, for as long as the block lasts.
 
     Yields
     ------
     callable
-        To be told the `Tally`.
+        To be told the `Progress`.
     """
     # Its time left is that of the tally: a bar would count rows that were kept.
     with _shown("images", guess=False) as show:
@@ -95,12 +95,12 @@ def _bar(what: str, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
         yield show
 
 
-def pace(tally: "Tally") -> str:
+def pace(tally: "Progress") -> str:
     """Say how fast it goes, how long it will take, and what holds it back.
 
     Parameters
     ----------
-    tally : Tally
+    tally : Progress
 
     Returns
     -------
@@ -112,7 +112,7 @@ def pace(tally: "Tally") -> str:
     text = f"{tally.rate:,.1f} images/s"
     if tally.done < tally.n_images:
         text += f", {_duration(left)} left"
-    return f"{text}, held back by {tally.held_back_by}"
+    return f"{text}, held back by {tally.bottleneck}"
 
 
 def _duration(seconds: float) -> str:
@@ -128,12 +128,12 @@ def _duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def summary(tally: "Tally") -> str:
+def summary(tally: "Progress") -> str:
     """Say in one line what became of the images, and what it took.
 
     Parameters
     ----------
-    tally : Tally
+    tally : Progress
 
     Returns
     -------

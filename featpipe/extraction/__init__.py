@@ -1,8 +1,8 @@
 """Images through a backbone into a codes file: resumable and incremental.
 
 `extract` decides what is missing (`outlook`), plans it (`plan`), runs the plan
-(`slices`, `engine`) into part files (`parts`), and hands over to `codes` to make the
-final file. Knows nothing of classifiers.
+(`slices`, through `inference`) into part files (`parts`), and hands over to `codes` to
+make the final file. Knows nothing of classifiers.
 """
 
 import os
@@ -12,10 +12,9 @@ from featpipe import images
 from featpipe.codes import Codes
 from featpipe.extraction.job import Job
 from featpipe.extraction.lock import LockedError
-from featpipe.extraction.recipe import Recipe
-from featpipe.extraction.tally import Tally
+from featpipe.inference import Machine, Progress, Recipe
 
-__all__ = ["Job", "LockedError", "Recipe", "Tally", "extract"]
+__all__ = ["Job", "LockedError", "extract"]
 
 
 def extract(
@@ -45,7 +44,7 @@ def extract(
     overwrite: bool = False,
     break_lock: bool = False,
     seed: int = 0,
-    progress: Callable[[Tally], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Codes:
     """Run images through a frozen network and keep the codes in a file.
 
@@ -109,7 +108,7 @@ def extract(
     seed : int
         Of random weights.
     progress : callable, optional
-        Called with a `Tally` often, and at the end.
+        Called with a `Progress` often, and at the end.
 
     Returns
     -------
@@ -155,9 +154,7 @@ def extract(
         recipe,
         images.scan(source, unlabelled=unlabelled, limit=limit),
         path,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
+        Machine(device, batch_size, workers),
         on_error=on_error,
         shard=shard,
         progress=progress,

@@ -15,16 +15,17 @@ import numpy as np
 
 from featpipe import codes, images
 from featpipe.codes import Codes, CodesError, Failure, Row, Tables
-from featpipe.extraction.engine import Engine
 from featpipe.extraction.lock import Lock
-from featpipe.extraction.network import Network
 from featpipe.extraction.outlook import Outlook, look
 from featpipe.extraction.parts import Known, Parts
 from featpipe.extraction.plan import Plan, slice_size
-from featpipe.extraction.recipe import Recipe
 from featpipe.extraction.slices import Runner
-from featpipe.extraction.tally import Tally
 from featpipe.images import ImageError, ImageSet
+from featpipe.inference.engine import Engine
+from featpipe.inference.machine import Machine
+from featpipe.inference.network import Network
+from featpipe.inference.progress import Progress
+from featpipe.inference.recipe import Recipe
 
 __all__ = ["Job"]
 
@@ -37,7 +38,8 @@ class Job:
     recipe : Recipe
     image_set : ImageSet
     path : path
-    device, batch_size, workers, on_error, shard, progress
+    machine : Machine, optional
+    on_error, shard, progress
         As in `featpipe.extract`.
     """
 
@@ -46,27 +48,22 @@ class Job:
         recipe: Recipe,
         image_set: ImageSet,
         path: str | os.PathLike[str],
+        machine: Machine | None = None,
         *,
-        device: str = "auto",
-        batch_size: int | None = None,
-        workers: int | None = None,
         on_error: str = "skip",
         shard: tuple[int, int] | None = None,
-        progress: Callable[[Tally], None] | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> None:
         _require(on_error in ("skip", "fail"), "on_error", on_error, "'skip' or 'fail'")
-        _require(batch_size is None or batch_size > 0, "batch size", batch_size, ">= 1")
-        _require(workers is None or workers > 0, "workers", workers, ">= 1")
         self._recipe = recipe
         self._path = _writable(_followed(Path(path)))
         self._slice_size = slice_size(len(image_set))
         self._shard = shard
         self._images = self._of_shard(image_set)
-        self._network = Network(recipe, device, batch_size)
-        self._workers = workers or os.cpu_count() or 1
+        self._network = Network(recipe, machine)
         self._on_error = on_error
-        self._tell = progress or (lambda tally: None)
-        self._tally = Tally(n_images=len(self._images) + len(image_set.failures))
+        self._tell = progress or (lambda progress: None)
+        self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
 
     def _of_shard(self, image_set: ImageSet) -> ImageSet:
         self._shard_facts: dict[str, Any] | None = None
@@ -105,9 +102,9 @@ class Job:
         return outlook
 
     def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
-        """Do it; see `featpipe.extract`."""
+        """Run the extraction; see `featpipe.extract`."""
         with Lock(self._path, break_lock=break_lock):
-            self._tell(self._tally)
+            self._tell(self._progress)
             parts = Parts(self._path)
             if overwrite:
                 parts.drop()
@@ -123,7 +120,7 @@ class Job:
                 parts.tidy()
                 raise
             parts.drop()
-        self._tell(self._tally)
+        self._tell(self._progress)
         return written
 
     def _existing(self) -> Codes | None:
@@ -140,8 +137,11 @@ class Job:
 
     def _finish(self, old: Codes | None, outlook: Outlook, parts: Parts) -> Codes:
         """Compute what is missing and write the file, if anything has changed."""
-        known = [*outlook.failed.values(), *map(_stampless, self._images.failures)]
-        self._tally.failed += len(known)
+        known = [
+            *outlook.failed.values(),
+            *map(_without_size_and_mtime, self._images.failures),
+        ]
+        self._progress.failed += len(known)
         if self._on_error == "fail":
             for failure in sorted(known):
                 raise ValueError(_refusal(failure))
@@ -150,7 +150,7 @@ class Job:
         extra = outlook.kept
         if not outlook.added:
             # Before the work, so that the time left is that of the work.
-            self._tally.kept += len(extra)
+            self._progress.kept += len(extra)
         new = self._compute(outlook.todo, outlook.depths, outlook, files, parts)
         if outlook.added:
             before = np.array(sorted(outlook.kept), np.int64)
@@ -221,7 +221,7 @@ class Job:
             known,
             partial(self._engine, depths, outlook, batch_size),
             partial(_require_same_image, base, outlook),
-            self._tally,
+            self._progress,
             self._tell,
             self._on_error,
         )
@@ -245,8 +245,8 @@ class Job:
             partial(self._network.lanes, depths, precision),
             exact=outlook.provenance["decoding"]["mode"] == "exact",
             hflip=self._recipe.hflip,
-            workers=self._workers,
-            tally=self._tally,
+            workers=self._network.machine.n_workers,
+            progress=self._progress,
         )
 
     def _tables(
@@ -254,7 +254,10 @@ class Job:
     ) -> Tables:
         source, at = self._images, np.array(order, np.int64)
         paths = [source.paths[i] for i in order]
-        failures = [*outlook.failed.values(), *map(_stampless, source.failures)]
+        failures = [
+            *outlook.failed.values(),
+            *map(_without_size_and_mtime, source.failures),
+        ]
         known = Known(files)
         return Tables(
             paths=paths,
@@ -278,11 +281,14 @@ class Job:
         )
 
     def _nothing(self, outlook: Outlook) -> ValueError:
-        known = [*outlook.failed.values(), *map(_stampless, self._images.failures)]
+        known = [
+            *outlook.failed.values(),
+            *map(_without_size_and_mtime, self._images.failures),
+        ]
         first = "" if not known else "; the first, {}, failed at {}: {}"
         return ValueError(
-            f"not one of {self._tally.n_images} images in {self._images.source} gave a "
-            "code" + first.format(*min(known, default=())[:3])
+            f"not one of {self._progress.n_images} images in {self._images.source} "
+            "gave a code" + first.format(*min(known, default=())[:3])
         )
 
 
@@ -320,7 +326,7 @@ def _refusal(failure: Failure) -> str:
     )
 
 
-def _stampless(failure: images.Failure) -> Failure:
+def _without_size_and_mtime(failure: images.Failure) -> Failure:
     return Failure(failure.path, failure.stage, failure.reason)
 
 

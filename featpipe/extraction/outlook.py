@@ -4,7 +4,6 @@ Decides without computing; without torch where nothing about the network has cha
 """
 
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,10 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row
-from featpipe.extraction.network import Network
 from featpipe.extraction.parts import Known
-from featpipe.extraction.recipe import Recipe
 from featpipe.images import ImageSet
+from featpipe.inference.network import Network
+from featpipe.inference.recipe import Recipe, package_versions
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
@@ -110,7 +109,7 @@ def _lasting_failures(old: Codes | None) -> dict[str, Failure]:
 
 def _kept_network(old: Codes | None, recipe: Recipe) -> Outlook | None:
     """Settle everything from the file alone, if it was made by the same request."""
-    if old is None or recipe.names_own_code:
+    if old is None or recipe.uses_custom_code:
         return None
     said = old.provenance
     same = (
@@ -147,7 +146,7 @@ def _loaded_network(
 def _provenance(
     said: dict[str, Any], backbone: "Backbone", recipe: Recipe, network: Network
 ) -> dict[str, Any]:
-    recipe = recipe.as_in(said)
+    recipe = recipe.resolve_auto(said)
     precision = network.precision(recipe.precision)
     return {
         **recipe.fingerprint(backbone, precision),
@@ -162,6 +161,5 @@ def _provenance(
     }
 
 
-def _versions() -> dict[str, str]:
-    names = ("featpipe", "torch", "torchvision", "pillow", "numpy")
-    return {name: version(name) for name in names}
+def _versions() -> dict[str, str | None]:
+    return package_versions("featpipe", "torch", "torchvision", "pillow", "numpy")

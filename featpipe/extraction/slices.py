@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from featpipe.codes import Codes, Failure, Row, Tables
-from featpipe.extraction.engine import Batch, Engine, Prepared
 from featpipe.extraction.parts import Known, Parts
 from featpipe.extraction.plan import Plan
-from featpipe.extraction.tally import Tally
 from featpipe.images import ImageError
+from featpipe.inference.engine import Batch, Engine, LoadedImage
+from featpipe.inference.progress import Progress
 
 __all__ = ["Runner"]
 
@@ -35,9 +35,9 @@ class Runner:
     same_image : callable
         Told position and content digest of an image just read; raises `ImageError`
         if this plan may not use it.
-    tally : Tally
+    progress : Progress
     tell : callable
-        Called with the tally after every batch.
+        Called with the progress after every batch.
     on_error : str
         ``"skip"`` records a failure and goes on, ``"fail"`` raises it.
     """
@@ -49,8 +49,8 @@ class Runner:
         known: Known,
         make_engine: Callable[[], Engine],
         same_image: Callable[[int, bytes], None],
-        tally: Tally,
-        tell: Callable[[Tally], None],
+        progress: Progress,
+        tell: Callable[[Progress], None],
         on_error: str,
     ) -> None:
         self._plan = plan
@@ -58,7 +58,7 @@ class Runner:
         self._known = known
         self._make_engine = make_engine
         self._same_image = same_image
-        self._tally = tally
+        self._progress = progress
         self._tell = tell
         self._on_error = on_error
 
@@ -77,7 +77,7 @@ class Runner:
         missing = [(k, at) for k, at in self._plan.slices() if found[k] is None]
         for part in found.values():
             if part is not None:
-                self._tally.kept += len(part)
+                self._progress.kept += len(part)
                 self._count_failures(part.tables.failures)
         if missing:
             found |= self._compute(missing)
@@ -121,7 +121,7 @@ class Runner:
                     _collect(saving, done)
             while saving:
                 _collect(saving, done)
-        self._tell(self._tally)
+        self._tell(self._progress)
         return done
 
     def _batches(self, positions: np.ndarray) -> Iterator[list[int]]:
@@ -130,9 +130,9 @@ class Runner:
             yield positions[start : start + size].tolist()
 
     def _save(
-        self, k: int, images: list[Prepared], arrays: dict[str, np.ndarray]
+        self, k: int, images: list[LoadedImage], arrays: dict[str, np.ndarray]
     ) -> Codes:
-        with self._tally.timing("write"):
+        with self._progress.timing("write"):
             rows, tables = self._part(k, images, arrays)
             return self._parts.save(self._plan, k, rows, tables)
 
@@ -156,9 +156,9 @@ class Runner:
         positions: np.ndarray,
         unchanged: dict[int, Row],
         computed: Iterator[Batch],
-    ) -> tuple[list[Prepared], dict[str, np.ndarray]]:
+    ) -> tuple[list[LoadedImage], dict[str, np.ndarray]]:
         """Give the images of a slice, and the codes of those that went through."""
-        images: list[Prepared] = []
+        images: list[LoadedImage] = []
         found: list[dict[str, np.ndarray]] = []
         for at in self._batches(positions):
             batch = next(computed)
@@ -166,7 +166,7 @@ class Runner:
             if batch.codes:
                 found.append(batch.codes)
             group = [
-                Prepared(i, self._known.sha256(unchanged[i]), known=unchanged[i])
+                LoadedImage(i, self._known.sha256(unchanged[i]), known=unchanged[i])
                 if i in unchanged
                 else next(read)
                 for i in at
@@ -178,7 +178,7 @@ class Runner:
             for spec in (found[0] if found else ())
         }
 
-    def _without_infinite(self, batch: Batch) -> list[Prepared]:
+    def _without_infinite(self, batch: Batch) -> list[LoadedImage]:
         """Turn images with a code that is not finite into failures.
 
         Their codes are taken out of the batch, and the others rounded as stored.
@@ -193,17 +193,24 @@ class Runner:
         for spec, code in batch.codes.items():
             batch.codes[spec] = self._stored(spec, code[sound])
         return [
-            image._replace(
-                failure=self._failure(image.position, reasons[image.position])
-            )
+            image._replace(failure=ImageError("network", reasons[image.position]))
             if image.position in reasons
             else image
             for image in batch.images
         ]
 
-    def _failure(self, i: int, reason: str) -> Failure:
+    def _failures(self, batch: Iterable[LoadedImage]) -> list[Failure]:
         plan = self._plan
-        return Failure(plan.images.paths[i], "network", reason, *plan.stamp(i))
+        return [
+            Failure(
+                plan.images.paths[image.position],
+                image.failure.stage,
+                image.failure.reason,
+                *plan.stamp(image.position),
+            )
+            for image in batch
+            if image.failure is not None
+        ]
 
     def _stored(self, spec: str, code: np.ndarray) -> np.ndarray:
         """Round to the dtype of the file, refusing what does not fit."""
@@ -217,16 +224,16 @@ class Runner:
             )
         return code.astype(np.float16)
 
-    def _count(self, batch: list[Prepared]) -> None:
-        failures = [image.failure for image in batch if image.failure is not None]
+    def _count(self, batch: list[LoadedImage]) -> None:
+        failures = self._failures(batch)
         self._count_failures(failures)
         kept = sum(image.known is not None for image in batch)
-        self._tally.kept += kept
-        self._tally.computed += len(batch) - kept - len(failures)
-        self._tell(self._tally)
+        self._progress.kept += kept
+        self._progress.computed += len(batch) - kept - len(failures)
+        self._tell(self._progress)
 
     def _count_failures(self, failures: list[Failure]) -> None:
-        self._tally.failed += len(failures)
+        self._progress.failed += len(failures)
         if failures and self._on_error == "fail":
             path, stage, reason = failures[0][:3]
             raise ValueError(
@@ -235,7 +242,7 @@ class Runner:
             )
 
     def _part(
-        self, k: int, images: list[Prepared], arrays: dict[str, np.ndarray]
+        self, k: int, images: list[LoadedImage], arrays: dict[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], Tables]:
         """Give what the part file holds: rows computed and rows known, in order."""
         rows = [image for image in images if image.failure is None]
@@ -249,7 +256,7 @@ class Runner:
     def _rows(
         self,
         spec: str,
-        rows: list[Prepared],
+        rows: list[LoadedImage],
         fresh: np.ndarray,
         computed: np.ndarray | None,
     ) -> np.ndarray:
@@ -270,10 +277,12 @@ class Runner:
             whole[where] = values
         return whole
 
-    def _notes(self, image: Prepared) -> Iterable[str]:
+    def _notes(self, image: LoadedImage) -> Iterable[str]:
         return image.notes if image.known is None else self._known.notes(image.known)
 
-    def _tables(self, k: int, images: list[Prepared], rows: list[Prepared]) -> Tables:
+    def _tables(
+        self, k: int, images: list[LoadedImage], rows: list[LoadedImage]
+    ) -> Tables:
         source, at = self._plan.images, [image.position for image in rows]
         paths = [source.paths[i] for i in at]
         provenance: dict[str, Any] = {
@@ -295,7 +304,7 @@ class Runner:
             sha256=np.frombuffer(b"".join(r.sha256 for r in rows), np.uint8).reshape(
                 -1, 32
             ),
-            failures=[image.failure for image in images if image.failure is not None],
+            failures=self._failures(images),
             notes=[
                 Failure(source.paths[image.position], "decode", note)
                 for image in rows

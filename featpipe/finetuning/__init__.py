@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from featpipe import images
-from featpipe.extraction import Recipe
 from featpipe.finetuning.job import Job
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
+from featpipe.inference import Recipe
 
 __all__ = ["Finetuned", "Job", "Settings", "finetune"]
 

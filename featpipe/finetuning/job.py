@@ -23,9 +23,7 @@ from featpipe import codes
 from featpipe.backbones import Backbone
 from featpipe.codes import Codes
 from featpipe.extraction import Job as Extraction
-from featpipe.extraction import Recipe, Tally
 from featpipe.extraction.lock import Lock
-from featpipe.extraction.network import Network
 from featpipe.finetuning import result
 from featpipe.finetuning.course import Course
 from featpipe.finetuning.inputs import Inputs, Where, choose
@@ -37,6 +35,9 @@ from featpipe.finetuning.split import Rows, divide, told, unseen
 from featpipe.finetuning.start import starts
 from featpipe.finetuning.training import Trainer
 from featpipe.images import ImageSet
+from featpipe.inference import Machine, Recipe
+from featpipe.inference import Progress as ImageProgress
+from featpipe.inference.network import Network
 from featpipe.predictor import Predictor
 
 __all__ = ["Job"]
@@ -79,7 +80,7 @@ class Job:
         self._images = image_set
         self._path = path
         self._codes_path = codes_path
-        self._machine = Network(recipe, device)
+        self._machine = Network(recipe, Machine(device))
         self._workers = workers
         self._tell = progress or (lambda done, total, words: None)
         self._notes: list[str] = []
@@ -142,15 +143,14 @@ class Job:
     ) -> Codes:
         """Extract depths as a provenance says, or as the recipe does."""
 
-        def progress(tally: Tally) -> None:
-            self._tell(tally.done, tally.n_images, "extracting codes")
+        def progress(done: ImageProgress) -> None:
+            self._tell(done.done, done.n_images, "extracting codes")
 
         extraction = Extraction(
-            replace(self._recipe.as_in(said), depths=specs),
+            replace(self._recipe.resolve_auto(said), depths=specs),
             image_set,
             path,
-            device=self._machine.device,
-            workers=self._workers,
+            Machine(self._machine.device, workers=self._workers),
             progress=progress,
         )
         return extraction.run()

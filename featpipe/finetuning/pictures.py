@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from featpipe.backbones import Preprocessing
-from featpipe.extraction.pixels import shrunk
 from featpipe.images import ImageError, ImageSet
+from featpipe.inference.pixels import shrunk
 
 __all__ = ["Pictures", "budget", "picture"]
 

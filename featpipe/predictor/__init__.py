@@ -13,8 +13,6 @@ package imports no torch.
 | `binding` | its network found again, and refused where it is another |
 | `predictions` | what it said, and how right it was |
 | `exporting` | the model as one ONNX network |
-| `stream` | images to codes in memory, as an extraction makes them |
-| `given` | images handed over one by one |
 """
 
 from featpipe.predictor.exporting import Agreement, export

@@ -74,7 +74,7 @@ def require_consent(model: Model, name: str, backbone: str | None) -> None:
     ValueError
         If the model names one, and the user did not.
     """
-    if model.names_own_code and backbone is None:
+    if model.uses_custom_code and backbone is None:
         raise ValueError(
             f"{name} names {model.backbone!r} as its backbone, code that would be run; "
             f"if you trust it, say so with --backbone {model.backbone!r} (in Python "

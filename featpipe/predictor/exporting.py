@@ -20,7 +20,7 @@ import numpy as np
 
 from featpipe import codes, images
 from featpipe.images import ImageError, ImageSet
-from featpipe.predictor.given import given, image_set_of
+from featpipe.inference import from_items, image_set_of
 from featpipe.predictor.predicting import Images, Predictor
 
 if TYPE_CHECKING:
@@ -274,7 +274,9 @@ def _photos() -> ImageSet:
         height, width = photo.shape[0] // 2, photo.shape[1] // 2
         views += [photo, photo[:height, :width], photo[:height, width:]]
         views += [photo[height:, :width], photo[height:, width:]]
-    return given([*views, *(np.ascontiguousarray(view[:, ::-1]) for view in views)])
+    return from_items(
+        [*views, *(np.ascontiguousarray(view[:, ::-1]) for view in views)]
+    )
 
 
 def _run(

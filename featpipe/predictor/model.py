@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from featpipe import classifiers, codes
-from featpipe.extraction import Recipe
+from featpipe.inference import Recipe
 from featpipe.scores import Score
 
 __all__ = ["FINETUNE", "Model"]
@@ -87,9 +87,9 @@ class Model:
         return self.coef.shape[1]
 
     @property
-    def names_own_code(self) -> bool:
+    def uses_custom_code(self) -> bool:
         """Whether making the backbone runs somebody's callable."""
-        return self.recipe(None).names_own_code
+        return self.recipe(None).uses_custom_code
 
     @property
     def probable(self) -> bool:

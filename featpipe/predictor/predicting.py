@@ -17,14 +17,12 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Failure
-from featpipe.extraction import Tally
 from featpipe.images import ImageSet
+from featpipe.inference import Machine, Progress, Stream, image_set_of
 from featpipe.predictor import binding, storing
 from featpipe.predictor.binding import require_same_decoding
-from featpipe.predictor.given import image_set_of
 from featpipe.predictor.model import FINETUNE, Model
 from featpipe.predictor.predictions import Predictions
-from featpipe.predictor.stream import Stream
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
@@ -104,14 +102,12 @@ class Predictor:
         where = binding.find_weights(self.model, self.path, self._weights)
         return Stream(
             self.model.recipe(where.given, self._backbone),
-            device=self._device,
-            batch_size=self._batch_size,
-            workers=self._workers,
+            Machine(self._device, self._batch_size, self._workers),
             accept=lambda found: binding.accept(self.model, self._name, where, found),
         )
 
     def classify(
-        self, source: Images, *, progress: Callable[[Tally], None] | None = None
+        self, source: Images, *, progress: Callable[[Progress], None] | None = None
     ) -> Predictions:
         """Label the images of a source; those that cannot be read are listed.
 
@@ -121,7 +117,7 @@ class Predictor:
             Whatever `featpipe.extract` takes; or paths, PIL images and uint8 arrays
             one by one.
         progress : callable, optional
-            Called with a `Tally` after every batch.
+            Called with a `Progress` after every batch.
 
         Returns
         -------
@@ -138,7 +134,7 @@ class Predictor:
         estimator = self.model.estimator()
         values, rows, failures = [], [], []
         for batch in self._run(image_set, progress):
-            failures += [failure for _, failure in batch.failures]
+            failures += [Failure(*failure) for _, failure in batch.failures]
             if len(batch.positions):
                 rows.append(batch.positions)
                 values.append(estimator.decision_function(batch.codes))
@@ -306,7 +302,7 @@ class Predictor:
             return self.stream.loaded
 
     def _run(
-        self, image_set: ImageSet, progress: Callable[[Tally], None] | None
+        self, image_set: ImageSet, progress: Callable[[Progress], None] | None
     ) -> Any:
         self.load_backbone()
         return self.stream.run(image_set, progress)

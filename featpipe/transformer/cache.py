@@ -16,11 +16,11 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes, CodesError
-from featpipe.extraction import LockedError, Recipe
+from featpipe.extraction import LockedError
 from featpipe.extraction.lock import Lock
 from featpipe.images import Failure, ImageError, ImageSet
 from featpipe.images.imageset import Row, build
-from featpipe.predictor.stream import Stream
+from featpipe.inference import Recipe, Stream
 
 __all__ = ["Cache"]
 
@@ -113,7 +113,7 @@ class Cache:
         """Whether the file itself shows that it was made by this very recipe."""
         said = file.provenance
         return (
-            not self.recipe.names_own_code
+            not self.recipe.uses_custom_code
             and said.get("request") == self.recipe.request()
             and self.recipe.agrees(said)
         )

@@ -21,10 +21,9 @@ from sklearn.base import (
 from sklearn.utils.validation import check_is_fitted
 
 from featpipe.codes import Codes
-from featpipe.extraction import Job, Recipe
+from featpipe.extraction import Job
 from featpipe.images import ImageSet
-from featpipe.predictor.given import given
-from featpipe.predictor.stream import Stream
+from featpipe.inference import Machine, Recipe, Stream, from_items
 from featpipe.transformer.cache import Cache
 
 __all__ = ["CNNCodes"]
@@ -175,7 +174,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return self.width_
 
     def _codes(self, X: Any) -> np.ndarray:
-        image_set = given(X)
+        image_set = from_items(X)
         if self.cache is None:
             return self._stream().whole(image_set)
         cache = Cache(Path(self.cache), self._recipe(), self._stream, self._job)
@@ -208,9 +207,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             recipe,
             image_set,
             path,
-            device=self.device,
-            batch_size=self.batch_size,
-            workers=self.workers,
+            Machine(self.device, self.batch_size, self.workers),
         ).run()
 
 
@@ -223,4 +220,4 @@ def _stream(
     weights_file: str,
 ) -> Stream:
     """Keep the network last used: a search clones its transformer for every fit."""
-    return Stream(recipe, device=device, batch_size=batch_size, workers=workers)
+    return Stream(recipe, Machine(device, batch_size, workers))

@@ -16,12 +16,12 @@ import numpy as np
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
-__all__ = ["Lanes"]
+__all__ = ["InferenceWorkers"]
 
 _Work = Callable[["Backbone", Sequence[np.ndarray]], dict[str, np.ndarray]]
 
 
-class Lanes:
+class InferenceWorkers:
     """Threads that run batches; to be closed.
 
     Parameters

@@ -17,7 +17,7 @@ from featpipe.images import ImageSet
 from featpipe.images.folder import FileReader
 from featpipe.images.imageset import Reader
 
-__all__ = ["given", "image_set_of"]
+__all__ = ["from_items", "image_set_of"]
 
 Source = str | os.PathLike[str] | ImageSet
 
@@ -28,14 +28,14 @@ def image_set_of(source: Source | Iterable[Any]) -> ImageSet:
     Parameters
     ----------
     source : path, str or ImageSet, or a sequence of images
-        The first three as `images.scan`; a sequence as `given`.
+        The first three as `images.scan`; a sequence as `from_items`.
     """
     if isinstance(source, str | os.PathLike | ImageSet):
         return images.scan(source)
-    return given(source)
+    return from_items(source)
 
 
-def given(items: Iterable[Any]) -> ImageSet:
+def from_items(items: Iterable[Any]) -> ImageSet:
     """Make an `ImageSet` of single images; row i is item i.
 
     Parameters

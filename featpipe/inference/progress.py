@@ -1,4 +1,4 @@
-"""How far an extraction is, how fast it goes, and what holds it back."""
+"""How far the work is, how fast it goes, and what limits its speed."""
 
 import time
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 
-__all__ = ["STAGES", "Tally"]
+__all__ = ["STAGES", "Progress"]
 
 STAGES = ("read", "decode", "network", "write")
 
 
 @dataclass
-class Tally:
-    """How far an extraction is, and where its time went.
+class Progress:
+    """How far the work is, and where its time went.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Tally:
         ``read``, ``decode``, ``network``, ``write``, each summed over its threads.
     threads : dict
         How many threads each of them has.
-    said : list of str
+    messages : list of str
         What the user should know, such as a halved batch.
     """
 
@@ -48,7 +48,7 @@ class Tally:
         default_factory=lambda: dict.fromkeys(STAGES, 0.0)
     )
     threads: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 1))
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     _guard: Lock = field(default_factory=Lock, repr=False)
 
     @property
@@ -78,7 +78,7 @@ class Tally:
         return max(self.n_images - self.done, 0) / self.rate
 
     @property
-    def held_back_by(self) -> str | None:
+    def bottleneck(self) -> str | None:
         """The stage whose threads are busy for the largest share of the time."""
         if not self.computed:
             return None
@@ -89,11 +89,11 @@ class Tally:
         if self.begun is None:
             self.begun = time.perf_counter()
 
-    def say(self, text: str) -> None:
-        """Add to `said`, once."""
+    def add_message(self, text: str) -> None:
+        """Add to `messages`, once."""
         with self._guard:
-            if text not in self.said:
-                self.said.append(text)
+            if text not in self.messages:
+                self.messages.append(text)
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:

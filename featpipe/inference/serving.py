@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featpipe.extraction.pixels import pixels_of
 from featpipe.images import ImageError
+from featpipe.inference.pixels import pixels_of
 
 if TYPE_CHECKING:
     from featpipe.backbones.preprocessing import Preprocessing
 
-__all__ = ["Outcome", "receive", "send", "serve", "understood", "words"]
+__all__ = ["Outcome", "decode_reply", "encode_request", "receive", "send", "serve"]
 
 Outcome = tuple[np.ndarray, tuple[str, ...]] | ImageError
 """Pixels (3, S, S) uint8 and notes, or why there are none."""
@@ -98,7 +98,7 @@ def _answer(
 
 
 @lru_cache(maxsize=1)
-def words(preprocessing: "Preprocessing") -> bytes:
+def encode_request(preprocessing: "Preprocessing") -> bytes:
     """Put into words what an image is to become."""
     return json.dumps(preprocessing.as_dict()).encode()
 
@@ -110,7 +110,7 @@ def _wanted(said: bytes) -> "Preprocessing":
     return Preprocessing.from_dict(json.loads(said))
 
 
-def understood(answer: Sequence[memoryview], side: int) -> list[Outcome]:
+def decode_reply(answer: Sequence[memoryview], side: int) -> list[Outcome]:
     """Take an answer apart; its images have this side."""
     found: list[Outcome] = []
     for said, load in zip(json.loads(bytes(answer[0])), answer[1:], strict=True):

@@ -1,4 +1,4 @@
-"""What a user asks of an extraction, and what that comes to.
+"""What a user asks for, and what that comes to.
 
 A `Recipe` is the request. `Recipe.request` is its JSON, kept in the file so that the
 next run can tell without torch that it is asked for the same thing.
@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featpipe import images
+from featpipe import __version__, images
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "package_versions"]
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DECODINGS = ("auto", "exact", "scaled")
@@ -84,7 +84,7 @@ class Recipe:
             raise ValueError("no depth was asked for; give one, or leave it out")
 
     def request(self) -> dict[str, Any]:
-        """Give all that decides the network, as JSON, without torch.
+        """Return all that decides the network, as JSON, without torch.
 
         Depths, precision, decoding and dtype are left out: a file may hold more than
         was asked, and "auto" is whatever it holds.
@@ -100,9 +100,7 @@ class Recipe:
         asked["weights_file_sha256"] = digest = _file_digest(self.weights)
         # A file is the same wherever it lies.
         asked["weights"] = None if digest else self.weights
-        asked["versions"] = {
-            name: _version(name) for name in ("featpipe", "torchvision", "timm")
-        }
+        asked["versions"] = package_versions("featpipe", "torchvision", "timm")
         asked["decoding"] = images.DECODING
         return asked
 
@@ -114,8 +112,8 @@ class Recipe:
             mode,
         )
 
-    def as_in(self, said: Mapping[str, Any]) -> "Recipe":
-        """Take the precision and decoding of a file's provenance for "auto"."""
+    def resolve_auto(self, said: Mapping[str, Any]) -> "Recipe":
+        """Return it with "auto" replaced by what a file's provenance has."""
         changes = {}
         if self.precision == "auto" and "precision" in said:
             changes["precision"] = said["precision"]
@@ -124,7 +122,7 @@ class Recipe:
         return replace(self, **changes)
 
     @property
-    def names_own_code(self) -> bool:
+    def uses_custom_code(self) -> bool:
         """Whether the backbone is somebody's callable, which may change unseen."""
         return ":" in self.backbone and not self.backbone.startswith("timm:")
 
@@ -146,7 +144,7 @@ class Recipe:
         )
 
     def decoding_mode(self, precision: str) -> str:
-        """Say how images are decoded, ``exact`` or ``scaled``, for a precision.
+        """Return how images are decoded at a precision: ``exact`` or ``scaled``.
 
         Only what multiplies in less than float32 cannot tell scaled from exact.
         """
@@ -155,7 +153,7 @@ class Recipe:
         return "exact" if precision == "fp32" else "scaled"
 
     def fingerprint(self, backbone: "Backbone", precision: str) -> dict[str, Any]:
-        """Give the explicit list of what changes the numbers."""
+        """Return the explicit list of what changes the numbers."""
         own = backbone.fingerprint()
         return {
             **own,
@@ -173,7 +171,18 @@ def _file_digest(weights: str | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def package_versions(*names: str) -> dict[str, str | None]:
+    """Return the version of each package; None for one that is not there.
+
+    Reads what was installed, and imports nothing. The version of featpipe is its own,
+    so that it may run from a folder that was never installed.
+    """
+    return {name: _version(name) for name in names}
+
+
 def _version(package: str) -> str | None:
+    if package == "featpipe":
+        return __version__
     try:
         return version(package)
     except PackageNotFoundError:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import ThreadpoolController
 
-from featpipe.extraction import serving
-from featpipe.extraction.pixels import pixels_of
-from featpipe.extraction.serving import Outcome
 from featpipe.images import ImageError
+from featpipe.inference import serving
+from featpipe.inference.pixels import pixels_of
+from featpipe.inference.serving import Outcome
 
 if TYPE_CHECKING:
     from featpipe.backbones.preprocessing import Preprocessing
@@ -150,7 +150,7 @@ class Decoders:
             except OSError:
                 self._n_processes = 0
         for process in self._coming:
-            if process.has_come():
+            if process.is_ready():
                 self._free.put(process)
         self._coming = [each for each in self._coming if not each.came]
 
@@ -158,13 +158,13 @@ class Decoders:
         """Start a process, and wait for it."""
         with self._guard:
             if self._closed:
-                raise ImageError("decode", "the extraction was ended")
+                raise ImageError("decode", "the work was ended")
             try:
                 (process,) = self._started(1)
             except OSError as error:
                 raise ImageError("decode", _ENDED) from error
         # Not under the lock: it takes a second or two.
-        if not process.has_come(wait=True):
+        if not process.is_ready(wait=True):
             raise ImageError("decode", _ENDED)
         return process
 
@@ -204,7 +204,7 @@ def _parent(channels: list[int], exact: bool) -> "subprocess.Popen[bytes]":
     """Start the process that forks one for each of these descriptors."""
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; "
-        f"from featpipe.extraction.serving import serve; "
+        f"from featpipe.inference.serving import serve; "
         f"serve({channels!r}, exact={exact})"
     )
     nothing = subprocess.DEVNULL
@@ -226,7 +226,7 @@ class _Process:
         self._channel = channel
         self.came = False
 
-    def has_come(self, *, wait: bool = False) -> bool:
+    def is_ready(self, *, wait: bool = False) -> bool:
         """Whether it is there; it says so itself, with one byte."""
         if not self.came:
             with suppress(OSError):  # nothing yet, or gone
@@ -237,8 +237,8 @@ class _Process:
         self, contents: Sequence[bytes], preprocessing: "Preprocessing"
     ) -> list[Outcome]:
         """Ask, and wait; EOFError or OSError if it is gone."""
-        serving.send(self._channel, [serving.words(preprocessing), *contents])
-        return serving.understood(serving.receive(self._channel), preprocessing.crop)
+        serving.send(self._channel, [serving.encode_request(preprocessing), *contents])
+        return serving.decode_reply(serving.receive(self._channel), preprocessing.crop)
 
     def end(self) -> None:
         """Let it end, and wake who waits for its answer, as closing alone would not."""

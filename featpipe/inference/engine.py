@@ -7,23 +7,21 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from featpipe import images
-from featpipe.codes import Failure, Row
-from featpipe.extraction.decoders import Decoders
-from featpipe.extraction.lanes import Lanes
-from featpipe.extraction.tally import Tally
-from featpipe.images import ImageSet
+from featpipe.images import ImageError, ImageSet
+from featpipe.inference.decoders import Decoders
+from featpipe.inference.lanes import InferenceWorkers
+from featpipe.inference.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from featpipe.backbones import Backbone
 
-__all__ = ["Batch", "Engine", "Prepared"]
+__all__ = ["Batch", "Engine", "LoadedImage"]
 
 # Images that may be in decoding, or wait decoded for the network.
 _AHEAD = 128
@@ -32,15 +30,33 @@ _Item = TypeVar("_Item")
 _Started = TypeVar("_Started")
 
 
-class Prepared(NamedTuple):
-    """One image, ready for the network; or known already; or failed; or only read."""
+class LoadedImage(NamedTuple):
+    """One image on its way to the network, or what became of it instead.
+
+    Parameters
+    ----------
+    position : int
+        In the `ImageSet`.
+    sha256 : bytes
+        Of its content; empty if it could not be read.
+    content : bytes, optional
+        As long as it is not decoded.
+    pixels : (3, S, S) uint8, optional
+        As long as it has not gone through the network.
+    known : optional
+        What the caller's ``known`` returned: its code exists already.
+    failure : ImageError, optional
+        Why it gives no code.
+    notes : tuple of str
+        As `images.decode`.
+    """
 
     position: int
     sha256: bytes
     content: bytes | None = None
     pixels: np.ndarray | None = None
-    known: Row | None = None
-    failure: Failure | None = None
+    known: Any = None
+    failure: ImageError | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -49,7 +65,7 @@ class Batch(NamedTuple):
 
     Parameters
     ----------
-    images : list of Prepared
+    images : list of LoadedImage
         In the order asked for, their pixels dropped.
     fresh : list of int
         Positions of the images that went through the network.
@@ -57,7 +73,7 @@ class Batch(NamedTuple):
         Maps: (n, C, H, W) float16. Empty if none did.
     """
 
-    images: list[Prepared]
+    images: list[LoadedImage]
     fresh: list[int]
     codes: dict[str, np.ndarray]
 
@@ -79,7 +95,7 @@ class Engine:
         Average image and mirror image.
     workers : int
         Threads that read and decode.
-    tally : Tally
+    progress : Progress
         Told the time.
     """
 
@@ -92,22 +108,22 @@ class Engine:
         exact: bool,
         hflip: bool,
         workers: int,
-        tally: Tally,
+        progress: Progress,
     ) -> None:
         self._images = image_set
         self._batch_size = batch_size
         self._backbones = backbones
         self._hflip = hflip
-        self._tally = tally
+        self._progress = progress
         self._workers = workers
         self._decoders = Decoders(workers, exact=exact)
-        self._lanes: Lanes | None = None
+        self._lanes: InferenceWorkers | None = None
         self._at_most = batch_size
 
     def batches(
         self,
         groups: Iterable[Sequence[int]],
-        known: Callable[[int, bytes], Row | None],
+        known: Callable[[int, bytes], Any],
     ) -> Generator[Batch, None, None]:
         """Read, decode and compute groups of images, several at a time, in order.
 
@@ -116,18 +132,20 @@ class Engine:
         groups : iterable of sequence of int
             Positions; those of a group go through the network together.
         known : callable
-            Tells, from position and content digest, whether the row exists already.
+            Told position and content digest. Returns None for an image to compute, and
+            anything else for one whose code exists; raises `ImageError` for one that
+            must not be computed.
 
         Yields
         ------
         Batch
             One a group.
         """
-        self._tally.begin()
-        self._tally.threads |= {"read": self._workers, "decode": self._workers}
+        self._progress.begin()
+        self._progress.threads |= {"read": self._workers, "decode": self._workers}
         threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
 
-        def decode(group: Sequence[int]) -> list[Future[list[Prepared]]]:
+        def decode(group: Sequence[int]) -> list[Future[list[LoadedImage]]]:
             size = self._decoders.at_once
             pieces = [group[k : k + size] for k in range(0, len(group), size)]
             return [threads.submit(self._prepare, piece, known) for piece in pieces]
@@ -150,55 +168,50 @@ class Engine:
         return 1 if self._lanes is None else len(self._lanes)
 
     def _prepare(
-        self, piece: Sequence[int], known: Callable[[int, bytes], Row | None]
-    ) -> list[Prepared]:
+        self, piece: Sequence[int], known: Callable[[int, bytes], Any]
+    ) -> list[LoadedImage]:
         """Read some images, and decode those that are not known."""
-        with self._tally.timing("read"):
+        with self._progress.timing("read"):
             found = [self._read(i, known) for i in piece]
         at = [k for k, image in enumerate(found) if image.content is not None]
         contents = [image.content for image in found if image.content is not None]
         if not contents:
             return found
         preprocessing = self._backbones()[0].preprocessing
-        with self._tally.timing("decode"):
+        with self._progress.timing("decode"):
             outcomes = self._decoders.pixels_of(contents, preprocessing)
         for k, outcome in zip(at, outcomes, strict=True):
             image = found[k]._replace(content=None)
-            if isinstance(outcome, images.ImageError):
-                failure = self._failure(image.position, outcome)
-                found[k] = image._replace(failure=failure)
+            if isinstance(outcome, ImageError):
+                found[k] = image._replace(failure=outcome)
             else:
                 pixels, notes = outcome
                 found[k] = image._replace(pixels=pixels, notes=notes)
         return found
 
-    def _read(self, i: int, known: Callable[[int, bytes], Row | None]) -> Prepared:
+    def _read(self, i: int, known: Callable[[int, bytes], Any]) -> LoadedImage:
         sha256 = b""
         try:
             content = self._images.read(i)
             sha256 = hashlib.sha256(content).digest()
             row = known(i, sha256)
-        except images.ImageError as error:
-            return Prepared(i, sha256, failure=self._failure(i, error))
+        except ImageError as error:
+            return LoadedImage(i, sha256, failure=error)
         if row is not None:
-            return Prepared(i, sha256, known=row)
-        return Prepared(i, sha256, content)
-
-    def _failure(self, i: int, error: images.ImageError) -> Failure:
-        stamp = int(self._images.sizes[i]), int(self._images.mtimes[i])
-        return Failure(self._images.paths[i], error.stage, error.reason, *stamp)
+            return LoadedImage(i, sha256, known=row)
+        return LoadedImage(i, sha256, content)
 
     def _send(
-        self, decoding: list[Future[list[Prepared]]]
-    ) -> tuple[list[Prepared], Future[dict[str, np.ndarray]] | None]:
+        self, decoding: list[Future[list[LoadedImage]]]
+    ) -> tuple[list[LoadedImage], Future[dict[str, np.ndarray]] | None]:
         """Send decoded images through the network; None if there are none."""
         group = [image for future in decoding for image in future.result()]
         pixels = [image.pixels for image in group if image.pixels is not None]
         if not pixels:
             return group, None
         if self._lanes is None:
-            self._lanes = Lanes(self._backbones(), self.run)
-            self._tally.threads["network"] = len(self._lanes)
+            self._lanes = InferenceWorkers(self._backbones(), self.run)
+            self._progress.threads["network"] = len(self._lanes)
         return group, self._lanes.submit(pixels)
 
     def run(
@@ -218,7 +231,7 @@ class Engine:
         """
         pieces: list[dict[str, np.ndarray]] = []
         waiting = list(pixels)
-        with self._tally.timing("network"):
+        with self._progress.timing("network"):
             while waiting:
                 now = waiting[: self._at_most]
                 piece = self._forward(backbone, now)
@@ -251,7 +264,7 @@ class Engine:
     def _halve(self, backbone: "Backbone", tried: int) -> None:
         """Send half as many images through the network at once from here on."""
         self._at_most = min(self._at_most, tried // 2)
-        self._tally.say(
+        self._progress.add_message(
             f"out of memory on {backbone.device}: batches are halved, to {tried // 2}"
         )
 
@@ -297,7 +310,7 @@ def _in_flight(
 
 
 def _received(
-    group: list[Prepared], codes: Future[dict[str, np.ndarray]] | None
+    group: list[LoadedImage], codes: Future[dict[str, np.ndarray]] | None
 ) -> Batch:
     fresh = [image.position for image in group if image.pixels is not None]
     return Batch(

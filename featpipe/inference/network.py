@@ -8,7 +8,8 @@ from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from featpipe.extraction.recipe import Recipe
+from featpipe.inference.machine import Machine
+from featpipe.inference.recipe import Recipe
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
@@ -28,18 +29,13 @@ class Network:
     Parameters
     ----------
     recipe : Recipe
-    device : str
-        ``auto`` is CUDA where there is one, then MPS, then the CPU.
-    batch_size : int, optional
-        Default that of `batch_size`.
+    machine : Machine, optional
+        Default whatever device there is.
     """
 
-    def __init__(
-        self, recipe: Recipe, device: str = "auto", batch_size: int | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, machine: Machine | None = None) -> None:
         self._recipe = recipe
-        self._asked_device = device
-        self._asked_batch = batch_size
+        self.machine = machine or Machine()
         self._loaded: dict[tuple[str, ...], Backbone] = {}
         self._placed: dict[tuple[Backbone, str], list[Backbone]] = {}
         self._guard = Lock()
@@ -55,7 +51,7 @@ class Network:
         """
         import torch
 
-        asked = self._asked_device
+        asked = self.machine.device
         if asked == "auto":
             if torch.cuda.is_available():
                 return "cuda"
@@ -90,8 +86,8 @@ class Network:
         side : int
             Pixels, of the square that the network sees.
         """
-        if self._asked_batch:
-            return self._asked_batch
+        if self.machine.batch_size:
+            return self.machine.batch_size
         if self.device != "cpu":
             return _GPU_BATCH if self.device.startswith("cuda") else _CPU_BATCH
         return min(max(_CPU_PIXELS // side**2, 1), _CPU_BATCH)
@@ -125,7 +121,7 @@ class Network:
     def lanes(self, depths: Sequence[str], precision: str) -> list["Backbone"]:
         """Load the network as `backbone` does, and put it on the device of each lane.
 
-        Lanes of one device share one copy.
+        InferenceWorkers of one device share one copy.
         """
         with self._guard:
             key = (self._load(tuple(depths)), precision)

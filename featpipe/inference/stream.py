@@ -1,4 +1,4 @@
-"""Images to codes in memory, by the very steps of an extraction.
+"""Codes of images in memory, a batch at a time.
 
 The same reading, decoding, preprocessing, network and rounding as a codes file has
 seen; only nothing is written. Knows nothing of classifiers.
@@ -6,7 +6,6 @@ seen; only nothing is written. Knows nothing of classifiers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cached_property
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from featpipe.codes import Failure
-from featpipe.extraction import Recipe, Tally
-from featpipe.extraction.engine import Batch as Computed
-from featpipe.extraction.engine import Engine
-from featpipe.extraction.network import Network
-from featpipe.images import ImageSet
+from featpipe.images import Failure, ImageError, ImageSet
+from featpipe.inference.engine import Batch as Computed
+from featpipe.inference.engine import Engine
+from featpipe.inference.machine import Machine
+from featpipe.inference.network import Network
+from featpipe.inference.progress import Progress
+from featpipe.inference.recipe import Recipe
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
@@ -52,8 +52,7 @@ class Stream:
     ----------
     recipe : Recipe
         Several depths are put side by side.
-    device, batch_size, workers
-        As `featpipe.extract`.
+    machine : Machine, optional
     accept : callable, optional
         Told the `Backbone` once it is loaded and before it runs; raises where it is
         not the one that is meant.
@@ -62,15 +61,12 @@ class Stream:
     def __init__(
         self,
         recipe: Recipe,
+        machine: Machine | None = None,
         *,
-        device: str = "auto",
-        batch_size: int | None = None,
-        workers: int | None = None,
         accept: Callable[[Backbone], None] | None = None,
     ) -> None:
         self.recipe = recipe
-        self._network = Network(recipe, device, batch_size)
-        self._workers = workers or os.cpu_count() or 1
+        self._network = Network(recipe, machine)
         self._accept = accept
 
     @cached_property
@@ -102,7 +98,7 @@ class Stream:
         return sum(depth.width for depth in self.loaded.depths)
 
     def run(
-        self, image_set: ImageSet, tell: Callable[[Tally], None] | None = None
+        self, image_set: ImageSet, tell: Callable[[Progress], None] | None = None
     ) -> Iterator[Batch]:
         """Give the codes of images, a batch at a time, in their order.
 
@@ -111,14 +107,14 @@ class Stream:
         image_set : ImageSet
             What the scan could not list is no part of any batch.
         tell : callable, optional
-            Called with the `Tally` after every batch.
+            Called with the `Progress` after every batch.
 
         Yields
         ------
         Batch
         """
         lanes = self._lanes
-        tally = Tally(n_images=len(image_set))
+        progress = Progress(n_images=len(image_set))
         size = self._network.batch_size(self.backbone.preprocessing.crop)
         engine = Engine(
             image_set,
@@ -126,18 +122,18 @@ class Stream:
             lambda: lanes,
             exact=self.recipe.decoding_mode(self.precision) == "exact",
             hflip=self.recipe.hflip,
-            workers=self._workers,
-            tally=tally,
+            workers=self._network.machine.n_workers,
+            progress=progress,
         )
         positions = range(len(image_set))
         groups = (positions[k : k + size] for k in positions[::size])
         with closing(engine.batches(groups, lambda i, sha256: None)) as computed:
             for whole in computed:
                 batch = self._batch(whole, image_set)
-                tally.computed += len(batch.positions)
-                tally.failed += len(batch.failures)
+                progress.computed += len(batch.positions)
+                progress.failed += len(batch.failures)
                 if tell is not None:
-                    tell(tally)
+                    tell(progress)
                 yield batch
 
     def whole(self, image_set: ImageSet) -> np.ndarray:
@@ -163,7 +159,7 @@ class Stream:
 
     def _batch(self, batch: Computed, image_set: ImageSet) -> Batch:
         failures = [
-            (image.position, image.failure)
+            (image.position, _failure(image_set, image.position, image.failure))
             for image in batch.images
             if image.failure is not None
         ]
@@ -174,8 +170,8 @@ class Stream:
         sound = np.isfinite(codes).all(axis=1)
         for position in positions[~sound].tolist():
             reason = f"its code is not finite, or too large for {self.recipe.dtype}"
-            path = image_set.paths[position]
-            failures.append((position, Failure(path, "network", reason)))
+            error = ImageError("network", reason)
+            failures.append((position, _failure(image_set, position, error)))
         return Batch(positions[sound], codes[sound], sorted(failures))
 
     def _stored(self, found: dict[str, np.ndarray]) -> np.ndarray:
@@ -186,3 +182,7 @@ class Stream:
             return codes
         codes[np.abs(codes) > _FLOAT16_MAX] = np.inf
         return codes.astype(np.float16).astype(np.float32)
+
+
+def _failure(image_set: ImageSet, i: int, error: ImageError) -> Failure:
+    return Failure(image_set.paths[i], error.stage, error.reason)

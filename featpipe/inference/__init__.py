@@ -1,0 +1,37 @@
+"""Images through a frozen network to codes in memory.
+
+A `Recipe` is what changes the numbers: backbone, weights, depths, precision, decoding.
+A `Machine` is where and how it runs: device, batch size, workers. `Stream` puts the two
+together and yields the codes of images, a batch at a time, in their order. Importing
+this package imports no torch. Knows nothing of files that hold codes, nor of
+classifiers.
+
+| module | what lives there |
+|---|---|
+| `recipe` | what is asked for, without torch |
+| `machine` | device, batch size, workers |
+| `network` | the network of a recipe on the devices of a machine, loaded when needed |
+| `engine` | reading, decoding and computing batches, several at once, in order |
+| `lanes` | threads that compute batches |
+| `decoders`, `serving` | threads and processes that decode |
+| `pixels` | the bytes of an image file to the square that a network takes |
+| `progress` | how far the work is, and what limits its speed |
+| `stream` | the iterator over batches of codes |
+| `items` | paths, PIL images and arrays handed over one by one |
+"""
+
+from featpipe.inference.items import from_items, image_set_of
+from featpipe.inference.machine import Machine
+from featpipe.inference.progress import Progress
+from featpipe.inference.recipe import Recipe
+from featpipe.inference.stream import Batch, Stream
+
+__all__ = [
+    "Batch",
+    "Machine",
+    "Progress",
+    "Recipe",
+    "Stream",
+    "from_items",
+    "image_set_of",
+]
