@@ -6,7 +6,7 @@ For a machine with CUDA::
 
 ``PHOTOS`` is any folder of class folders with JPEGs; as many files as asked are made of
 them, each with bytes of its own. Printed, in images a second: forward passes alone
-(plain torch, batch norm folded, channels last), decoding alone (in threads, and in
+(plain torch, batch norm folded, channels last), loading alone (in threads, and in
 processes) and whole extractions, from the first image and once they run; then, how far
 codes of the GPU are from those of the CPU. What the GPU's own JPEG decoder would do is
 measured by ``nvjpeg.py``.
@@ -16,8 +16,8 @@ import argparse
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from extraction import fastest_of
 
+from featpipe import images
 from featpipe.backbones import Preprocessing
 from featpipe.extraction import extract
 from featpipe.inference import Machine, Progress, Recipe
-from featpipe.inference.decoders import Decoders
+from featpipe.inference.loader import Loader, LoadingBatch, worker_server
 from featpipe.inference.network import Network
 from featpipe.inference.pixels import pixels_of
 
@@ -65,8 +66,8 @@ def forward_alone(name: str, batches: Sequence[int]) -> None:
             x = x.to(memory_format=torch.channels_last)
             rate = rate_of(partial(pooled, plain, x), batch)
             say(f"forward alone, {precision}, batch {batch}", rate)
-            images = torch.randint(0, 255, x.shape, dtype=torch.uint8, device=DEVICE)
-            rate = rate_of(partial(ours, images), batch)
+            pixels = torch.randint(0, 255, x.shape, dtype=torch.uint8, device=DEVICE)
+            rate = rate_of(partial(ours, pixels), batch)
             say(f"featpipe's backbone, {precision}, batch {batch}", rate)
 
 
@@ -75,34 +76,45 @@ def pooled(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return network(x)["map"].mean((2, 3))
 
 
-def decoding_alone(contents: list[bytes], n_threads: int, n_images: int) -> None:
-    """Time decoding in threads, and in processes as the engine has them."""
+def loading_alone(photos: Path, n_threads: int, n_images: int) -> None:
+    """Time loading alone, in threads and in processes, as the engine does it."""
+    image_set = images.scan(photos)
     square = Preprocessing(resize=256, crop=224)
-    cycle = [contents[k % len(contents)] for k in range(n_images)]
     for exact in (True, False):
         how = "exact" if exact else "scaled"
-        decoders = Decoders(n_threads, exact=exact)
-        size = decoders.at_once
-        pieces = [cycle[k : k + size] for k in range(0, n_images, size)]
-
-        def in_thread(piece: list[bytes], exact: bool = exact) -> None:
-            for content in piece:
-                pixels_of(content, square, exact=exact)
-
-        ways: dict[str, Callable[[list[bytes]], object]] = {
-            "threads": in_thread,
-            "processes": partial(decoders.pixels_of, preprocessing=square),
-        }
-        for way, decode in ways.items():
-            with ThreadPoolExecutor(n_threads) as pool:
+        for way, enough in (("threads", 0), ("processes", n_images)):
+            with worker_server(n_threads, enough, exact=exact) as server:
+                loader = Loader(
+                    image_set,
+                    128,
+                    lambda: square,
+                    n_workers=n_threads,
+                    in_lanes=0,
+                    exact=exact,
+                    progress=Progress(),
+                    server=server,
+                )
                 begin = time.perf_counter()
                 while time.perf_counter() - begin < 5:  # until processes have come
-                    list(pool.map(decode, pieces[:n_threads]))
+                    loaded(loader, range(128))
                 start = time.perf_counter()
-                list(pool.map(decode, pieces))
+                loaded(loader, range(n_images))
                 seconds = time.perf_counter() - start
-            say(f"decoding alone, {how}, {n_threads} {way}", n_images / seconds)
-        decoders.close()
+                loader.close()
+            say(f"loading alone, {how}, {n_threads} {way}", n_images / seconds)
+
+
+def loaded(loader: Loader, positions: range) -> None:
+    """Load images and forget them, as many batches at once as the engine would."""
+    waiting: deque[LoadingBatch] = deque()
+    for first in range(0, len(positions), 128):
+        waiting.append(loader.submit(positions[first : first + 128]))
+        while len(waiting) > loader.ahead:
+            waiting[0].images()
+            waiting.popleft().release()
+    for batch in waiting:
+        batch.images()
+        batch.release()
 
 
 def whole(photos: Path, name: str, precision: str) -> None:
@@ -137,14 +149,14 @@ def whole(photos: Path, name: str, precision: str) -> None:
 def agreement(contents: list[bytes], name: str) -> None:
     """Compare the codes of the device with those of the CPU in float32."""
     square = Preprocessing(resize=256, crop=224)
-    pixels = np.stack([pixels_of(c, square, exact=True)[0] for c in contents])
-    exact = torch.from_numpy(pixels)
+    squares = [pixels_of(c, square, exact=True)[0] for c in contents]
+    exact = torch.from_numpy(np.stack(squares))
 
-    def codes(device: str, precision: str, images: torch.Tensor) -> torch.Tensor:
+    def codes(device: str, precision: str, pixels: torch.Tensor) -> torch.Tensor:
         lanes = Network(Recipe(name, "none"), Machine(device)).lanes(
             ["penultimate"], precision
         )
-        parts = [lanes[0](part)["penultimate"].cpu() for part in images.split(32)]
+        parts = [lanes[0](part)["penultimate"].cpu() for part in pixels.split(32)]
         return torch.cat(parts).double()
 
     def compare(what: str, found: torch.Tensor) -> None:
@@ -184,7 +196,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         contents = made(asked.photos, Path(folder), asked.images)
         forward_alone(asked.network, asked.batches)
-        decoding_alone(contents, n_threads, min(asked.images, 6000))
+        loading_alone(Path(folder), n_threads, min(asked.images, 6000))
         for precision in PRECISIONS:
             whole(Path(folder), asked.network, precision=precision)
         agreement(contents[::4], asked.network)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -321,25 +322,31 @@ def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
     assert found.path.read_bytes() == fresh.path.read_bytes()
 
 
-def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path):
+def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path, capfd):
     # A network that stands for a small GPU: more than two images are too many.
     progress = inference.Progress()
     backbone = backbones.load(
         "networks:tiny", weights="none", depths=["stem:avg"], input_size=16
     )
 
-    class Small:
-        preprocessing, device = backbone.preprocessing, "cpu"
-
-        def __call__(self, batch):
-            if len(batch) > 2:
+    class Layer(torch.nn.Module):
+        def forward(self, x):
+            if len(x) > 2:
                 raise torch.OutOfMemoryError
-            return backbone(batch)
+            return x
+
+    layer = Layer()
+    graph = torch.fx.Graph()
+    graph.output(graph.call_module("small", (graph.placeholder("x"),)))
+    cut = torch.fx.GraphModule({"small": layer}, graph)
+    first, forward = backbone.cut, cut.forward
+    cut.forward = lambda x: first(forward(x))
+    small = replace(backbone, _cut=cut)
 
     engine = inference.engine.Engine(
         images.scan(photos),
         6,
-        lambda: [Small()],
+        lambda: [small],
         exact=True,
         hflip=False,
         workers=1,
@@ -351,6 +358,8 @@ def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path):
     np.testing.assert_allclose(found, whole.rows("stem", 0, 6), **CLOSE)
     said = "out of memory on cpu: batches are halved, to "
     assert progress.messages == [said + "3", said + "1"]
+    # torch prints a traceback where a traced module fails.
+    assert capfd.readouterr().err == ""
 
 
 UNINSTALLED = """

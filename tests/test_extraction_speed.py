@@ -18,8 +18,7 @@ from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.cli.progress import pace
 from featpipe.codes import atomic
 from featpipe.extraction.parts import Parts
-from featpipe.inference import Machine, Progress, Recipe
-from featpipe.inference.decoders import Decoders
+from featpipe.inference import Machine, Progress, Recipe, pixels
 from featpipe.inference.engine import Engine
 from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.network import Network
@@ -219,7 +218,7 @@ def test_what_is_slow_is_what_holds_back(photos, tmp_path, monkeypatch):
 
     for owner, name, stage in (
         (Engine, "_forward", "network"),
-        (Decoders, "pixels_of", "decode"),
+        (pixels, "pixels_of", "decode"),
         (images.ImageSet, "read", "read"),
         (Parts, "save", "write"),
     ):

@@ -67,9 +67,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     run = Engine.run
 
-    def counted(self, backbone, pixels):
-        sizes.append(len(pixels))
-        return run(self, backbone, pixels)
+    def counted(self, backbone, pixels, rows):
+        sizes.append(len(rows))
+        return run(self, backbone, pixels, rows)
 
     monkeypatch.setattr(Engine, "run", counted)
     return sizes

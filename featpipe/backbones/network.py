@@ -86,7 +86,9 @@ class Backbone:
                 f"shape {tuple(images.shape)}; use `preprocessing.apply`"
             )
         with torch.inference_mode(), _arithmetic(self.device, self.precision):
-            codes = self._cut(self.normalised(images))
+            # Not called: a traced module prints a traceback of its own on the way out
+            # of an error, also of one that is handled, such as running out of memory.
+            codes = self._cut.forward(self.normalised(images))
         return {depth.spec: x for depth, x in zip(self.depths, codes, strict=True)}
 
     def to(self, device: str | torch.device, precision: str = "fp32") -> Backbone:

@@ -7,6 +7,7 @@ writes.
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from featpipe import codes, images
 from featpipe.codes import Codes, CodesError, Failure, Row, Tables
 from featpipe.extraction.lock import Lock
 from featpipe.extraction.outlook import Outlook, look
-from featpipe.extraction.parts import Known, Parts
+from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
 from featpipe.extraction.slices import Runner
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference.engine import Engine
+from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
 from featpipe.inference.network import Network
+from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe
 
@@ -62,6 +65,7 @@ class Job:
         self._images = self._of_shard(image_set)
         self._network = Network(recipe, machine)
         self._on_error = on_error
+        self._server: WorkerServer | None = None
         self._tell = progress or (lambda progress: None)
         self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
 
@@ -103,12 +107,15 @@ class Job:
 
     def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
         """Run the extraction; see `featpipe.extract`."""
-        with Lock(self._path, break_lock=break_lock):
+        with ExitStack() as stack:
+            stack.enter_context(Lock(self._path, break_lock=break_lock))
             self._tell(self._progress)
             parts = Parts(self._path)
             if overwrite:
                 parts.drop()
             old = None if overwrite else self._existing()
+            if old is None:
+                self._server = stack.enter_context(self._early_server())
             outlook = self._look(old)
             for part in parts.found.values():
                 codes.require_same_fingerprint(
@@ -122,6 +129,13 @@ class Job:
             parts.drop()
         self._tell(self._progress)
         return written
+
+    def _early_server(self) -> AbstractContextManager[WorkerServer | None]:
+        """Start worker processes now, so that they come while the network is loaded."""
+        mode = self._recipe.decoding_mode(self._recipe.precision)
+        return worker_server(
+            self._network.machine.n_workers, len(self._images), exact=mode == "exact"
+        )
 
     def _existing(self) -> Codes | None:
         if not self._path.exists():
@@ -213,7 +227,7 @@ class Job:
             self._slice_size,
             batch_size,
         )
-        known = Known(files)
+        known = RowIndex(files)
         known.add(k for k, file in enumerate(files) if plan.can_use(file))
         runner = Runner(
             plan,
@@ -236,7 +250,7 @@ class Job:
         return found
 
     def _engine(
-        self, depths: Sequence[str], outlook: Outlook, batch_size: int
+        self, depths: Sequence[str], outlook: Outlook, batch_size: int, n_images: int
     ) -> Engine:
         precision = outlook.provenance["precision"]
         return Engine(
@@ -247,6 +261,8 @@ class Job:
             hflip=self._recipe.hflip,
             workers=self._network.machine.n_workers,
             progress=self._progress,
+            n_images=n_images,
+            server=self._server,
         )
 
     def _tables(
@@ -258,7 +274,7 @@ class Job:
             *outlook.failed.values(),
             *map(_without_size_and_mtime, source.failures),
         ]
-        known = Known(files)
+        known = RowIndex(files)
         return Tables(
             paths=paths,
             labels=source.labels[at],

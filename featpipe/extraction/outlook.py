@@ -11,7 +11,7 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row
-from featpipe.extraction.parts import Known
+from featpipe.extraction.parts import RowIndex
 from featpipe.images import ImageSet
 from featpipe.inference.network import Network
 from featpipe.inference.recipe import Recipe, package_versions
@@ -81,7 +81,7 @@ def look(
         If the file was made otherwise; names the field.
     """
     outlook = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
-    before = Known([] if old is None else [old])
+    before = RowIndex([] if old is None else [old])
     before.add(range(len(before.files)))
     failures = _lasting_failures(old)
     todo = []

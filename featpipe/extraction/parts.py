@@ -5,7 +5,7 @@ content, so a part of an older plan (the folder has grown since) still serves.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from featpipe import codes
 from featpipe.codes import Codes, CodesError, Row, Tables
 from featpipe.extraction.plan import Plan
 
-__all__ = ["Known", "Parts"]
+__all__ = ["Parts", "RowIndex"]
 
 
 class Parts:
@@ -67,8 +67,8 @@ class Parts:
         self.__dict__.pop("found", None)
 
 
-class Known:
-    """Rows that were computed before, found by path and stamp or by content.
+class RowIndex:
+    """Rows that were computed before, looked up by path and stamp or by content.
 
     Parameters
     ----------
@@ -100,8 +100,13 @@ class Known:
         same = (int(file.sizes[row.row]), int(file.mtimes[row.row])) == stamp
         return row if same else None
 
+    @property
+    def digests(self) -> Collection[bytes]:
+        """The contents for which there is a row."""
+        return self._by_content.keys()
+
     def same_content(self, sha256: bytes) -> Row | None:
-        """Find a row whose image had this content, under whatever name."""
+        """Return a row whose image had this content, under whatever name."""
         return self._by_content.get(sha256)
 
     def sha256(self, row: Row) -> bytes:

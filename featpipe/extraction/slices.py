@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featpipe.codes import Codes, Failure, Row, Tables
-from featpipe.extraction.parts import Known, Parts
+from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan
 from featpipe.images import ImageError
 from featpipe.inference.engine import Batch, Engine, LoadedImage
@@ -28,10 +28,11 @@ class Runner:
     ----------
     plan : Plan
     parts : Parts
-    known : Known
+    known : RowIndex
         Rows of older files and parts that the plan can use.
     make_engine : callable
-        Gives the `Engine`; called only if a slice is missing.
+        Told how many images are left; returns the `Engine`. Called only if a slice is
+        missing.
     same_image : callable
         Told position and content digest of an image just read; raises `ImageError`
         if this plan may not use it.
@@ -46,8 +47,8 @@ class Runner:
         self,
         plan: Plan,
         parts: Parts,
-        known: Known,
-        make_engine: Callable[[], Engine],
+        known: RowIndex,
+        make_engine: Callable[[int], Engine],
         same_image: Callable[[int, bytes], None],
         progress: Progress,
         tell: Callable[[Progress], None],
@@ -109,7 +110,10 @@ class Runner:
             for _, positions in missing
             for batch in self._batches(positions)
         )
-        computed = self._make_engine().batches(to_read, self._find)
+        n_images = sum(len(positions) for _, positions in missing)
+        computed = self._make_engine(n_images).batches(
+            to_read, self._find, self._known.digests
+        )
         done: dict[int, Codes] = {}
         saving: deque[tuple[int, Future[Codes]]] = deque()
         # What was computed is still written if something fails after it.

@@ -13,7 +13,9 @@ classifiers.
 | `network` | the network of a recipe on the devices of a machine, loaded when needed |
 | `engine` | reading, decoding and computing batches, several at once, in order |
 | `lanes` | threads that compute batches |
-| `decoders`, `serving` | threads and processes that decode |
+| `loader` | threads that load batches, or have worker processes do it |
+| `processes`, `serving` | worker processes, from the program's side and from theirs |
+| `loading` | some image files to rows of pixels |
 | `pixels` | the bytes of an image file to the square that a network takes |
 | `progress` | how far the work is, and what limits its speed |
 | `stream` | the iterator over batches of codes |

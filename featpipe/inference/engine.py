@@ -1,19 +1,30 @@
-"""Images through the network: threads read and decode, lanes compute, all in order.
+"""Images through the network: batches are loaded and computed side by side, in order.
 
-Knows nothing of files that hold codes; what it gives is arrays and failures.
+Knows nothing of files that hold codes; what comes out is arrays and failures.
 """
 
-import hashlib
+from __future__ import annotations
+
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.decoders import Decoders
 from featpipe.inference.lanes import InferenceWorkers
+from featpipe.inference.loader import Loader, LoadingBatch, worker_server
+from featpipe.inference.loading import Loaded
+from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 
 if TYPE_CHECKING:
@@ -23,15 +34,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Engine", "LoadedImage"]
 
-# Images that may be in decoding, or wait decoded for the network.
-_AHEAD = 128
+# Batches that are in a lane, or wait for it.
+_PER_LANE = 2
 
 _Item = TypeVar("_Item")
 _Started = TypeVar("_Started")
+_Codes = dict[str, np.ndarray]
 
 
 class LoadedImage(NamedTuple):
-    """One image on its way to the network, or what became of it instead.
+    """What became of one image.
 
     Parameters
     ----------
@@ -39,10 +51,6 @@ class LoadedImage(NamedTuple):
         In the `ImageSet`.
     sha256 : bytes
         Of its content; empty if it could not be read.
-    content : bytes, optional
-        As long as it is not decoded.
-    pixels : (3, S, S) uint8, optional
-        As long as it has not gone through the network.
     known : optional
         What the caller's ``known`` returned: its code exists already.
     failure : ImageError, optional
@@ -53,20 +61,18 @@ class LoadedImage(NamedTuple):
 
     position: int
     sha256: bytes
-    content: bytes | None = None
-    pixels: np.ndarray | None = None
     known: Any = None
     failure: ImageError | None = None
     notes: tuple[str, ...] = ()
 
 
 class Batch(NamedTuple):
-    """Images that were read together, and the codes of those that went through.
+    """Images that were loaded together, and the codes of those that went through.
 
     Parameters
     ----------
     images : list of LoadedImage
-        In the order asked for, their pixels dropped.
+        In the order asked for.
     fresh : list of int
         Positions of the images that went through the network.
     codes : dict of SPEC to (len(fresh), width) float32
@@ -75,11 +81,11 @@ class Batch(NamedTuple):
 
     images: list[LoadedImage]
     fresh: list[int]
-    codes: dict[str, np.ndarray]
+    codes: _Codes
 
 
 class Engine:
-    """Reads, decodes and runs images, a batch at a time.
+    """Loads images and runs them through the network, a batch at a time.
 
     Parameters
     ----------
@@ -87,36 +93,44 @@ class Engine:
     batch_size : int
         Images of a batch, at most.
     backbones : callable
-        Gives one `Backbone` for every lane, on its device; called when the first image
-        needs it.
+        Returns one `Backbone` for every lane, on its device; called when the first
+        image needs it.
     exact : bool
         Decode every pixel; see `pixels`.
     hflip : bool
         Average image and mirror image.
     workers : int
-        Threads that read and decode.
+        Images that are loaded at once; see `loader`.
     progress : Progress
         Told the time.
+    n_images : int, optional
+        How many will be loaded, to tell whether worker processes pay; default all.
+    server : WorkerServer, optional
+        One that has been started already; it stays open.
     """
 
     def __init__(
         self,
         image_set: ImageSet,
         batch_size: int,
-        backbones: Callable[[], Sequence["Backbone"]],
+        backbones: Callable[[], Sequence[Backbone]],
         *,
         exact: bool,
         hflip: bool,
         workers: int,
         progress: Progress,
+        n_images: int | None = None,
+        server: WorkerServer | None = None,
     ) -> None:
         self._images = image_set
         self._batch_size = batch_size
         self._backbones = backbones
+        self._exact = exact
         self._hflip = hflip
         self._progress = progress
-        self._workers = workers
-        self._decoders = Decoders(workers, exact=exact)
+        self._n_workers = workers
+        self._n_images = len(image_set) if n_images is None else n_images
+        self._server = server
         self._lanes: InferenceWorkers | None = None
         self._at_most = batch_size
 
@@ -124,8 +138,9 @@ class Engine:
         self,
         groups: Iterable[Sequence[int]],
         known: Callable[[int, bytes], Any],
+        digests: Collection[bytes] = (),
     ) -> Generator[Batch, None, None]:
-        """Read, decode and compute groups of images, several at a time, in order.
+        """Load and compute groups of images, several at a time, in order.
 
         Parameters
         ----------
@@ -135,6 +150,8 @@ class Engine:
             Told position and content digest. Returns None for an image to compute, and
             anything else for one whose code exists; raises `ImageError` for one that
             must not be computed.
+        digests : collection of bytes
+            Digests for which ``known`` has an answer, so that they are not decoded.
 
         Yields
         ------
@@ -142,151 +159,187 @@ class Engine:
             One a group.
         """
         self._progress.begin()
-        self._progress.threads |= {"read": self._workers, "decode": self._workers}
-        threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        n_workers = self._n_workers
+        self._progress.threads |= {"read": n_workers, "decode": n_workers}
+        with self._started_server() as server:
+            loader = self._loader(digests, server)
 
-        def decode(group: Sequence[int]) -> list[Future[list[LoadedImage]]]:
-            size = self._decoders.at_once
-            pieces = [group[k : k + size] for k in range(0, len(group), size)]
-            return [threads.submit(self._prepare, piece, known) for piece in pieces]
+            def send(
+                batch: LoadingBatch,
+            ) -> tuple[list[LoadedImage], list[int], Future[_Codes] | None]:
+                return self._send(batch, known)
 
-        ahead = max(2, -(-_AHEAD // self._batch_size))
-        try:
-            decoding = _in_flight(decode, groups, lambda: ahead)
-            computing = _in_flight(self._send, decoding, lambda: 2 * self._n_lanes)
-            for images_, codes in computing:
-                yield _received(images_, codes)
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-            self._decoders.close()
-            if self._lanes is not None:
-                self._lanes.close()
-                self._lanes = None
+            try:
+                loading = _in_flight(loader.submit, groups, lambda: loader.ahead)
+                computing = _in_flight(send, loading, lambda: _PER_LANE * self._n_lanes)
+                for images, fresh, codes in computing:
+                    yield Batch(images, fresh, {} if codes is None else codes.result())
+            finally:
+                loader.close()
+                if self._lanes is not None:
+                    self._lanes.close()
+                    self._lanes = None
+
+    def _started_server(self) -> AbstractContextManager[WorkerServer | None]:
+        if self._server is not None:
+            return nullcontext(self._server)
+        return worker_server(self._n_workers, self._n_images, exact=self._exact)
+
+    def _loader(
+        self, digests: Collection[bytes], server: WorkerServer | None
+    ) -> Loader:
+        return Loader(
+            self._images,
+            self._batch_size,
+            lambda: self._backbones()[0].preprocessing,
+            n_workers=self._n_workers,
+            in_lanes=0 if server is None else _PER_LANE * len(self._backbones()),
+            exact=self._exact,
+            progress=self._progress,
+            known=digests,
+            server=server,
+        )
 
     @property
     def _n_lanes(self) -> int:
         return 1 if self._lanes is None else len(self._lanes)
 
-    def _prepare(
-        self, piece: Sequence[int], known: Callable[[int, bytes], Any]
-    ) -> list[LoadedImage]:
-        """Read some images, and decode those that are not known."""
-        with self._progress.timing("read"):
-            found = [self._read(i, known) for i in piece]
-        at = [k for k, image in enumerate(found) if image.content is not None]
-        contents = [image.content for image in found if image.content is not None]
-        if not contents:
-            return found
-        preprocessing = self._backbones()[0].preprocessing
-        with self._progress.timing("decode"):
-            outcomes = self._decoders.pixels_of(contents, preprocessing)
-        for k, outcome in zip(at, outcomes, strict=True):
-            image = found[k]._replace(content=None)
-            if isinstance(outcome, ImageError):
-                found[k] = image._replace(failure=outcome)
-            else:
-                pixels, notes = outcome
-                found[k] = image._replace(pixels=pixels, notes=notes)
-        return found
-
-    def _read(self, i: int, known: Callable[[int, bytes], Any]) -> LoadedImage:
-        sha256 = b""
-        try:
-            content = self._images.read(i)
-            sha256 = hashlib.sha256(content).digest()
-            row = known(i, sha256)
-        except ImageError as error:
-            return LoadedImage(i, sha256, failure=error)
-        if row is not None:
-            return LoadedImage(i, sha256, known=row)
-        return LoadedImage(i, sha256, content)
-
     def _send(
-        self, decoding: list[Future[list[LoadedImage]]]
-    ) -> tuple[list[LoadedImage], Future[dict[str, np.ndarray]] | None]:
-        """Send decoded images through the network; None if there are none."""
-        group = [image for future in decoding for image in future.result()]
-        pixels = [image.pixels for image in group if image.pixels is not None]
-        if not pixels:
-            return group, None
+        self, batch: LoadingBatch, known: Callable[[int, bytes], Any]
+    ) -> tuple[list[LoadedImage], list[int], Future[_Codes] | None]:
+        """Send the loaded images of a batch through the network, if there are any."""
+        loaded = batch.images()
+        images = [
+            _judged(i, image, known)
+            for i, image in zip(batch.positions, loaded, strict=True)
+        ]
+        rows = [
+            k
+            for k, image in enumerate(images)
+            if image.failure is None and image.known is None
+        ]
+        if not rows:
+            batch.release()
+            return images, [], None
         if self._lanes is None:
-            self._lanes = InferenceWorkers(self._backbones(), self.run)
+            self._lanes = InferenceWorkers(self._backbones(), self._run)
             self._progress.threads["network"] = len(self._lanes)
-        return group, self._lanes.submit(pixels)
+        fresh = [images[k].position for k in rows]
+        return images, fresh, self._lanes.submit(batch, rows)
+
+    def _run(
+        self, backbone: Backbone, batch: LoadingBatch, rows: Sequence[int]
+    ) -> _Codes:
+        """Compute the codes of some rows of a batch, and release its memory."""
+        try:
+            return self.run(backbone, batch.memory()[0], rows)
+        finally:
+            batch.release()
 
     def run(
-        self, backbone: "Backbone", pixels: Sequence[np.ndarray]
-    ) -> dict[str, np.ndarray]:
+        self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]
+    ) -> _Codes:
         """Compute the codes of one batch.
 
         Parameters
         ----------
         backbone : Backbone
-        pixels : sequence of n (3, S, S) uint8
+        pixels : (n, 3, S, S) uint8
+        rows : sequence of int
+            Which of them, ascending.
 
         Returns
         -------
-        dict of SPEC to (n, width) float32
+        dict of SPEC to (len(rows), width) float32
             Maps: (n, C, H, W) float16.
         """
-        pieces: list[dict[str, np.ndarray]] = []
-        waiting = list(pixels)
+        pieces: list[_Codes] = []
         with self._progress.timing("network"):
-            while waiting:
-                now = waiting[: self._at_most]
-                piece = self._forward(backbone, now)
+            done = 0
+            while done < len(rows):
+                now = rows[done : done + self._at_most]
+                piece = self._forward(backbone, pixels, now)
                 if piece is None:
                     self._halve(backbone, len(now))
                 else:
                     pieces.append(piece)
-                    del waiting[: len(now)]
+                    done += len(now)
         specs = pieces[0]
         return {s: np.concatenate([piece[s] for piece in pieces]) for s in specs}
 
     def _forward(
-        self, backbone: "Backbone", pixels: Sequence[np.ndarray]
-    ) -> dict[str, np.ndarray] | None:
+        self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]
+    ) -> _Codes | None:
         """Compute some images at once; None if the memory does not suffice for them."""
         import torch
 
-        try:
-            batch = stacked(pixels, backbone)
-            found = backbone(batch)
-            if self._hflip:
-                mirrored = backbone(batch.flip(-1))
-                found = {s: _mean(found[s], mirrored[s]) for s in found}
-            return {spec: code.cpu().numpy() for spec, code in found.items()}
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1:
-                raise
-            return None
+        with suppress(torch.OutOfMemoryError):
+            return self._codes(backbone, placed(pixels, rows, backbone))
+        # Here nothing holds the memory of the failed call any more.
+        if len(rows) == 1:
+            raise torch.OutOfMemoryError(
+                f"{backbone.device} has no memory for a single image; use --device cpu"
+            )
+        return None
 
-    def _halve(self, backbone: "Backbone", tried: int) -> None:
+    def _codes(self, backbone: Backbone, batch: Tensor) -> _Codes:
+        found = backbone(batch)
+        if self._hflip:
+            mirrored = backbone(batch.flip(-1))
+            found = {s: _mean(found[s], mirrored[s]) for s in found}
+        return {spec: code.cpu().numpy() for spec, code in found.items()}
+
+    def _halve(self, backbone: Backbone, tried: int) -> None:
         """Send half as many images through the network at once from here on."""
-        self._at_most = min(self._at_most, tried // 2)
+        import torch
+
+        self._at_most = min(self._at_most, max(tried // 2, 1))
+        if torch.device(backbone.device).type == "cuda":
+            torch.cuda.empty_cache()
         self._progress.add_message(
             f"out of memory on {backbone.device}: batches are halved, to {tried // 2}"
         )
 
 
-def stacked(pixels: Sequence[np.ndarray], backbone: "Backbone") -> "Tensor":
-    """Put images side by side on the device of a backbone."""
+def _judged(i: int, image: Loaded, known: Callable[[int, bytes], Any]) -> LoadedImage:
+    """Return what becomes of a loaded image, now that its digest is known."""
+    if image.error is not None and not image.sha256:
+        return LoadedImage(i, b"", failure=image.error)
+    try:
+        row = known(i, image.sha256)
+    except ImageError as error:
+        return LoadedImage(i, image.sha256, failure=error)
+    if row is not None:
+        return LoadedImage(i, image.sha256, known=row)
+    if image.error is not None:
+        return LoadedImage(i, image.sha256, failure=image.error)
+    if not image.has_pixels:
+        # Two contents agree in 64 bits of SHA-256, or the caller has forgotten a code.
+        raise RuntimeError(
+            f"image {i} was taken for one whose code exists; run the same command again"
+        )
+    return LoadedImage(i, image.sha256, notes=image.notes)
+
+
+def placed(pixels: np.ndarray, rows: Sequence[int], backbone: Backbone) -> Tensor:
+    """Return some rows of pixels on the device of a backbone."""
     import torch
 
+    batch = torch.from_numpy(pixels)
+    # Whole batches, which nearly all are, need no copy.
+    if rows[-1] - rows[0] + 1 == len(rows):
+        batch = batch[rows[0] : rows[-1] + 1]
+    else:
+        batch = batch[torch.tensor(rows)]
     device = torch.device(backbone.device)
-    batch = torch.empty(
-        (len(pixels), *pixels[0].shape),
-        dtype=torch.uint8,
+    if device.type == "cuda":
         # From pinned memory a GPU fetches by itself, while it computes.
-        pin_memory=device.type == "cuda",
-    )
-    # Not numpy, which was measured to take up to three times as long beside threads
-    # that are busy.
-    torch.stack([torch.from_numpy(each) for each in pixels], out=batch)
+        pinned = torch.empty(batch.shape, dtype=torch.uint8, pin_memory=True)
+        batch = pinned.copy_(batch)
     return batch.to(device, non_blocking=True)
 
 
-def _mean(code: "Tensor", mirrored: "Tensor") -> "Tensor":
+def _mean(code: Tensor, mirrored: Tensor) -> Tensor:
     """Average the codes of images and mirror images; maps place by place."""
     if mirrored.ndim == 4:
         mirrored = mirrored.flip(-1)
@@ -307,15 +360,3 @@ def _in_flight(
             yield started.popleft()
     while started:
         yield started.popleft()
-
-
-def _received(
-    group: list[LoadedImage], codes: Future[dict[str, np.ndarray]] | None
-) -> Batch:
-    fresh = [image.position for image in group if image.pixels is not None]
-    return Batch(
-        # Their pixels are not needed any more, and a slice may be long.
-        [image._replace(pixels=None) for image in group],
-        fresh,
-        {} if codes is None else codes.result(),
-    )

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec
 
 import numpy as np
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["InferenceWorkers"]
 
-_Work = Callable[["Backbone", Sequence[np.ndarray]], dict[str, np.ndarray]]
+_Codes = dict[str, np.ndarray]
+_Rest = ParamSpec("_Rest")
 
 
-class InferenceWorkers:
+class InferenceWorkers(Generic[_Rest]):
     """Threads that run batches; to be closed.
 
     Parameters
@@ -29,10 +30,15 @@ class InferenceWorkers:
     backbones : sequence of Backbone
         One a lane, each on its device; several lanes may share one.
     work : callable
-        Told a backbone and n images (3, S, S) uint8; gives the codes by depth.
+        Told the backbone of the lane, and what `submit` is told; returns codes by
+        depth.
     """
 
-    def __init__(self, backbones: Sequence["Backbone"], work: _Work) -> None:
+    def __init__(
+        self,
+        backbones: Sequence["Backbone"],
+        work: Callable[Concatenate["Backbone", _Rest], _Codes],
+    ) -> None:
         import torch
 
         self._work = work
@@ -62,9 +68,11 @@ class InferenceWorkers:
         """Return the number of lanes."""
         return self._n_lanes
 
-    def submit(self, pixels: Sequence[np.ndarray]) -> Future[dict[str, np.ndarray]]:
+    def submit(self, *args: _Rest.args, **kwargs: _Rest.kwargs) -> Future[_Codes]:
         """Have a batch computed by the next lane that is free."""
-        return self._pool.submit(lambda: self._work(self._here.backbone, pixels))
+        return self._pool.submit(
+            lambda: self._work(self._here.backbone, *args, **kwargs)
+        )
 
     def close(self) -> None:
         """Finish the batches in work, drop the others, and end the threads."""

@@ -102,6 +102,9 @@ class Progress:
         try:
             yield
         finally:
-            seconds = time.perf_counter() - start
-            with self._guard:
-                self.seconds[stage] += seconds
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to one of `seconds`."""
+        with self._guard:
+            self.seconds[stage] += seconds

@@ -1,156 +1,164 @@
-"""The process that decodes for another: what it does, and how the two speak.
+"""The processes that load images for the program: what they do.
 
 A fork of the program itself, with its threads and its GPU, would be unsafe, and a new
-interpreter for each process would import torch as often. So one is started that
-imports what is needed and nothing else, and forks. The processes end when their
-channel is closed, whatever became of the program. Not multiprocessing, which would run
-a user's script again from its top, nor a pool, which one broken image would break.
+interpreter for each process would import torch as often. So one process is started
+that imports what is needed and nothing else, and forks a worker whenever it is asked
+for one. Not `multiprocessing`, which would run a user's script again from its top; and
+not torch's `DataLoader` on top of it, in which the death of one worker ends all of
+them (measured: docs/performance.md).
 
-A message is strings of bytes with their number and lengths before them: JSON, and some
-image files or their pixels.
+A worker shares memory with the program. It is sent the names of some images and a row
+number, writes their pixels from that row on, and replies with what became of each. It
+ends when its channel is closed, whatever became of the program.
 """
 
-import json
+from __future__ import annotations
+
+import io
+import mmap
 import os
 import signal
 import socket
-import struct
 import warnings
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featpipe.images import ImageError
+from featpipe.inference.loading import KnownDigests, LoadedPiece, load
 from featpipe.inference.pixels import pixels_of
 
 if TYPE_CHECKING:
-    from featpipe.backbones.preprocessing import Preprocessing
+    from featpipe.backbones import Preprocessing
 
-__all__ = ["Outcome", "decode_reply", "encode_request", "receive", "send", "serve"]
+__all__ = ["MEMORY_LIMIT", "SECONDS_PER_IMAGE", "Item", "Setup", "serve"]
 
-Outcome = tuple[np.ndarray, tuple[str, ...]] | ImageError
-"""Pixels (3, S, S) uint8 and notes, or why there are none."""
+SECONDS_PER_IMAGE = 60
+"""A worker that decodes one image for longer than this ends itself."""
 
-_Bytes = bytes | memoryview
+MEMORY_LIMIT = 8 * 2**30
+"""Bytes of address space that a worker may take beside what it begins with. The largest
+picture that decoding allows takes 0.7 GB as plain 16-bit RGBA, and has some copies."""
+
+Item = str | bytes | ImageError
+"""A path to read, the content of a file, or why there is none."""
 
 
-def serve(channels: Sequence[int], *, exact: bool) -> None:
-    """Fork a process for each channel, which decodes what comes through it.
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told once.
 
     Parameters
     ----------
-    channels : sequence of int
-        File descriptors of sockets.
+    read : callable
+        Told a path; returns the whole file or raises `ImageError`.
+    preprocessing : Preprocessing
     exact : bool
-        As in `pixels_of`.
+        As in `pixels.pixels_of`.
+    known : KnownDigests
+    """
+
+    read: Callable[[str], bytes]
+    preprocessing: Preprocessing
+    exact: bool
+    known: KnownDigests
+
+
+def serve(descriptor: int, *, with_torch: bool) -> None:
+    """Fork a worker for each pair of descriptors that comes through a socket.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the socket; each message brings the channel and the memory of a worker.
+    with_torch : bool
+        Import torch before the first fork, once for all.
     """
     # What interrupts the program closes the channels, and its filters are not here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Workers that have ended are forgotten by themselves.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    if not exact:
-        import torch  # noqa: F401  which resizes; once for all
-
-    for channel in channels:
+    _import_all(with_torch)
+    control = socket.socket(fileno=descriptor)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
+            os._exit(0)  # taking torch down would take longer than all the rest
         if os.fork() == 0:
             try:
-                for other in channels:
-                    if other != channel:
-                        os.close(other)
-                _work(socket.socket(fileno=channel), exact)
+                control.close()
+                _work(Connection(descriptors[0]), descriptors[1])
             finally:
                 os._exit(0)  # whatever happened: what follows is not for a fork
-    for channel in channels:
-        os.close(channel)
-    for _ in channels:
-        os.wait()
-    os._exit(0)  # taking torch down would take longer than all the rest
+        for each in descriptors:
+            os.close(each)
 
 
-def _work(channel: socket.socket, exact: bool) -> None:
-    """Say that this process has come, then decode until the channel is closed."""
-    try:
-        channel.sendall(b"!")
-        while True:
-            send(channel, _answer(*receive(channel), exact=exact))
-    except (EOFError, OSError):
-        return
+def _import_all(with_torch: bool) -> None:
+    """Load one image, so that workers find imported whatever decoding imports late."""
+    from PIL import Image
 
-
-def _answer(
-    asked: memoryview, *contents: memoryview, exact: bool
-) -> list[bytes | memoryview]:
-    preprocessing = _wanted(bytes(asked))
-    said: list[dict[str, Sequence[str]]] = []
-    loads: list[memoryview] = []
-    for content in contents:
-        try:
-            pixels, notes = pixels_of(bytes(content), preprocessing, exact=exact)
-        except ImageError as error:
-            said.append({"failed": [error.stage, error.reason]})
-            loads.append(memoryview(b""))
-        else:
-            said.append({"notes": notes})
-            loads.append(pixels.data.cast("B"))
-    return [json.dumps(said).encode(), *loads]
-
-
-@lru_cache(maxsize=1)
-def encode_request(preprocessing: "Preprocessing") -> bytes:
-    """Put into words what an image is to become."""
-    return json.dumps(preprocessing.as_dict()).encode()
-
-
-@lru_cache(maxsize=1)
-def _wanted(said: bytes) -> "Preprocessing":
     from featpipe.backbones.preprocessing import Preprocessing
 
-    return Preprocessing.from_dict(json.loads(said))
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    pixels_of(file.getvalue(), Preprocessing(8, 8), exact=not with_torch)
 
 
-def decode_reply(answer: Sequence[memoryview], side: int) -> list[Outcome]:
-    """Take an answer apart; its images have this side."""
-    found: list[Outcome] = []
-    for said, load in zip(json.loads(bytes(answer[0])), answer[1:], strict=True):
-        if "failed" in said:
-            found.append(ImageError(*said["failed"]))
-        else:
-            pixels = np.frombuffer(load, np.uint8).reshape(3, side, side)
-            found.append((pixels, tuple(said["notes"])))
-    return found
+def _work(channel: Connection, memory: int) -> None:
+    """Load images until the channel is closed."""
+    with suppress(EOFError, OSError):
+        channel.send(os.getpid())
+        setup: Setup = channel.recv()
+        side = setup.preprocessing.crop
+        pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(
+            -1, 3, side, side
+        )
+        _limit_memory()
+        while True:
+            row, items = channel.recv()
+            channel.send(_load(setup, items, pixels[row : row + len(items)]))
 
 
-def send(channel: socket.socket, parts: Sequence[_Bytes]) -> None:
-    """Send a message; OSError if nobody is there to take it."""
-    lengths = [len(part) for part in parts]
-    head = struct.pack(f"<{1 + len(parts)}Q", len(parts), *lengths)
-    left = [memoryview(part) for part in (head, *parts)]
-    while left:
-        # In one go where there is room: every call lets other threads in between.
-        sent = channel.sendmsg(left)
-        while left and sent >= len(left[0]):
-            sent -= len(left.pop(0))
-        if left:
-            left[0] = left[0][sent:]
+def _load(setup: Setup, items: Sequence[Item], rows: np.ndarray) -> LoadedPiece:
+    try:
+        return load(
+            [partial(_read, setup, item) for item in items],
+            lambda: rows,
+            lambda: setup.preprocessing,
+            setup.known,
+            exact=setup.exact,
+        )
+    finally:
+        signal.alarm(0)
 
 
-def receive(channel: socket.socket) -> list[memoryview]:
-    """Wait for a message; EOFError if none will come."""
-    (count,) = struct.unpack("<Q", _exactly(channel, 8))
-    lengths = struct.unpack(f"<{count}Q", _exactly(channel, 8 * count))
-    message = _exactly(channel, sum(lengths))
-    ends = list(accumulate(lengths))
-    return [message[end - n : end] for n, end in zip(lengths, ends, strict=True)]
+def _read(setup: Setup, item: Item) -> bytes:
+    """Read one image, and begin to count the seconds that the rest takes."""
+    # Reading is not counted: a tape or a slow network is no fault of the image.
+    signal.alarm(0)
+    if isinstance(item, ImageError):
+        raise item
+    content = item if isinstance(item, bytes) else setup.read(item)
+    # Nothing handles this signal, so that it ends a process that hangs in C too.
+    signal.alarm(SECONDS_PER_IMAGE)
+    return content
 
 
-def _exactly(channel: socket.socket, n_bytes: int) -> memoryview:
-    message = memoryview(bytearray(n_bytes))
-    came = 0
-    while came < n_bytes:
-        more = channel.recv_into(message[came:], flags=socket.MSG_WAITALL)
-        if not more:
-            raise EOFError
-        came += more
-    return message
+def _limit_memory() -> None:
+    """Have what takes too much memory fail here, before the system ends somebody."""
+    import resource  # which not every system has, as it has no workers
+
+    with suppress(OSError, ValueError):
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = now + MEMORY_LIMIT
+        if hard == resource.RLIM_INFINITY or limit < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))

@@ -16,8 +16,10 @@ import numpy as np
 from featpipe.images import Failure, ImageError, ImageSet
 from featpipe.inference.engine import Batch as Computed
 from featpipe.inference.engine import Engine
+from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
 from featpipe.inference.network import Network
+from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe
 
@@ -113,6 +115,17 @@ class Stream:
         ------
         Batch
         """
+        exact = self.recipe.decoding_mode(self.recipe.precision) == "exact"
+        n_workers = self._network.machine.n_workers
+        with worker_server(n_workers, len(image_set), exact=exact) as server:
+            yield from self._run(image_set, tell, server)
+
+    def _run(
+        self,
+        image_set: ImageSet,
+        tell: Callable[[Progress], None] | None,
+        server: WorkerServer | None,
+    ) -> Iterator[Batch]:
         lanes = self._lanes
         progress = Progress(n_images=len(image_set))
         size = self._network.batch_size(self.backbone.preprocessing.crop)
@@ -124,6 +137,7 @@ class Stream:
             hflip=self.recipe.hflip,
             workers=self._network.machine.n_workers,
             progress=progress,
+            server=server,
         )
         positions = range(len(image_set))
         groups = (positions[k : k + size] for k in positions[::size])

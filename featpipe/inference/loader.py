@@ -1,0 +1,272 @@
+"""Who loads images: threads, or a worker process for each of them.
+
+A few threads decode side by side, because Pillow lets go of the interpreter while it
+works. More of them stand in each other's way: of 16 threads on 16 processors 6 were
+measured to get on. So, beyond a few threads, each has a worker process and waits for
+it, as soon as there are images enough and the workers have come. Until then, and where
+there can be none, the threads load images themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from threading import Lock, local
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from featpipe.images import ImageError, ImageSet
+from featpipe.images.folder import FileReader
+from featpipe.inference.loading import KnownDigests, Loaded, LoadedPiece, load
+from featpipe.inference.processes import (
+    WorkerPool,
+    WorkerServer,
+    can_fork,
+)
+from featpipe.inference.serving import Item, Setup
+
+if TYPE_CHECKING:
+    from featpipe.backbones import Preprocessing
+    from featpipe.inference.progress import Progress
+
+__all__ = ["Loader", "LoadingBatch", "worker_server"]
+
+# Up to so many threads lose less than a tenth to each other.
+_MOST_THREADS = 4
+# Processes take two seconds to come; for fewer images they are not started.
+_FEW_IMAGES = 500
+# Images that a thread or a process loads at once, of one batch: few, so that several
+# share the first batch and the last; not one, since every message has its price.
+_AT_ONCE, _AT_ONCE_APART = 8, 32
+# Images loaded ahead of the network; more where there are many workers.
+_AHEAD = 128
+
+
+@contextmanager
+def worker_server(
+    n_workers: int, n_images: int, *, exact: bool
+) -> Iterator[WorkerServer | None]:
+    """Start a server of worker processes, where they pay; close it at the end.
+
+    It takes two seconds to come up, meanwhile the caller may load its network.
+
+    Parameters
+    ----------
+    n_workers, n_images : int
+    exact : bool
+        Whether images are decoded without torch.
+
+    Yields
+    ------
+    WorkerServer or None
+        None where threads are as fast, or no process can be started.
+    """
+    server = None
+    if _needs_processes(n_workers, n_images):
+        with suppress(OSError):
+            server = WorkerServer(with_torch=not exact)
+    try:
+        yield server
+    finally:
+        if server is not None:
+            server.close()
+
+
+def _needs_processes(n_workers: int, n_images: int) -> bool:
+    """Whether so many workers should be processes for so many images."""
+    return can_fork() and n_workers > _MOST_THREADS and n_images >= _FEW_IMAGES
+
+
+class LoadingBatch:
+    """The images of one batch while they are loaded.
+
+    Parameters
+    ----------
+    positions : sequence of int
+        In the `ImageSet`.
+    take : callable
+        Returns memory for the pixels, (n, 3, S, S) uint8, and a row number of it in
+        the memory shared with worker processes.
+    give_back : callable
+        Told the array when nobody needs it any more.
+    """
+
+    def __init__(
+        self,
+        positions: Sequence[int],
+        take: Callable[[], tuple[np.ndarray, int]],
+        give_back: Callable[[int], None],
+    ) -> None:
+        self.positions = positions
+        self.pieces: list[Future[LoadedPiece]] = []
+        self._take, self._give_back = take, give_back
+        self._memory: tuple[np.ndarray, int] | None = None
+        self._guard = Lock()
+
+    def memory(self) -> tuple[np.ndarray, int]:
+        """Return the pixels and where they are in the shared memory; see `take`."""
+        with self._guard:
+            if self._memory is None:
+                self._memory = self._take()
+            return self._memory
+
+    def images(self) -> list[Loaded]:
+        """Wait for the images, and return what became of each."""
+        return [image for piece in self.pieces for image in piece.result().images]
+
+    def release(self) -> None:
+        """Let another batch have the memory."""
+        with self._guard:
+            memory, self._memory = self._memory, None
+        if memory is not None:
+            self._give_back(memory[1])
+
+
+class Loader:
+    """Loads batches of images, several at once; to be closed.
+
+    Parameters
+    ----------
+    image_set : ImageSet
+    batch_size : int
+        Images of a batch, at most.
+    preprocessing : callable
+        Returns the `Preprocessing`; called when the first image is decoded, or when
+        processes are started.
+    n_workers : int
+        Threads, or processes.
+    in_lanes : int
+        Batches that may be in the network, or wait for it.
+    exact : bool
+        As in `pixels.pixels_of`.
+    progress : Progress
+        Told the time.
+    known : collection of bytes
+        Digests of images that need not be decoded.
+    server : WorkerServer, optional
+        Forks a process for each worker; without it, workers are threads.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        preprocessing: Callable[[], Preprocessing],
+        *,
+        n_workers: int,
+        in_lanes: int,
+        exact: bool,
+        progress: Progress,
+        known: Collection[bytes] = (),
+        server: WorkerServer | None = None,
+    ) -> None:
+        self._images = image_set
+        self._preprocessing = preprocessing
+        self._exact = exact
+        self._progress = progress
+        self._known = KnownDigests(known)
+        self._piece = min(batch_size, _AT_ONCE if server is None else _AT_ONCE_APART)
+        n_ahead = _AHEAD if server is None else max(_AHEAD, 2 * n_workers * self._piece)
+        self.ahead = max(2, math.ceil(n_ahead / batch_size))
+        self._threads = ThreadPoolExecutor(n_workers, thread_name_prefix="load")
+        self._here = local()
+        self._processes: WorkerPool | None = None
+        if server is not None:
+            # One more than there are batches ahead, in lanes, and in between.
+            n_slots = self.ahead + in_lanes + 3
+            self._processes = WorkerPool(
+                server, n_workers, n_slots, batch_size, self._setup()
+            )
+
+    def _setup(self) -> Setup:
+        return Setup(
+            _reader(self._images), self._preprocessing(), self._exact, self._known
+        )
+
+    def submit(self, positions: Sequence[int]) -> LoadingBatch:
+        """Begin to load the images of a batch; returns at once."""
+        processes = self._processes
+        if processes is None:
+            batch = LoadingBatch(positions, lambda: self._own(len(positions)), _forget)
+        else:
+            batch = LoadingBatch(positions, processes.take, processes.give_back)
+        for first in range(0, len(positions), self._piece):
+            piece = positions[first : first + self._piece]
+            batch.pieces.append(self._threads.submit(self._load, batch, first, piece))
+        return batch
+
+    def _own(self, n_images: int) -> tuple[np.ndarray, int]:
+        side = self._preprocessing().crop
+        return np.empty((n_images, 3, side, side), np.uint8), 0
+
+    def close(self) -> None:
+        """Drop what is not loaded, and end the workers, also those that are at work."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
+
+    def _load(
+        self, batch: LoadingBatch, first: int, positions: Sequence[int]
+    ) -> LoadedPiece:
+        """Load a piece of a batch in this thread, or have a process do it."""
+        worker = None if self._processes is None else self._processes.free()
+        if worker is None or self._processes is None:
+            piece = self._load_here(batch, first, positions)
+        else:
+            items = [self._item(i) for i in positions]
+            row = batch.memory()[1] + first
+            piece = self._processes.load(worker, row, items)
+        self._progress.add("read", piece.read_seconds)
+        self._progress.add("decode", piece.decode_seconds)
+        return piece
+
+    def _load_here(
+        self, batch: LoadingBatch, first: int, positions: Sequence[int]
+    ) -> LoadedPiece:
+        if not self._exact:
+            self._take_one_processor()
+        return load(
+            [partial(self._images.read, i) for i in positions],
+            lambda: batch.memory()[0][first:],
+            self._preprocessing,
+            self._known,
+            exact=self._exact,
+        )
+
+    def _item(self, i: int) -> Item:
+        """Return what a worker is sent: a path if it can read it by itself."""
+        if isinstance(self._images.reader, FileReader):
+            return self._images.paths[i]
+        try:
+            return self._images.read(i)
+        except ImageError as error:
+            return error
+
+    def _take_one_processor(self) -> None:
+        """Have torch use this thread alone: there is one for each processor."""
+        if not hasattr(self._here, "is_alone"):
+            import torch
+
+            torch.get_num_threads()  # torch decides, for a thread, when first needed
+            # Not by torch, which would tell the same to all threads that begin later.
+            ThreadpoolController().limit(limits=1, user_api="openmp")
+            self._here.is_alone = True
+
+
+def _forget(row: int) -> None:
+    """Leave memory of its own to the collector."""
+
+
+def _no_path(path: str) -> bytes:
+    raise ImageError("read", "a worker was sent a path, and not the content")
+
+
+def _reader(image_set: ImageSet) -> Callable[[str], bytes]:
+    # Other readers hold arrays, locks or unpacked archives, which no process copies.
+    reader = image_set.reader
+    return reader.read if isinstance(reader, FileReader) else _no_path

@@ -1,0 +1,311 @@
+"""Worker processes and the memory shared with them, as the program sees them.
+
+What a worker does is in `serving`. Knows nothing of batches.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from queue import Empty, LifoQueue, SimpleQueue
+from threading import Lock
+
+import numpy as np
+
+from featpipe.images import ImageError
+from featpipe.inference.loading import Loaded, LoadedPiece
+from featpipe.inference.serving import SECONDS_PER_IMAGE, Item, Setup
+
+__all__ = ["SharedMemory", "Worker", "WorkerPool", "WorkerServer", "can_fork"]
+
+# An image that ends a process is tried again alone, so often that somebody else who
+# ends processes now and then is not taken for the image.
+_TRIES_ALONE = 4
+
+
+def can_fork() -> bool:
+    """Whether this system has what workers need."""
+    return hasattr(os, "fork") and hasattr(socket, "send_fds") and bool(sys.executable)
+
+
+class SharedMemory:
+    """Pixels that worker processes write, and the program reads without a copy.
+
+    Not torch's shared tensors nor `multiprocessing.shared_memory`: both take their
+    memory from ``/dev/shm``, of which containers have 64 MB.
+
+    Parameters
+    ----------
+    shape : (n, 3, S, S)
+        Memory is taken only where it is written to.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        self.descriptor = _unnamed_file()
+        n_bytes = int(np.prod(shape))
+        os.ftruncate(self.descriptor, n_bytes)
+        memory = mmap.mmap(self.descriptor, n_bytes)
+        self.pixels: np.ndarray = np.frombuffer(memory, np.uint8).reshape(shape)
+
+    def close(self) -> None:
+        """Give up the file; the memory goes with the last array that shows it."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def _unnamed_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("featpipe")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class WorkerServer:
+    """The process that forks workers; it comes up while the caller goes on.
+
+    Parameters
+    ----------
+    with_torch : bool
+        Whether workers will need torch.
+
+    Raises
+    ------
+    OSError
+        If it cannot be started.
+    """
+
+    def __init__(self, *, with_torch: bool) -> None:
+        self._control, there = socket.socketpair()
+        self._guard = Lock()
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from featpipe.inference.serving import serve; "
+            f"serve({there.fileno()}, with_torch={with_torch})"
+        )
+        nothing = subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program],
+                stdin=nothing,
+                stdout=nothing,
+                stderr=nothing,
+                pass_fds=[there.fileno()],
+                # One thread each, and so none that a fork would lose.
+                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError:
+            self._control.close()
+            raise
+        finally:
+            there.close()
+
+    def fork(self, setup: Setup, memory: SharedMemory) -> Worker:
+        """Ask for a worker; returns at once.
+
+        Raises
+        ------
+        OSError
+            If the server is gone.
+        """
+        here, there = socket.socketpair()
+        try:
+            with self._guard:
+                descriptors = [there.fileno(), memory.descriptor]
+                socket.send_fds(self._control, [b"!"], descriptors)
+        except OSError:
+            here.close()
+            raise
+        finally:
+            there.close()
+        return Worker(here, setup)
+
+    def close(self) -> None:
+        """End the server, and wait for it; workers end with their channels."""
+        with self._guard:
+            self._control.close()
+        try:
+            self._process.wait(0.2)
+        except subprocess.TimeoutExpired:  # it is importing
+            self._process.kill()
+            self._process.wait()
+
+
+class Worker:
+    """One worker process, for one thread at a time.
+
+    Parameters
+    ----------
+    channel : socket
+    setup : Setup
+        Sent to it with the first images.
+    """
+
+    def __init__(self, channel: socket.socket, setup: Setup) -> None:
+        self._socket = channel
+        self._channel = Connection(os.dup(channel.fileno()))
+        self._setup: Setup | None = setup
+        self.pid = 0
+
+    def is_ready(self, *, wait: bool = False) -> bool:
+        """Whether it has come; with ``wait``, False only if it never will."""
+        if not self.pid:
+            with suppress(OSError, EOFError):
+                if wait or self._channel.poll():
+                    self.pid = self._channel.recv()
+        return self.pid > 0
+
+    def load(self, row: int, items: Sequence[Item]) -> LoadedPiece:
+        """Load images into the shared memory, from a row on.
+
+        Raises
+        ------
+        EOFError, OSError
+            If the worker is gone.
+        """
+        if self._setup is not None:
+            self._channel.send(self._setup)
+            self._setup = None
+        self._channel.send((row, items))
+        return self._channel.recv()
+
+    def end(self) -> None:
+        """End it, and wake who waits for its answer, as closing alone would not."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class WorkerPool:
+    """Worker processes, and the memory for batches that they write to.
+
+    Parameters
+    ----------
+    server : WorkerServer
+    n_workers : int
+    n_slots : int
+        Batches that there is memory for.
+    batch_size : int
+    setup : Setup
+        Of each worker.
+    """
+
+    def __init__(
+        self,
+        server: WorkerServer,
+        n_workers: int,
+        n_slots: int,
+        batch_size: int,
+        setup: Setup,
+    ) -> None:
+        self._server = server
+        self._setup = setup
+        side = setup.preprocessing.crop
+        self._memory = SharedMemory((n_slots * batch_size, 3, side, side))
+        self._batch_size = batch_size
+        self._slots: LifoQueue[int] = LifoQueue()
+        for slot in range(n_slots):
+            self._slots.put(slot * batch_size)
+        self._guard = Lock()
+        self._free: SimpleQueue[Worker] = SimpleQueue()
+        self._coming: list[Worker] = []
+        self._all: list[Worker] = []
+        self._closed = False
+        with suppress(OSError):
+            for _ in range(n_workers):
+                self._coming.append(self._fork())
+
+    def take(self) -> tuple[np.ndarray, int]:
+        """Return memory for a batch, and its first row."""
+        row = self._slots.get()
+        return self._memory.pixels[row : row + self._batch_size], row
+
+    def give_back(self, row: int) -> None:
+        """Let another batch have the memory from this row on."""
+        self._slots.put(row)
+
+    def free(self) -> Worker | None:
+        """Return a worker that is free; None if none has come, or all have gone."""
+        # Once all have come, without the lock, at which many threads were seen to wait.
+        if self._coming:
+            with self._guard:
+                for worker in self._coming:
+                    if worker.is_ready():
+                        self._free.put(worker)
+                self._coming = [each for each in self._coming if not each.pid]
+        with suppress(Empty):
+            return self._free.get_nowait()
+        return None
+
+    def load(self, worker: Worker, row: int, items: Sequence[Item]) -> LoadedPiece:
+        """Have a worker load images; one by one if it ends."""
+        try:
+            piece = worker.load(row, items)
+        except (EOFError, OSError):
+            return self._one_by_one(row, items)
+        self._free.put(worker)
+        return piece
+
+    def _one_by_one(self, row: int, items: Sequence[Item]) -> LoadedPiece:
+        """Load each image alone, in a new worker where the last one has ended.
+
+        Not here: what ends a process would end the program.
+        """
+        whole, worker = LoadedPiece(), None
+        for k, item in enumerate(items):
+            for _ in range(_TRIES_ALONE):
+                start = time.monotonic()
+                try:
+                    worker = worker or self._another()
+                    piece = worker.load(row + k, [item])
+                    break
+                except (EOFError, OSError):
+                    worker = None
+                    if time.monotonic() - start >= SECONDS_PER_IMAGE:
+                        piece = _failed(f"decoding it took over {SECONDS_PER_IMAGE} s")
+                        break
+                    piece = _failed(
+                        f"it ended each of {1 + _TRIES_ALONE} processes that decoded it"
+                    )
+            whole.images += piece.images
+            whole.read_seconds += piece.read_seconds
+            whole.decode_seconds += piece.decode_seconds
+        with suppress(EOFError, OSError):  # or the threads go on with fewer
+            self._free.put(worker or self._another())
+        return whole
+
+    def _another(self) -> Worker:
+        """Fork a worker, and wait for it."""
+        with self._guard:
+            if self._closed:
+                raise EOFError
+            worker = self._fork()
+        # Not under the lock.
+        if not worker.is_ready(wait=True):
+            raise EOFError
+        return worker
+
+    def _fork(self) -> Worker:
+        worker = self._server.fork(self._setup, self._memory)
+        self._all.append(worker)
+        return worker
+
+    def close(self) -> None:
+        """End the workers."""
+        with self._guard:
+            self._closed = True
+            for worker in self._all:
+                worker.end()
+        self._memory.close()
+
+
+def _failed(reason: str) -> LoadedPiece:
+    return LoadedPiece([Loaded(error=ImageError("decode", reason))])
