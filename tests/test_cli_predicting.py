@@ -76,7 +76,7 @@ def test_predict_judges_every_split(kinds: Path, model: Path) -> None:
     said = featpipe_says("predict", model, kinds)
     assert "test: 8 labelled images" in said.stdout
     assert "train: 16 labelled images" in said.stdout
-    assert "learned from flatter it" in said.stderr
+    assert "fit learns from train: where the model did so" in said.stderr
 
 
 def test_predict_writes_every_label_and_every_failure(

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import featpipe
-from featpipe import scores
+from featpipe import protocol, scores
 
 CS = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -53,7 +53,7 @@ def test_held_out_rows_are_judged_by_a_model_of_the_training_rows(tmp_path):
     path = write(tmp_path / "a.h5", labels, made, splits=splits_of(90, "train", "val"))
     found = compare(path)
     train, held = np.arange(45), np.arange(45, 90)
-    pairs = scores.folds(labels[train])
+    pairs = protocol.folds(labels[train])
     for score in found.scores:
         X = made[score.depth]
         C, curve = choose_C(X[train], labels[train], pairs)
@@ -135,7 +135,7 @@ def test_without_a_split_C_is_chosen_inside_each_training_part(tmp_path):
         write(tmp_path / "a.h5", labels, made), depths=["layer1"], folds=3, seed=4
     ).scores
     X, predicted = made["layer1:avg"], np.empty(60, int)
-    outer = scores.folds(labels, n_folds=3, seed=4)
+    outer = protocol.folds(labels, n_folds=3, seed=4)
     for train, held in outer:
         # The other folds choose, each left out in turn.
         inner = [
@@ -147,7 +147,7 @@ def test_without_a_split_C_is_chosen_inside_each_training_part(tmp_path):
         predicted[held] = ridge(C).fit(X[train], labels[train]).predict(X[held])
     assert score.protocol == "3-fold"
     assert score.test_predicted == names(predicted)
-    C, curve = choose_C(X, labels, scores.folds(labels, n_folds=3, seed=4))
+    C, curve = choose_C(X, labels, protocol.folds(labels, n_folds=3, seed=4))
     assert (score.C, score.cv_accuracy) == (C, pytest.approx(max(curve)))
 
 
@@ -179,7 +179,7 @@ def test_groups_stay_together_and_are_tested_as_wholes(tmp_path):
     found = compare(write(tmp_path / "a.h5", labels, made, groups=groups), folds=4)
     truth = np.array(found.labels)
     correct = [np.array(score.test_predicted) == truth for score in found.scores]
-    expected = scores.sign_flip(correct[0], correct[1], groups)
+    expected = scores.sign_flip(correct[0], correct[1], protocol.group_numbers(groups))
     assert found.scores[1].p_value == pytest.approx(expected)
     assert "sign-flip" in found.test
     assert any("24 groups" in note for note in found.notes)

@@ -10,7 +10,7 @@ from drawn_codes import CLASS_NAMES, draw, splits_of, write
 from rich.console import Console
 
 import featpipe
-from featpipe import scores
+from featpipe import protocol, scores
 
 CS = (1e-2, 1e-1, 1.0)
 
@@ -199,7 +199,7 @@ def test_a_rival_of_the_first_fold_is_paired_on_that_fold(tmp_path):
     labels, made = draw(60)
     path = write(tmp_path / "a.h5", labels, made)
     plain = featpipe.compare(path, classifiers=["linear"], Cs=CS, seed=2)
-    held = scores.folds(labels, seed=2)[0][1]
+    held = protocol.folds(labels, seed=2)[0][1]
     fold = {
         "test_paths": [plain.paths[i] for i in held],
         "test_predicted": [plain.labels[i] for i in held],

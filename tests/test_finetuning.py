@@ -11,7 +11,7 @@ from safetensors import safe_open
 from sklearn.datasets import load_sample_images
 
 import featpipe
-from featpipe.scores import folds
+from featpipe.protocol import folds
 
 FAST = {**SMALL, "epochs": 2, "lr": 0.003, "device": "cpu", "codes": None}
 # Narrow codes: a probe takes no time on them.

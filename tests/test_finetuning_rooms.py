@@ -1,20 +1,19 @@
 """The parts of fine-tuning, each against an independent road."""
 
 import math
-import re
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
 from featpipe import codes, images
 from featpipe.backbones import Preprocessing
-from featpipe.finetuning import augment, rates, split, views
+from featpipe.finetuning import augment, rates, views
 from featpipe.finetuning.feeds import CachedFeed, Shelf, parts
 from featpipe.finetuning.network import Head, Tuned
 from featpipe.finetuning.settings import Settings
@@ -147,43 +146,6 @@ def test_of_equal_rates_the_smaller_is_chosen_and_one_that_diverges_never():
     assert next(iter(few)) == 3e-4
     with pytest.raises(ValueError, match="diverged at every learning rate"):
         rates.choose(lambda rate: math.inf, 1e-3)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.data())
-def test_rows_are_divided_without_overlap_and_no_class_is_lost(tmp_path_factory, data):
-    n = data.draw(st.integers(12, 40))
-    labels = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
-    splits = data.draw(
-        st.lists(st.sampled_from(["train", "train", "test"]), min_size=n, max_size=n)
-    )
-    groups = data.draw(
-        st.lists(st.sampled_from(["", "", "g", "h"]), min_size=n, max_size=n)
-    )
-    path = tmp_path_factory.mktemp("rows") / "x.h5"
-    file = written(path, np.zeros((n, 1)), labels, splits, groups)
-    said = ""
-    try:
-        rows = split.divide(file, seed=data.draw(st.integers(0, 3)))
-    except ValueError as error:
-        said = str(error)
-    if said:
-        assert re.search("two|too few", said)
-        return
-    assert sorted([*rows.fit, *rows.select]) == rows.train.tolist()
-    assert not set(rows.train) & set(rows.held)
-    assert {*labels[rows.fit]} == {*labels[rows.train]}
-    named = {g for g in file.groups[rows.fit] if g}
-    assert not named & {g for g in file.groups[rows.select] if g}
-
-
-def test_with_three_splits_val_chooses_and_is_learned_from_at_the_end(tmp_path):
-    splits = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
-    rows = split.divide(written(tmp_path / "x.h5", X, Y, splits))
-    assert rows.fit.tolist() == list(range(20))
-    assert rows.select.tolist() == list(range(20, 30))
-    assert rows.train.tolist() == list(range(30))
-    assert (rows.held.tolist(), rows.protocol) == (list(range(30, 40)), "test")
 
 
 @given(st.integers(1, 200), st.integers(2, 40))

@@ -12,7 +12,7 @@ from predictor_models import SMALL, checkpoint
 from safetensors.numpy import load_file
 
 import featpipe
-from featpipe import codes, comparison
+from featpipe import codes, protocol
 from featpipe.backbones import load as load_backbone
 
 pytest_plugins = ("predictor_fixtures",)
@@ -65,14 +65,32 @@ def test_fit_is_the_row_of_compare(kinds_h5: codes.Codes) -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    [("val", "test"), ("test", ""), ("train", "")],
+    ids=["no train", "test and none", "train and none"],
+)
+def test_fit_compare_and_finetune_refuse_the_same_splits(
+    kinds_h5: codes.Codes, given: tuple[str, ...]
+) -> None:
+    n = len(kinds_h5)
+    splits = np.random.default_rng(0).choice(given, n).tolist()
+    file = replace(kinds_h5, tables=replace(kinds_h5.tables, splits=splits))
+    says = "need 'train' and one of 'val' and 'test', or no splits at all"
+    with pytest.raises(ValueError, match=says):
+        featpipe.fit(file)
+    with pytest.raises(ValueError, match=says):
+        featpipe.compare(file)
+    with pytest.raises(ValueError, match=says):
+        protocol.tuning_rows(file.labels, file.splits, file.groups, file.class_names)
+
+
+@pytest.mark.parametrize(
     "given", [("train", "val", "test"), ("train", "val"), ("train", "test"), ("",)]
 )
 @pytest.mark.parametrize("grouped", [False, True])
-def test_fit_learns_from_the_rows_of_the_protocol(
+def test_fit_chooses_and_learns_as_compare_does(
     kinds_h5: codes.Codes, given: tuple[str, ...], grouped: bool
 ) -> None:
-    from featpipe.predictor import fitting
-
     n = len(kinds_h5)
     rng = np.random.default_rng(0)
     tables = replace(
@@ -81,20 +99,28 @@ def test_fit_learns_from_the_rows_of_the_protocol(
         groups=[f"g{k % 12}" if grouped else "" for k in range(n)],
     )
     file = replace(kinds_h5, tables=tables)
-    rows = fitting._Rows.of(file, 5, 0)
-    planned = comparison.protocol.plan(
-        file.labels,
-        file.splits.astype(object),
-        file.groups.astype(object),
-        file.class_names,
-        seed=0,
-    )
-    np.testing.assert_array_equal(rows.train, planned.final.train)
-    np.testing.assert_array_equal(rows.held, planned.final.held)
-    assert rows.protocol == planned.name
-    for mine, theirs in zip(rows.selection, planned.final.selection, strict=True):
-        np.testing.assert_array_equal(mine[0], theirs[0])
-        np.testing.assert_array_equal(mine[1], theirs[1])
+    options = {"Cs": [1e-4, 1e-2, 1.0], "seed": 3}
+    training = featpipe.fit(file, "linear", depth="stage1", **options).model.training
+    (row,) = featpipe.compare(
+        file, classifiers=["linear"], depths=["stage1"], **options
+    ).scores
+    assert training["n_images"] == row.n_train
+    assert training["C_curve"] == row.C_curve
+    assert training["cv_score"] == row.cv_accuracy
+
+
+def test_fit_on_one_image_a_class_needs_a_single_C(kinds_h5: codes.Codes) -> None:
+    labels = np.asarray(kinds_h5.labels)
+    first = {int(np.flatnonzero(labels == label)[0]) for label in set(labels)}
+    splits = ["train" if row in first else "test" for row in range(len(labels))]
+    file = replace(kinds_h5, tables=replace(kinds_h5.tables, splits=splits))
+    with pytest.raises(ValueError, match="too few to choose C .* give a single C"):
+        featpipe.fit(file, "linear", depth="stage1")
+    for options in ({"C": 0.37}, {"Cs": [0.37]}):
+        model = featpipe.fit(file, "linear", depth="stage1", **options).model
+        assert model.C == 0.37
+        assert model.training["n_images"] == len(first)
+        assert model.training["cv_score"] is None
 
 
 def test_paths_pil_images_and_arrays_get_the_same_label(

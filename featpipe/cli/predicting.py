@@ -262,14 +262,19 @@ def _print_labels(found: "Predictions", top: int) -> None:
 
 def _print_measures(found: "Predictions") -> None:
     """Say how right the labels are, split by split, and what is taken for what."""
+    from featpipe.protocol import learned_splits
+
     if found.measures() is None:
         return
     for split in sorted(set(found.splits)):
         measures = found.measures(split)
         if measures is not None:
             voice.result(_judged(split, measures))
-    if "train" in found.splits:
-        voice.remark("images the model has learned from flatter it")
+    if learned := learned_splits(found.splits):
+        voice.remark(
+            f"fit learns from {' and '.join(learned)}: where the model did so on these "
+            "images, their accuracy flatters"
+        )
     unknown = sorted(set(found.truth) - {"", *found.class_names})
     if unknown:
         voice.remark(

@@ -1,6 +1,6 @@
-"""The protocol that turns codes into a table: who trains, who judges, who is chosen.
+"""Codes of labelled images into a table of contenders, judged by the protocol.
 
-``sources`` finds the images all files agree on, ``protocol`` cuts them, ``contenders``
+``sources`` finds the images all files agree on, ``contenders``
 and ``ensemble`` fit without seeing a held-out label, ``comparing`` ranks and judges,
 ``table`` prints and writes. ``duplicates`` looks for leaks, ``rivals`` brings in scores
 from elsewhere. Knows nothing of images or networks, and imports no torch.

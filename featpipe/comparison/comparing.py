@@ -12,10 +12,10 @@ from featpipe.codes import Codes, read
 from featpipe.comparison import duplicates, ensemble
 from featpipe.comparison.contenders import BASELINES, Fitted, Settings, contend
 from featpipe.comparison.judging import Judged, Row, choice_inside, judge_all, rank
-from featpipe.comparison.protocol import Protocol, plan
 from featpipe.comparison.rivals import invite
 from featpipe.comparison.sources import Labelled, Source, agree, choose_depths
 from featpipe.comparison.table import Comparison
+from featpipe.protocol import Protocol, plan
 from featpipe.scores import METRICS, SIGNIFICANT, Score
 
 __all__ = ["compare"]

@@ -21,8 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from featpipe import classifiers
-from featpipe.comparison.protocol import Pairs, Part, Protocol
 from featpipe.comparison.sources import take
+from featpipe.protocol import Pairs, Part, Protocol, resolve_C
 from featpipe.scores import METRICS
 
 __all__ = ["BASELINES", "Fitted", "Settings", "contend", "out_of_fold", "spread"]
@@ -150,12 +150,14 @@ def _fit(
             )
             for part in parts
         ]
-    if len(parts) > 1:
+    Cs = [resolve_C(part, Cs=settings.Cs) for part in parts]
+    if len(parts) > 1 and set(Cs) == {"auto"}:
         inner = [classifiers.Part(part.train, part.selection) for part in parts]
         return classifiers.fit_nested(settings.make(name, "auto"), X, y, inner)
-    (part,) = parts
-    model = settings.make(name, "auto", part.selection)
-    return [model.fit(take(X, part.train), y[part.train])]
+    return [
+        settings.make(name, C, part.selection).fit(take(X, part.train), y[part.train])
+        for part, C in zip(parts, Cs, strict=True)
+    ]
 
 
 def spread(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
@@ -234,7 +236,7 @@ class _Baseline:
                 for fitted, scored in self.cv
             ]
             self.model_ = self._fitted(X, y, np.arange(len(y)))
-        self.cv_score_ = float(np.mean(scores))
+        self.cv_score_ = float(np.mean(scores)) if scores else float("nan")
         self.classes_ = self.model_.classes_
         self.warnings_ = list(dict.fromkeys(str(w.message) for w in said))
         return self

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featpipe.comparison.contenders import Fitted, Settings, out_of_fold
-from featpipe.comparison.protocol import Part, Protocol
+from featpipe.protocol import Part, Protocol
 from featpipe.scores import METRICS
 
 __all__ = ["Member", "combine", "prepare"]
@@ -126,7 +126,12 @@ def _held(member: Member, at: np.ndarray) -> np.ndarray:
 def _choose(
     probabilities: Sequence[np.ndarray], y: np.ndarray, part: Part, settings: Settings
 ) -> tuple[list[int], float]:
-    """Add the best member until none improves; two members at least."""
+    """Add the best member until none improves; two members at least.
+
+    All of them where the part has nothing to choose by.
+    """
+    if not part.selection:
+        return list(range(len(probabilities))), float("nan")
     labels = y[part.train]
     measure = METRICS[settings.metric]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from featpipe.comparison.contenders import Fitted
-from featpipe.comparison.protocol import Protocol
 from featpipe.comparison.rivals import Rival
 from featpipe.comparison.sources import Labelled, Source
+from featpipe.protocol import Protocol, group_numbers
 from featpipe.scores import (
     SIGNIFICANT,
     Score,
@@ -41,7 +42,12 @@ def rank(rows: Sequence[Row]) -> list[Row]:
 
     Rounding to nine digits keeps the order free of the last bit of a mean.
     """
-    return sorted(rows, key=lambda row: (-round(row.fitted.cv_score, 9), row.width))
+    return sorted(rows, key=lambda row: (-_rounded(row.fitted.cv_score), row.width))
+
+
+def _rounded(score: float) -> float:
+    """Return a cross-validated score for ranking: the lowest where there is none."""
+    return round(score, 9) if math.isfinite(score) else -math.inf
 
 
 class Judged:
@@ -55,6 +61,7 @@ class Judged:
         self.names: list[str] = self.class_names[self.labels].tolist()
         self.paths = [labelled.paths[row] for row in self.rows]
         self.groups = labelled.groups[self.rows]
+        self.group_numbers = group_numbers(self.groups)
         self.grouped = bool((self.groups != "").any())
         self.test = "exact sign-flip test over groups" if self.grouped else (
             "exact McNemar test"
@@ -79,7 +86,7 @@ class Judged:
             protocol=self.protocol.name,
             n_train=len(self.protocol.final.train),
             n_test=len(self.rows),
-            cv_accuracy=fitted.cv_score,
+            cv_accuracy=fitted.cv_score if math.isfinite(fitted.cv_score) else None,
             fit_seconds=fitted.fit_seconds,
             predict_seconds=fitted.predict_seconds,
             C_curve=fitted.C_curve,
@@ -96,7 +103,7 @@ class Judged:
         truth = np.array(self.names, object)[at]
         correct = np.array(first, object)[at] == truth, second == truth
         if self.grouped:
-            return sign_flip(*correct, self.groups[at])
+            return sign_flip(*correct, self.group_numbers[at])
         return mcnemar(*correct)
 
 
@@ -141,7 +148,7 @@ def choice_inside(
         return
     n_correct = 0
     for k, part in enumerate(protocol.parts):
-        best = max(rows, key=lambda row: round(row.fitted.part_cv_scores[k], 9))
+        best = max(rows, key=lambda row: _rounded(row.fitted.part_cv_scores[k]))
         at = np.searchsorted(judged.rows, part.held)
         n_correct += int((best.fitted.predicted[at] == judged.labels[at]).sum())
     low, high = (100 * end for end in wilson(n_correct, len(judged.rows)))

@@ -6,7 +6,6 @@
 | module | what lives there |
 |---|---|
 | `settings` | what is asked, checked |
-| `split` | which images train, which choose, which judge |
 | `network`, `start` | what learns and what is frozen; the head, and its start |
 | `augment`, `suits` | random views of a picture, and which of them fit |
 | `pictures`, `views` | decoded pictures kept, and views as images for the cache |

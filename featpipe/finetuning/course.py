@@ -17,8 +17,8 @@ import numpy as np
 from featpipe.finetuning import rates
 from featpipe.finetuning.journal import Journal
 from featpipe.finetuning.settings import Settings
-from featpipe.finetuning.split import Rows
 from featpipe.finetuning.training import Diverged, Measure, Trainer
+from featpipe.protocol import TuningRows
 from featpipe.scores import METRICS
 
 __all__ = ["Course"]
@@ -40,7 +40,7 @@ class Course:
     ----------
     trainer : Trainer
     settings : Settings
-    rows : Rows
+    rows : TuningRows
     labels : (n_rows,) int64
         Class numbers of the rows that train; −1 elsewhere.
     start : callable
@@ -57,7 +57,7 @@ class Course:
         self,
         trainer: Trainer,
         settings: Settings,
-        rows: Rows,
+        rows: TuningRows,
         labels: np.ndarray,
         start: Callable[[np.ndarray], None],
         *,

@@ -20,9 +20,9 @@ from featpipe.finetuning import views
 from featpipe.finetuning.feeds import CachedFeed, Feed, PictureFeed, Shelf
 from featpipe.finetuning.pictures import Pictures
 from featpipe.finetuning.settings import Settings
-from featpipe.finetuning.split import Rows
 from featpipe.finetuning.suits import CANDIDATES, suiting
 from featpipe.images import ImageSet
+from featpipe.protocol import TuningRows
 
 __all__ = ["Inputs", "Where", "choose"]
 
@@ -42,7 +42,7 @@ class Where:
     images : ImageSet
     codes : Codes
         Of these images, one row each that could be read.
-    rows : Rows
+    rows : TuningRows
     labels : (n_rows,) int64
         Class numbers of the rows that train; −1 elsewhere.
     backbone : Backbone
@@ -58,7 +58,7 @@ class Where:
 
     images: ImageSet
     codes: Codes
-    rows: Rows
+    rows: TuningRows
     labels: np.ndarray
     backbone: Backbone
     folder: Path

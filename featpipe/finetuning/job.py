@@ -1,6 +1,6 @@
 """One fine-tuning from images to a judged model.
 
-Calls the others in turn: extraction makes the codes, `split` divides their rows,
+Calls the others in turn: extraction makes the codes, `protocol` divides their rows,
 `inputs` decides what the network is fed, `course` trains, `result` writes and judges.
 """
 
@@ -31,7 +31,6 @@ from featpipe.finetuning.journal import Journal
 from featpipe.finetuning.network import Tuned
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
-from featpipe.finetuning.split import Rows, divide, told, unseen
 from featpipe.finetuning.start import starts
 from featpipe.finetuning.training import Trainer
 from featpipe.images import ImageSet
@@ -39,6 +38,12 @@ from featpipe.inference import Machine, Recipe
 from featpipe.inference import Progress as ImageProgress
 from featpipe.inference.network import Network
 from featpipe.predictor import Predictor
+from featpipe.protocol import (
+    TuningRows,
+    describe_rows,
+    tuning_rows,
+    unseen_classes,
+)
 
 __all__ = ["Job"]
 
@@ -93,10 +98,10 @@ class Job:
             _require_vector(backbone)
             settings = self._settings
             # Once before anything is computed, for what cannot be divided.
-            divide(self._images, n_folds=settings.folds, seed=settings.seed)
+            self._divide(self._images)
             inputs = choose(settings, backbone, len(self._images), self._specs())
             file = self._extracted(folder, inputs.specs)
-            rows = divide(file, n_folds=settings.folds, seed=settings.seed)
+            rows = self._divide(file)
             ready = _Ready.of(folder, backbone, file, rows)
             network, journal = self._trained(ready, inputs, start)
             return self._judged(ready, network, journal)
@@ -121,6 +126,16 @@ class Job:
                     folder.rmdir()
                 raise
             shutil.rmtree(folder)
+
+    def _divide(self, images: Codes | ImageSet) -> TuningRows:
+        return tuning_rows(
+            images.labels,
+            images.splits,
+            images.groups,
+            images.class_names,
+            n_folds=self._settings.folds,
+            seed=self._settings.seed,
+        )
 
     def _specs(self) -> list[str]:
         """Name the depths of the codes file that was given, if it is there."""
@@ -256,7 +271,7 @@ class Job:
             "cv_accuracy": journal.history[best]["held_out_score"],
             "fit_seconds": journal.seconds,
             "warnings": [
-                *unseen(file.class_names, ready.classes, truth),
+                *unseen_classes(file.class_names, ready.classes, truth),
                 *journal.warnings,
             ],
             "trained": self._settings.words,
@@ -270,7 +285,7 @@ class Job:
             rates=dict(journal.tried),
             epoch=best,
             history=journal.history,
-            notes=[*self._notes, *told(rows, refit=self._settings.refit)],
+            notes=[*self._notes, *describe_rows(rows, refit=self._settings.refit)],
             path=self._path,
             seed=self._settings.seed,
         )
@@ -282,12 +297,14 @@ class _Ready(NamedTuple):
     folder: Path
     backbone: Backbone
     codes: Codes
-    rows: Rows
+    rows: TuningRows
     classes: np.ndarray
     labels: np.ndarray
 
     @classmethod
-    def of(cls, folder: Path, backbone: Backbone, file: Codes, rows: Rows) -> _Ready:
+    def of(
+        cls, folder: Path, backbone: Backbone, file: Codes, rows: TuningRows
+    ) -> _Ready:
         learned = np.asarray(file.labels)[rows.train]
         classes = np.unique(learned)
         # The labels of rows held out are not to be read by mistake.

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from featpipe import classifiers, scores
+from featpipe import classifiers
 from featpipe.codes import Codes
 from featpipe.finetuning.network import Head
 from featpipe.finetuning.settings import Settings
-from featpipe.finetuning.split import Pairs, Rows
+from featpipe.protocol import Pairs, TuningRows, folds
 
 __all__ = ["starts"]
 
@@ -21,7 +21,7 @@ def starts(
     settings: Settings,
     codes: Codes,
     depth: str,
-    rows: Rows,
+    rows: TuningRows,
     labels: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Callable[[np.ndarray], Head]:
@@ -35,7 +35,7 @@ def starts(
     settings : Settings
     codes : Codes
     depth : str
-    rows : Rows
+    rows : TuningRows
     labels : (n_rows,) int64
         Class numbers of the rows that train.
     weights : (n_classes,) float, optional
@@ -58,13 +58,15 @@ def starts(
     return head
 
 
-def _folds(codes: Codes, rows: Rows, fitted: np.ndarray, settings: Settings) -> Pairs:
+def _folds(
+    codes: Codes, rows: TuningRows, fitted: np.ndarray, settings: Settings
+) -> Pairs:
     """Cut the rows that a probe is fitted on, to choose its C; maybe into nothing."""
     if len(fitted) == len(rows.train):
         return rows.folds
     labels = codes.labels[fitted]
     try:
-        pairs = scores.folds(
+        pairs = folds(
             labels, codes.groups[fitted], n_folds=settings.folds, seed=settings.seed
         )
     except ValueError:

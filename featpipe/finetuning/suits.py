@@ -19,7 +19,7 @@ from featpipe.backbones import Backbone
 from featpipe.codes import Codes
 from featpipe.finetuning.augment import centre, view
 from featpipe.finetuning.pictures import Pictures
-from featpipe.finetuning.split import Rows
+from featpipe.protocol import TuningRows
 
 __all__ = ["CANDIDATES", "suiting"]
 
@@ -33,7 +33,7 @@ _TOLERATED = 0.1
 
 def suiting(
     codes: Codes,
-    rows: Rows,
+    rows: TuningRows,
     labels: np.ndarray,
     backbone: Backbone,
     pictures: Pictures,
@@ -52,7 +52,7 @@ def suiting(
     ----------
     codes : Codes
         Of the backbone's depth.
-    rows : Rows
+    rows : TuningRows
     labels : (n_rows,) int64
         Class numbers of the rows that train.
     backbone : Backbone

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -20,11 +20,10 @@ from featpipe import classifiers, codes, scores
 from featpipe.codes import Codes, CodesError
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
+from featpipe.protocol import Part, plan, resolve_C
 from featpipe.scores import Score
 
 __all__ = ["fit"]
-
-Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
 def fit(
@@ -98,12 +97,12 @@ def fit(
     file = codes_file if isinstance(codes_file, Codes) else codes.read(codes_file)
     recipe = _recipe(file, weights)
     depth = _depth(file, depth)
-    rows = _Rows.of(file, folds, seed)
+    part, protocol = _part(file, folds, seed)
     estimator = classifiers.make(
         classifier,
-        C=C,
+        C=resolve_C(part, C, Cs),
         Cs=Cs,
-        cv=rows.selection,
+        cv=part.selection,
         metric=metric,
         class_weight=class_weight,
         device=device,
@@ -115,7 +114,7 @@ def fit(
     with warnings.catch_warnings():
         # The estimator's warnings_ says it too, and travels with the model.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(X[rows.train], y[rows.train])
+        estimator.fit(X[part.train], y[part.train])
     seconds = time.perf_counter() - start
     model = Model(
         classifier=classifier,
@@ -126,7 +125,7 @@ def fit(
         depth=depth,
         **recipe,
         training={
-            "n_images": len(rows.train),
+            "n_images": len(part.train),
             "codes": os.fspath(file.path),
             "metric": metric,
             "cv_score": _number(estimator.cv_score_),
@@ -137,7 +136,7 @@ def fit(
             "converged": bool(estimator.converged_),
             "warnings": list(estimator.warnings_),
         },
-        score=_score(file, depth, classifier, estimator, X, rows, seconds),
+        score=_score(file, depth, classifier, estimator, X, part, protocol, seconds),
     )
     return Predictor(model, weights=weights, device=device)
 
@@ -189,44 +188,20 @@ def _depth(file: Codes, depth: str | None) -> str:
     return "+".join(specs)
 
 
-class _Rows(NamedTuple):
-    """Which rows are learned from, how C is chosen among them, and who judges."""
-
-    train: np.ndarray
-    selection: Pairs
-    held: np.ndarray
-    protocol: str
-
-    @classmethod
-    def of(cls, file: Codes, n_folds: int, seed: int) -> _Rows:
-        labelled = np.asarray(file.labels) >= 0
-        where = {
-            name: np.flatnonzero(labelled & (file.splits == name))
-            for name in ("train", "val", "test")
-        }
-        given = [name for name, rows in where.items() if len(rows)]
-        if len(given) < 2 or "train" not in given:
-            everything = np.flatnonzero(labelled)
-            pairs = _folds(file, everything, n_folds, seed)
-            return cls(everything, pairs, everything[:0], f"{len(pairs)}-fold")
-        name = "test" if "test" in given else "val"
-        train, held = where["train"], where[name]
-        if name == "val" or not len(where["val"]):
-            return cls(train, _folds(file, train, n_folds, seed), held, name)
-        both = np.sort(np.concatenate([train, where["val"]]))
-        pair = np.searchsorted(both, train), np.searchsorted(both, where["val"])
-        return cls(both, [pair], held, name)
-
-
-def _folds(file: Codes, rows: np.ndarray, n_folds: int, seed: int) -> Pairs:
-    labels = file.labels[rows]
-    if len(np.unique(labels)) < 2:
-        raise ValueError(
-            f"the {len(rows)} labelled training images of {file.path} are of "
-            f"{len(np.unique(labels))} class; a classifier needs two"
-        )
-    pairs = scores.folds(labels, file.groups[rows], n_folds=n_folds, seed=seed)
-    return [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
+def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, str]:
+    """Return the rows of the one fit, as rows of the file, and the protocol's name."""
+    labels = np.asarray(file.labels)
+    rows = np.flatnonzero(labels >= 0)
+    protocol = plan(
+        labels[rows],
+        np.asarray(file.splits, object)[rows],
+        np.asarray(file.groups, object)[rows],
+        file.class_names,
+        n_folds=n_folds,
+        seed=seed,
+    )
+    final = protocol.final
+    return Part(rows[final.train], rows[final.held], final.selection), protocol.name
 
 
 def _score(
@@ -235,21 +210,22 @@ def _score(
     classifier: str,
     estimator: Any,
     X: np.ndarray,
-    rows: _Rows,
+    part: Part,
+    protocol: str,
     fit_seconds: float,
 ) -> Score | None:
     """Judge the fit by the rows held out, as `compare` does; None without any."""
-    if not len(rows.held):
+    if not len(part.held):
         return None
     start = time.perf_counter()
-    predicted = estimator.predict(X[rows.held])
+    predicted = estimator.predict(X[part.held])
     probabilities = None
     if hasattr(estimator, "predict_proba"):
-        probabilities = np.zeros((len(rows.held), len(file.class_names)))
-        probabilities[:, estimator.classes_] = estimator.predict_proba(X[rows.held])
+        probabilities = np.zeros((len(part.held), len(file.class_names)))
+        probabilities[:, estimator.classes_] = estimator.predict_proba(X[part.held])
     seconds = time.perf_counter() - start
     measures: dict[str, Any] = scores.judge(
-        file.labels[rows.held], predicted, probabilities
+        file.labels[part.held], predicted, probabilities
     )
     return Score(
         codes=os.fspath(file.path),
@@ -259,9 +235,9 @@ def _score(
         width=X.shape[1],
         classifier=classifier,
         C=estimator.C_,
-        protocol=rows.protocol,
-        n_train=len(rows.train),
-        n_test=len(rows.held),
+        protocol=protocol,
+        n_train=len(part.train),
+        n_test=len(part.held),
         cv_accuracy=_number(estimator.cv_score_),
         fit_seconds=fit_seconds,
         predict_seconds=seconds,

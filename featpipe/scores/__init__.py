@@ -1,11 +1,10 @@
-"""The record every contender is judged by, its intervals, folds and paired tests.
+"""The record every contender is judged by, its intervals and paired tests.
 
 What lives here is shared by everything that claims an accuracy: cached codes under
 a classifier, an ensemble, a fine-tuned network. Knows nothing of codes files, of
 networks or of how a contender was fitted; it sees labels, predictions and paths.
 """
 
-from featpipe.scores.folding import folds, group_numbers
 from featpipe.scores.measures import METRICS, judge, wilson
 from featpipe.scores.paired import SIGNIFICANT, holm, mcnemar, sign_flip
 from featpipe.scores.record import (
@@ -21,8 +20,6 @@ __all__ = [
     "OF_TRAINING",
     "SIGNIFICANT",
     "Score",
-    "folds",
-    "group_numbers",
     "holm",
     "judge",
     "mcnemar",

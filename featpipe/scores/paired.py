@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.stats import binom, binomtest
-
-from featpipe.scores.folding import group_numbers
 
 __all__ = ["SIGNIFICANT", "holm", "mcnemar", "sign_flip"]
 
@@ -49,7 +47,7 @@ def mcnemar(correct: np.ndarray, rival_correct: np.ndarray) -> float:
 
 
 def sign_flip(
-    correct: np.ndarray, rival_correct: np.ndarray, groups: Sequence[str] | np.ndarray
+    correct: np.ndarray, rival_correct: np.ndarray, groups: np.ndarray
 ) -> float:
     """Test two contenders on images that come in groups: exact sign-flip test.
 
@@ -65,8 +63,8 @@ def sign_flip(
     ----------
     correct, rival_correct : (n_images,) bool
         Whether each contender is right on each image, in the same order.
-    groups : (n_images,) str
-        The group of each image; ``""`` is a group of its own.
+    groups : (n_images,) int64
+        The number of each image's group, as `featpipe.protocol.group_numbers` has it.
 
     Returns
     -------
@@ -75,11 +73,11 @@ def sign_flip(
 
     Examples
     --------
-    >>> sign_flip(np.ones(6, bool), np.zeros(6, bool), ["a", "a", "b", "b", "c", "c"])
+    >>> sign_flip(np.ones(6, bool), np.zeros(6, bool), np.array([0, 0, 1, 1, 2, 2]))
     0.25
     """
     correct, rival_correct = _paired(correct, rival_correct)
-    number = group_numbers(groups)
+    _, number = np.unique(groups, return_inverse=True)
     difference = np.bincount(
         number, weights=correct.astype(float) - rival_correct, minlength=1
     ).astype(np.int64)

@@ -1,11 +1,13 @@
 """Who trains and who judges, without any fitting."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featpipe.comparison.protocol import plan
+from featpipe.protocol import learned_splits, plan, tuning_rows
 
 NAMES = ["ant", "bee", "cat"]
 BLANK = np.array([""] * 60, object)
@@ -130,10 +132,15 @@ def test_rows_without_a_split_take_no_part_beside_a_split():
     [
         ([0] * 20, None, {}, "the 20 labelled images are all of class 'ant'"),
         ([0] * 10 + [1] * 10, ["train"] * 10 + ["val"] * 10, {}, "10 training images"),
-        ([0, 1, 2], None, {}, "too few to choose C"),
+        (
+            [0, 1, 2],
+            None,
+            {},
+            "too few to hold any out .* at least two classes 2 images",
+        ),
         ([0, 1] * 4, ["val"] * 4 + ["test"] * 4, {}, r"splits \['val', 'test'\]"),
         ([0, 1] * 4, ["test"] * 4 + [""] * 4, {}, "4 have none"),
-        ([0, 1] * 4, ["train"] * 4 + [""] * 4, {}, "needs 'train' and one of"),
+        ([0, 1] * 4, ["train"] * 4 + [""] * 4, {}, "need 'train' and one of"),
         ([0, 1] * 8, ["train"] * 8 + ["val"] * 8, {"test_size": 0.2}, "already"),
         ([0] * 19 + [1], None, {}, "training images are all of class 'ant'"),
     ],
@@ -141,3 +148,94 @@ def test_rows_without_a_split_take_no_part_beside_a_split():
 def test_nothing_to_learn_or_judge_is_an_error(labels, splits, options, says):
     with pytest.raises(ValueError, match=says):
         make(labels, splits, **options)
+
+
+def tuning(labels, splits=None, groups=None, seed=0):
+    blank = np.array([""] * len(labels), object)
+    return tuning_rows(
+        np.asarray(labels),
+        blank if splits is None else np.array(splits, object),
+        blank if groups is None else np.array(groups, object),
+        NAMES,
+        seed=seed,
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_tuning_rows_do_not_overlap_and_no_class_is_lost(data):
+    n = data.draw(st.integers(12, 40))
+
+    def column(values):
+        drawn = st.lists(st.sampled_from(values), min_size=n, max_size=n)
+        return np.array(data.draw(drawn))
+
+    labels = column([-1, 0, 0, 1, 1, 2])
+    splits = column(["train", "train", "test"])
+    groups = column(["", "", "g", "h"])
+    says = ""
+    try:
+        rows = tuning(labels, splits, groups, seed=data.draw(st.integers(0, 3)))
+    except ValueError as error:
+        says = str(error)
+    if says:
+        assert re.search("two|too few", says)
+        return
+    assert sorted([*rows.fit, *rows.select]) == rows.train.tolist()
+    assert not set(rows.train) & set(rows.held)
+    assert (labels[[*rows.train, *rows.held]] >= 0).all()
+    assert {*labels[rows.fit]} == {*labels[rows.train]}
+    named = {g for g in groups[rows.fit] if g}
+    assert not named & {g for g in groups[rows.select] if g}
+
+
+def test_with_three_splits_val_chooses_and_is_learned_from_at_the_end():
+    rows = tuning([0, 1] * 20, ["train"] * 20 + ["val"] * 10 + ["test"] * 10)
+    assert rows.fit.tolist() == list(range(20))
+    assert rows.select.tolist() == list(range(20, 30))
+    assert rows.train.tolist() == list(range(30))
+    assert (rows.held.tolist(), rows.protocol) == (list(range(30, 40)), "test")
+
+
+@pytest.mark.parametrize("given", [["train", "test"], ["train", "val"], [""]])
+def test_tuning_holds_out_what_the_plan_holds_out(given):
+    rng = np.random.default_rng(0)
+    labels, splits = rng.integers(0, 3, 60), rng.choice(given, 60)
+    part = make(labels, splits).parts[0]
+    rows = tuning(labels, splits)
+    assert np.array_equal(rows.train, part.train)
+    assert np.array_equal(rows.held, part.held)
+    for pair, other in zip(rows.folds, part.selection, strict=True):
+        assert np.array_equal(pair[0], other[0])
+        assert np.array_equal(pair[1], other[1])
+    # The first fold that chooses C chooses the epoch too.
+    assert np.array_equal(rows.select, rows.train[part.selection[0][1]])
+
+
+@pytest.mark.parametrize(
+    ("splits", "learned"),
+    [
+        (["train", "test"], ("train",)),
+        (["test", "val", "train"], ("train", "val")),
+        (["val", "train", ""], ("train",)),
+        (["val", "test"], ()),
+        (["train"], ()),
+        (["train", ""], ()),
+        ([], ()),
+    ],
+)
+def test_learned_splits_are_those_the_plan_trains_on(splits, learned):
+    assert learned_splits(splits) == learned
+    rows = [split for split in splits for _ in range(12)]
+    try:
+        protocol = make([0, 1] * (len(rows) // 2), rows)
+    except ValueError:
+        return
+    if not protocol.nested:
+        assert {rows[row] for row in protocol.final.train} == set(learned)
+
+
+def test_a_training_part_too_small_for_folds_has_no_selection():
+    protocol = make([0, 1, 0, 1], ["train", "train", "test", "test"])
+    assert protocol.final.selection == []
+    assert "too few for cross-validation" in said(protocol)

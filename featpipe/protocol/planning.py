@@ -1,4 +1,4 @@
-"""Who trains, who judges: splits, folds, nesting and groups. Sees no codes."""
+"""The plan of a comparison: which rows train, choose and judge, fold by fold."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from featpipe.scores import folds, group_numbers
+from featpipe.protocol.folding import Pairs, folds, group_numbers
+from featpipe.protocol.splitting import SplitRows, split_rows
 
-__all__ = ["Part", "Protocol", "plan"]
-
-Pairs = list[tuple[np.ndarray, np.ndarray]]
+__all__ = ["Part", "Protocol", "plan", "resolve_C"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +25,7 @@ class Part:
         Sorted row numbers the fit predicts; none of them is in ``train``.
     selection : list of (fitted, scored)
         Pairs of positions *within* ``train`` that choose C and give the
-        cross-validated score.
+        cross-validated score; empty where the rows are too few to hold any out.
     """
 
     train: np.ndarray
@@ -54,6 +53,8 @@ class Protocol:
         What a reader of any row must know.
     notes : list of str
         The protocol in words.
+    chosen_by_val : bool
+        Whether the rows of split ``val`` choose C, instead of folds.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Protocol:
     sides: np.ndarray
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    chosen_by_val: bool = False
 
     @property
     def nested(self) -> bool:
@@ -99,7 +101,8 @@ def plan(
         Class numbers, none of them -1.
     splits, groups : (n,) str
         ``""`` where there is none. Groups are kept together wherever this function
-        cuts; a split that was given is taken as it is, and what it parts is said.
+        cuts; a split that was given is taken as it is, and groups it
+        parts are named in the notes.
     class_names : sequence of str
         Name of each class number.
     n_folds : int
@@ -124,28 +127,20 @@ def plan(
     if n_folds < 2:
         raise ValueError(f"folds={n_folds!r} cannot hold anything out; give at least 2")
     cut = _Cut(labels, np.asarray(groups, object), list(class_names), n_folds, seed)
-    rows_of = {
-        name: np.flatnonzero(splits == name) for name in ("train", "val", "test")
-    }
-    given = [name for name, rows in rows_of.items() if len(rows)]
-    n_without = int((splits == "").sum())
+    splits = np.asarray(splits, object)
     cut.refuse_one_class(np.arange(len(labels)), "labelled")
-    if len(given) + bool(n_without) > 1:
-        if "train" not in given or given == ["train"]:
-            raise ValueError(
-                f"the labelled images have the splits {given}, and {n_without} have "
-                "none; a comparison needs 'train' and one of 'val' and 'test', or no "
-                "splits at all"
-            )
+    rows = split_rows(splits)
+    if rows is not None:
         if test_size is not None:
+            given = [name for name in ("train", "val", "test") if name in splits]
             raise ValueError(
                 f"test_size={test_size!r} would cut a test part, but the images have "
                 f"the splits {given} already; leave test_size out"
             )
-        return _by_split(cut, rows_of, n_without)
+        return _by_split(cut, rows)
     if test_size is not None:
         return _by_cut(cut, test_size)
-    return _by_folds(cut, given)
+    return _by_folds(cut, str(splits[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,48 +178,80 @@ class _Cut:
         )
 
     def selection(self, rows: np.ndarray) -> Pairs:
-        """Cut training rows into folds that choose C; each must learn two classes."""
+        """Cut training rows into folds that choose C; each must learn two classes.
+
+        None are returned where the rows are too few: not all classifiers choose.
+        """
         try:
             pairs = self.folds(rows)
         except ValueError:
             pairs = []
         labels = self.labels[rows]
-        pairs = [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
-        if not pairs:
-            raise ValueError(
-                f"the {len(rows)} training images are too few to choose C by "
-                f"cross-validation; two classes need at least 2 {self.unit} each"
-            )
-        return pairs
+        return [pair for pair in pairs if len(np.unique(labels[pair[0]])) > 1]
 
     def part(self, train: np.ndarray, held: np.ndarray) -> Part:
         self.refuse_one_class(train, "training")
         return Part(train, held, self.selection(train))
 
 
-def _by_split(cut: _Cut, rows_of: dict[str, np.ndarray], n_without: int) -> Protocol:
-    name = "test" if len(rows_of["test"]) else "val"
-    train, held = rows_of["train"], rows_of[name]
+def resolve_C(
+    part: Part, C: float | str = "auto", Cs: Sequence[float] | np.ndarray | None = None
+) -> float | str:
+    """Return the C to fit a part with; ``"auto"`` where its selection chooses.
+
+    Where the rows are too few for that, a C that was given is taken, or the only one
+    of ``Cs``.
+
+    Raises
+    ------
+    ValueError
+        If there is a choice to make and nothing to choose by.
+    """
+    if C != "auto" or part.selection:
+        return C
+    if Cs is not None and len(Cs) == 1:
+        return float(Cs[0])
+    raise ValueError(
+        f"the {len(part.train)} training images are too few to choose C by "
+        "cross-validation, which needs two classes with at least 2 images each (of "
+        "different groups, where there are groups); give a single C, or compare 'knn' "
+        "and 'nearest-mean', which choose nothing"
+    )
+
+
+def _by_split(cut: _Cut, rows: SplitRows) -> Protocol:
+    train, held, name = rows.train, rows.held, rows.name
     cut.refuse_one_class(train, "training")
     sides = np.full(len(cut.labels), -1)
-    for side, rows in enumerate(rows_of.values()):
-        sides[rows] = side
-    if name == "test" and len(rows_of["val"]):
-        both = np.sort(np.concatenate([train, rows_of["val"]]))
-        pair = np.searchsorted(both, train), np.searchsorted(both, rows_of["val"])
+    sides[train] = 0
+    sides[rows.choose] = 1
+    sides[held] = 2
+    if len(rows.choose):
+        both = np.sort(np.concatenate([train, rows.choose]))
+        pair = np.searchsorted(both, train), np.searchsorted(both, rows.choose)
         part = Part(both, held, [pair])
         how = (
-            f"{_count(train)} of split 'train' and {_count(rows_of['val'])} of split "
+            f"{_count(train)} of split 'train' and {_count(rows.choose)} of split "
             f"'val' to learn from: C is chosen on 'val', then refitted on both"
         )
     else:
         part = cut.part(train, held)
         how = f"{_count(train)} of split 'train' to learn from: {_by_cv(part)}"
     notes = [f"{how}; {_count(held)} of split {name!r} are held out and choose nothing"]
-    if n_without:
-        notes.append(f"{n_without} labelled images without a split take no part")
+    if len(rows.without):
+        notes.append(
+            f"{len(rows.without)} labelled images without a split take no part"
+        )
     notes += _parted_groups(cut, sides)
-    return Protocol(name, part, [part], sides, _unbalanced(cut, part), notes)
+    return Protocol(
+        name,
+        part,
+        [part],
+        sides,
+        _unbalanced(cut, part),
+        notes,
+        chosen_by_val=bool(len(rows.choose)),
+    )
 
 
 def _by_cut(cut: _Cut, test_size: float) -> Protocol:
@@ -267,15 +294,21 @@ def _held_groups(cut: _Cut, share: float) -> np.ndarray:
     return held if share <= 0.5 else train
 
 
-def _by_folds(cut: _Cut, given: list[str]) -> Protocol:
+def _by_folds(cut: _Cut, given: str) -> Protocol:
     everything = np.arange(len(cut.labels))
+    try:
+        pairs = cut.folds(everything)
+    except ValueError as err:
+        raise ValueError(
+            f"the {len(everything)} labelled images are too few to hold any out for "
+            f"judging; give at least two classes 2 {cut.unit} each"
+        ) from err
     final = Part(everything, everything[:0], cut.selection(everything))
-    pairs = cut.folds(everything)
     parts = [_inside(cut, pairs, i) for i in range(len(pairs))]
     sides = np.empty(len(everything), np.int64)
     for side, part in enumerate(parts):
         sides[part.held] = side
-    why = f"every image is of split {given[0]!r}" if given else "no split was given"
+    why = f"every image is of split {given!r}" if given else "no split was given"
     note = (
         f"{why}: {_count(everything)} are each predicted by one of {len(parts)} models "
         f"that never saw them; C is chosen inside each training part (nested "
@@ -286,7 +319,7 @@ def _by_folds(cut: _Cut, given: list[str]) -> Protocol:
 
 
 def _inside(cut: _Cut, pairs: Pairs, i: int) -> Part:
-    """Give the part that never sees fold i: the other folds choose its C.
+    """Return the part that never sees fold i: the other folds choose its C.
 
     Part i without fold j is part j without fold i, and both are part of the final
     selection: sharing folds leaves half as many problems as folds of its own would.
@@ -312,6 +345,8 @@ def _count(rows: np.ndarray) -> str:
 
 
 def _by_cv(part: Part) -> str:
+    if not part.selection:
+        return "they are too few for cross-validation"
     return f"C is chosen by {len(part.selection)}-fold cross-validation"
 
 
@@ -321,22 +356,24 @@ def _names(cut: _Cut, numbers: np.ndarray) -> str:
 
 
 def _unbalanced(cut: _Cut, part: Part) -> list[str]:
-    """Say which classes are missing on one side, or too small for the folds."""
+    """Return which classes are missing on one side, or too small for the folds."""
     learned, judged = (
         np.unique(cut.labels[part.train]),
         np.unique(cut.labels[part.held]),
     )
-    said = []
+    warnings = []
     if len(unseen := np.setdiff1d(judged, learned)):
-        said.append(
+        warnings.append(
             f"no training images of class {_names(cut, unseen)}: the held-out images "
             "of it count as wrong"
         )
     if len(unjudged := np.setdiff1d(learned, judged)):
-        said.append(f"no held-out images of class {_names(cut, unjudged)}: not judged")
+        warnings.append(
+            f"no held-out images of class {_names(cut, unjudged)}: not judged"
+        )
     if len(part.selection) > 1:
-        said += _small_classes(cut, part.train, cut.n_folds)
-    return said
+        warnings += _small_classes(cut, part.train, cut.n_folds)
+    return warnings
 
 
 def _small_classes(cut: _Cut, rows: np.ndarray, n_folds: int) -> list[str]:
@@ -354,7 +391,7 @@ def _small_classes(cut: _Cut, rows: np.ndarray, n_folds: int) -> list[str]:
 
 
 def _parted_groups(cut: _Cut, sides: np.ndarray) -> list[str]:
-    """Say which groups a given split has images of on both sides."""
+    """Return which groups a given split has images of on both sides."""
     rows = np.flatnonzero((sides >= 0) & (cut.groups != ""))
     names, numbers = np.unique(cut.groups[rows].astype(str), return_inverse=True)
     of_side = np.unique(np.column_stack([numbers, sides[rows]]), axis=0)[:, 0]

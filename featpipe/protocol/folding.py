@@ -8,11 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-__all__ = ["folds", "group_numbers"]
+__all__ = ["Pairs", "folds", "group_numbers"]
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+"""Folds: pairs of (train, held-out) positions, sorted int64."""
 
 
 def group_numbers(groups: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Give each group a number; every ``""`` becomes a group of its own.
+    """Return a number for each group; every ``""`` becomes a group of its own.
 
     Examples
     --------
@@ -33,7 +36,7 @@ def folds(
     *,
     n_folds: int = 5,
     seed: int = 0,
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> Pairs:
     """Cut rows into stratified folds that keep groups together.
 
     Everything that cross-validates uses these folds, so that two contenders of one
@@ -81,7 +84,7 @@ def folds(
         )
     maker = StratifiedKFold if numbers is None else StratifiedGroupKFold
     with warnings.catch_warnings():
-        # Classes smaller than the folds are said by the protocol, with their names.
+        # The protocol warns of classes smaller than the folds, with their names.
         warnings.filterwarnings("ignore", message="The least populated class")
         cut = maker(n, shuffle=True, random_state=seed)
         pairs = list(cut.split(np.zeros((len(labels), 1)), labels, numbers))

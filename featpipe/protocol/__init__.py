@@ -1,0 +1,33 @@
+"""Which rows train, which choose and which judge: one decision for every command.
+
+`plan` makes it for `compare` and `fit`, `tuning_rows` takes what `finetune` needs from
+the same plan, `learned_splits` tells `predict` which splits a model was trained on.
+Sees labels, splits and groups; knows nothing of codes, images, classifiers or scores.
+"""
+
+from featpipe.protocol.folding import Pairs, folds, group_numbers
+from featpipe.protocol.planning import Part, Protocol, plan, resolve_C
+from featpipe.protocol.splitting import SplitRows, learned_splits, split_rows
+from featpipe.protocol.tuning import (
+    TuningRows,
+    describe_rows,
+    tuning_rows,
+    unseen_classes,
+)
+
+__all__ = [
+    "Pairs",
+    "Part",
+    "Protocol",
+    "SplitRows",
+    "TuningRows",
+    "describe_rows",
+    "folds",
+    "group_numbers",
+    "learned_splits",
+    "plan",
+    "resolve_C",
+    "split_rows",
+    "tuning_rows",
+    "unseen_classes",
+]

@@ -1,0 +1,136 @@
+"""Which training rows choose the learning rate and the epoch of a fine-tuning.
+
+The rows held out are those of `plan`. Labels of held-out rows never come in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from featpipe.protocol.folding import Pairs, group_numbers
+from featpipe.protocol.planning import plan
+
+__all__ = ["TuningRows", "describe_rows", "tuning_rows", "unseen_classes"]
+
+
+class TuningRows(NamedTuple):
+    """Sorted row numbers, int64 each.
+
+    Parameters
+    ----------
+    train : (n_train,)
+        All rows that may be learned from: ``fit`` and ``select`` together.
+    fit : (n_fit,)
+        Rows learned from while rate and epoch are chosen.
+    select : (n_select,)
+        Rows that choose them.
+    held : (n_held,)
+        Rows that judge.
+    protocol : str
+        As in the score record.
+    folds : list of (train, held-out)
+        Pairs of positions within ``train`` that choose a classifier's C, as
+        `featpipe.compare` has them.
+    """
+
+    train: np.ndarray
+    fit: np.ndarray
+    select: np.ndarray
+    held: np.ndarray
+    protocol: str
+    folds: Pairs
+
+
+def tuning_rows(
+    labels: np.ndarray,
+    splits: Sequence[str] | np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    class_names: Sequence[str],
+    *,
+    n_folds: int = 5,
+    seed: int = 0,
+) -> TuningRows:
+    """Divide the labelled images for one fine-tuning, by the plan of `compare`.
+
+    ``test`` rows are held out, else ``val`` rows, else the first of the plan's outer
+    folds. With ``train``, ``val`` and ``test``, ``val`` chooses; otherwise the first of
+    the plan's folds of the training rows does. A class of which nothing would be left
+    to learn from is not among those that choose.
+
+    Parameters
+    ----------
+    labels : (n,) int64
+        Class numbers, -1 for unlabelled rows, which take no part.
+    splits, groups, class_names, n_folds, seed
+        As for `plan`.
+
+    Raises
+    ------
+    ValueError
+        As `plan`, or if no training image can be spared to choose.
+    """
+    labels = np.asarray(labels)
+    rows = np.flatnonzero(labels >= 0)
+    labels, groups = labels[rows], np.asarray(groups, object)[rows]
+    splits = np.asarray(splits, object)[rows]
+    protocol = plan(labels, splits, groups, class_names, n_folds=n_folds, seed=seed)
+    part = protocol.parts[0]
+    if protocol.chosen_by_val:
+        fit, select = part.selection[0]
+    else:
+        mine = labels[part.train], groups[part.train]
+        select = _spared(*mine, part.selection)
+        fit = np.setdiff1d(np.arange(len(part.train)), select)
+    train = rows[part.train]
+    return TuningRows(
+        train, train[fit], train[select], rows[part.held], protocol.name, part.selection
+    )
+
+
+def _spared(labels: np.ndarray, groups: np.ndarray, selection: Pairs) -> np.ndarray:
+    """Return the training rows of the first fold, less the last of any class."""
+    chosen = selection[0][1] if selection else np.empty(0, np.int64)
+    numbers = group_numbers(groups)
+    taken = np.isin(np.arange(len(labels)), chosen)
+    for label in np.unique(labels):
+        if taken[labels == label].all():
+            # Whole groups go back, so that none is on both sides.
+            taken &= ~np.isin(numbers, numbers[labels == label])
+    if not taken.any():
+        raise ValueError(
+            f"the {len(labels)} training images are too few to spare one that chooses "
+            "the learning rate and the epoch; give some class at least 2 images (of "
+            "different groups, where there are groups)"
+        )
+    return np.flatnonzero(taken)
+
+
+def describe_rows(rows: TuningRows, *, refit: bool) -> Iterator[str]:
+    """Yield in words which images do what."""
+    again = "; then trained anew on all of them" if refit else ""
+    yield (
+        f"{len(rows.train)} images to learn from: the learning rate and the epoch are "
+        f"chosen on {len(rows.select)} of them{again}; {len(rows.held)} are held out "
+        "and choose nothing"
+    )
+    if rows.protocol.endswith("-fold"):
+        yield (
+            "no split was given: the images held out are the first of the folds that "
+            "compare makes with this seed"
+        )
+
+
+def unseen_classes(
+    class_names: Sequence[str], learned: np.ndarray, judged: np.ndarray
+) -> Iterator[str]:
+    """Yield a warning where classes are judged that were never learned."""
+    lacking = np.setdiff1d(judged, learned)
+    if len(lacking):
+        names = ", ".join(repr(class_names[k]) for k in lacking[:10])
+        yield (
+            f"no training images of class {names}: the held-out images of it count as "
+            "wrong"
+        )

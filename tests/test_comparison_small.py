@@ -1,0 +1,60 @@
+"""Few images: what has nothing to choose is fitted, a choice of C refused."""
+
+import re
+
+import pytest
+from drawn_codes import draw, write
+
+import featpipe
+
+
+def small(folder, n_train, n_test=12):
+    """Write codes with ``n_train`` training images of each of three classes."""
+    labels, made = draw(3 * (n_train + n_test))
+    splits = ["train"] * 3 * n_train + ["test"] * 3 * n_test
+    return write(folder / "small.h5", labels, made, splits=splits)
+
+
+def test_one_training_image_a_class_is_enough_where_nothing_is_chosen(tmp_path):
+    path = small(tmp_path, 1)
+    found = featpipe.compare(path, classifiers=["knn", "nearest-mean"])
+    assert [score.cv_accuracy for score in found.scores] == [None] * 4
+    assert found.scores[0].recommended
+    # Codes of three centres far apart: one example of each is enough.
+    assert max(score.accuracy for score in found.scores) > 0.8
+
+
+def test_a_single_C_is_used_as_it_is_where_nothing_can_choose(tmp_path):
+    path = small(tmp_path, 1)
+    found = featpipe.compare(path, classifiers=["logistic"], Cs=[0.37])
+    assert {score.C for score in found.scores} == {0.37}
+
+
+def test_a_choice_of_C_without_folds_is_refused_with_what_would_do(tmp_path):
+    path = small(tmp_path, 1)
+    says = re.escape("too few to choose C by cross-validation") + ".*single C"
+    with pytest.raises(ValueError, match=says):
+        featpipe.compare(path)
+
+
+def test_two_images_a_class_without_a_split_are_judged_by_each_other(tmp_path):
+    labels, made = draw(6)
+    path = write(tmp_path / "two.h5", labels, made)
+    found = featpipe.compare(path, classifiers=["knn", "nearest-mean"])
+    for score in found.scores:
+        assert score.protocol == "2-fold"
+        assert score.n_test == 6
+    one = featpipe.compare(path, classifiers=["linear", "svm"], Cs=[1.0])
+    assert {score.C for score in one.scores} == {1.0}
+    with pytest.raises(ValueError, match="too few to choose C"):
+        featpipe.compare(path, classifiers=["linear"])
+
+
+def test_an_ensemble_of_too_few_images_to_choose_members_takes_all(tmp_path):
+    found = featpipe.compare(
+        small(tmp_path, 1), classifiers=["logistic", "ensemble"], Cs=[1.0]
+    )
+    (ensemble,) = (score for score in found.scores if score.classifier == "ensemble")
+    depths = {score.depth for score in found.scores} - {ensemble.depth}
+    assert set(ensemble.depth.split("+")) == depths
+    assert ensemble.cv_accuracy is None
