@@ -21,7 +21,7 @@ from extracting import OPTIONS, run
 
 from featpipe import codes, extraction
 from featpipe.codes import atomic
-from featpipe.extraction import lock, plan
+from featpipe.extraction import lock, plan, runner
 
 SLICE = 8
 
@@ -122,6 +122,13 @@ def parts(path: Path) -> int:
     return len(list(folder.glob("[!.]*.h5"))) if folder.is_dir() else 0
 
 
+def rows(path: Path) -> int:
+    """Count the rows in parts."""
+    folder = path.with_name(f"{path.name}.parts")
+    names = folder.glob("[!.]*.h5") if folder.is_dir() else []
+    return sum(len(codes.read(name)) for name in names)
+
+
 def experiment(name: str, photos: Path, work: Path) -> dict[str, Any]:
     path = work / name.replace(" ", "-") / "codes.h5"
     path.parent.mkdir()
@@ -133,6 +140,7 @@ def experiment(name: str, photos: Path, work: Path) -> dict[str, Any]:
     first = apart(broken)
     between = {
         "parts": parts(path),
+        "rows": rows(path),
         "final": path.exists(),
         "left": sorted(found.name for found in path.parent.iterdir()),
     }
@@ -191,6 +199,7 @@ def deeper(photos: Path, work: Path) -> dict[str, Any]:
 def main(photos: Path, work: Path) -> None:
     torch.set_num_threads(1)
     plan.SLICE = SLICE
+    runner._SECONDS = 0.0  # every slice ends a part
     # Whatever torch imports late is imported once, and not in every fork.
     extract(photos, work / "warm.h5")
     reference = work / "unbroken" / "codes.h5"

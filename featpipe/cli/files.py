@@ -33,7 +33,7 @@ def inspect(path: o.CodesPath) -> None:
     if not path.exists() and parts.is_dir():
         done = len(list(parts.glob("*.h5")))
         voice.result(
-            f"{path} is unfinished: {done} slices are done; run the same extract "
+            f"{path} is unfinished: {done} parts are done; run the same extract "
             "command again to go on"
         )
         return

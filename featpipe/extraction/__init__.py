@@ -1,7 +1,7 @@
 """Images through a backbone into a codes file: resumable and incremental.
 
 `extract` decides what is missing (`outlook`), plans it (`plan`), runs the plan
-(`slices`, through `inference`) into part files (`parts`), and hands over to `codes` to
+(`runner`, through `inference`) into part files (`parts`), and hands over to `codes` to
 make the final file. Knows nothing of classifiers.
 """
 
@@ -81,7 +81,7 @@ def extract(
     batch_size : int, optional
         Images that go through the network together. Default: on the CPU as many as its
         cache holds, 4 of 224 px and 32 at most; on a GPU 128. No more than a slice of
-        the list: 128, or a larger multiple of it beyond 100,000 images.
+        the list: 128, or 512 beyond 10,000 images.
     workers : int, optional
         Threads that read and decode; default one a processor. More than four have
         processes that decode for them.

@@ -1,6 +1,6 @@
 """One extraction from beginning to end.
 
-Calls the others in turn: `outlook` decides, `slices` and `engine` compute, `codes`
+Calls the others in turn: `outlook` decides, `runner` computes, `codes`
 writes.
 """
 
@@ -20,7 +20,7 @@ from featpipe.extraction.lock import Lock
 from featpipe.extraction.outlook import Outlook, look
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
-from featpipe.extraction.slices import Runner
+from featpipe.extraction.runner import Runner
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
@@ -227,12 +227,12 @@ class Job:
             self._slice_size,
             batch_size,
         )
-        known = RowIndex(files)
-        known.add(k for k, file in enumerate(files) if plan.can_use(file))
+        index = RowIndex(files)
+        index.add(k for k, file in enumerate(files) if plan.can_use(file))
         runner = Runner(
             plan,
             parts,
-            known,
+            index,
             partial(self._engine, depths, outlook, batch_size),
             partial(_require_same_image, base, outlook),
             self._progress,

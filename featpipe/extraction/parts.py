@@ -1,9 +1,11 @@
-"""The finished slices of an unfinished extraction, beside the file they will become.
+"""The finished batches of an unfinished extraction, beside the file they will become.
 
-A part is a small codes file, named by its plan and its slice. Rows are found again by
-content, so a part of an older plan (the folder has grown since) still serves.
+A part is a small codes file, named by its plan and by which images of it it holds. Rows
+are looked up by content too, so a part of an older plan (the folder has grown since)
+still serves.
 """
 
+import re
 import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -14,7 +16,7 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Row, Tables
-from featpipe.extraction.plan import Plan
+from featpipe.extraction.plan import Plan, Span
 
 __all__ = ["Parts", "RowIndex"]
 
@@ -34,9 +36,19 @@ class Parts:
         for draft in [*codes.left_behind(path), *self.folder.glob(".*.tmp")]:
             draft.unlink(missing_ok=True)
 
-    def path(self, plan: Plan, k: int) -> Path:
-        """Name the part of slice ``k``."""
-        return self.folder / f"{plan.digest[:32]}-{k:06d}.h5"
+    def path(self, plan: Plan, span: Span) -> Path:
+        """Name the part of some neighbouring images."""
+        start, stop = span
+        return self.folder / f"{plan.digest[:32]}-{start:09d}-{stop:09d}.h5"
+
+    def of(self, plan: Plan) -> list[tuple[Span, Codes]]:
+        """Return the parts of a plan that were there at the start, ascending."""
+        found = [(_span(path), path, part) for path, part in self.found.items()]
+        return [
+            (span, part)
+            for span, path, part in found
+            if span is not None and path == self.path(plan, span)
+        ]
 
     @cached_property
     def found(self) -> dict[Path, Codes]:
@@ -49,11 +61,11 @@ class Parts:
         return found
 
     def save(
-        self, plan: Plan, k: int, arrays: dict[str, np.ndarray], tables: Tables
+        self, plan: Plan, span: Span, arrays: dict[str, np.ndarray], tables: Tables
     ) -> Codes:
-        """Write the part of slice ``k``, durably, and check it on the disk."""
+        """Write the part of some neighbouring images, durably, and check it."""
         self.folder.mkdir(exist_ok=True)
-        return codes.save(self.path(plan, k), arrays, tables)
+        return codes.save(self.path(plan, span), arrays, tables)
 
     def tidy(self) -> None:
         """Remove the folder if nothing came to be in it."""
@@ -65,6 +77,12 @@ class Parts:
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
         self.__dict__.pop("found", None)
+
+
+def _span(path: Path) -> Span | None:
+    """Return what the name of a part says that it holds; None if it is no part's."""
+    match = re.fullmatch(r"[0-9a-f]{32}-(\d{9,})-(\d{9,})\.h5", path.name)
+    return None if match is None else Span(int(match[1]), int(match[2]))
 
 
 class RowIndex:

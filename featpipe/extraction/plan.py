@@ -1,7 +1,8 @@
-"""What is to be computed, cut into slices whose names say what they hold.
+"""What is to be computed, cut into batches that are the same however often it stops.
 
-A slice is done once, whole, or not at all; batches never cross a slice and are formed
-by position, so that the same plan gives the same bytes however often it was stopped.
+Batches are formed by position, so that the same plan gives the same bytes, broken or
+not. A part file holds neighbouring batches, whichever were finished, and is named by
+the plan and by where they begin and end.
 """
 
 import hashlib
@@ -9,28 +10,42 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from featpipe.codes import Codes
 from featpipe.images import ImageSet
 
-__all__ = ["SLICE", "Plan", "slice_size"]
+__all__ = ["SLICE", "Plan", "Span", "slice_size"]
 
 SLICE = 128
-_MANY_SLICES = 1000
+_MANY_IMAGES, _LARGE_SLICES, _MANY_SLICES = 10_000, 4, 1000
 
 
 def slice_size(n_images: int) -> int:
-    """Give the positions of one slice: 128, or more where slices would be too many.
+    """Return the positions of one slice, which batches never cross.
 
-    Beyond 100,000 images a larger multiple of 128, so that a folder of parts never
-    holds many more than a thousand files.
+    Shards are made of slices, and parts end with them. 128 positions; beyond 10,000
+    images 512, so that a GPU may have larger batches; beyond 500,000 a larger multiple
+    of 512, so that there are about a thousand slices.
+
+    Examples
+    --------
+    >>> slice_size(398), slice_size(60_000), slice_size(1_300_000)
+    (128, 512, 1536)
     """
-    if n_images <= 100_000:
+    if n_images <= _MANY_IMAGES:
         return SLICE
-    return -(-n_images // (_MANY_SLICES * SLICE)) * SLICE
+    large = _LARGE_SLICES * SLICE
+    return max(1, -(-n_images // (_MANY_SLICES * large))) * large
+
+
+class Span(NamedTuple):
+    """Neighbouring images of a plan: from ``start`` to before ``stop``."""
+
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +77,10 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Name this plan: equal digests compute equal bytes."""
-        said: list[object] = [self.fingerprint, list(self.depths), self.dtype]
-        said += [self.slice_size, self.batch_size]
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        """Name of this plan: equal digests compute equal bytes."""
+        facts: list[object] = [self.fingerprint, list(self.depths), self.dtype]
+        facts += [self.slice_size, self.batch_size]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for i in self.positions:
             path = self.images.paths[i].encode("utf-8", "surrogateescape")
             digest.update(
@@ -75,28 +90,46 @@ class Plan:
         return digest.hexdigest()
 
     def stamp(self, i: int) -> tuple[int, int]:
-        """Give size and modification time of image ``i``."""
+        """Return size and modification time of image ``i``."""
         return int(self.images.sizes[i]), int(self.images.mtimes[i])
 
     def can_use(self, file: Codes) -> bool:
-        """Say whether rows of a file may stand for rows of this plan.
+        """Return whether rows of a file may stand for rows of this plan.
 
         Not those of its own parts: an unbroken run does not know them when it meets
         the same content again, and a resumed one must do as the unbroken.
         """
-        said = file.provenance
+        provenance = file.provenance
         return (
             set(self.depths) <= set(file.depths)
-            and said.get("dtype") == self.dtype
-            and said.get("plan") != self.digest
+            and provenance.get("dtype") == self.dtype
+            and provenance.get("plan") != self.digest
         )
 
-    @property
-    def n_slices(self) -> int:
-        """Number of slices."""
-        return -(-len(self.positions) // self.slice_size)
+    def batches(self, within: Span | None = None) -> Iterator[Span]:
+        """Yield the batches; or those of a span that begins and ends with batches."""
+        start, end = within or (0, len(self.positions))
+        while start < end:
+            slice_end = (start // self.slice_size + 1) * self.slice_size
+            stop = min(start + self.batch_size, slice_end, end)
+            yield Span(start, stop)
+            start = stop
 
-    def slices(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the number and the positions of each slice."""
-        for k in range(self.n_slices):
-            yield k, self.positions[k * self.slice_size : (k + 1) * self.slice_size]
+    def ends_slice(self, batch: Span) -> bool:
+        """Return whether a batch is the last one of its slice."""
+        return batch.stop % self.slice_size == 0 or batch.stop == len(self.positions)
+
+    def gaps(self, spans: Sequence[Span]) -> list[Span]:
+        """Return what some spans, ascending and apart, leave out.
+
+        Examples
+        --------
+        >>> from featpipe import images
+        >>> pictures = images.from_arrays([np.zeros((2, 2), np.uint8)] * 9)
+        >>> plan = Plan(pictures, np.arange(9), [], {}, "float32", 4, 2)
+        >>> plan.gaps([Span(2, 4), Span(4, 6)])
+        [Span(start=0, stop=2), Span(start=6, stop=9)]
+        """
+        edges = [0, *(edge for span in spans for edge in span), len(self.positions)]
+        pairs = zip(edges[::2], edges[1::2], strict=True)
+        return [Span(*pair) for pair in pairs if pair[0] < pair[1]]

@@ -11,6 +11,7 @@ classifiers.
 | `recipe` | what is asked for, without torch |
 | `machine` | device, batch size, workers |
 | `network` | the network of a recipe on the devices of a machine, loaded when needed |
+| `batch` | images after the network: their codes and failures |
 | `engine` | reading, decoding and computing batches, several at once, in order |
 | `lanes` | threads that compute batches |
 | `loader` | threads that load batches, or have worker processes do it |

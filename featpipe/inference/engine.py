@@ -16,11 +16,12 @@ from collections.abc import (
 )
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from featpipe.images import ImageError, ImageSet
+from featpipe.inference.batch import Batch, Codes, LoadedImage
 from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.loader import Loader, LoadingBatch, worker_server
 from featpipe.inference.loading import Loaded
@@ -32,56 +33,13 @@ if TYPE_CHECKING:
 
     from featpipe.backbones import Backbone
 
-__all__ = ["Batch", "Engine", "LoadedImage"]
+__all__ = ["Engine"]
 
 # Batches that are in a lane, or wait for it.
 _PER_LANE = 2
 
 _Item = TypeVar("_Item")
 _Started = TypeVar("_Started")
-_Codes = dict[str, np.ndarray]
-
-
-class LoadedImage(NamedTuple):
-    """What became of one image.
-
-    Parameters
-    ----------
-    position : int
-        In the `ImageSet`.
-    sha256 : bytes
-        Of its content; empty if it could not be read.
-    known : optional
-        What the caller's ``known`` returned: its code exists already.
-    failure : ImageError, optional
-        Why it gives no code.
-    notes : tuple of str
-        As `images.decode`.
-    """
-
-    position: int
-    sha256: bytes
-    known: Any = None
-    failure: ImageError | None = None
-    notes: tuple[str, ...] = ()
-
-
-class Batch(NamedTuple):
-    """Images that were loaded together, and the codes of those that went through.
-
-    Parameters
-    ----------
-    images : list of LoadedImage
-        In the order asked for.
-    fresh : list of int
-        Positions of the images that went through the network.
-    codes : dict of SPEC to (len(fresh), width) float32
-        Maps: (n, C, H, W) float16. Empty if none did.
-    """
-
-    images: list[LoadedImage]
-    fresh: list[int]
-    codes: _Codes
 
 
 class Engine:
@@ -166,7 +124,7 @@ class Engine:
 
             def send(
                 batch: LoadingBatch,
-            ) -> tuple[list[LoadedImage], list[int], Future[_Codes] | None]:
+            ) -> tuple[list[LoadedImage], list[int], Future[Codes] | None]:
                 return self._send(batch, known)
 
             try:
@@ -206,7 +164,7 @@ class Engine:
 
     def _send(
         self, batch: LoadingBatch, known: Callable[[int, bytes], Any]
-    ) -> tuple[list[LoadedImage], list[int], Future[_Codes] | None]:
+    ) -> tuple[list[LoadedImage], list[int], Future[Codes] | None]:
         """Send the loaded images of a batch through the network, if there are any."""
         loaded = batch.images()
         images = [
@@ -229,16 +187,14 @@ class Engine:
 
     def _run(
         self, backbone: Backbone, batch: LoadingBatch, rows: Sequence[int]
-    ) -> _Codes:
+    ) -> Codes:
         """Compute the codes of some rows of a batch, and release its memory."""
         try:
             return self.run(backbone, batch.memory()[0], rows)
         finally:
             batch.release()
 
-    def run(
-        self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]
-    ) -> _Codes:
+    def run(self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]) -> Codes:
         """Compute the codes of one batch.
 
         Parameters
@@ -253,7 +209,7 @@ class Engine:
         dict of SPEC to (len(rows), width) float32
             Maps: (n, C, H, W) float16.
         """
-        pieces: list[_Codes] = []
+        pieces: list[Codes] = []
         with self._progress.timing("network"):
             done = 0
             while done < len(rows):
@@ -269,7 +225,7 @@ class Engine:
 
     def _forward(
         self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]
-    ) -> _Codes | None:
+    ) -> Codes | None:
         """Compute some images at once; None if the memory does not suffice for them."""
         import torch
 
@@ -282,7 +238,7 @@ class Engine:
             )
         return None
 
-    def _codes(self, backbone: Backbone, batch: Tensor) -> _Codes:
+    def _codes(self, backbone: Backbone, batch: Tensor) -> Codes:
         found = backbone(batch)
         if self._hflip:
             mirrored = backbone(batch.flip(-1))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from featpipe.images import Failure, ImageError, ImageSet
-from featpipe.inference.engine import Batch as Computed
+from featpipe.inference.batch import Batch as Computed
 from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
@@ -172,18 +172,19 @@ class Stream:
         return found
 
     def _batch(self, batch: Computed, image_set: ImageSet) -> Batch:
+        batch = batch.without_infinite()
         failures = [
             (image.position, _failure(image_set, image.position, image.failure))
             for image in batch.images
             if image.failure is not None
         ]
-        if not batch.codes:
+        if not batch.fresh:
             return Batch(np.empty(0, np.int64), np.empty((0, self.width)), failures)
         positions = np.array(batch.fresh, np.int64)
         codes = self._stored(batch.codes)
         sound = np.isfinite(codes).all(axis=1)
         for position in positions[~sound].tolist():
-            reason = f"its code is not finite, or too large for {self.recipe.dtype}"
+            reason = f"its code is too large for {self.recipe.dtype}"
             error = ImageError("network", reason)
             failures.append((position, _failure(image_set, position, error)))
         return Batch(positions[sound], codes[sound], sorted(failures))

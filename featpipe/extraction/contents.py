@@ -1,0 +1,167 @@
+"""What a part file holds: neighbouring batches, computed and known rows in order."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from featpipe.codes import Failure, Row, Tables
+from featpipe.extraction.parts import RowIndex
+from featpipe.extraction.plan import Plan, Span
+from featpipe.inference.batch import Codes, LoadedImage
+
+__all__ = ["Contents", "failures_of"]
+
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+def failures_of(plan: Plan, images: Iterable[LoadedImage]) -> list[Failure]:
+    """Return the failures among images, with path, size and time."""
+    return [
+        Failure(
+            plan.images.paths[image.position],
+            image.failure.stage,
+            image.failure.reason,
+            *plan.stamp(image.position),
+        )
+        for image in images
+        if image.failure is not None
+    ]
+
+
+class Contents:
+    """Neighbouring batches of a plan that are finished and not yet written.
+
+    Parameters
+    ----------
+    plan : Plan
+    index : RowIndex
+        Rows of older files and parts, which images that were known point to.
+    start : int
+        Where the first batch begins.
+    """
+
+    def __init__(self, plan: Plan, index: RowIndex, start: int) -> None:
+        self._plan, self._index, self._start = plan, index, start
+        self._batches: list[tuple[Span, Sequence[LoadedImage], Codes]] = []
+        self.n_bytes = 0
+
+    @property
+    def span(self) -> Span:
+        """What the batches cover."""
+        stop = self._batches[-1][0].stop if self._batches else self._start
+        return Span(self._start, stop)
+
+    def add(self, span: Span, images: Sequence[LoadedImage], codes: Codes) -> None:
+        """Add the next batch.
+
+        Parameters
+        ----------
+        span : Span
+            Begins where the last batch ended.
+        images : sequence of LoadedImage
+            All of the batch.
+        codes : dict of SPEC to array
+            Of those that are neither known nor failed, in order; empty if none is.
+
+        Raises
+        ------
+        ValueError
+            If a code is too large for the dtype of the plan.
+        """
+        assert span.start == self.span.stop
+        stored = {spec: self._stored(spec, code) for spec, code in codes.items()}
+        self.n_bytes += sum(code.nbytes for code in stored.values())
+        self.n_bytes += sum(self._n_bytes(image.known) for image in images)
+        # At once: what is here may be written in the middle of an interruption.
+        self._batches.append((span, images, stored))
+
+    def _n_bytes(self, known: Row | None) -> int:
+        """Return an upper bound of the bytes of a row that will be copied."""
+        if known is None:
+            return 0
+        shapes = self._index.files[known.file].shapes
+        return sum(4 * math.prod(shapes[spec][1:]) for spec in self._plan.depths)
+
+    def _stored(self, spec: str, code: np.ndarray) -> np.ndarray:
+        """Round to the dtype of the file, refusing what does not fit."""
+        if code.dtype == np.float16 or self._plan.dtype == "float32":
+            return code
+        largest = float(np.abs(code).max(initial=0))
+        if largest > _FLOAT16_MAX:
+            raise ValueError(
+                f"codes at {spec!r} reach {largest:,.0f}, beyond float16's "
+                f"{_FLOAT16_MAX:,.0f}; extract with --dtype float32"
+            )
+        return code.astype(np.float16)
+
+    def arrays(self) -> Codes:
+        """Return the codes of all rows, computed and known."""
+        rows = self._rows()
+        fresh = np.array([image.known is None for image in rows], bool)
+        return {spec: self._array(spec, rows, fresh) for spec in self._plan.depths}
+
+    def _rows(self) -> list[LoadedImage]:
+        return [image for image in self._images() if image.failure is None]
+
+    def _images(self) -> list[LoadedImage]:
+        return [image for _, images, _ in self._batches for image in images]
+
+    def _array(
+        self, spec: str, rows: list[LoadedImage], fresh: np.ndarray
+    ) -> np.ndarray:
+        known = [image.known for image in rows if image.known is not None]
+        pieces = []
+        computed = [codes[spec] for _, _, codes in self._batches if codes]
+        if computed:
+            pieces.append((fresh, np.concatenate(computed)))
+        for number in sorted({row.file for row in known}):
+            here = np.array(
+                [r.known is not None and r.known.file == number for r in rows]
+            )
+            wanted = np.array([row.row for row in known if row.file == number])
+            pieces.append((here, self._index.files[number].take(spec, wanted)))
+        if not pieces:
+            # Every image has failed: the width is anybody's guess, and no row will
+            # ever be taken from here.
+            return np.empty((0, 1), np.float32)
+        whole = np.empty((len(rows), *pieces[0][1].shape[1:]), pieces[0][1].dtype)
+        for where, values in pieces:
+            whole[where] = values
+        return whole
+
+    def tables(self) -> Tables:
+        """Return all that stands beside the codes."""
+        plan, rows = self._plan, self._rows()
+        source, at = plan.images, [image.position for image in rows]
+        provenance: dict[str, Any] = {
+            **plan.fingerprint,
+            "dtype": plan.dtype,
+            "depths": list(plan.depths),
+            "plan": plan.digest,
+            "span": list(self.span),
+        }
+        return Tables(
+            paths=[source.paths[i] for i in at],
+            labels=np.full(len(at), -1, np.int64),
+            class_names=[],
+            splits=[""] * len(at),
+            groups=[""] * len(at),
+            images_root=source.root,
+            sizes=source.sizes[at],
+            mtimes=source.mtimes[at],
+            sha256=np.frombuffer(b"".join(r.sha256 for r in rows), np.uint8).reshape(
+                -1, 32
+            ),
+            failures=failures_of(plan, self._images()),
+            notes=[
+                Failure(source.paths[image.position], "decode", note)
+                for image in rows
+                for note in self._notes(image)
+            ],
+            provenance=provenance,
+        )
+
+    def _notes(self, image: LoadedImage) -> Iterable[str]:
+        return image.notes if image.known is None else self._index.notes(image.known)

@@ -1,0 +1,246 @@
+"""Running a plan: what is missing is computed, batch by batch, into part files."""
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import NamedTuple
+
+from featpipe.codes import Codes, Failure, Row
+from featpipe.extraction.contents import Contents, failures_of
+from featpipe.extraction.parts import Parts, RowIndex
+from featpipe.extraction.plan import Plan, Span
+from featpipe.images import ImageError
+from featpipe.inference.batch import Batch, LoadedImage
+from featpipe.inference.engine import Engine
+from featpipe.inference.progress import Progress
+
+__all__ = ["Runner"]
+
+# A part ends with the first slice after so many seconds, or with the first batch after
+# so many bytes: syncing one takes about as long as computing 128 images on a GPU.
+_SECONDS, _BYTES = 2.0, 2**26
+
+
+class _Done(NamedTuple):
+    """A part file of this plan, and which of its images it holds."""
+
+    span: Span
+    part: Codes
+
+
+class Runner:
+    """Computes what a plan lacks and leaves all of it in part files.
+
+    Parameters
+    ----------
+    plan : Plan
+    parts : Parts
+    index : RowIndex
+        Rows of older files and parts that the plan can use.
+    make_engine : callable
+        Told how many images are left; returns the `Engine`. Called only if some are.
+    same_image : callable
+        Told position and content digest of an image just read; raises `ImageError`
+        if this plan may not use it.
+    progress : Progress
+    tell : callable
+        Called with the progress after every batch.
+    on_error : str
+        ``"skip"`` records a failure and goes on, ``"fail"`` raises it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Parts,
+        index: RowIndex,
+        make_engine: Callable[[int], Engine],
+        same_image: Callable[[int, bytes], None],
+        progress: Progress,
+        tell: Callable[[Progress], None],
+        on_error: str,
+    ) -> None:
+        self._plan = plan
+        self._parts = parts
+        self._index = index
+        self._make_engine = make_engine
+        self._same_image = same_image
+        self._progress = progress
+        self._tell = tell
+        self._on_error = on_error
+
+    def run(self) -> list[Codes]:
+        """Compute what no part holds; return the parts, which hold all of the plan.
+
+        Raises
+        ------
+        ValueError
+            With ``on_error="fail"``, for the first image that fails; or if a code is
+            too large for float16.
+        OSError
+            If a part cannot be written.
+        """
+        done = self._done()
+        for _, part in done:
+            self._progress.kept += len(part)
+            self._count_failures(part.tables.failures)
+        missing = self._plan.gaps([span for span, _ in done])
+        if missing:
+            done += self._compute(missing)
+        return [part for _, part in sorted(done, key=lambda one: one.span)]
+
+    def _done(self) -> list[_Done]:
+        """Return the parts of this plan whose images are still what they were."""
+        done: list[_Done] = []
+        for span, part in self._parts.of(self._plan):
+            apart = not done or done[-1].span.stop <= span.start
+            if apart and self._still_holds(span, part):
+                done.append(_Done(span, part))
+        return done
+
+    def _still_holds(self, span: Span, part: Codes) -> bool:
+        images, positions = self._plan.images, self._plan.positions[slice(*span)]
+        if images.mtimes[positions].all():
+            return True
+        # Images without a time (arrays, data sets): only their content can tell.
+        rows = {path: row for row, path in enumerate(part.paths)}
+        for i in positions.tolist():
+            row = rows.get(images.paths[i])
+            if row is None or part.sha256[row].tobytes() != self._content_digest(i):
+                return False
+        return True
+
+    def _content_digest(self, i: int) -> bytes | None:
+        try:
+            return hashlib.sha256(self._plan.images.read(i)).digest()
+        except ImageError:
+            return None
+
+    def _compute(self, missing: Sequence[Span]) -> list[_Done]:
+        """Compute some spans, and write what is finished also if something fails."""
+        unchanged = self._unchanged(missing)
+        positions = self._plan.positions
+        to_read = (
+            [i for i in positions[slice(*batch)].tolist() if i not in unchanged]
+            for span in missing
+            for batch in self._plan.batches(span)
+        )
+        n_images = sum(span.stop - span.start for span in missing) - len(unchanged)
+        computed = self._make_engine(n_images).batches(
+            to_read, self._find, self._index.digests
+        )
+        with _Writer(self._save) as writer, closing(computed):
+            for span in missing:
+                contents = Contents(self._plan, self._index, span.start)
+                begun = time.monotonic()
+                try:
+                    for batch in self._plan.batches(span):
+                        self._add(contents, batch, next(computed), unchanged)
+                        if self._is_due(contents, batch, begun):
+                            full = contents
+                            contents = Contents(self._plan, self._index, batch.stop)
+                            begun = time.monotonic()
+                            writer.write(full)
+                except BaseException:
+                    # Finished batches are kept; of two errors the first is told.
+                    with suppress(OSError):
+                        writer.write(contents)
+                    raise
+                writer.write(contents)
+            done = writer.finish()
+        self._tell(self._progress)
+        return done
+
+    def _is_due(self, contents: Contents, batch: Span, begun: float) -> bool:
+        """Return whether a part ends with this batch."""
+        if contents.n_bytes >= _BYTES:
+            return True
+        waited = time.monotonic() - begun >= _SECONDS
+        return waited and self._plan.ends_slice(batch)
+
+    def _unchanged(self, missing: Sequence[Span]) -> dict[int, Row]:
+        """Return the rows of images that are known by path, size and time."""
+        found = {}
+        for span in missing:
+            for i in self._plan.positions[slice(*span)].tolist():
+                path = self._plan.images.paths[i]
+                row = self._index.unchanged(path, self._plan.stamp(i))
+                if row is not None:
+                    found[i] = row
+        return found
+
+    def _find(self, i: int, sha256: bytes) -> Row | None:
+        self._same_image(i, sha256)
+        return self._index.same_content(sha256)
+
+    def _add(
+        self, contents: Contents, span: Span, batch: Batch, unchanged: dict[int, Row]
+    ) -> None:
+        """Add a batch that is computed, with the rows that were known before."""
+        batch = batch.without_infinite()
+        read = iter(batch.images)
+        images = [
+            LoadedImage(i, self._index.sha256(unchanged[i]), known=unchanged[i])
+            if i in unchanged
+            else next(read)
+            for i in self._plan.positions[slice(*span)].tolist()
+        ]
+        failures = failures_of(self._plan, images)
+        # Before it is added: an image that ends the run is tried again by the next one.
+        self._count_failures(failures)
+        contents.add(span, images, batch.codes if batch.fresh else {})
+        kept = sum(image.known is not None for image in images)
+        self._progress.kept += kept
+        self._progress.computed += len(images) - kept - len(failures)
+        self._tell(self._progress)
+
+    def _count_failures(self, failures: Sequence[Failure]) -> None:
+        self._progress.failed += len(failures)
+        if failures and self._on_error == "fail":
+            path, stage, reason = failures[0][:3]
+            raise ValueError(
+                f"{path}: {stage}: {reason}; remove or mend the image, or leave out "
+                "--on-error fail to go on without it"
+            )
+
+    def _save(self, contents: Contents) -> _Done:
+        with self._progress.timing("write"):
+            arrays, tables = contents.arrays(), contents.tables()
+            part = self._parts.save(self._plan, contents.span, arrays, tables)
+        return _Done(contents.span, part)
+
+
+class _Writer:
+    """Writes parts beside the work, in one thread; an error comes with a later part."""
+
+    def __init__(self, save: Callable[[Contents], _Done]) -> None:
+        self._save = save
+        self._thread = ThreadPoolExecutor(1, "write")
+        self._saving: deque[Future[_Done]] = deque()
+        self._done: list[_Done] = []
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # What was finished is still written if something has failed after it.
+        self._thread.shutdown()
+
+    def write(self, contents: Contents) -> None:
+        """Begin to write a part, if there is anything in it; two may wait at most."""
+        if contents.span.start < contents.span.stop:
+            self._saving.append(self._thread.submit(self._save, contents))
+        while len(self._saving) > 2:
+            self._collect()
+
+    def _collect(self) -> None:
+        self._done.append(self._saving.popleft().result())
+
+    def finish(self) -> list[_Done]:
+        """Wait for all parts, and return them."""
+        while self._saving:
+            self._collect()
+        return self._done

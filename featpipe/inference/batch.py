@@ -1,0 +1,84 @@
+"""A batch of images after the network: codes of some, and why others have none."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from featpipe.images import ImageError
+
+__all__ = ["Batch", "Codes", "LoadedImage"]
+
+Codes = dict[str, np.ndarray]
+"""Canonical depth to the codes of some images, (n, width) float32, or maps."""
+
+
+class LoadedImage(NamedTuple):
+    """What became of one image.
+
+    Parameters
+    ----------
+    position : int
+        In the `ImageSet`.
+    sha256 : bytes
+        Of its content; empty if it could not be read.
+    known : optional
+        What the caller's ``known`` returned: its code exists already.
+    failure : ImageError, optional
+        Why it gives no code.
+    notes : tuple of str
+        As `images.decode`.
+    """
+
+    position: int
+    sha256: bytes
+    known: Any = None
+    failure: ImageError | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Batch(NamedTuple):
+    """Images that were loaded together, and the codes of those that went through.
+
+    Parameters
+    ----------
+    images : list of LoadedImage
+        In the order asked for.
+    fresh : list of int
+        Positions of the images that went through the network.
+    codes : dict of SPEC to (len(fresh), width) float32
+        Maps: (n, C, H, W) float16. Empty if none did.
+    """
+
+    images: list[LoadedImage]
+    fresh: list[int]
+    codes: Codes
+
+    def without_infinite(self) -> "Batch":
+        """Return the batch with failures for images whose code is not finite.
+
+        Examples
+        --------
+        >>> images = [LoadedImage(0, b"a"), LoadedImage(1, b"b")]
+        >>> codes = {"x": np.array([[1.0], [np.nan]], np.float32)}
+        >>> batch = Batch(images, [0, 1], codes).without_infinite()
+        >>> batch.fresh, str(batch.images[1].failure)
+        ([0], 'the code at x is not finite')
+        """
+        sound = np.ones(len(self.fresh), bool)
+        errors: dict[int, ImageError] = {}
+        for spec, code in self.codes.items():
+            finite = np.isfinite(code.reshape(len(code), -1)).all(axis=1)
+            for k in np.flatnonzero(~finite & sound):
+                reason = f"the code at {spec} is not finite"
+                errors[self.fresh[k]] = ImageError("network", reason)
+            sound &= finite
+        if not errors:
+            return self
+        return Batch(
+            [
+                image._replace(failure=errors.get(image.position, image.failure))
+                for image in self.images
+            ],
+            [position for position in self.fresh if position not in errors],
+            {spec: code[sound] for spec, code in self.codes.items()},
+        )
