@@ -20,8 +20,9 @@ import torch
 from extracting import OPTIONS, run
 
 from featpipe import codes, extraction
-from featpipe.codes import atomic
-from featpipe.extraction import lock, plan, runner
+from featpipe.extraction import plan, runner
+from featpipe.extraction.parts import Parts
+from featpipe.files import ReservedFile, lock
 
 SLICE = 8
 
@@ -64,25 +65,25 @@ def at(owner: Any, name: str, k: int, act: Callable[[], None], when: str) -> Non
 POINTS: dict[str, tuple[Any, str, int, Callable[[], None], str]] = {
     "with the lock just taken": (os, "link", 1, die, "after"),
     "before the network": (extraction.job.Network, "lanes", 1, die, "before"),
-    "before part 1 is written": (atomic.os, "fsync", 1, die, "before"),
+    "before part 1 is written": (os, "fsync", 1, die, "before"),
     "before part 1 is named": (Path, "replace", 1, die, "before"),
     "with part 1 just named": (Path, "replace", 1, die, "after"),
     "before part 3 is named": (Path, "replace", 3, die, "before"),
     "with part 3 just named": (Path, "replace", 3, die, "after"),
     "with part 5 just named": (Path, "replace", 5, die, "after"),
     "with space just reserved": (os, "posix_fallocate", 1, die, "after"),
-    "in the first write of the file": (atomic.ReservedFile, "write", 1, die, "after"),
-    "in the middle of the file": (atomic.ReservedFile, "write", 5, die, "before"),
+    "in the first write of the file": (ReservedFile, "write", 1, die, "after"),
+    "in the middle of the file": (ReservedFile, "write", 5, die, "before"),
     "before the file is sealed": (codes.block, "seal", 6, die, "before"),
     "before the file is named": (Path, "replace", 6, die, "before"),
     "with the file just named": (Path, "replace", 6, die, "after"),
-    "before the parts go": (shutil, "rmtree", 1, die, "before"),
+    "before the parts go": (Parts, "drop", 1, die, "before"),
     "with one part gone": (os, "unlink", 3, die, "after"),
-    "with the parts just gone": (shutil, "rmtree", 1, die, "after"),
+    "with the parts just gone": (Parts, "drop", 1, die, "after"),
     "before the lock is left": (lock.Lock, "__exit__", 1, die, "before"),
     "ctrl-c in slice 3": (Path, "replace", 3, interrupt, "before"),
     "ctrl-c while reading": (extraction.job.Engine, "run", 7, interrupt, "before"),
-    "ctrl-c in the file": (atomic.ReservedFile, "write", 5, interrupt, "before"),
+    "ctrl-c in the file": (ReservedFile, "write", 5, interrupt, "before"),
     "sigterm in slice 3": (Path, "replace", 3, terminate, "before"),
     "full disk at part 1": (Path, "open", 1, full_disk, "before"),
     "full disk at part 3": (Path, "replace", 2, full_disk, "after"),

@@ -354,8 +354,8 @@ INTERRUPTED = """
 import _thread, sys, threading, time
 from pathlib import Path
 from featpipe import codes
-from featpipe.codes import atomic
-plain = atomic.ReservedFile.write
+from featpipe.files import ReservedFile
+plain = ReservedFile.write
 count, at = 0, int(sys.argv[3])
 def write(self, content):
     global count
@@ -365,7 +365,7 @@ def write(self, content):
         _thread.interrupt_main()
         time.sleep(0.01)
     return plain(self, content)
-atomic.ReservedFile.write = write
+ReservedFile.write = write
 files = [codes.read(sys.argv[1])]
 rows = {"features:avg": [codes.Row(0, k) for k in range(len(files[0]))]}
 try:

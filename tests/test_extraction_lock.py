@@ -14,13 +14,13 @@ from extracting import run
 
 from featpipe import codes
 from featpipe.codes import CodesError
-from featpipe.extraction import LockedError, lock, plan
-from featpipe.extraction.lock import Lock
+from featpipe.extraction import LockedError, plan
+from featpipe.files import Lock, lock
 
 HOLDER = """
 import sys
 from pathlib import Path
-from featpipe.extraction.lock import Lock
+from featpipe.files import Lock
 with Lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -148,7 +148,7 @@ def test_a_name_as_long_as_may_be_is_locked(tmp_path):
 MANY = """
 import sys, time
 from pathlib import Path
-from featpipe.extraction.lock import Lock, LockedError
+from featpipe.files import Lock, LockedError
 path, until = Path(sys.argv[1]), time.time() + 1.5
 taken = 0
 while time.time() < until:

@@ -13,10 +13,9 @@ from PIL import Image
 from predictor_models import SMALL
 
 import featpipe
-from featpipe import codes, images
+from featpipe import codes, files, images
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.cli.progress import pace
-from featpipe.codes import atomic
 from featpipe.extraction.parts import Parts
 from featpipe.inference import Machine, Progress, Recipe, pixels
 from featpipe.inference.engine import Engine
@@ -242,11 +241,11 @@ def test_a_saved_file_is_what_reading_it_gives(photos, tmp_path, monkeypatch):
 def test_a_disk_that_gives_back_something_else_is_noticed(
     photos, tmp_path, monkeypatch
 ):
-    write = atomic.write_bytes
+    write = files.write_bytes
 
-    def forgetful(path, content):
-        write(path, content[:-9] + b"?" + content[-8:])
+    def forgetful(path, content, **options):
+        write(path, content[:-9] + b"?" + content[-8:], **options)
 
-    monkeypatch.setattr(atomic, "write_bytes", forgetful)
+    monkeypatch.setattr(files, "write_bytes", forgetful)
     with pytest.raises(featpipe.CodesError, match=r"a\.h5\.parts"):
         run(photos, tmp_path / "a.h5")

@@ -18,17 +18,25 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Room: the rooms it may import. Imports go one way: there is no cycle among rooms.
 MAY_IMPORT: dict[str, set[str]] = {
+    "files": set(),
     "images": set(),
     "backbones": set(),
-    "codes": set(),
+    "codes": {"files"},
     "solvers": set(),
-    "scores": set(),
+    "scores": {"files"},
     "protocol": set(),
     "inference": {"images", "backbones"},
-    "extraction": {"images", "backbones", "codes", "inference"},
-    "transformer": {"images", "backbones", "codes", "inference", "extraction"},
+    "extraction": {"images", "backbones", "codes", "inference", "files"},
+    "transformer": {
+        "images",
+        "backbones",
+        "codes",
+        "inference",
+        "extraction",
+        "files",
+    },
     "classifiers": {"solvers"},
-    "comparison": {"codes", "solvers", "classifiers", "scores", "protocol"},
+    "comparison": {"codes", "solvers", "classifiers", "scores", "protocol", "files"},
     "predictor": {
         "images",
         "backbones",
@@ -38,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "classifiers",
         "scores",
         "protocol",
+        "files",
     },
     "finetuning": {
         "images",
@@ -49,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "classifiers",
         "scores",
         "protocol",
+        "files",
         "predictor",
     },
     "advice": {"codes", "comparison"},

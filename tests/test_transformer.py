@@ -17,9 +17,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import featpipe
-from featpipe import CNNCodes, codes
+from featpipe import CNNCodes, codes, files
 from featpipe.extraction import LockedError
-from featpipe.extraction.lock import Lock
+from featpipe.files import Lock
 from featpipe.inference.engine import Engine
 
 SMALL = {
@@ -277,7 +277,7 @@ def test_a_file_replaced_between_two_looks_is_read_again(
     def replacing(self, depth, rows):
         if left[0]:
             left[0] -= 1
-            codes.write_bytes(self.path, self.path.read_bytes())
+            files.write_bytes(self.path, self.path.read_bytes())
         return take(self, depth, rows)
 
     monkeypatch.setattr(codes.Codes, "take", replacing)

@@ -143,7 +143,7 @@ def _say_done(codes: "Codes", tally: "Progress", asked: dict[str, Any]) -> None:
 
 
 def _write_json(path: Path, codes: "Codes", tally: "Progress") -> None:
-    from featpipe.codes import write_bytes
+    from featpipe.files import write_bytes
 
     document = {
         "path": str(codes.path),

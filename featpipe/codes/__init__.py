@@ -6,8 +6,7 @@ all, every byte of it is under a SHA-256, and whatever is wrong with one is a
 """
 
 from featpipe.codes.assembly import Row, assemble, content, save, write
-from featpipe.codes.atomic import draft_of, left_behind, write_bytes
-from featpipe.codes.block import CodesError
+from featpipe.codes.block import CodesError, is_replaceable, require_replaceable
 from featpipe.codes.layout import SPLITS, Failure, Tables
 from featpipe.codes.merging import merge, require_same_fingerprint
 from featpipe.codes.reading import FINGERPRINT, Codes, read, verify
@@ -22,13 +21,12 @@ __all__ = [
     "Tables",
     "assemble",
     "content",
-    "draft_of",
-    "left_behind",
+    "is_replaceable",
     "merge",
     "read",
+    "require_replaceable",
     "require_same_fingerprint",
     "save",
     "verify",
     "write",
-    "write_bytes",
 ]

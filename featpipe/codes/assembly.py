@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 import h5py
 import numpy as np
 
-from featpipe.codes import atomic, block, layout
+from featpipe import files as fs
+from featpipe.codes import block, layout
 from featpipe.codes.block import CodesError
 from featpipe.codes.layout import Failure, Store, Tables
 from featpipe.codes.reading import Codes, stamp_of
@@ -90,7 +91,7 @@ def write(
         failures=[Failure(*failure) for failure in failures],
         provenance={"depths": list(codes), **(provenance or {})},
     )
-    atomic.write_bytes(Path(path), content(codes, tables))
+    fs.write_bytes(path, content(codes, tables))
 
 
 def content(codes: Mapping[str, np.ndarray], tables: Tables) -> bytes:
@@ -136,7 +137,7 @@ def save(path: Path, codes: Mapping[str, np.ndarray], tables: Tables) -> Codes:
     CodesError
         If the disk does not give back what was written.
     """
-    atomic.write_bytes(path, content(codes, tables))
+    fs.write_bytes(path, content(codes, tables), sweep=False)
     with path.open("rb") as file:
         try:
             block.check(file, payload=True)
@@ -174,8 +175,8 @@ def assemble(
     stop = Event()
     stores = {spec: _gathering(spec, files, at, stop) for spec, at in rows.items()}
     needed = layout.size_bound(stores, tables)
-    with atomic.explained(path, needed), atomic.replacing(path) as file:
-        reserved = atomic.ReservedFile(file, needed)
+    with fs.explained(path, needed), fs.replacing(path) as file:
+        reserved = fs.ReservedFile(file, needed)
         _uninterrupted(lambda: layout.build(reserved, stores, tables), stop)
         reserved.finish()
         _seal(file)

@@ -10,9 +10,17 @@ Knows nothing of what the HDF5 part means.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["CodesError", "check", "room_for", "seal"]
+__all__ = [
+    "CodesError",
+    "check",
+    "is_replaceable",
+    "require_replaceable",
+    "room_for",
+    "seal",
+]
 
 MAGIC = b"featpipe-codes 1\n"
 _SMALLEST = 512
@@ -91,6 +99,31 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
         raise CodesError("is damaged: its header does not match its SHA-256")
     if payload and _digest(file, facts["payload"]) != facts["payload_sha256"]:
         raise CodesError("is damaged: its codes do not match their SHA-256")
+
+
+def is_replaceable(path: Path) -> bool:
+    """Return whether ``path`` is free, empty, or begins as a codes file does."""
+    if not path.exists():
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) in (MAGIC, b"")
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise if there is something other than a codes file at ``path``.
+
+    Raises
+    ------
+    CodesError
+        Naming the path.
+    """
+    if not is_replaceable(path):
+        raise CodesError(
+            f"{path} is not a featpipe codes file, and only those are replaced; choose "
+            "another name, or remove it yourself"
+        )
 
 
 def _block(facts: dict[str, Any]) -> bytes:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featpipe.codes.assembly import Row, assemble
-from featpipe.codes.block import CodesError
+from featpipe.codes.block import CodesError, require_replaceable
 from featpipe.codes.layout import Tables, encode
 from featpipe.codes.reading import FINGERPRINT, Codes, read
+from featpipe.files import require_distinct
 
 __all__ = ["merge", "require_same_fingerprint"]
 
@@ -78,6 +79,9 @@ def merge(
     """
     if not paths:
         raise ValueError("nothing to merge; give the codes files to put together")
+    for name in paths:
+        require_distinct({"the merged file": path}, {"an input": name})
+    require_replaceable(Path(path))
     files = [read(name) for name in paths]
     for other in files[1:]:
         _require_kin(files[0], other)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featpipe.files import write_text
 from featpipe.scores import (
     OF_TRAINING,
     SIGNIFICANT,
     Score,
     write_json,
-    write_whole,
 )
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Comparison:
             record["C_curve"] = json.dumps(record["C_curve"])
             record["warnings"] = "; ".join(record["warnings"])
             rows.append([record.get(name) for name in self._columns()])
-        write_whole(path, _csv(self._columns(), rows))
+        write_text(path, _csv(self._columns(), rows))
 
     def _columns(self) -> list[str]:
         """Name the columns of the record, with those of training where it is used."""
@@ -166,7 +166,7 @@ class Comparison:
                 self.paths, self.labels, self.splits, strict=True
             )
         ]
-        write_whole(path, _csv(["path", "label", "split", *_titles(self.scores)], rows))
+        write_text(path, _csv(["path", "label", "split", *_titles(self.scores)], rows))
 
 
 def _cells(score: Score, several: bool) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from featpipe import images
 from featpipe.codes import Codes
 from featpipe.extraction.job import Job
-from featpipe.extraction.lock import LockedError
+from featpipe.files import LockedError
 from featpipe.inference import Machine, Progress, Recipe
 
 __all__ = ["Job", "LockedError", "extract"]

@@ -16,11 +16,18 @@ import numpy as np
 
 from featpipe import codes, images
 from featpipe.codes import Codes, CodesError, Failure, Row, Tables
-from featpipe.extraction.lock import Lock
 from featpipe.extraction.outlook import Outlook, look
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
 from featpipe.extraction.runner import Runner
+from featpipe.files import (
+    Lock,
+    follow_links,
+    is_stream,
+    require_distinct,
+    require_writable,
+    write_bytes,
+)
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
@@ -59,7 +66,8 @@ class Job:
     ) -> None:
         _require(on_error in ("skip", "fail"), "on_error", on_error, "'skip' or 'fail'")
         self._recipe = recipe
-        self._path = _writable(_followed(Path(path)))
+        self._path = _target(path)
+        require_distinct({"the codes file": path}, {"SOURCE": image_set.source})
         self._slice_size = slice_size(len(image_set))
         self._shard = shard
         self._images = self._of_shard(image_set)
@@ -110,6 +118,8 @@ class Job:
         with ExitStack() as stack:
             stack.enter_context(Lock(self._path, break_lock=break_lock))
             self._tell(self._progress)
+            if overwrite:
+                codes.require_replaceable(self._path)
             parts = Parts(self._path)
             if overwrite:
                 parts.drop()
@@ -145,9 +155,10 @@ class Job:
             # run that may have nothing to do.
             return codes.read(self._path, check=False)
         except CodesError as error:
-            raise CodesError(
-                f"{error}; choose another file, or --overwrite to replace this one"
-            ) from None
+            remedy = "choose another file"
+            if codes.is_replaceable(self._path):
+                remedy += ", or --overwrite to replace this one"
+            raise CodesError(f"{error}; {remedy}") from None
 
     def _finish(self, old: Codes | None, outlook: Outlook, parts: Parts) -> Codes:
         """Compute what is missing and write the file, if anything has changed."""
@@ -185,7 +196,7 @@ class Job:
         if order:
             codes.assemble(self._path, files, rows, tables)
         else:
-            codes.write_bytes(self._path, self._empty(outlook, tables))
+            write_bytes(self._path, self._empty(outlook, tables))
         return codes.read(self._path)
 
     def _empty(self, outlook: Outlook, tables: Tables) -> bytes:
@@ -346,25 +357,15 @@ def _without_size_and_mtime(failure: images.Failure) -> Failure:
     return Failure(failure.path, failure.stage, failure.reason)
 
 
-def _followed(path: Path) -> Path:
+def _target(path: str | os.PathLike[str]) -> Path:
     """Follow a link, so that lock and parts are those of the file it leads to."""
-    return path.resolve() if path.is_symlink() else path
-
-
-def _writable(path: Path) -> Path:
-    """Refuse an output that cannot be written, before any slow work."""
-    if path.is_dir():
-        raise IsADirectoryError(
-            f"{path} is a folder; give the name of a file, as in -o {path / 'codes.h5'}"
+    target = follow_links(path)
+    require_writable(target)
+    if is_stream(target):
+        raise ValueError(
+            f"{target} is not a file; codes are read back, so give -o the name of one"
         )
-    folder = path.parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} to write {path.name} to; make it")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(
-            f"the folder {folder} is not writable; choose another place for {path.name}"
-        )
-    return path
+    return target
 
 
 def _same(one: Tables, two: Tables) -> bool:

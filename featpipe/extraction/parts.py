@@ -6,7 +6,6 @@ still serves.
 """
 
 import re
-import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cached_property
@@ -17,8 +16,13 @@ import numpy as np
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Row, Tables
 from featpipe.extraction.plan import Plan, Span
+from featpipe.files import remove_temporaries
 
 __all__ = ["Parts", "RowIndex"]
+
+# The second number is missing in parts of older versions.
+_PART = re.compile(r"[0-9a-f]{32}(-[0-9]{6,}){1,2}\.h5")
+_TEMPORARY = re.compile(rf"\.{_PART.pattern}\.[0-9a-f]{{32}}\.tmp")
 
 
 class Parts:
@@ -33,8 +37,16 @@ class Parts:
     def __init__(self, path: Path) -> None:
         self.folder = path.with_name(f"{path.name}.parts")
         # What a killed run was writing; the lock says that nobody else is.
-        for draft in [*codes.left_behind(path), *self.folder.glob(".*.tmp")]:
-            draft.unlink(missing_ok=True)
+        remove_temporaries(path)
+        for temporary in self._named(_TEMPORARY):
+            temporary.unlink(missing_ok=True)
+
+    def _named(self, name: re.Pattern[str]) -> list[Path]:
+        """List the files in the folder that have a name of ours."""
+        if not self.folder.is_dir():
+            return []
+        there = sorted(self.folder.iterdir())
+        return [path for path in there if name.fullmatch(path.name)]
 
     def path(self, plan: Plan, span: Span) -> Path:
         """Name the part of some neighbouring images."""
@@ -54,8 +66,7 @@ class Parts:
     def found(self) -> dict[Path, Codes]:
         """The parts that were there at the start and are whole, of whatever plan."""
         found = {}
-        names = sorted(self.folder.glob("*.h5")) if self.folder.is_dir() else []
-        for name in names:
+        for name in self._named(_PART):
             with suppress(CodesError, FileNotFoundError):
                 found[name] = codes.read(name)
         return found
@@ -64,7 +75,13 @@ class Parts:
         self, plan: Plan, span: Span, arrays: dict[str, np.ndarray], tables: Tables
     ) -> Codes:
         """Write the part of some neighbouring images, durably, and check it."""
-        self.folder.mkdir(exist_ok=True)
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise FileExistsError(
+                f"{self.folder} is a file, where the folder of finished parts has to "
+                "be; move it away"
+            ) from error
         return codes.save(self.path(plan, span), arrays, tables)
 
     def tidy(self) -> None:
@@ -73,9 +90,10 @@ class Parts:
             self.folder.rmdir()
 
     def drop(self) -> None:
-        """Remove the folder and all in it."""
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+        """Remove our files from the folder, and the folder if nothing else is in it."""
+        for path in [*self._named(_PART), *self._named(_TEMPORARY)]:
+            path.unlink(missing_ok=True)
+        self.tidy()
         self.__dict__.pop("found", None)
 
 

@@ -23,7 +23,7 @@ from featpipe import codes
 from featpipe.backbones import Backbone
 from featpipe.codes import Codes
 from featpipe.extraction import Job as Extraction
-from featpipe.extraction.lock import Lock
+from featpipe.files import Lock
 from featpipe.finetuning import result
 from featpipe.finetuning.course import Course
 from featpipe.finetuning.inputs import Inputs, Where, choose

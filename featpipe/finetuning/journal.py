@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featpipe import codes
+from featpipe import files
 
 __all__ = ["Journal"]
 
@@ -80,7 +80,7 @@ class Journal:
         if path is not None:
             file = io.BytesIO()
             torch.save({f.name: getattr(self, f.name) for f in fields(self)}, file)
-            codes.write_bytes(path, file.getvalue())
+            files.write_bytes(path, file.getvalue())
 
     @classmethod
     def read(cls, path: Path | None, digest: str, device: torch.device) -> Journal:

@@ -13,12 +13,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from featpipe import codes, images
+from featpipe import files, images
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference import from_items, image_set_of
 from featpipe.predictor.predicting import Images, Predictor
@@ -93,7 +92,7 @@ def export(
     _require_packages()
     content = _onnx(predictor)
     agreement = _agree(predictor, content, check)
-    codes.write_bytes(Path(path), content)
+    files.write_bytes(path, content)
     return agreement
 
 

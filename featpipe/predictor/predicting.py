@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featpipe import codes
 from featpipe.codes import Failure
 from featpipe.images import ImageSet
 from featpipe.inference import Machine, Progress, Stream, image_set_of
@@ -255,12 +254,7 @@ class Predictor:
                 )
             storing.write(path, replace(self.model, embedded_sha256=None), {})
             return
-        draft = codes.draft_of(path)
-        try:
-            self._save_whole(draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        self._save_whole(path)
 
     def _save_whole(self, path: Path) -> None:
         """Write the model with its weights, and see that they can be read back."""
@@ -271,15 +265,18 @@ class Predictor:
         digest = sha256(backbone.network, needed.keys())
         model = replace(self.model, embedded_sha256=digest)
         arrays = {name: tensor.numpy() for name, tensor in needed.items()}
-        storing.write(path, model, arrays)
-        try:
-            Predictor(model, path=path, backbone=self._backbone).load_backbone()
-        except ValueError as error:
-            raise ValueError(
-                f"the weights {model.weights!r} of {model.backbone!r} cannot be "
-                "embedded, since a file makes another network of them; leave out "
-                "--embed-weights"
-            ) from error
+
+        def check(written: Path) -> None:
+            try:
+                Predictor(model, path=written, backbone=self._backbone).load_backbone()
+            except ValueError as error:
+                raise ValueError(
+                    f"the weights {model.weights!r} of {model.backbone!r} cannot be "
+                    "embedded, since a file makes another network of them; leave out "
+                    "--embed-weights"
+                ) from error
+
+        storing.write(path, model, arrays, check)
 
     def using(self, **changes: Any) -> Predictor:
         """Return the same model with other ``weights``, ``backbone``, ``device``, ….

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featpipe import files
 from featpipe.codes import Failure
-from featpipe.scores import judge, write_whole
+from featpipe.scores import judge
 
 if TYPE_CHECKING:
     import pandas
@@ -144,7 +145,7 @@ class Predictions:
         With ``top`` above one the columns ``label_2,probability_2`` and so on follow;
         probabilities are empty where the classifier gives none. Images that could not
         be read go to a second file, ``F.failures.csv`` beside ``F.csv``; without any
-        there is no such file.
+        there is no such file, nor beside a device or a FIFO.
 
         Parameters
         ----------
@@ -161,12 +162,14 @@ class Predictions:
         for k in range(2, order.shape[1] + 1):
             header += [f"label_{k}", f"probability_{k}"]
         rows = [self._row(i, classes) for i, classes in enumerate(order.tolist())]
-        write_whole(path, _csv([header, *rows]))
+        files.write_text(path, _csv([header, *rows]))
+        if files.is_stream(path):
+            return  # nothing stands beside a device or a FIFO
         beside = failures_path(path)
         if self.failures:
             lines = [list(failure[:3]) for failure in self.failures]
-            write_whole(beside, _csv([["path", "stage", "reason"], *lines]))
-        else:
+            files.write_text(beside, _csv([["path", "stage", "reason"], *lines]))
+        elif beside.is_file():
             beside.unlink(missing_ok=True)  # it would speak of an earlier run
 
     def _row(self, i: int, classes: list[int]) -> list[Any]:

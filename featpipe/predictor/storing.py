@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from featpipe import codes
+from featpipe import files
 from featpipe.predictor.model import Model
 
 __all__ = ["PREFIX", "read", "write"]
@@ -30,7 +30,12 @@ itself, so that a model file is a weights file as well."""
 _MINE = ("coef", "intercept")
 
 
-def write(path: Path, model: Model, backbone: Mapping[str, np.ndarray]) -> None:
+def write(
+    path: Path,
+    model: Model,
+    backbone: Mapping[str, np.ndarray],
+    check: Callable[[Path], None] = lambda written: None,
+) -> None:
     """Write a model, whole or not at all.
 
     Parameters
@@ -39,6 +44,9 @@ def write(path: Path, model: Model, backbone: Mapping[str, np.ndarray]) -> None:
     model : Model
     backbone : dict of str to array
         The backbone's tensors; empty if they stay where they are.
+    check : callable, optional
+        Called with the file while it still has its temporary name; if it raises,
+        ``path`` stays what it was.
 
     Raises
     ------
@@ -57,7 +65,11 @@ def write(path: Path, model: Model, backbone: Mapping[str, np.ndarray]) -> None:
         "record": record,
         "sha256": _digest(record, arrays),
     }
-    codes.write_bytes(path, save(arrays, metadata=said))
+    content = save(arrays, metadata=said)
+    with files.explained(path, len(content)), files.replacing(path) as file:
+        file.write(content)
+        file.flush()
+        check(Path(file.name))
 
 
 def read(path: Path) -> Model:

@@ -12,7 +12,6 @@ from featpipe.scores.record import (
     Score,
     read_json,
     write_json,
-    write_whole,
 )
 
 __all__ = [
@@ -27,5 +26,4 @@ __all__ = [
     "sign_flip",
     "wilson",
     "write_json",
-    "write_whole",
 ]

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OF_TRAINING", "Score", "read_json", "write_json", "write_whole"]
+from featpipe.files import write_text
+
+__all__ = ["OF_TRAINING", "Score", "read_json", "write_json"]
 
 OF_TRAINING = ("trained", "image_passes")
 """Fields that only the scores of trained networks have."""
@@ -163,7 +165,7 @@ def write_json(path: str | os.PathLike, scores: Sequence[Score], *, seed: int) -
         "seed": seed,
         "scores": [score.as_dict() for score in scores],
     }
-    write_whole(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
+    write_text(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> list[Score]:
@@ -190,17 +192,3 @@ def read_json(path: str | os.PathLike) -> list[Score]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def write_whole(path: str | os.PathLike, text: str) -> None:
-    """Write a text file whole: under a temporary name beside it, then renamed.
-
-    Paths that are not UTF-8 come out as the bytes they were on disk.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,8 +16,7 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes, CodesError
-from featpipe.extraction import LockedError
-from featpipe.extraction.lock import Lock
+from featpipe.files import Lock, LockedError
 from featpipe.images import Failure, ImageError, ImageSet
 from featpipe.images.imageset import Row, build
 from featpipe.inference import Recipe, Stream

@@ -1,0 +1,261 @@
+"""Files that appear whole or not at all.
+
+A file is built under a temporary name in the folder of its final one, synced,
+renamed, and the folder synced. What is no regular file (a device, a FIFO, a
+descriptor of this process) is never replaced but written to.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, cast
+
+from featpipe.files.outputs import descriptor_of, follow_links
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]  # None stands for the missing module
+
+__all__ = [
+    "create",
+    "explained",
+    "is_stream",
+    "remove_temporaries",
+    "replacing",
+    "sync_folder",
+    "temporary_name",
+    "write_bytes",
+    "write_text",
+]
+
+# A name that leaves room for what `temporary_name` adds, in the 255 bytes of most
+# file systems.
+_LONGEST_NAME = 200
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a new temporary name in the folder of ``path``."""
+    return path.with_name(f".{_short(path.name)}.{uuid.uuid4().hex}.tmp")
+
+
+def create(path: Path) -> io.BufferedRandom:
+    """Create a file that must not exist yet, and open it for reading and writing."""
+    return path.open("xb+")
+
+
+@contextmanager
+def replacing(path: Path, *, sweep: bool = True) -> Iterator[io.BufferedRandom]:
+    """Open a temporary file that takes the name ``path`` when the block ends well.
+
+    On any exception the temporary file is removed and ``path`` is left as it was. A
+    link stays a link: the file that it leads to is replaced, and keeps its permissions.
+    A device, a FIFO or an open descriptor (``/dev/stdout``) is written to when the
+    block ends well; a FIFO without a reader makes the writer wait, as everywhere.
+
+    Parameters
+    ----------
+    path : Path
+        The final name.
+    sweep : bool
+        Remove the temporary files of ``path`` that killed processes left.
+
+    Yields
+    ------
+    io.BufferedRandom
+        Empty, open for reading and writing; its ``name`` is a path.
+    """
+    path = follow_links(path)
+    if is_stream(path):
+        with tempfile.NamedTemporaryFile() as whole:
+            yield cast(io.BufferedRandom, whole.file)
+            whole.seek(0)
+            _send(whole.file, path)
+        return
+    temporary, file = _create_locked(path)
+    try:
+        with file:
+            yield file
+            file.flush()
+            _copy_permissions(path, file)
+            os.fsync(file.fileno())
+            # Renamed while the lock is still held, or another writer could remove it.
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+    if sweep:
+        remove_temporaries(path)
+
+
+def write_bytes(
+    path: str | os.PathLike[str], content: bytes, *, sweep: bool = True
+) -> None:
+    """Write ``content`` to ``path``, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Replaced if it is a file; written to if it is a device or a FIFO.
+    content : bytes
+    sweep : bool
+        Remove the temporary files of ``path`` that killed processes left.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the message tells the bytes needed and free.
+
+    Examples
+    --------
+    >>> files.write_bytes("scores.json", b"{}")                  # doctest: +SKIP
+    """
+    path = Path(path)
+    with explained(path, len(content)), replacing(path, sweep=sweep) as file:
+        file.write(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all.
+
+    File names that are no UTF-8 come out as the bytes that they are on the disk.
+
+    Raises
+    ------
+    OSError
+        As `write_bytes`.
+    """
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def explained(path: Path, needed: int) -> Iterator[None]:
+    """Turn an error of the system into one sentence: what, where, bytes and remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        no_room = error.errno in _NO_ROOM
+        remedy = "make room there" if no_room else "choose another place or mend it"
+        text = (
+            f"cannot write {path}: {error.strerror}; it needs {needed:,} bytes"
+            f"{_free(path)}; {remedy} and run the same command again"
+        )
+        if error.errno == errno.EPIPE:
+            # With its number it would be a BrokenPipeError: the end of a `| head`.
+            raise OSError(text) from error
+        raise OSError(error.errno, text) from error
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove the temporary files of ``path`` whose writers were killed.
+
+    A writer holds a lock on its temporary file for as long as it lives.
+    """
+    if fcntl is None:
+        return
+    name = re.compile(rf"\.{re.escape(_short(path.name))}\.[0-9a-f]{{32}}\.tmp")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        left = [Path(each.path) for each in entries if name.fullmatch(each.name)]
+        for temporary in left:
+            _remove_unless_held(temporary)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    # Some file systems refuse to sync a folder; the rename itself has happened.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _short(name: str) -> str:
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def _create_locked(path: Path) -> tuple[Path, io.BufferedRandom]:
+    """Create a temporary file and lock it, as long as it is open."""
+    while True:
+        temporary = temporary_name(path)
+        file = create(temporary)
+        if fcntl is None:
+            return temporary, file
+        # Some network file systems cannot lock; their temporary files are kept.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Between its creation and its lock another writer may have removed it.
+        if temporary.exists():
+            return temporary, file
+        file.close()
+
+
+def _remove_unless_held(temporary: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _copy_permissions(path: Path, file: IO[bytes]) -> None:
+    """Give a new file the owner and the permissions of the one that it replaces."""
+    with suppress(OSError, AttributeError):
+        before = path.stat()
+        if os.fstat(file.fileno()).st_uid != before.st_uid:
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+
+
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is there and neither a regular file nor a folder."""
+    path = follow_links(path)
+    if descriptor_of(path) is not None:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _send(file: IO[bytes], path: Path) -> None:
+    number = descriptor_of(path)
+    if number is None:
+        descriptor = os.open(path, os.O_WRONLY)
+    else:
+        # What was printed before comes first.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        descriptor = os.dup(number)
+    with os.fdopen(descriptor, "wb") as stream:
+        shutil.copyfileobj(file, stream)
+
+
+def _free(path: Path) -> str:
+    try:
+        return f" and {shutil.disk_usage(follow_links(path).parent).free:,} are free"
+    except OSError:
+        return ""

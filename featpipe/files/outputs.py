@@ -1,0 +1,154 @@
+"""Which names are one file, and which files belong to an output."""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+__all__ = [
+    "belongs_to",
+    "descriptor_of",
+    "follow_links",
+    "require_distinct",
+    "require_writable",
+]
+
+_MOST_LINKS = 40
+_DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
+# What stands beside FILE while it is being written: `lock`, `extraction.parts`,
+# `finetuning` and `transformer`.
+_COMPANIONS = (".lock", ".parts", ".work", ".cache.lock", ".work.lock")
+
+
+def follow_links(path: str | os.PathLike[str]) -> Path:
+    """Return the name at the end of a chain of links, whether it is there or not.
+
+    The name of an open descriptor, as in ``/proc/self/fd/1``, ends the chain.
+
+    Raises
+    ------
+    OSError
+        If the links lead in a circle.
+    """
+    path = Path(path)
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink() or descriptor_of(path) is not None:
+            return path
+        path = path.parent / path.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def descriptor_of(path: Path) -> int | None:
+    """Return the number of the open descriptor of this process that a path names."""
+    if not path.name.isdecimal():
+        return None
+    found = _DESCRIPTOR.fullmatch(str(path.parent.resolve() / path.name))
+    if found is None or found[1] not in (None, str(os.getpid())):
+        return None
+    return int(found[2] or found[3])
+
+
+def require_distinct(
+    outputs: Mapping[str, str | os.PathLike[str] | None],
+    inputs: Mapping[str, str | os.PathLike[str] | None],
+) -> None:
+    """Raise if an output is an input, or if two outputs are one file.
+
+    Links and hard links are seen through. Two outputs may be one device or FIFO.
+
+    Parameters
+    ----------
+    outputs, inputs : mapping of str to path
+        What each file is called on the command line or in the signature; None for
+        what was not given.
+
+    Raises
+    ------
+    ValueError
+        Naming both, and the path.
+
+    Examples
+    --------
+    >>> files.require_distinct({"-o": "a.h5"}, {"SOURCE": "a.h5"})
+    Traceback (most recent call last):
+        ...
+    ValueError: -o would replace SOURCE, a.h5; give -o another name
+    """
+    written = {name: Path(path) for name, path in outputs.items() if path is not None}
+    read = {name: Path(path) for name, path in inputs.items() if path is not None}
+    seen: list[tuple[str, Path]] = []
+    for name, path in written.items():
+        for other, there in read.items():
+            if _same_file(path, there):
+                raise ValueError(
+                    f"{name} would replace {other}, {there}; give {name} another name"
+                )
+        for other, there in seen:
+            if _same_file(path, there):
+                raise ValueError(
+                    f"{name} and {other} are one file, {there}; give each its own"
+                )
+        seen.append((name, path))
+
+
+def _same_file(one: Path, two: Path) -> bool:
+    try:
+        a, b = one.stat(), two.stat()
+    except OSError:
+        # One of them is not there: they can only be the same name.
+        return os.path.realpath(one) == os.path.realpath(two)
+    regular = stat.S_ISREG(a.st_mode) or stat.S_ISDIR(a.st_mode)
+    return regular and (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+
+def belongs_to(path: str | os.PathLike[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether a path is an output or stands beside it.
+
+    Parameters
+    ----------
+    path : path
+        The output.
+
+    Returns
+    -------
+    callable
+        Takes an absolute path; true for the output itself, its lock, its unfinished
+        parts and its temporary files.
+    """
+    targets = {os.path.abspath(path), os.path.realpath(path)}  # noqa: PTH100 - links stay
+    own = {target + end for target in targets for end in ("", *_COMPANIONS)}
+    folders = {os.path.realpath(Path(name).parent) for name in own}
+    names = {Path(name).name for name in own}
+
+    def belongs(other: str) -> bool:
+        folder, name = os.path.split(other)
+        # The names first: following links costs system calls.
+        return name in names and os.path.realpath(folder) in folders
+
+    return belongs
+
+
+def require_writable(path: Path) -> None:
+    """Raise unless a file can be made or replaced at ``path``, before any slow work.
+
+    Raises
+    ------
+    IsADirectoryError, FileNotFoundError, PermissionError
+        Naming the path and what would do.
+    """
+    path = follow_links(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; give the name of a file, as in {path / 'codes.h5'}"
+        )
+    if path.exists() and not path.is_file():
+        return
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} to write {path.name} to; make it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"the folder {folder} is not writable; choose another place for {path.name}"
+        )

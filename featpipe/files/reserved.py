@@ -1,0 +1,107 @@
+"""A file for libhdf5 to write into, its space taken from the disk beforehand.
+
+libhdf5 ends the process by a signal when a write fails, even after the error was
+reported (h5py#914, #2160); here no error reaches it.
+"""
+
+import errno
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["ReservedFile"]
+
+_CANNOT_RESERVE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class ReservedFile(io.RawIOBase):
+    """A file for libhdf5 to write into, its space taken from the disk beforehand.
+
+    libhdf5 ends the process by a signal when a write fails, even after the error was
+    reported (h5py#914, #2160). So the space is reserved first, where a full disk is an
+    ordinary OSError; an error that comes later all the same is kept, hidden from
+    libhdf5, and raised by `finish`.
+
+    Parameters
+    ----------
+    file : io.BufferedRandom
+        Empty, open for reading and writing.
+    reserve : int
+        Bytes to take from the disk now.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room for ``reserve`` bytes.
+    """
+
+    def __init__(self, file: io.BufferedRandom, reserve: int) -> None:
+        super().__init__()
+        self._file = file
+        self._size = self._position = 0
+        self._error: Exception | None = None
+        # Absent on some platforms and file systems; there a full disk shows in
+        # `finish`.
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, reserve)
+            except OSError as error:
+                if error.errno not in _CANNOT_RESERVE:
+                    raise
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, as a file does; the end is what was written, not what is reserved."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
+        self._position = base[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at the position into ``buffer``."""
+        count = max(0, min(len(buffer), self._size - self._position))
+        self._try(lambda: self._at().readinto(memoryview(buffer)[:count]))
+        self._position += count
+        return count
+
+    def write(self, content: Any) -> int:
+        """Write ``content`` at the position."""
+        count = len(content)
+        self._try(lambda: self._at().write(content))
+        self._position += count
+        self._size = max(self._size, self._position)
+        return count
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set where the file ends."""
+        self._size = self._position if size is None else size
+        return self._size
+
+    def flush(self) -> None:
+        """Hand buffered bytes to the system."""
+        self._try(self._file.flush)
+
+    def finish(self) -> None:
+        """Cut the file at its end, and raise the error that was kept, if any."""
+        self._try(lambda: self._file.truncate(self._size))
+        if self._error is not None:
+            raise self._error
+
+    def _at(self) -> io.BufferedRandom:
+        self._file.seek(self._position)
+        return self._file
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._error is None:
+            try:
+                act()
+            # Whatever it is: an exception that reaches libhdf5 ends the process.
+            except Exception as error:
+                self._error = error
