@@ -114,7 +114,7 @@ def test_fit_on_one_image_a_class_needs_a_single_C(kinds_h5: codes.Codes) -> Non
     first = {int(np.flatnonzero(labels == label)[0]) for label in set(labels)}
     splits = ["train" if row in first else "test" for row in range(len(labels))]
     file = replace(kinds_h5, tables=replace(kinds_h5.tables, splits=splits))
-    with pytest.raises(ValueError, match="too few to choose C .* give a single C"):
+    with pytest.raises(ValueError, match=r"too few to choose C .* give a single C"):
         featpipe.fit(file, "linear", depth="stage1")
     for options in ({"C": 0.37}, {"Cs": [0.37]}):
         model = featpipe.fit(file, "linear", depth="stage1", **options).model
