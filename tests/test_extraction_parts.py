@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from featpipe import codes, images
 from featpipe.extraction import runner
 from featpipe.extraction.plan import Plan, Span, slice_size
+from featpipe.inference.execution import Execution
 
 
 def stopping_at(n_computed: int):
@@ -116,7 +117,8 @@ def test_an_image_that_ends_a_run_is_tried_again(forty, tmp_path, monkeypatch):
 
 def plan_of(n: int, slice_: int, batch: int) -> Plan:
     pictures = images.from_arrays([np.zeros((2, 2), np.uint8)] * n)
-    return Plan(pictures, np.arange(n), ["x"], {}, "float32", slice_, batch)
+    way = Execution(fused=False, batch_size=batch, n_lanes=1)
+    return Plan(pictures, np.arange(n), ["x"], {}, "float32", slice_, "cpu", way)
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 25), st.data())

@@ -91,7 +91,13 @@ class Backbone:
             codes = self._cut.forward(self.normalised(images))
         return {depth.spec: x for depth, x in zip(self.depths, codes, strict=True)}
 
-    def to(self, device: str | torch.device, precision: str = "fp32") -> Backbone:
+    def to(
+        self,
+        device: str | torch.device,
+        precision: str = "fp32",
+        *,
+        fused: bool = True,
+    ) -> Backbone:
         """Return the same backbone on a device, in a precision; this one stays.
 
         Parameters
@@ -100,6 +106,9 @@ class Backbone:
         precision : str
             ``fp32`` (true float32, also on CUDA), or ``bf16`` or ``fp16``, which
             torch's autocast uses where it is safe.
+        fused : bool
+            Have convolutions add and activate by themselves, where that can be: on an
+            x86 processor, traced networks; see `fusing`.
 
         Raises
         ------
@@ -111,7 +120,8 @@ class Backbone:
                 f"unknown precision {precision!r}; choose from {', '.join(_PRECISIONS)}"
             )
         device = torch.device(device)
-        cut = prepared(self._outline.cut(self.depths), device, precision)
+        whole = self._outline.cut(self.depths)
+        cut = prepared(whole, device, precision, fused=fused)
         return replace(self, device=device, precision=precision, _cut=cut)
 
     @property

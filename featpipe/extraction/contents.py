@@ -141,6 +141,8 @@ class Contents:
             "depths": list(plan.depths),
             "plan": plan.digest,
             "span": list(self.span),
+            "execution": plan.execution.as_dict(),
+            "device": plan.device,
         }
         return Tables(
             paths=[source.paths[i] for i in at],

@@ -227,24 +227,14 @@ class Job:
         """
         if not len(positions):
             return {}
-        side = outlook.fingerprint["preprocessing"]["crop"]
-        batch_size = min(self._network.batch_size(side), self._slice_size)
-        plan = Plan(
-            self._images,
-            positions,
-            depths,
-            outlook.fingerprint,
-            outlook.provenance["dtype"],
-            self._slice_size,
-            batch_size,
-        )
+        plan = self._plan(positions, depths, outlook, parts)
         index = RowIndex(files)
         index.add(k for k, file in enumerate(files) if plan.can_use(file))
         runner = Runner(
             plan,
             parts,
             index,
-            partial(self._engine, depths, outlook, batch_size),
+            partial(self._engine, plan, outlook),
             partial(_require_same_image, base, outlook),
             self._progress,
             self._tell,
@@ -260,14 +250,43 @@ class Job:
                 outlook.failed[position[failure.path]] = failure
         return found
 
-    def _engine(
-        self, depths: Sequence[str], outlook: Outlook, batch_size: int, n_images: int
-    ) -> Engine:
+    def _plan(
+        self,
+        positions: np.ndarray,
+        depths: Sequence[str],
+        outlook: Outlook,
+        parts: Parts,
+    ) -> Plan:
+        """Cut the work as the run did that left the parts, if there are any."""
+        network, dtype = self._network, outlook.provenance["dtype"]
+        execution = parts.execution(
+            depths, dtype, network.kind, network.machine.batch_size
+        )
+        if execution is None:
+            execution = network.choose_execution(
+                depths,
+                outlook.provenance["precision"],
+                outlook.fingerprint["preprocessing"]["crop"],
+                n_images=len(positions),
+                largest_batch=self._slice_size,
+            )
+        return Plan(
+            self._images,
+            positions,
+            depths,
+            outlook.fingerprint,
+            dtype,
+            self._slice_size,
+            network.kind,
+            execution,
+        )
+
+    def _engine(self, plan: Plan, outlook: Outlook, n_images: int) -> Engine:
         precision = outlook.provenance["precision"]
         return Engine(
             self._images,
-            batch_size,
-            partial(self._network.lanes, depths, precision),
+            plan.batch_size,
+            partial(self._network.lanes, plan.depths, precision, plan.execution),
             exact=outlook.provenance["decoding"]["mode"] == "exact",
             hflip=self._recipe.hflip,
             workers=self._network.machine.n_workers,

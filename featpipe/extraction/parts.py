@@ -6,7 +6,7 @@ still serves.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from featpipe import codes
 from featpipe.codes import Codes, CodesError, Row, Tables
 from featpipe.extraction.plan import Plan, Span
 from featpipe.files import remove_temporaries
+from featpipe.inference.execution import Execution
 
 __all__ = ["Parts", "RowIndex"]
 
@@ -70,6 +71,30 @@ class Parts:
             with suppress(CodesError, FileNotFoundError):
                 found[name] = codes.read(name)
         return found
+
+    def execution(
+        self, depths: Sequence[str], dtype: str, device: str, batch_size: int | None
+    ) -> Execution | None:
+        """Return how the network ran that made the parts, if they are of such a plan.
+
+        Parameters
+        ----------
+        depths : sequence of str
+        dtype : str
+        device : str
+            Its kind, as in `Plan`.
+        batch_size : int, optional
+            The only one that will do.
+        """
+        for part in self.found.values():
+            facts = part.provenance
+            made = (facts.get("depths"), facts.get("dtype"), facts.get("device"))
+            execution = Execution.from_dict(facts.get("execution"))
+            if execution is None or made != (list(depths), dtype, device):
+                continue
+            if batch_size in (None, execution.batch_size):
+                return execution
+        return None
 
     def save(
         self, plan: Plan, span: Span, arrays: dict[str, np.ndarray], tables: Tables

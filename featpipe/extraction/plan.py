@@ -16,6 +16,7 @@ import numpy as np
 
 from featpipe.codes import Codes
 from featpipe.images import ImageSet
+from featpipe.inference.execution import Execution
 
 __all__ = ["SLICE", "Plan", "Span", "slice_size"]
 
@@ -63,8 +64,11 @@ class Plan:
     fingerprint : dict
         What changes the numbers.
     dtype : str
-    slice_size, batch_size : int
-        The second divides the work of the first.
+    slice_size : int
+    device : str
+        Its kind: ``cpu``, ``cuda`` or ``mps``.
+    execution : Execution
+        How the network runs there. Both change the numbers by rounding.
     """
 
     images: ImageSet
@@ -73,13 +77,19 @@ class Plan:
     fingerprint: dict[str, Any]
     dtype: str
     slice_size: int
-    batch_size: int
+    device: str
+    execution: Execution
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch, at most."""
+        return min(self.execution.batch_size, self.slice_size)
 
     @cached_property
     def digest(self) -> str:
         """Name of this plan: equal digests compute equal bytes."""
         facts: list[object] = [self.fingerprint, list(self.depths), self.dtype]
-        facts += [self.slice_size, self.batch_size]
+        facts += [self.slice_size, self.device, self.execution.as_dict()]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for i in self.positions:
             path = self.images.paths[i].encode("utf-8", "surrogateescape")
@@ -126,7 +136,8 @@ class Plan:
         --------
         >>> from featpipe import images
         >>> pictures = images.from_arrays([np.zeros((2, 2), np.uint8)] * 9)
-        >>> plan = Plan(pictures, np.arange(9), [], {}, "float32", 4, 2)
+        >>> way = Execution(fused=False, batch_size=2, n_lanes=1)
+        >>> plan = Plan(pictures, np.arange(9), [], {}, "float32", 4, "cpu", way)
         >>> plan.gaps([Span(2, 4), Span(4, 6)])
         [Span(start=0, stop=2), Span(start=6, stop=9)]
         """

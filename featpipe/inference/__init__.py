@@ -12,6 +12,7 @@ classifiers.
 | `machine` | device, batch size, workers |
 | `network` | the network of a recipe on the devices of a machine, loaded when needed |
 | `batch` | images after the network: their codes and failures |
+| `execution` | fused kernels, batch size, lanes: tried, and remembered |
 | `engine` | reading, decoding and computing batches, several at once, in order |
 | `lanes` | threads that compute batches |
 | `loader` | threads that load batches, or have worker processes do it |

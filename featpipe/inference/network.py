@@ -3,11 +3,25 @@
 A run with nothing to compute never gets here, and so never imports torch.
 """
 
-from collections.abc import Sequence
-from functools import cached_property
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from featpipe import __version__
+from featpipe.inference.execution import (
+    Execution,
+    Memory,
+    has_amx,
+    processor,
+    try_out,
+)
+from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.machine import Machine
 from featpipe.inference.recipe import Recipe
 
@@ -20,7 +34,11 @@ __all__ = ["Network"]
 # smaller ones; more at a time was measured to cost up to 1.7 times as much.
 _CPU_PIXELS, _CPU_BATCH, _GPU_BATCH = 4 * 224**2, 32, 128
 # More lanes than that on the CPU would need more memory than they save time.
-_MAX_LANES, _LANES_PER_GPU = 4, 2
+_MAX_LANES = 4
+# Larger batches were nowhere faster.
+_MAX_BATCH = 512
+# For fewer images it is not even looked how long the run will be.
+_FEW_IMAGES = 500
 
 
 class Network:
@@ -37,7 +55,7 @@ class Network:
         self._recipe = recipe
         self.machine = machine or Machine()
         self._loaded: dict[tuple[str, ...], Backbone] = {}
-        self._placed: dict[tuple[Backbone, str], list[Backbone]] = {}
+        self._placed: dict[tuple[Backbone, str, bool], list[Backbone]] = {}
         self._guard = Lock()
 
     @cached_property
@@ -67,16 +85,17 @@ class Network:
 
     @property
     def devices(self) -> list[str]:
-        """The device of each lane; every GPU that is visible if none is named."""
+        """Every device that is used: all GPUs that are visible if none is named."""
         import torch
 
         if self.device == "cuda":
-            gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-            return gpus * _LANES_PER_GPU
-        if self.device.startswith("cuda"):
-            return [self.device] * _LANES_PER_GPU
-        n_lanes = min(torch.get_num_threads(), _MAX_LANES)
-        return [self.device] * (n_lanes if self.device == "cpu" else 1)
+            return [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+        return [self.device]
+
+    @property
+    def kind(self) -> str:
+        """What all `devices` are: ``cpu``, ``cuda`` or ``mps``."""
+        return self.device.partition(":")[0]
 
     def batch_size(self, side: int) -> int:
         """Images at a time.
@@ -88,8 +107,8 @@ class Network:
         """
         if self.machine.batch_size:
             return self.machine.batch_size
-        if self.device != "cpu":
-            return _GPU_BATCH if self.device.startswith("cuda") else _CPU_BATCH
+        if self.kind != "cpu":
+            return _GPU_BATCH if self.kind == "cuda" else _CPU_BATCH
         return min(max(_CPU_PIXELS // side**2, 1), _CPU_BATCH)
 
     def precision(self, asked: str) -> str:
@@ -118,15 +137,152 @@ class Network:
             self._loaded = {wanted: backbone, specs: backbone}
         return self._loaded[wanted]
 
-    def lanes(self, depths: Sequence[str], precision: str) -> list["Backbone"]:
+    def safe_execution(self, side: int, precision: str) -> Execution:
+        """Return a way to run that is not slower than plain torch, batch norm folded.
+
+        Fused kernels won in float32, and in bf16 with AMX, wherever that was measured;
+        in bf16 without AMX they lose up to a half (docs/performance.md).
+
+        Parameters
+        ----------
+        side : int
+            Pixels, of the square that the network sees.
+        precision : str
+        """
+        import torch
+
+        fused = precision == "fp32" or (precision == "bf16" and has_amx())
+        n_lanes = {"cpu": min(torch.get_num_threads(), _MAX_LANES), "cuda": 2}
+        return Execution(
+            fused=self.kind == "cpu" and fused,
+            batch_size=self.batch_size(side),
+            n_lanes=n_lanes.get(self.kind, 1),
+        )
+
+    def choose_execution(
+        self,
+        depths: Sequence[str],
+        precision: str,
+        side: int,
+        *,
+        n_images: int,
+        largest_batch: int,
+    ) -> Execution:
+        """Return how to run: as remembered, as tried before a long run, or safely.
+
+        Parameters
+        ----------
+        depths : sequence of str
+        precision : str
+        side : int
+            Pixels, of the square that the network sees. Told, so that a run that finds
+            all rows known loads no network.
+        n_images : int
+            Of the run.
+        largest_batch : int
+            No larger one is tried.
+        """
+        safe = self.safe_execution(side, precision)
+        memory = Memory(self._facts(depths, precision, side))
+        remembered = memory.recall()
+        if remembered is not None:
+            batch_size = self.machine.batch_size or remembered.batch_size
+            return replace(remembered, batch_size=min(batch_size, largest_batch))
+        if n_images < _FEW_IMAGES:
+            return safe
+        best, tried = try_out(
+            safe,
+            partial(self._others, largest_batch),
+            partial(self._seconds, depths, precision),
+            n_images,
+        )
+        with self._guard:
+            self._placed = {k: v for k, v in self._placed.items() if k[2] == best.fused}
+        if tried and not self.machine.batch_size:
+            memory.remember(best)
+        return best
+
+    def _facts(
+        self, depths: Sequence[str], precision: str, side: int
+    ) -> dict[str, Any]:
+        """Return what it depends on which way to run is fastest."""
+        import torch
+
+        name: object = processor()
+        if self.kind == "cuda":
+            name = [torch.cuda.get_device_name(device) for device in self.devices]
+        return {
+            "backbone": self._recipe.backbone,
+            "depths": list(depths),
+            "side": side,
+            "precision": precision,
+            "device": self.kind,
+            "processor": name,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "featpipe": __version__,
+        }
+
+    def _others(self, largest_batch: int, best: Execution) -> Iterator[Execution]:
+        """Yield ways to run beside the best so far, the most promising first."""
+        if self.kind == "cpu":
+            yield replace(best, fused=not best.fused)
+        if not self.machine.batch_size:
+            larger = best.batch_size * 2
+            if self.kind != "mps" and larger <= min(largest_batch, _MAX_BATCH):
+                yield replace(best, batch_size=larger)
+        if self.kind == "cpu":
+            yield replace(best, n_lanes=1)
+
+    def _seconds(
+        self, depths: Sequence[str], precision: str, execution: Execution
+    ) -> float:
+        """Return the seconds an image takes in the network, all lanes at work."""
+        import torch
+
+        side = self.backbone(depths).preprocessing.crop
+        draw = torch.Generator().manual_seed(0)
+        shape = (execution.batch_size, 3, side, side)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
+
+        def run(backbone: "Backbone") -> dict[str, np.ndarray]:
+            return {spec: x.cpu().numpy() for spec, x in backbone(pixels).items()}
+
+        def round_(workers: InferenceWorkers) -> float:
+            start = time.perf_counter()
+            for future in [workers.submit() for _ in range(len(workers))]:
+                future.result()
+            return time.perf_counter() - start
+
+        workers = InferenceWorkers(self.lanes(depths, precision, execution), run)
+        try:
+            # The first round prepares kernels; of the others the quieter one counts.
+            seconds = [round_(workers) for _ in range(3)]
+        except torch.OutOfMemoryError:
+            return math.inf
+        finally:
+            workers.close()
+        return min(seconds[1:]) / (len(workers) * execution.batch_size)
+
+    def lanes(
+        self, depths: Sequence[str], precision: str, execution: Execution | None = None
+    ) -> list["Backbone"]:
         """Load the network as `backbone` does, and put it on the device of each lane.
 
-        InferenceWorkers of one device share one copy.
+        Lanes of one device share one copy. Default is the safe way to run.
         """
         with self._guard:
-            key = (self._load(tuple(depths)), precision)
+            loaded = self._load(tuple(depths))
+            if execution is None:
+                side = loaded.preprocessing.crop
+                execution = self.safe_execution(side, precision)
+            key = (loaded, precision, execution.fused)
             if key not in self._placed:
-                devices = self.devices
-                copies = {d: key[0].to(d, precision) for d in dict.fromkeys(devices)}
-                self._placed = {key: [copies[device] for device in devices]}
-            return self._placed[key]
+                fused = execution.fused
+                # The other variant stays, for a trial goes back and forth.
+                self._placed = {
+                    k: v for k, v in self._placed.items() if k[:2] == key[:2]
+                }
+                copies = [loaded.to(d, precision, fused=fused) for d in self.devices]
+                self._placed[key] = copies
+            return self._placed[key] * execution.n_lanes

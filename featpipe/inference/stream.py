@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Stream"]
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
+_LARGEST_BATCH = 512
 
 
 class Batch(NamedTuple):
@@ -85,16 +86,6 @@ class Stream:
         return backbone
 
     @property
-    def backbone(self) -> Backbone:
-        """The network, accepted, on its device, or on the first of them."""
-        return self._lanes[0]
-
-    @cached_property
-    def _lanes(self) -> list[Backbone]:
-        assert self.loaded is self._network.backbone(self.recipe.depths)
-        return self._network.lanes(self.recipe.depths, self.precision)
-
-    @property
     def width(self) -> int:
         """Numbers per code."""
         return sum(depth.width for depth in self.loaded.depths)
@@ -126,9 +117,17 @@ class Stream:
         tell: Callable[[Progress], None] | None,
         server: WorkerServer | None,
     ) -> Iterator[Batch]:
-        lanes = self._lanes
         progress = Progress(n_images=len(image_set))
-        size = self._network.batch_size(self.backbone.preprocessing.crop)
+        depths, side = self.recipe.depths, self.loaded.preprocessing.crop
+        execution = self._network.choose_execution(
+            depths,
+            self.precision,
+            side,
+            n_images=len(image_set),
+            largest_batch=_LARGEST_BATCH,
+        )
+        lanes = self._network.lanes(depths, self.precision, execution)
+        size = execution.batch_size
         engine = Engine(
             image_set,
             size,
