@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
     "scores": {"files"},
     "protocol": set(),
-    "inference": {"images", "backbones"},
+    "inference": {"images", "backbones", "files"},
     "extraction": {"images", "backbones", "codes", "inference", "files"},
     "transformer": {
         "images",

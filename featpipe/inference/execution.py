@@ -12,13 +12,14 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from featpipe import files
 
 __all__ = ["Execution", "Memory", "has_amx", "processor", "try_out"]
 
@@ -146,12 +147,7 @@ class Memory:
         record = {"execution": execution.as_dict(), "facts": self._facts}
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Whole or not at all: other processes read and write it too.
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self._path.parent, suffix=".tmp", delete=False
-            ) as file:
-                json.dump(record, file, indent=1)
-            Path(file.name).replace(self._path)
+            files.write_text(self._path, json.dumps(record, indent=1))
 
 
 def _cache_folder() -> Path:
