@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featpipe.images import Failure, ImageError, folder, scan
-from featpipe.images.folder import SPLITS
 from featpipe.images.imageset import MAX_BYTES
+from featpipe.images.naming import SPLITS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -64,6 +64,7 @@ def test_columns_agree_with_the_file_system(tmp_path):
     assert [images.read(i) for i in range(3)] == [b"a/1", b"a/22", b"b/1"]
 
 
+@pytest.mark.filterwarnings("ignore:.*folders taken for splits")
 @pytest.mark.parametrize("name", [*SPLITS, "Train", "TEST"])
 def test_every_name_of_a_split_means_its_split(tmp_path, name):
     make(tmp_path, f"{name}/cats/1.jpg", f"{name}/2.jpg")
@@ -83,7 +84,8 @@ def test_other_folders_beside_train_are_refused_by_name(tmp_path):
 
 def test_without_train_one_class_name_makes_all_folders_classes(tmp_path):
     make(tmp_path, "test/1.jpg", "validation/2.jpg", "cats/3.jpg")
-    images = scan(tmp_path)
+    with pytest.warns(UserWarning, match=r"'test', 'validation' may be names of spl"):
+        images = scan(tmp_path)
     assert images.class_names == ["cats", "test", "validation"]
     assert set(images.splits) == {""}
 
@@ -94,6 +96,7 @@ def test_unlabelled_ignores_what_folders_mean(tmp_path):
     assert images.class_names == []
     assert images.labels.tolist() == [-1, -1]
     assert images.splits == ["", ""]
+    make(tmp_path, "val/cats/3.jpg")
     assert scan(scan(tmp_path), unlabelled=True).class_names == []
 
 

@@ -57,6 +57,12 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Print a warning as one line; of ours the text alone."""
+    text = " ".join(str(message).split())
+    voice.remark(text if category is UserWarning else f"{category.__name__}: {text}")
+
+
 @app.callback()
 def _globals(
     version: Annotated[
@@ -81,6 +87,7 @@ def _globals(
     """
     # Pillow warns of odd EXIF and TIFF tags; what matters of them is in the notes.
     warnings.filterwarnings("ignore", module="PIL")
+    warnings.showwarning = _show_warning  # type: ignore[assignment]  # for lines of code
     voice.quiet, voice.verbose, voice.debug = quiet, verbose, debug
 
 

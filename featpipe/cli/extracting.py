@@ -14,9 +14,10 @@ from featpipe.cli.voice import voice
 if TYPE_CHECKING:
     from featpipe.codes import Codes
     from featpipe.extraction import Job
+    from featpipe.images import ImageSet
     from featpipe.inference import Progress
 
-__all__ = ["extract", "extract_codes", "numbers"]
+__all__ = ["extract", "extract_codes", "numbers", "say_set_aside"]
 
 
 def extract(
@@ -87,6 +88,7 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
     image_set = images.scan(
         asked["source"], unlabelled=asked["unlabelled"], limit=asked["limit"]
     )
+    say_set_aside(image_set)
     seen: list[Progress] = []
     with image_progress() as tell:
 
@@ -109,6 +111,16 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
         codes = job.run(overwrite=asked["overwrite"], break_lock=asked["break_lock"])
     _say_done(codes, seen[0], asked)
     return codes
+
+
+def say_set_aside(image_set: "ImageSet") -> None:
+    """Print how many names of the source are neither images nor failures."""
+    if image_set.n_hidden or image_set.n_set_aside:
+        voice.remark(
+            f"set aside: {image_set.n_hidden:,} hidden names and "
+            f"{image_set.n_set_aside:,} of systems or of no images (README, checksums, "
+            "tables)"
+        )
 
 
 def _say_plan(job: "Job", overwrite: bool) -> None:

@@ -9,6 +9,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 |---|---|
 | `imageset` | the list of images, and the one error of an image |
 | `scanning` | telling the kinds of sources apart |
+| `naming` | what names of folders and files mean |
 | `folder`, `table`, `ziparchive`, `tararchive`, `datasets` | a kind of source each |
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |

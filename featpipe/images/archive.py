@@ -18,8 +18,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
 
-from featpipe.images.folder import SPLITS, problem, with_meaning
+from featpipe.images.folder import problem
 from featpipe.images.imageset import Failure, ImageError, ImageSet, Reader, Row, build
+from featpipe.images.naming import (
+    assign_labels_and_splits,
+    is_set_aside,
+    wrapping_folder,
+)
 
 __all__ = ["Member", "identity_of", "listed", "opened", "slice_of", "whole"]
 
@@ -42,8 +47,12 @@ def listed(
     unlabelled: bool,
 ) -> ImageSet:
     """Make an `ImageSet` of the members of any archive."""
-    kept, hidden, failures = _sorted_out(members)
-    wrapper = _wrapper(kept)
+    kept, aside, failures = _sorted_out(_with_slashes(list(members)))
+    hidden = {name for name in aside if name.split("/")[-1].startswith(".")}
+    wrapper = wrapping_folder(
+        (member.name.split("/")[0] for member in kept),
+        loose=any("/" not in m.name and not m.is_folder for m in kept),
+    )
     failures = [
         f if f.reason == _UNSAFE else f._replace(path=f.path.removeprefix(wrapper))
         for f in failures
@@ -65,7 +74,7 @@ def listed(
         places[path] = member.place
     labelled = list(rows.values())
     if not unlabelled:
-        labelled = with_meaning(source, labelled, folders)
+        labelled = assign_labels_and_splits(source, labelled, folders)
     return build(
         source,
         os.path.abspath(source),
@@ -73,59 +82,57 @@ def listed(
         reader(places),
         failures=failures,
         n_hidden=len(hidden),
+        n_set_aside=len(aside - hidden),
     )
+
+
+def _with_slashes(members: list[Member]) -> list[Member]:
+    """Return the members with slashes in their names; some programs turn them."""
+    if any("/" in m.name for m in members) or not any("\\" in m.name for m in members):
+        return members
+    return [m._replace(name=m.name.replace("\\", "/")) for m in members]
 
 
 def _sorted_out(
     members: Iterable[Member],
 ) -> tuple[list[Member], set[str], list[Failure]]:
-    """Tell visible members, hidden names and failures apart."""
+    """Tell images, names set aside and failures apart."""
     kept: list[Member] = []
-    hidden: set[str] = set()
+    aside: set[str] = set()
     failures: list[Failure] = []
     for member in members:
-        name, hides = member.name, ""
+        name = member.name
         if _ODD.search(name):
             parts = [part for part in name.split("/") if part not in ("", ".")]
             if name.startswith("/") or ".." in parts or _DRIVE.match(name):
                 failures.append(Failure(name, "scan", _UNSAFE))
                 continue
-            name, hides = "/".join(parts), _hidden(parts)
-        if hides:
-            hidden.add(hides)
+            if name.endswith("/"):
+                member = member._replace(is_folder=True)
+            name = "/".join(parts)
+        if hides := _set_aside(name, member.is_folder):
+            aside.add(hides)
         elif member.reason:
             failures.append(Failure(name, "scan", member.reason))
         elif name:
             kept.append(member if name == member.name else member._replace(name=name))
-    return kept, hidden, failures
+    return kept, aside, failures
 
 
 # Most names have nothing of this, and tens of thousands of them take a while.
 _UNSAFE = "unsafe name: it leads out of the archive"
 _DRIVE = re.compile("[A-Za-z]:")
-_ODD = re.compile(r"^[A-Za-z]:|^/|//|/$|(^|/)(\.|__MACOSX/)")
+_ODD = re.compile(r"^[A-Za-z]:|^/|//|/$|(^|/)\.")
 
 
-def _hidden(parts: list[str]) -> str:
-    """Return the hidden file or folder that a path leads into, or nothing."""
+def _set_aside(name: str, is_folder: bool) -> str:
+    """Return the file or folder set aside that a name is or leads into, or nothing."""
+    parts = name.split("/")
+    last = len(parts) - 1
     for k, part in enumerate(parts):
-        # macOS puts its notes about files beside them, into __MACOSX.
-        if part.startswith(".") or part == "__MACOSX":
+        if is_set_aside(part, is_folder=is_folder or k < last):
             return "/".join(parts[: k + 1])
     return ""
-
-
-def _wrapper(members: list[Member]) -> str:
-    """Return the one folder around everything, with its slash, or nothing.
-
-    A folder that has the name of a split is no wrapper.
-    """
-    tops = {member.name.split("/")[0] for member in members}
-    loose = any("/" not in m.name and not m.is_folder for m in members)
-    if len(tops) != 1 or loose:
-        return ""
-    top = tops.pop()
-    return "" if top.casefold() in SPLITS else top + "/"
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from featpipe.images.decoding import to_rgb, upright
-from featpipe.images.folder import SPLITS, FileReader
+from featpipe.images.folder import FileReader
 from featpipe.images.imageset import Failure, ImageError, ImageSet, Row, build
+from featpipe.images.naming import splits_of
 
 __all__ = ["from_arrays", "scan_torchvision"]
 
@@ -63,7 +64,7 @@ def from_arrays(
     names = [f"{i:0{width}d}" for i in range(n)] if paths is None else list(paths)
     columns = {
         "labels": [""] * n if labels is None else _class_names(labels),
-        "splits": [""] * n if splits is None else [_split(name) for name in splits],
+        "splits": [""] * n if splits is None else _splits(splits),
         "groups": [""] * n if groups is None else [str(group) for group in groups],
         "paths": names,
     }
@@ -154,10 +155,12 @@ def _class_names(labels: Iterable[Any]) -> list[str]:
     return ["" if value < 0 else f"{value:0{width}d}" for value in values]
 
 
-def _split(name: str) -> str:
-    if name and name.casefold() not in SPLITS:
-        raise ValueError(f"{name!r} is no split; choose from {', '.join(SPLITS)}")
-    return SPLITS[name.casefold()] if name else ""
+def _splits(names: Sequence[str]) -> list[str]:
+    meant = splits_of(name for name in names if name) | {"": ""}
+    for name in names:
+        if name not in meant:
+            raise ValueError(f"{name!r} is no split; give train, val, test or ''")
+    return [meant[name] for name in names]
 
 
 _DONE_BY_US = {"download", "transform", "target_transform", "transforms", "loader"}
@@ -276,7 +279,7 @@ def _choices(
 
 
 def _part_split(part: str) -> str:
-    return SPLITS.get(part, "train" if part.startswith("train") else "")
+    return splits_of([part]).get(part, "train" if part.startswith("train") else "")
 
 
 def _open(factory: Any, options: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
-"""Folders of images: what is in them, and what their names mean.
+"""Folders of images: which files are in them, and reading one.
 
-Lives here: the walk over a folder, the meaning of folder names (shared with archives),
-reading a file. Never here: looking into files.
+Lives here: the walk over a folder, reading a file. Never here: what names mean
+(`naming`), nor looking into files.
 
 Paths are text here and not `pathlib.Path`, which takes several times as long over tens
 of thousands of files, and forgets a leading ``./`` and a trailing slash.
@@ -14,7 +14,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from featpipe.images.imageset import (
@@ -26,63 +26,17 @@ from featpipe.images.imageset import (
     build,
     too_large,
 )
+from featpipe.images.naming import (
+    assign_labels_and_splits,
+    is_set_aside,
+    is_split,
+    wrapping_folder,
+)
 
-__all__ = [
-    "SPLITS",
-    "FileReader",
-    "problem",
-    "scan_folder",
-    "stat_file",
-    "with_meaning",
-]
+__all__ = ["FileReader", "kind", "problem", "scan_folder", "stat_file"]
 
 # Bytes at a time, of a file that is longer than it says.
 _PIECE = 1 << 20
-
-SPLITS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Names of splits, capitals or not, and the split that each means."""
-
-
-def with_meaning(source: str, rows: Iterable[Row], folders: Iterable[str]) -> list[Row]:
-    """Give each row the label and split that the folders of its path say.
-
-    The first level is the class, deeper levels belong to it; or it is the split and
-    the second level the class. It is the split if there is a folder ``train``, or if
-    all folders have names of splits. A file beside the class folders is unlabelled.
-
-    Raises
-    ------
-    ValueError
-        If there are other folders beside ``train``; the sentence shows the names.
-    """
-    names = sorted(set(folders))
-    strange = [name for name in names if name.casefold() not in SPLITS]
-    has_train = any(name.casefold() == "train" for name in names)
-    if has_train and strange:
-        shown = ", ".join(map(repr, strange[:10])) + (", ..." * (len(strange) > 10))
-        raise ValueError(
-            f"{source!r} has a folder 'train' and beside it {shown}, not the name of a "
-            f"split; rename it to one of {', '.join(SPLITS)}, or move it away"
-        )
-    split_level = bool(names) and not strange
-    return [_meaning(row, split_level) for row in rows]
-
-
-def _meaning(row: Row, split_level: bool) -> Row:
-    parts = row.path.split("/", 2)
-    split = ""
-    if split_level and len(parts) > 1:
-        split = SPLITS[parts.pop(0).casefold()]
-    label = parts[0] if len(parts) > 1 else ""
-    return Row(row.path, label, split, row.group, row.size, row.mtime)
 
 
 @dataclass(frozen=True)
@@ -137,7 +91,8 @@ def scan_folder(source: str, unlabelled: bool = False) -> ImageSet:
 
     Links to files are files. A link to a folder is followed once: not where it leads
     back to a folder that it lies in, and not where another link led before. What is
-    hidden is counted, and everything else that is no file becomes a `Failure`.
+    hidden, of the system or a known non-image is counted, and everything else that is
+    no file becomes a `Failure`. One folder around several others is taken off.
 
     Raises
     ------
@@ -149,15 +104,24 @@ def scan_folder(source: str, unlabelled: bool = False) -> ImageSet:
     root = os.path.abspath(source)
     walk = _Walk(root)
     rows = list(walk.files())
+    failures = walk.failures
+    wrapper = walk.wrapper(rows)
+    if wrapper:
+        root = os.path.join(root, wrapper.rstrip("/"))
+        rows = [row._replace(path=row.path.removeprefix(wrapper)) for row in rows]
+        failures = [f._replace(path=f.path.removeprefix(wrapper)) for f in failures]
     if not unlabelled:
-        rows = with_meaning(source, rows, walk.top_folders)
+        inside = [n for n in walk.folders if n.startswith(wrapper)]
+        tops = [name.removeprefix(wrapper).split("/")[0] for name in inside]
+        rows = assign_labels_and_splits(source, rows, tops)
     return build(
         source,
         root,
         rows,
         FileReader(root),
-        failures=walk.failures,
+        failures=failures,
         n_hidden=walk.n_hidden,
+        n_set_aside=walk.n_set_aside,
     )
 
 
@@ -174,9 +138,10 @@ class _Walk:
     """One walk over a tree; a stack and no recursion, since trees may be deep."""
 
     root: str
-    top_folders: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # of the first two levels
     failures: list[Failure] = field(default_factory=list)
     n_hidden: int = 0
+    n_set_aside: int = 0
     linked: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def files(self) -> Iterator[Row]:
@@ -206,7 +171,9 @@ class _Walk:
             dangling = entry.is_symlink() and error.errno == errno.ENOENT
             self._fail(path, "link to nothing" if dangling else problem(error))
             return
-        if stat.S_ISREG(status.st_mode):
+        if is_set_aside(entry.name, is_folder=stat.S_ISDIR(status.st_mode)):
+            self.n_set_aside += 1
+        elif stat.S_ISREG(status.st_mode):
             yield Row(path, size=status.st_size, mtime=status.st_mtime_ns)
         elif stat.S_ISDIR(status.st_mode):
             self._enter(entry, path, status, folder, stack)
@@ -231,9 +198,17 @@ class _Walk:
             if before != path:
                 self._fail(path, f"link to a folder already read as {before!r}")
                 return
-        if not folder.prefix:
-            self.top_folders.append(entry.name)
+        if path.count("/") < 2:
+            self.folders.append(path)
         stack.append(_Folder(path + "/", folder.ancestors | {identity}))
+
+    def wrapper(self, rows: list[Row]) -> str:
+        """Return the one folder that holds several, and everything else, or nothing."""
+        inside = [name.split("/")[1] for name in self.folders if "/" in name]
+        if len(inside) < 2 and not any(map(is_split, inside)):
+            return ""  # it may well be a class
+        tops = [name for name in self.folders if "/" not in name]
+        return wrapping_folder(tops, loose=any("/" not in row.path for row in rows))
 
     def _fail(self, path: str, reason: str) -> None:
         self.failures.append(Failure(path, "scan", reason))

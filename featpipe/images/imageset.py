@@ -104,6 +104,8 @@ class ImageSet:
         What could not be listed, stage ``"scan"``; `take` keeps them all.
     n_hidden : int
         Files and folders whose name begins with a dot; a hidden folder counts once.
+    n_set_aside : int
+        Files and folders of systems, and known non-images; see `naming.is_set_aside`.
     """
 
     source: str
@@ -118,6 +120,7 @@ class ImageSet:
     failures: list[Failure]
     n_hidden: int
     reader: Reader = field(repr=False)
+    n_set_aside: int = 0
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -201,6 +204,7 @@ def build(
     *,
     failures: Iterable[Failure] = (),
     n_hidden: int = 0,
+    n_set_aside: int = 0,
 ) -> ImageSet:
     """Sort rows into an `ImageSet` and number the classes.
 
@@ -211,7 +215,7 @@ def build(
     """
     failures = sorted(failures, key=lambda failure: os.fsencode(failure.path))
     if not rows:
-        raise ValueError(_no_images(source, failures, n_hidden))
+        raise ValueError(_no_images(source, failures, n_hidden, n_set_aside))
     rows = sorted(rows, key=lambda row: os.fsencode(row.path))
     class_names = sorted({row.label for row in rows} - {""})
     numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
@@ -228,14 +232,20 @@ def build(
         failures=failures,
         n_hidden=n_hidden,
         reader=reader,
+        n_set_aside=n_set_aside,
     )
 
 
-def _no_images(source: str, failures: Sequence[Failure], n_hidden: int) -> str:
+def _no_images(
+    source: str, failures: Sequence[Failure], n_hidden: int, n_set_aside: int
+) -> str:
     found = f"no image in {source!r}"
     if failures:
         path, _, reason = failures[0]
         found += f": {len(failures)} could not be listed, the first {path!r} ({reason})"
-    elif n_hidden:
-        found += f": only {n_hidden} hidden names (with a leading dot)"
+    elif n_hidden or n_set_aside:
+        found += (
+            f": only {n_hidden} hidden names (with a leading dot) and {n_set_aside} "
+            "names of systems or of no images"
+        )
     return found + "; give a folder, table or archive that has images"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from featpipe.images.folder import kind, problem, scan_folder
 from featpipe.images.imageset import ImageSet
+from featpipe.images.naming import check_classes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,17 +34,18 @@ def scan(
 ) -> ImageSet:
     """List the images of a source, without looking into them.
 
-    Every regular file is an image (decoding decides later whether that is true), every
-    hidden one is counted, everything else is a `Failure`: nothing is left out silently.
+    Every regular file is an image (decoding decides later whether that is true).
+    Hidden names, those of systems (``@eaDir``, ``Thumbs.db``) and well-known non-images
+    (``README``, checksums, CSV) are counted, and everything else is a `Failure`.
 
     Parameters
     ----------
     source : path, str or ImageSet
-        - A folder. Its folders are classes; or, if one is called ``train`` or all have
-          names of splits, they are splits (``train``; ``val``, ``valid``,
-          ``validation``, ``dev``; ``test``, ``testing``; capitals or not) and the
-          folders in them classes. Deeper folders belong to the class, files beside the
-          class folders are unlabelled.
+        - A folder. Its folders are classes; or, if all have names of splits, they are
+          splits (``train``, ``Training_Set``, ``val``, ``dev``, ``testing``, …; see
+          `naming.splits_of`) and the folders in them classes. Deeper folders belong to
+          the class, files beside the class folders are unlabelled. One folder around
+          several others is taken off.
         - A ``.csv`` or ``.tsv`` table with a header and the columns
           ``path[,label][,split][,group]``; others are ignored. Paths are relative to
           the folder of the table, or absolute.
@@ -71,11 +73,22 @@ def scan(
         If it may not be read.
     ValueError
         If it is no source or holds no image, if folder names or a table contradict
-        themselves, or if ``limit`` is below one.
+        themselves, if splits have no class in common, or if ``limit`` is below one.
+
+    Warns
+    -----
+    UserWarning
+        If folders with other names than train, val and test were taken for splits, if
+        folders that look like splits were taken for classes, or if class names differ
+        only by capitals, blanks or Unicode form.
     """
     images = source if isinstance(source, ImageSet) else _scan(source, unlabelled)
     if unlabelled:
         images = images.without_labels()
+    elif images is not source:
+        names = [*images.class_names, ""]
+        labels = [names[label] for label in images.labels.tolist()]
+        check_classes(images.source, labels, images.class_names, images.splits)
     return images if limit is None else images.first(limit)
 
 

@@ -10,12 +10,14 @@ in them.
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from featpipe.images.folder import SPLITS, FileReader, problem, stat_file
+from featpipe.images.folder import FileReader, problem, stat_file
 from featpipe.images.imageset import Failure, ImageSet, Row, build
+from featpipe.images.naming import splits_of
 
 __all__ = ["scan_table"]
 
@@ -30,11 +32,12 @@ class _Line(NamedTuple):
 def scan_table(source: str) -> ImageSet:
     """List the images that a table names.
 
-    The table is UTF-8, with or without a byte order mark, and quoted as spreadsheets
-    do. Its delimiter is the first of comma, semicolon and tab (tab first in a ``.tsv``)
-    under which the header has a column ``path``; capitals do not matter in the header,
-    columns in any order, others are ignored. A file that does not exist is a
-    `Failure`: the rest of the table is still good.
+    The table is UTF-8 or UTF-16, with or without a byte order mark, or cp1252 where it
+    is no UTF-8, and quoted as spreadsheets do. Backslashes in a path are slashes where
+    no file has such a name. Its delimiter is the first of comma, semicolon and tab (tab
+    first in a ``.tsv``) under which the header has a column ``path``; capitals do not
+    matter in the header, columns in any order, others are ignored. A file that does not
+    exist is a `Failure`: the rest of the table is still good.
 
     Raises
     ------
@@ -46,6 +49,7 @@ def scan_table(source: str) -> ImageSet:
     rows: list[Row] = []
     failures: list[Failure] = []
     for row in _checked(source):
+        row = row._replace(path=_existing(root, row.path))
         try:
             status = stat_file(os.path.join(root, row.path))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -55,9 +59,50 @@ def scan_table(source: str) -> ImageSet:
     return build(source, root, rows, FileReader(root), failures=failures)
 
 
+def _existing(root: str, path: str) -> str:
+    """Return the spelling of a path that names a file; as it is if none does."""
+    for spelling in dict.fromkeys((path, _as_text(path))):
+        for candidate in dict.fromkeys((spelling, spelling.replace("\\", "/"))):
+            if "\0" not in candidate and _exists(os.path.join(root, candidate)):
+                return candidate
+    return path
+
+
+def _exists(path: str) -> bool:
+    try:
+        stat_file(path)
+    except OSError:
+        return False
+    return True
+
+
+def _as_text(text: str) -> str:
+    """Read bytes that are no UTF-8 as cp1252, which old spreadsheets write."""
+    if text.isascii():
+        return text
+    content = text.encode("utf-8", "surrogateescape")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _decoded(content: bytes) -> str:
+    """Decode a table; bytes that are no UTF-8 become surrogates, as in file names."""
+    head = content[:64]
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    if head.count(b"\0") >= len(head) // 3 > 0:
+        encoding = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+        return content.decode(encoding, "replace")
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
 def _checked(source: str) -> Iterator[Row]:
     first: dict[str, int] = {}
-    for number, row in _lines(source):
+    lines = list(_lines(source))
+    splits = splits_of(line.row.split for line in lines if line.row.split) | {"": ""}
+    for number, row in lines:
         if not row.path:
             raise ValueError(f"{source!r}, line {number}: the path is empty; give one")
         before = first.setdefault(os.path.normpath(row.path), number)
@@ -66,21 +111,19 @@ def _checked(source: str) -> Iterator[Row]:
                 f"{source!r}, line {number}: {row.path!r} is listed before, in line "
                 f"{before}; list each image once"
             )
-        split = row.split.casefold()
-        if split and split not in SPLITS:
+        if row.split not in splits:
             raise ValueError(
-                f"{source!r}, line {number}: {row.split!r} is no split; choose from "
-                f"{', '.join(SPLITS)}, or leave it empty"
+                f"{source!r}, line {number}: {row.split!r} is no split; write train, "
+                "val or test, or leave it empty"
             )
-        yield row._replace(split=SPLITS.get(split, ""))
+        yield row._replace(split=splits[row.split])
 
 
 def _lines(source: str) -> Iterator[_Line]:
     """Yield each line of the table with its number, texts as they stand."""
-    # Bytes that are no UTF-8 become the surrogates that file names have for them.
-    with open(
-        source, encoding="utf-8-sig", errors="surrogateescape", newline=""
-    ) as text:
+    with open(source, "rb") as file:
+        content = file.read()
+    with io.StringIO(_decoded(content), newline="") as text:
         delimiter, header = _header(source, text.readline())
         columns = {name: k for k, name in enumerate(header) if name in _COLUMNS}
         reader = csv.reader(text, delimiter=delimiter)
@@ -99,7 +142,7 @@ def _lines(source: str) -> Iterator[_Line]:
                     f"{source!r}, line {number}: {len(cells)} columns where the header "
                     f"has {len(header)}; quote texts that contain {delimiter!r}"
                 )
-            found = {name: cells[k].strip() for name, k in columns.items()}
+            found = {name: _as_text(cells[k].strip()) for name, k in columns.items()}
             label, split, group = (found.get(name, "") for name in _COLUMNS[1:])
             # The path alone is not stripped: file names may begin and end with spaces.
             path = cells[columns["path"]].removeprefix("./")

@@ -46,9 +46,6 @@ def scan_zip(source: str, unlabelled: bool = False) -> ImageSet:
 
 
 def _zip_member(info: zipfile.ZipInfo) -> Member:
-    name = info.filename
-    if info.create_system == 0:
-        name = name.replace("\\", "/")  # some programs for Windows write it so
     place = (
         info.header_offset,
         info.compress_size,
@@ -57,7 +54,7 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
         info.CRC,
     )
     reason = _zip_reason(info)
-    return Member(name, info.file_size, place, reason, name.endswith("/"))
+    return Member(info.filename, info.file_size, place, reason)
 
 
 def _zip_reason(info: zipfile.ZipInfo) -> str:

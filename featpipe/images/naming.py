@@ -1,0 +1,314 @@
+"""What the names of folders and files mean: splits, classes, and what is set aside.
+
+Lives here: the spellings of splits, the labels and splits of rows, the names that
+systems leave behind. Never here: the file system, nor looking into files.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+from featpipe.images.imageset import Row
+
+__all__ = [
+    *("SPLITS", "assign_labels_and_splits", "check_classes", "is_set_aside"),
+    *("is_split", "splits_of", "wrapping_folder"),
+]
+
+SPLITS = {
+    **dict.fromkeys(("train", "training", "trn", "trainval", "learn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
+    **dict.fromkeys(("devel", "development", "tuning"), "val"),
+    **dict.fromkeys(("test", "testing", "tests", "tst", "holdout", "heldout"), "test"),
+    # The last part of a collection that has a validation part; see `splits_of`.
+    **dict.fromkeys(("eval", "evaluation"), "test"),
+}
+"""Words that name a split, and the split that each means."""
+
+# Taken for splits without a word.
+_PLAIN = {"train", "val", "valid", "validation", "test"}
+
+# Words that say nothing of which split it is: training_set, TestData, val-images.
+_FILLERS = {
+    *("set", "sets", "data", "dataset", "split", "subset", "part", "partition"),
+    *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
+    *("sample", "samples", "example", "examples", "file", "files", "folder", "dir"),
+}
+_LETTERS = re.compile(r"[^\W\d_]+")
+_HUMPS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z]+")
+
+_SYSTEM = {
+    *("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information"),
+    *("lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("ehthumbs_vista.db", "icon\r", "picasa.ini", "zbthumbnail.info"),
+}
+_DOCUMENTS = re.compile(
+    r"(readme|licen[cs]e|copying|changelog|citation|authors|notice)([ ._-].*)?"
+    r"|.*\.(md5|sha1|sha256|sha512|sfv|crc32)"
+    r"|(md5|sha1|sha256|sha512)sums?(\.txt)?|checksums?(\..*)?"
+    r"|(labels?|class(es)?|class_?names|categories|annotations?|metadata|notes|urls)\.txt"
+    r"|.*\.(csv|tsv|json|jsonl|xml|yaml|yml|md|rst|xlsx|parquet|ipynb|url|lnk)",
+    re.IGNORECASE,
+)
+_IMAGE_SUFFIX = re.compile(
+    r".*\.(jpe?g|png|gif|webp|bmp|tiff?|avif|p[pgbn]m|jp2|j2k|mpo)", re.IGNORECASE
+)
+
+
+def is_set_aside(name: str, *, is_folder: bool) -> bool:
+    """Whether a file or folder of this name is counted and not listed.
+
+    That is what systems leave behind (``@eaDir``, ``Thumbs.db``), what a collection
+    says of itself (``README``, checksums, tables), and every name with a leading dot.
+
+    Examples
+    --------
+    >>> [is_set_aside(n, is_folder=False) for n in ("Thumbs.db", "README.md", "a.jpg")]
+    [True, True, False]
+    """
+    if name.startswith(".") or name.casefold() in _SYSTEM:
+        return True
+    if is_folder or _IMAGE_SUFFIX.fullmatch(name):
+        return False
+    return _DOCUMENTS.fullmatch(name) is not None
+
+
+def is_split(name: str) -> bool:
+    """Whether a name on its own means a split.
+
+    Examples
+    --------
+    >>> is_split("Training_Set"), is_split("steam_train")
+    (True, False)
+    """
+    split, rest = _parse(name)
+    return bool(split) and not rest
+
+
+def splits_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the split that each of some names means; without those that mean none.
+
+    Capitals, numbers, and words such as *set*, *data*, *images* make no difference. Nor
+    does a word that all names have: ``flowers_train`` beside ``flowers_test``.
+    ``eval`` is val beside a test split, and else test.
+
+    Parameters
+    ----------
+    names : iterable of str
+        All names of one level of folders, or all values of one column.
+
+    Returns
+    -------
+    dict of str to str
+        ``"train"``, ``"val"`` or ``"test"``.
+
+    Examples
+    --------
+    >>> splits_of(["TrainingSet", "test-images", "cats"])
+    {'TrainingSet': 'train', 'test-images': 'test'}
+    """
+    parsed = {name: _parse(name) for name in dict.fromkeys(names)}
+    rests = {rest for _, rest in parsed.values()}
+    whole = all(split for split, _ in parsed.values()) and len(rests) == 1
+    if not (whole and len(parsed) > 1):
+        parsed = {name: found for name, found in parsed.items() if not found[1]}
+    splits = {name: split for name, (split, _) in parsed.items() if split}
+    late = [name for name in splits if "eval" in name.casefold()]
+    if any(split == "test" for name, split in splits.items() if name not in late):
+        splits |= dict.fromkeys(late, "val")
+    return splits
+
+
+def _parse(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the split that a name has a word for, and its other words."""
+    split, rest = "", []
+    text = unicodedata.normalize("NFKC", name)
+    for joined in (r"hold[\W_]?out", r"held[\W_]?out"):
+        text = re.sub(joined, "holdout", text, flags=re.IGNORECASE)
+    for word in _words(text):
+        meant = _split_word(word)
+        if meant and not split:
+            split = meant
+        elif word not in _FILLERS and (not meant or meant != split):
+            rest.append(word)
+    return split, tuple(rest)
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a name in small letters, ``camelCase`` taken apart."""
+    words = []
+    for run in _LETTERS.findall(text):
+        whole = bool(_split_word(run.casefold()))
+        words += [run] if whole else _HUMPS.findall(run)
+    return [word.casefold() for word in words]
+
+
+def _split_word(word: str) -> str:
+    if word in SPLITS:
+        return SPLITS[word]
+    stems = (word.removesuffix(filler) for filler in _FILLERS if word.endswith(filler))
+    return next((SPLITS[stem] for stem in stems if stem in SPLITS), "")
+
+
+def assign_labels_and_splits(
+    source: str, rows: Sequence[Row], folders: Iterable[str]
+) -> list[Row]:
+    """Return the rows with the label and split that the folders of their paths mean.
+
+    The first level is the class, deeper levels belong to it; or it is the split and
+    the second level the class. It is the split if all folders have names of splits; a
+    file beside the class folders is unlabelled.
+
+    Parameters
+    ----------
+    source : str
+        For messages.
+    rows : sequence of Row
+    folders : iterable of str
+        Names of all folders of the first level.
+
+    Raises
+    ------
+    ValueError
+        If there is ``train`` and beside it a folder that is no split.
+
+    Warns
+    -----
+    UserWarning
+        If names other than train, val and test were taken for splits, or if folders
+        were taken for classes that look like splits.
+    """
+    names = sorted(set(folders))
+    splits = splits_of(names)
+    strange = [name for name in names if name not in splits]
+    if strange and "train" in splits.values():
+        train = next(name for name, split in splits.items() if split == "train")
+        raise ValueError(
+            f"{source!r} has a folder {train!r} and beside it {_listed(strange)}, not "
+            "the name of a split; rename it to train, val or test, or move it away (or "
+            f"list the images in a CSV with path,label,split if {train!r} is a class)"
+        )
+    taken = {} if strange else splits
+    if taken and not {name.casefold() for name in taken} <= _PLAIN:
+        meaning = ", ".join(f"{name!r} = {split}" for name, split in taken.items())
+        _warn(
+            f"{source!r}: folders taken for splits: {meaning}; if they are classes, "
+            "list the images in a CSV with path,label"
+        )
+    elif not taken:
+        _warn_of_lookalikes(source, rows, names, splits)
+    return [_assigned(row, taken) for row in rows]
+
+
+def _warn_of_lookalikes(
+    source: str, rows: Sequence[Row], names: Sequence[str], splits: Mapping[str, str]
+) -> None:
+    """Warn where classes look like splits, or hold the same folders below."""
+    worded = {split for split, _ in map(_parse, names)}
+    below: dict[str, set[str]] = {name: set() for name in names}
+    for row in rows:
+        parts = row.path.split("/", 2)
+        if len(parts) > 2 and parts[0] in below:
+            below[parts[0]].add(parts[1])
+    common = set.intersection(*below.values()) if len(below) > 1 else set()
+    if splits or (len(worded) > 1 and "" not in worded):
+        why = f"{_listed(sorted(splits) or names)} may be names of splits"
+    elif len(common) > 1:
+        why = f"all hold the same folders, {_listed(sorted(common))}"
+    else:
+        return
+    _warn(
+        f"{source!r}: the folders {_listed(names)} were taken for classes, but {why}; "
+        "if they are splits, rename them to train, val and test, or list the images in "
+        "a CSV with path,label,split"
+    )
+
+
+def _assigned(row: Row, splits: Mapping[str, str]) -> Row:
+    parts = row.path.split("/", 2)
+    split = ""
+    if splits and len(parts) > 1:
+        split = splits[parts.pop(0)]
+    return row._replace(label=parts[0] if len(parts) > 1 else "", split=split)
+
+
+def wrapping_folder(tops: Iterable[str], *, loose: bool) -> str:
+    """Return the one folder around everything, with its slash, or nothing.
+
+    A folder that has the name of a split is no wrapper.
+
+    Parameters
+    ----------
+    tops : iterable of str
+        Names of the first level.
+    loose : bool
+        Whether there are files beside the folders of the first level.
+    """
+    names = set(tops)
+    if len(names) != 1 or loose:
+        return ""
+    (top,) = names
+    return "" if _parse(top)[0] else top + "/"
+
+
+def check_classes(
+    source: str,
+    labels: Iterable[str],
+    class_names: Sequence[str],
+    splits: Sequence[str],
+) -> None:
+    """Check that class names can be told apart, and splits can judge each other.
+
+    Parameters
+    ----------
+    source : str
+        For messages.
+    labels : (n,) str
+        The class name of each image, ``""`` where there is none.
+    class_names : sequence of str
+    splits : (n,) str
+
+    Raises
+    ------
+    ValueError
+        If train and a held-out split have no class in common.
+
+    Warns
+    -----
+    UserWarning
+        If class names differ only by capitals, blanks or Unicode form.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in class_names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        alike.setdefault(re.sub(r"[\s_-]+", "", plain), []).append(name)
+    for twins in (names for names in alike.values() if len(names) > 1):
+        _warn(
+            f"{source!r}: the classes {_listed(twins)} differ only by capitals, blanks "
+            "or Unicode form, and are kept apart; rename one if they are the same"
+        )
+    classes: dict[str, set[str]] = {}
+    for label, split in zip(labels, splits, strict=True):
+        if label and split:
+            classes.setdefault(split, set()).add(label)
+    for split in ("val", "test"):
+        if "train" in classes and split in classes:
+            if classes["train"] & classes[split]:
+                continue
+            raise ValueError(
+                f"{source!r}: no class of train ({_listed(sorted(classes['train']))}) "
+                f"is in {split} ({_listed(sorted(classes[split]))}); give the class "
+                "folders of all splits the same names"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:10])) + ", …" * (len(names) > 10)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=2)

@@ -1,0 +1,209 @@
+"""Names of folders and files: splits under other names, classes, what is set aside."""
+
+import unicodedata
+import warnings
+import zipfile
+
+import pytest
+from test_images_folder import labels, make
+
+import featpipe
+from featpipe.images import scan
+from featpipe.images.naming import splits_of
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "held_out"),
+    [
+        ("Training", "Testing", "test"),
+        ("training_set", "test_set", "test"),
+        ("TRAIN_DATA", "VALID_DATA", "val"),
+        ("TrainingSet", "ValidationSet", "val"),
+        ("train-images", "dev-images", "val"),
+        ("train2017", "val2017", "val"),
+        ("01_train", "02_test", "test"),
+        ("trainset", "testset", "test"),
+        ("seg_train", "seg_test", "test"),
+        ("flowersTrain", "flowersTest", "test"),
+        ("train", "hold-out", "test"),
+        ("train", "Held Out", "test"),
+        ("train", "evaluation", "test"),
+        ("trainval", "test", "test"),
+    ],
+)
+def test_splits_under_other_names_are_splits_and_said(tmp_path, train, test, held_out):
+    make(tmp_path, f"{train}/cats/1", f"{train}/dogs/2", f"{test}/cats/3")
+    if {train, test} <= {"train", "test", "val"}:
+        images = scan(tmp_path)
+    else:
+        with pytest.warns(UserWarning, match="taken for splits: .*if they are classes"):
+            images = scan(tmp_path)
+    assert labels(images) == {
+        f"{train}/cats/1": ("train", "cats"),
+        f"{train}/dogs/2": ("train", "dogs"),
+        f"{test}/cats/3": (held_out, "cats"),
+    }
+
+
+def test_an_evaluation_part_beside_a_test_part_validates():
+    assert splits_of(["train", "eval", "test"])["eval"] == "val"
+    assert splits_of(["training", "validation", "evaluation"])["evaluation"] == "test"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("steam_train", "bus"),
+        ("attest", "contest"),
+        ("strain", "devil"),
+        ("valley", "a"),
+    ],
+)
+def test_words_that_only_contain_a_split_are_classes(tmp_path, names):
+    make(tmp_path, *(f"{name}/1" for name in names))
+    assert scan(tmp_path).class_names == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("first/cats/1", "first/dogs/2", "second/cats/3", "second/dogs/4"),
+        ("trainA/1", "testA/2", "trainB/3", "testB/4"),
+        ("test/1", "cats/2"),
+    ],
+)
+def test_classes_that_look_like_splits_are_said_with_the_remedy(tmp_path, paths):
+    make(tmp_path, *paths)
+    remedy = "taken for classes, but .* CSV with path,label,split"
+    with pytest.warns(UserWarning, match=remedy):
+        images = scan(tmp_path)
+    assert images.class_names == sorted({path.split("/")[0] for path in paths})
+
+
+def test_classes_with_one_folder_of_the_same_name_are_no_splits(tmp_path):
+    make(tmp_path, "cats/images/1", "dogs/images/2")
+    assert scan(tmp_path).class_names == ["cats", "dogs"]
+
+
+def test_splits_under_other_names_judge_from_the_command_line(tmp_path, capsys):
+    from typer.testing import CliRunner
+
+    from featpipe.cli.app import app
+
+    make(tmp_path, "s/Training/a/1", "s/Training/b/2", "s/Testing/a/3")
+    result = CliRunner().invoke(
+        app, ["extract", str(tmp_path / "s"), "-o", str(tmp_path / "x.h5"), "--plan"]
+    )
+    assert "'Testing' = test, 'Training' = train" in result.output
+
+
+def test_splits_without_a_common_class_are_refused(tmp_path):
+    make(tmp_path, "train/cats/1", "train/dogs/2", "test/Cat/3")
+    with pytest.raises(ValueError, match=r"no class of train .'cats', 'dogs'. is in"):
+        scan(tmp_path)
+    assert len(scan(tmp_path, unlabelled=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("Cats", "cats"),
+        ("red cat", "redcat"),
+        ("red_cat", "red-cat"),
+        (unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")),
+    ],
+)
+def test_class_names_that_differ_by_a_hair_are_said(tmp_path, one, two):
+    rows = f"path,label\na.jpg,{one}\nb.jpg,{two}\n"
+    make(tmp_path, "a.jpg", "b.jpg")
+    (tmp_path / "t.csv").write_text(rows, encoding="utf-8")
+    with pytest.warns(UserWarning, match="differ only by capitals, blanks or Unicode"):
+        assert len(scan(tmp_path / "t.csv").class_names) == 2
+
+
+SYSTEM = [
+    *("@eaDir/x.jpg", "$RECYCLE.BIN/y.jpg", "__MACOSX/z.jpg", "lost+found/q.jpg"),
+    *("System Volume Information/v.jpg", ".ipynb_checkpoints/c.jpg", "a/@eaDir/x.jpg"),
+    *(
+        "Thumbs.db",
+        "a/desktop.ini",
+        "README",
+        "README.md",
+        "a/readme.txt",
+        "SHA256SUMS",
+    ),
+    *("photos.csv", "a/md5sums.txt", "a/1.jpg.md5", "LICENSE", "labels.txt", "x.json"),
+]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_systems_and_collections_leave_is_set_aside_and_counted(tmp_path, kind):
+    paths = ["a/1.jpg", "b/2.jpg", "b/readme.jpg", "a/notes", *SYSTEM]
+    make(tmp_path / "src", *paths)
+    source = tmp_path / "src"
+    if kind == "zip":
+        source = tmp_path / "src.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in paths:
+                archive.writestr(path, b"x")
+    images = scan(source)
+    assert images.paths == ["a/1.jpg", "a/notes", "b/2.jpg", "b/readme.jpg"]
+    assert images.class_names == ["a", "b"]
+    assert images.failures == []
+    assert images.n_hidden + images.n_set_aside == len(SYSTEM)
+
+
+def test_a_folder_around_all_others_is_taken_off_as_in_an_archive(tmp_path):
+    make(tmp_path, "flowers-1.0/train/rose/1.jpg", "flowers-1.0/test/rose/2.jpg")
+    make(tmp_path, "README.md")
+    images = scan(tmp_path)
+    assert labels(images) == {
+        "train/rose/1.jpg": ("train", "rose"),
+        "test/rose/2.jpg": ("test", "rose"),
+    }
+    assert images.read(0) == b"flowers-1.0/test/rose/2.jpg"
+    assert scan(make(tmp_path / "one", "rose/1.jpg")).class_names == ["rose"]
+
+
+def test_backslashes_in_members_and_tables_are_slashes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        for name in ("src\\cats\\1.jpg", "src\\dogs\\2.jpg"):
+            archive.writestr(name, b"x")
+    assert labels(scan(tmp_path / "w.zip")) == {
+        "cats/1.jpg": ("", "cats"),
+        "dogs/2.jpg": ("", "dogs"),
+    }
+    make(tmp_path, "sub/1.jpg", "odd\\name.jpg")
+    (tmp_path / "t.csv").write_text("path\nsub\\1.jpg\nodd\\name.jpg\n")
+    images = scan(tmp_path / "t.csv")
+    assert images.paths == ["odd\\name.jpg", "sub/1.jpg"]
+    assert images.failures == []
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-8-sig"]
+)
+def test_tables_in_the_encodings_of_spreadsheets_are_read(tmp_path, encoding):
+    make(tmp_path, "müsli.jpg", "b.jpg")
+    text = "path,label\r\nmüsli.jpg,Café\r\nb.jpg,Tür\r\n"
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    images = scan(tmp_path / "t.csv")
+    assert images.paths == ["b.jpg", "müsli.jpg"]
+    assert images.class_names == ["Café", "Tür"]
+
+
+def test_splits_in_a_table_may_have_other_names(tmp_path):
+    make(tmp_path, "1", "2")
+    rows = "path,label,split\n1,cat,Training\n2,cat,test set\n"
+    (tmp_path / "t.csv").write_text(rows)
+    assert scan(tmp_path / "t.csv").splits == ["train", "test"]
+
+
+def test_python_callers_are_warned_and_not_stopped(tmp_path):
+    make(tmp_path, "Training/a/1", "Testing/a/2")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        featpipe.images.scan(tmp_path)
+    assert [w.category for w in caught] == [UserWarning]
