@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from drawn_codes import CLASS_NAMES, draw, splits_of, write
+from scipy import stats
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -154,9 +155,8 @@ def test_without_a_split_C_is_chosen_inside_each_training_part(tmp_path):
 def test_the_luck_of_the_choice_is_scored_where_there_is_no_split(tmp_path):
     labels, made = draw(60)
     path = write(tmp_path / "a.h5", labels, made)
-    assert any("free of the luck" in note for note in compare(path).notes)
-    alone = compare(path, depths=["layer1"])
-    assert not any("free of the luck" in note for note in alone.notes)
+    assert "the row chosen anew inside each training part" in compare(path).headline
+    assert compare(path, depths=["layer1"]).headline == ""
 
 
 def test_p_values_are_corrected_mcnemar_tests_against_the_recommended(tmp_path):
@@ -179,10 +179,32 @@ def test_groups_stay_together_and_are_tested_as_wholes(tmp_path):
     found = compare(write(tmp_path / "a.h5", labels, made, groups=groups), folds=4)
     truth = np.array(found.labels)
     correct = [np.array(score.test_predicted) == truth for score in found.scores]
-    expected = scores.sign_flip(correct[0], correct[1], protocol.group_numbers(groups))
-    assert found.scores[1].p_value == pytest.approx(expected)
-    assert "sign-flip" in found.test
+    expected = scores.max_t(
+        np.column_stack(correct),
+        protocol.group_numbers(groups),
+        variance_ratio=scores.fold_variance_ratio(4),
+    )
+    assert found.scores[1].p_value == expected[1]
+    assert "sign flips of groups" in found.test
     assert any("24 groups" in note for note in found.notes)
+
+
+def test_groups_of_a_given_split_are_tested_by_exact_sign_flips(tmp_path):
+    labels, made = draw(96)
+    groups = [f"g{i // 4}" for i in range(96)]
+    splits = splits_of(96, "train", "test")
+    path = write(tmp_path / "a.h5", labels, made, groups=groups, splits=splits)
+    found = compare(path)
+    truth = np.array(found.labels)
+    correct = [np.array(score.test_predicted) == truth for score in found.scores]
+    numbers = protocol.group_numbers(groups[48:])
+    expected = scores.sign_flip(correct[0], correct[1], numbers)
+    assert found.scores[1].p_value == pytest.approx(expected)
+    low, high = scores.grouped_interval(correct[0], numbers)
+    assert (found.scores[0].accuracy_low, found.scores[0].accuracy_high) == (low, high)
+    difference = scores.grouped_difference(correct[1], correct[0], numbers)
+    row = found.scores[1]
+    assert (row.difference, row.difference_low, row.difference_high) == difference
 
 
 def test_same_seed_gives_the_same_table(tmp_path):
@@ -310,3 +332,61 @@ def test_no_labels_is_one_clear_error(tmp_path):
 def test_no_files_is_an_error():
     with pytest.raises(ValueError, match="at least one codes file"):
         featpipe.compare([])
+
+
+def test_rows_that_learned_nothing_are_marked_and_the_remedy_named(tmp_path):
+    labels, made = draw(200, depths={"noise:avg": 0.0})
+    labels[:] = np.arange(200) % 20 == 0  # 95 ants in 100 for each bee in 20
+    splits = ["train", "test"] * 100
+    splits = [splits[i // 20] for i in range(200)]
+    path = write(tmp_path / "a.h5", labels, made, splits=splits)
+    found = compare(path, classifiers=("linear", "logistic"))
+    assert found.majority_accuracy == 0.95
+    for score in found.scores:
+        assert score.majority_p_value > 0.05
+        assert score.better_than_majority is False
+    notes = " ".join(found.notes)
+    assert "2 of 2 rows, marked !, are not told apart" in notes
+    assert "'ant', which is right for 95.0 %" in notes
+    assert "--metric balanced_accuracy --class-weight balanced" in notes
+
+
+def test_a_row_better_than_the_most_frequent_class_is_not_marked(tmp_path):
+    labels, made = draw(120, depths={"a:avg": 2.0})
+    path = write(tmp_path / "a.h5", labels, made, splits=splits_of(120, "train", "val"))
+    found = compare(path)
+    (score,) = found.scores
+    correct = np.array(score.test_predicted) == np.array(found.labels)
+    always = np.array(found.labels) == "ant"
+    gains, losses = (correct & ~always).sum(), (always & ~correct).sum()
+    exact = stats.binomtest(gains, gains + losses, alternative="greater").pvalue
+    assert score.better_than_majority is True
+    assert score.majority_p_value == pytest.approx(exact, abs=2e-4)
+    assert not any("marked !" in note for note in found.notes)
+
+
+def test_too_few_groups_for_any_difference_are_said_with_the_rows_counted(tmp_path):
+    labels, made = draw(120, depths={"a:avg": 1.5, "b:avg": 0.1, "c:avg": 1.4})
+    groups = [f"g{i // 10}" for i in range(120)]
+    splits = splits_of(120, "train", "test")  # six groups to judge by
+    path = write(tmp_path / "a.h5", labels, made, groups=groups, splits=splits)
+    # Two rows: 2^-5 = 0.031 may be significant. Three: twice that is not.
+    two = compare(path, depths=["a", "b"]).notes
+    assert not any("no difference can be significant" in note for note in two)
+    three = compare(path).notes
+    assert any("no difference can be significant" in note for note in three)
+
+
+def test_equal_rows_inside_a_fold_are_chosen_by_width_then_as_asked(tmp_path):
+    labels, made = draw(60, depths={"a:avg": 1.0})
+    X = made["a:avg"]
+    # The same row twice: what is chosen inside the folds cannot depend on their order.
+    both = {"first:avg": X, "second:avg": X.copy()}
+    path = write(tmp_path / "a.h5", labels, both)
+    one = compare(path, depths=["first", "second"])
+    two = compare(path, depths=["second", "first"])
+    alone = compare(path, depths=["first"]).recommended
+    assert one.headline == two.headline
+    assert f"{100 * alone.accuracy:.1f} %" in one.headline
+    assert one.recommended.depth == "first:avg"
+    assert two.recommended.depth == "second:avg"

@@ -33,11 +33,62 @@ def printed(renderable, width=80):
 def test_the_table_fits_eighty_columns_and_marks_rows(found):
     text = printed(found)
     assert max(map(len, text.splitlines())) <= 80
-    assert text.count("★") == 2  # the row and the legend
+    assert sum(line.lstrip().startswith("★ ") for line in text.splitlines()) == 2
     for score in found.scores:
         assert f"{100 * score.accuracy:.1f} [" in text
-    assert "Accuracy on 45 images" in text.replace("\n", " ")
+    assert "Accuracy on 45 images" in " ".join(text.split())
     assert "held out and choose nothing" in " ".join(text.split())
+
+
+def test_the_difference_to_the_recommended_row_stands_in_the_table(found):
+    wide = printed(found, width=120)
+    truth = np.array(found.labels)
+    best = np.array(found.recommended.test_predicted) == truth
+    for score in found.scores[1:]:
+        correct = np.array(score.test_predicted) == truth
+        difference, low, high = scores.difference_interval(correct, best)
+        assert score.difference == pytest.approx(score.accuracy - best.mean())
+        limits = f"[{100 * low:.1f}, {100 * high:.1f}]"
+        assert f"{100 * difference:.1f} {limits}" in wide
+        assert limits in printed(found)
+
+
+def test_folds_are_headed_by_the_nested_figure_and_called_too_narrow(tmp_path):
+    labels, made = draw(60)
+    path = write(tmp_path / "a.h5", labels, made)
+    here = featpipe.compare(path, classifiers=["linear"], Cs=CS)
+    text = printed(here, width=200)
+    first = text.splitlines()[0]
+    assert first.startswith("To expect of the recommended row: ")
+    assert "95 % (too narrow)" in text
+    assert "(too narrow)" not in printed(featpipe.compare(
+        path, classifiers=["linear"], Cs=CS, test_size=0.3
+    ), width=200)  # fmt: skip
+
+
+def test_the_metric_that_chooses_has_a_column(tmp_path):
+    labels, made = draw(60)
+    path = write(tmp_path / "a.h5", labels, made, splits=splits_of(60, "train", "val"))
+    here = featpipe.compare(path, classifiers=["linear"], Cs=CS, metric="macro_f1")
+    for width in (80, 120):
+        text = printed(here, width=width)
+        assert "F1 %" in text
+        assert max(map(len, text.splitlines())) <= width
+        for score in here.scores:
+            assert f" {100 * score.macro_f1:.1f} " in text
+
+
+def test_a_comparison_is_one_line_and_a_table_in_a_notebook(found):
+    best = found.recommended
+    assert repr(found) == (
+        f"<Comparison of {len(found.scores)} rows on 45 images: "
+        f"{best.classifier} on {best.depth}, {100 * best.accuracy:.1f} %>"
+    )
+    odd = replace(found.scores[0], depth="<b>&layer")
+    html = replace(found, scores=[odd, *found.scores[1:]])._repr_html_()
+    assert html.count("<tr>") == 1 + len(found.scores)
+    assert "&lt;b&gt;&amp;layer" in html
+    assert "<b>" not in html
 
 
 def test_names_are_shown_as_they_are_not_as_markup(found):
@@ -147,8 +198,9 @@ def test_classifiers_without_C_come_from_scikit_learn(tmp_path):
 
 
 def rival(found, tmp_path, **changes):
-    score = replace(found.recommended, classifier="finetune", cv_accuracy=None, C=None,
-                    **changes)  # fmt: skip
+    claims = {"classifier": "finetune", "cv_accuracy": None, "C": None}
+    claims |= {"accuracy_low": 0.0, "balanced_accuracy": 0.3, "macro_f1": 0.2}
+    score = replace(found.recommended, **claims | changes)
     scores.write_json(tmp_path / "f.json", [score], seed=0)
     return tmp_path / "f.json"
 
@@ -177,6 +229,9 @@ def test_a_rival_enters_the_table_and_the_tests_but_is_not_recommended(found, tm
            for s in here.scores[1:-1]]  # fmt: skip
     raw.append(scores.mcnemar(correct, np.ones(45, bool)))
     assert last.p_value == scores.holm(raw)[-1]
+    # What the file claims of itself is judged anew.
+    assert (last.accuracy_low, last.accuracy_high) == scores.exact(45, 45)
+    assert (last.balanced_accuracy, last.macro_f1) == (1.0, 1.0)
     here.write_predictions(tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -210,5 +265,19 @@ def test_a_rival_of_the_first_fold_is_paired_on_that_fold(tmp_path):
     last = here.scores[-1]
     assert any("first fold only (12 of 60" in text for text in last.warnings)
     correct = np.array(here.recommended.test_predicted) == np.array(here.labels)
-    raw = scores.mcnemar(correct[held], np.ones(12, bool))
-    assert last.p_value == pytest.approx(min(1.0, 2 * raw)) or last.p_value >= raw
+    everyone = [np.array(s.test_predicted) == np.array(here.labels)
+                for s in here.scores[:-1]]  # fmt: skip
+    columns = [*(each[held] for each in everyone), np.ones(12, bool)]
+    assert last.p_value == scores.max_t(
+        np.column_stack(columns), variance_ratio=2.25, seed=2
+    )[-1]  # fmt: skip
+    assert last.p_value >= scores.mcnemar(correct[held], np.ones(12, bool))
+    assert last.difference == 1 - correct[held].mean()
+
+
+def test_a_rivals_own_cross_validated_score_is_left_blank(found, tmp_path):
+    file = rival(found, tmp_path, cv_accuracy=0.999)
+    here = again(found, file)
+    assert here.scores[-1].classifier == "finetune"
+    assert here.scores[-1].cv_accuracy is None
+    assert any("99.9 %, is of other images" in note for note in here.notes)

@@ -12,8 +12,9 @@ FIELDS_OF_THE_DESIGN = [
     "codes", "backbone", "weights", "depth", "width", "classifier", "C", "protocol",
     "n_train", "n_test", "cv_accuracy", "accuracy", "accuracy_low", "accuracy_high",
     "balanced_accuracy", "macro_f1", "log_loss", "recommended", "p_value",
-    "tied_with_recommended", "fit_seconds", "predict_seconds", "C_curve", "warnings",
-    "test_paths", "test_predicted",
+    "tied_with_recommended", "difference", "difference_low", "difference_high",
+    "majority_p_value", "better_than_majority", "fit_seconds", "predict_seconds",
+    "C_curve", "warnings", "test_paths", "test_predicted",
 ]  # fmt: skip
 
 

@@ -11,12 +11,13 @@ from featpipe.classifiers import NAMES
 from featpipe.codes import Codes, read
 from featpipe.comparison import duplicates, ensemble
 from featpipe.comparison.contenders import BASELINES, Fitted, Settings, contend
-from featpipe.comparison.judging import Judged, Row, choice_inside, judge_all, rank
+from featpipe.comparison.judging import Judged, Row, nested_choice, rank
 from featpipe.comparison.rivals import invite
 from featpipe.comparison.sources import Labelled, Source, agree, choose_depths
 from featpipe.comparison.table import Comparison
+from featpipe.comparison.testing import describe_power, judge_all, majority_notes
 from featpipe.protocol import Protocol, plan
-from featpipe.scores import METRICS, SIGNIFICANT, Score
+from featpipe.scores import METRICS, Score
 
 __all__ = ["compare"]
 
@@ -113,7 +114,7 @@ def compare(
         test_size=test_size,
         seed=seed,
     )
-    judged = Judged(labelled, protocol)
+    judged = Judged(labelled, protocol, metric, seed)
     rivals = invite(with_, judged.paths, judged.names, judged.first_fold)
     settings = Settings(
         n_classes=len(labelled.class_names),
@@ -124,18 +125,20 @@ def compare(
         memory=memory,
         seed=seed,
     )
-    y = _sealed(labelled.labels, protocol)
+    y = _mask_held_out(labelled.labels, protocol)
     twins = duplicates.report(sources, chosen, labelled, protocol.sides)
-    rows, said = _fit_all(
+    asked, said = _fit_all(
         sources, chosen, classifiers, y, protocol, settings, progress or _silent
     )
-    rows = rank(rows)
-    scores = judge_all(rows, rivals, judged)
+    entries = [judged.enter(row) for row in rank(asked)]
+    entries += [judged.enter_rival(rival) for rival in rivals]
+    scores = judge_all(entries, judged)
     notes = [
         *_protocol_notes(labelled, protocol, judged, class_weight, classifiers),
         *twins,
         *said,
-        *choice_inside(rows, protocol, judged),
+        *majority_notes(scores, judged),
+        *describe_power(entries, judged),
         *_gathered_warnings(scores),
     ]
     return Comparison(
@@ -147,6 +150,8 @@ def compare(
         paths=judged.paths,
         labels=judged.names,
         splits=labelled.splits[judged.rows].tolist(),
+        headline=nested_choice(asked, judged),
+        majority_accuracy=judged.majority_accuracy,
     )
 
 
@@ -189,11 +194,11 @@ def _by_number(
     return {class_names.index(name): w for name, w in class_weight.items()}
 
 
-def _sealed(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Give labels in which those held out cannot be read, by mistake or otherwise."""
-    sealed = np.full_like(labels, -1)
-    sealed[protocol.final.train] = labels[protocol.final.train]
-    return sealed
+def _mask_held_out(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Return labels in which those held out cannot be read, by mistake or otherwise."""
+    masked = np.full_like(labels, -1)
+    masked[protocol.final.train] = labels[protocol.final.train]
+    return masked
 
 
 def _fit_all(
@@ -259,11 +264,9 @@ def _protocol_notes(
         n_groups = len(np.unique(judged.groups[judged.groups != ""]))
         n_groups += int((judged.groups == "").sum())
         yield (
-            f"the judged images come in {n_groups} groups: the intervals take images "
-            "as independent and are too narrow, the paired test does not"
+            f"the judged images come in {n_groups} groups: intervals and tests take "
+            "each group as a whole"
         )
-        if 2.0 ** (1 - n_groups) >= SIGNIFICANT:
-            yield f"with {n_groups} groups no difference can be significant"
     plain = [name for name in classifiers if name in BASELINES]
     if class_weight is not None and plain:
         yield f"class_weight does not apply to {', '.join(plain)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,17 +13,9 @@ from featpipe.comparison.contenders import Fitted
 from featpipe.comparison.rivals import Rival
 from featpipe.comparison.sources import Labelled, Source
 from featpipe.protocol import Protocol, group_numbers
-from featpipe.scores import (
-    SIGNIFICANT,
-    Score,
-    holm,
-    judge,
-    mcnemar,
-    sign_flip,
-    wilson,
-)
+from featpipe.scores import Score, fold_variance_ratio, judge
 
-__all__ = ["Judged", "Row", "choice_inside", "judge_all", "rank"]
+__all__ = ["Entry", "Judged", "Row", "nested_choice", "rank"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,24 +29,56 @@ class Row:
     fitted: Fitted
 
 
-def rank(rows: Sequence[Row]) -> list[Row]:
-    """Order by cross-validated score; equal ones by width, then as they were asked.
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One contender, judged but not yet tested.
 
-    Rounding to nine digits keeps the order free of the last bit of a mean.
+    Attributes
+    ----------
+    score : Score
+    at : (n_at,) int64
+        Positions among the judged images, sorted, of those this contender judged.
+    correct : (n_at,) bool
+        Whether it is right on each of them.
     """
+
+    score: Score
+    at: np.ndarray
+    correct: np.ndarray
+
+
+def rank(rows: Sequence[Row]) -> list[Row]:
+    """Order by cross-validated score; equal ones by width, then as they were asked."""
     return sorted(rows, key=lambda row: (-_rounded(row.fitted.cv_score), row.width))
 
 
 def _rounded(score: float) -> float:
-    """Return a cross-validated score for ranking: the lowest where there is none."""
+    """Return a cross-validated score for ranking: the lowest where there is none.
+
+    Nine digits keep the order free of the last bit of a mean.
+    """
     return round(score, 9) if math.isfinite(score) else -math.inf
 
 
 class Judged:
-    """The judged images and their labels: read only once the order is fixed."""
+    """The judged images and their labels: read only once the order is fixed.
 
-    def __init__(self, labelled: Labelled, protocol: Protocol) -> None:
+    Parameters
+    ----------
+    labelled : Labelled
+    protocol : Protocol
+    metric : str
+        What contenders are chosen by.
+    seed : int
+        Of the tests that draw.
+    """
+
+    def __init__(
+        self, labelled: Labelled, protocol: Protocol, metric: str, seed: int
+    ) -> None:
         self.protocol = protocol
+        self.metric = metric
+        self.seed = seed
         self.class_names = np.array(labelled.class_names, object)
         self.rows = protocol.judged
         self.labels = labelled.labels[self.rows]
@@ -63,19 +87,49 @@ class Judged:
         self.groups = labelled.groups[self.rows]
         self.group_numbers = group_numbers(self.groups)
         self.grouped = bool((self.groups != "").any())
-        self.test = "exact sign-flip test over groups" if self.grouped else (
-            "exact McNemar test"
-        )  # fmt: skip
-        fold = protocol.parts[0].held if protocol.nested else self.rows[:0]
+        self.nested = protocol.nested
+        fold = protocol.parts[0].held if self.nested else self.rows[:0]
         self.first_fold = [labelled.paths[row] for row in fold]
+        self.majority = _majority(labelled.labels, protocol)
 
-    def score(self, row: Row) -> Score:
+    @property
+    def variance_ratio(self) -> float:
+        """How much a difference varies more than one over independent images does."""
+        n_folds = len(self.protocol.parts)
+        return fold_variance_ratio(n_folds) if self.nested else 1.0
+
+    @property
+    def test(self) -> str:
+        """The paired test behind the p-values, in words."""
+        unit = "groups" if self.grouped else "images"
+        if self.nested:
+            return f"maxT over sign flips of {unit}, the choice of ★ inside"
+        exact = "sign-flip test over groups" if self.grouped else "McNemar test"
+        return f"exact {exact}, Holm-corrected"
+
+    @property
+    def majority_accuracy(self) -> float:
+        """Accuracy of always naming the most frequent class of the training rows."""
+        return float((self.majority == self.labels).mean())
+
+    @property
+    def majority_class(self) -> str:
+        """Name of that class."""
+        return str(self.class_names[np.bincount(self.majority).argmax()])
+
+    def measure(
+        self, predicted: np.ndarray, at: np.ndarray, probabilities: np.ndarray | None
+    ) -> dict[str, Any]:
+        """Judge predictions, (n_at,) class numbers, of the judged images ``at``."""
+        groups = self.group_numbers[at] if self.grouped else None
+        return judge(self.labels[at], predicted, probabilities, groups)
+
+    def enter(self, row: Row) -> Entry:
         """Judge a contender by the held-out labels."""
         fitted, provenance = row.fitted, row.source.codes.provenance
-        measures: dict[str, Any] = judge(
-            self.labels, fitted.predicted, fitted.probabilities
-        )
-        return Score(
+        everywhere = np.arange(len(self.rows))
+        measures = self.measure(fitted.predicted, everywhere, fitted.probabilities)
+        score = Score(
             codes=row.source.name,
             backbone=str(provenance.get("backbone", "")),
             weights=str(provenance.get("weights", "")),
@@ -95,65 +149,56 @@ class Judged:
             test_predicted=self.class_names[fitted.predicted].tolist(),
             **measures,
         )
+        return Entry(score, everywhere, fitted.predicted == self.labels)
 
-    def p_value(
-        self, first: Sequence[str], second: np.ndarray, at: np.ndarray
-    ) -> float:
-        """Test two contenders' predictions of the judged images ``at``."""
-        truth = np.array(self.names, object)[at]
-        correct = np.array(first, object)[at] == truth, second == truth
-        if self.grouped:
-            return sign_flip(*correct, self.group_numbers[at])
-        return mcnemar(*correct)
+    def enter_rival(self, rival: Rival) -> Entry:
+        """Judge a score from elsewhere anew, by its predictions.
 
-
-def judge_all(
-    rows: Sequence[Row], rivals: Sequence[Rival], judged: Judged
-) -> list[Score]:
-    """Judge ranked rows and rivals, and test each against the recommended, the first.
-
-    Rivals take their place in the order by their own cross-validated score, behind the
-    recommended row; those without one come last.
-    """
-    scores = [judged.score(row) for row in rows]
-    recommended = replace(scores[0], recommended=True)
-    everyone = np.arange(len(judged.rows))
-    others = [
-        *((s, np.array(s.test_predicted, object), everyone) for s in scores[1:]),
-        *((rival.score, rival.predicted, rival.at) for rival in rivals),
-    ]
-    p_values = holm(
-        judged.p_value(recommended.test_predicted, predicted, at)
-        for _, predicted, at in others
-    )
-    tested = [
-        replace(score, p_value=p, tied_with_recommended=p >= SIGNIFICANT)
-        for (score, _, _), p in zip(others, p_values, strict=True)
-    ]
-    # Stable: own rows keep their order, a rival without a score comes last.
-    tested.sort(key=lambda s: -1.0 if s.cv_accuracy is None else s.cv_accuracy,
-                reverse=True)  # fmt: skip
-    return [recommended, *tested]
+        Only its log-loss cannot be: that takes probabilities.
+        """
+        names = [*self.class_names, *sorted({*rival.predicted} - {*self.class_names})]
+        number = {name: k for k, name in enumerate(names)}
+        predicted = np.array([number[name] for name in rival.predicted], np.int64)
+        measures = self.measure(predicted, rival.at, None)
+        del measures["log_loss"]
+        score = replace(rival.score, **measures)
+        return Entry(score, rival.at, predicted == self.labels[rival.at])
 
 
-def choice_inside(
-    rows: Sequence[Row], protocol: Protocol, judged: Judged
-) -> Iterator[str]:
-    """Score the choice itself where every image also took part in choosing.
+def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
+    """Return the most frequent class of the training rows, for each judged row."""
+    named = np.empty(len(labels), np.int64)
+    for part in protocol.parts:
+        named[part.held] = np.bincount(labels[part.train]).argmax()
+    return named[protocol.judged]
+
+
+def nested_choice(asked: Sequence[Row], judged: Judged) -> str:
+    """Return the score of the choice itself, where all images took part in choosing.
 
     With folds only, the recommended row's own accuracy has the winner's luck; choosing
-    a row inside each training part has not.
+    a row inside each training part has not. Empty where there is nothing to choose.
+
+    Parameters
+    ----------
+    asked : sequence of Row
+        In the order they were asked for: that of the ranked rows has seen all images.
+    judged : Judged
     """
-    if not protocol.nested or len(rows) < 2:
-        return
-    n_correct = 0
-    for k, part in enumerate(protocol.parts):
-        best = max(rows, key=lambda row: _rounded(row.fitted.part_cv_scores[k]))
+    if not judged.nested or len(asked) < 2:
+        return ""
+    predicted = np.empty(len(judged.rows), np.int64)
+    for k, part in enumerate(judged.protocol.parts):
+        best = min(
+            asked, key=lambda row: (-_rounded(row.fitted.part_cv_scores[k]), row.width)
+        )
         at = np.searchsorted(judged.rows, part.held)
-        n_correct += int((best.fitted.predicted[at] == judged.labels[at]).sum())
-    low, high = (100 * end for end in wilson(n_correct, len(judged.rows)))
-    yield (
-        f"choosing the row inside each training part as well gives "
-        f"{100 * n_correct / len(judged.rows):.1f} % [{low:.1f}, {high:.1f}]: what to "
-        "expect of the recommended row, free of the luck of having been chosen"
+        predicted[at] = best.fitted.predicted[at]
+    measures = judged.measure(predicted, np.arange(len(judged.rows)), None)
+    accuracy, low, high = (
+        100 * measures[name] for name in ("accuracy", "accuracy_low", "accuracy_high")
+    )
+    return (
+        f"To expect of the recommended row: {accuracy:.1f} % [{low:.1f}, {high:.1f}], "
+        "the row chosen anew inside each training part"
     )

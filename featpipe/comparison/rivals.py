@@ -15,14 +15,15 @@ __all__ = ["Rival", "invite"]
 
 @dataclass(frozen=True, eq=False)
 class Rival:
-    """A score read from a file, lined up with the images of this comparison.
+    """A score read from a file, matched to the images of this comparison.
 
     Attributes
     ----------
     score : Score
-        As it was written, but for what only this comparison can say.
+        As it was written, without the cross-validated score, which is of other images
+        than those of the folds.
     at : (n_test,) int64
-        Position among the judged images of each image it was judged on.
+        Position among the judged images of each image it was judged on, sorted.
     predicted : (n_test,) str
         Class names in the order of ``at``.
     """
@@ -83,7 +84,9 @@ def _line_up(
             "again with the same images, splits and seed"
         )
     at = np.array([position[path] for path in score.test_paths], np.int64)
-    predicted = np.array(score.test_predicted, object)
+    order = np.argsort(at)
+    predicted = np.array(score.test_predicted, object)[order]
+    at = at[order]
     accuracy = float((predicted == truth[at]).mean())
     if abs(accuracy - score.accuracy) > 1e-6:
         raise ValueError(
@@ -96,11 +99,9 @@ def _line_up(
             f"judged on the first fold only ({len(at)} of {len(position)} images), and "
             "compared on these"
         )
-    unranked = replace(
-        score,
-        recommended=False,
-        p_value=None,
-        tied_with_recommended=False,
-        warnings=warnings,
-    )
-    return Rival(unranked, at, predicted)
+    if score.cv_accuracy is not None:
+        warnings.append(
+            f"its own cross-validated score, {100 * score.cv_accuracy:.1f} %, is of "
+            "other images than the folds and is not compared"
+        )
+    return Rival(replace(score, cv_accuracy=None, warnings=warnings), at, predicted)

@@ -1,8 +1,9 @@
-"""What a comparison found, as a table to read and as files to keep."""
+"""The result of a comparison, as a table to read and as files to keep."""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison"]
 
+# From this width on the chosen C is shown too.
+_WIDE = 96
+_MEASURES = {"balanced_accuracy": "bal. %", "macro_f1": "F1 %"}
 _NOT_FLAT = ("test_paths", "test_predicted")
 _FLAT = [
     each.name for each in fields(Score) if each.name not in (*_NOT_FLAT, *OF_TRAINING)
@@ -55,6 +59,11 @@ class Comparison:
     paths, labels, splits : list of str
         The judged images, the names of their classes, and their splits (``""`` where
         there is none).
+    headline : str
+        What to expect of the recommended row where all images took part in choosing it
+        (no split); else empty.
+    majority_accuracy : float
+        Accuracy of always naming the most frequent class of the training images.
     """
 
     scores: list[Score]
@@ -65,46 +74,116 @@ class Comparison:
     paths: list[str]
     labels: list[str]
     splits: list[str]
+    headline: str = ""
+    majority_accuracy: float = float("nan")
 
     @property
     def recommended(self) -> Score:
         """The row to use, chosen without looking at held-out images."""
         return self.scores[0]
 
-    def table(self) -> Table:
-        """Lay the scores out for a terminal of 80 columns; the caption is a legend."""
+    def __repr__(self) -> str:
+        """Return one line: how many rows, and the recommended one."""
+        best = self.recommended
+        return (
+            f"<Comparison of {len(self.scores)} rows on {best.n_test:,} images: "
+            f"{best.classifier} on {best.depth}, {100 * best.accuracy:.1f} %>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the table and the notes, for a notebook."""
+        header, *rows = self._grid(full=True)
+        lines = ["<table>", *([_html("caption", self.headline)] * bool(self.headline))]
+        titles = [text.replace("\n", ", ") for text, _ in header]
+        lines.append(_html_row("th", titles))
+        lines += [_html_row("td", cells) for cells in rows]
+        notes = "".join(_html("li", note) for note in [self._legend(), *self.notes])
+        return "\n".join([*lines, "</table>", f"<ul>{notes}</ul>"])
+
+    def table(self, *, full: bool = True) -> Table:
+        """Lay the scores out; the caption is a legend.
+
+        Parameters
+        ----------
+        full : bool
+            Whether to show the chosen C too, and the difference beside its interval;
+            80 columns have no space for these.
+        """
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
         table = Table(
-            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=Text(self._legend())
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            title=Text(self.headline) if self.headline else None,
+            caption=Text(self._legend()),
         )
-        table.caption_justify = "left"
-        several = len({score.codes for score in self.scores}) > 1
-        table.add_column("", no_wrap=True)
-        if several:
-            table.add_column("codes", overflow="fold")
-        table.add_column("depth", overflow="fold")
-        table.add_column("classifier", overflow="fold")
-        table.add_column("accuracy %", justify="right", no_wrap=True)
-        for header in ("cv %", "C", "fit s"):
-            table.add_column(header, justify="right", no_wrap=True)
-        for score in self.scores:
-            cells = _cells(score, several)
+        table.title_justify = table.caption_justify = "left"
+        header, *rows = self._grid(full=full)
+        for text, folds in header:
+            if folds:
+                table.add_column(text, overflow="fold")
+            else:
+                number = "right" if text else "left"
+                table.add_column(text, justify=number, no_wrap=True)  # type: ignore[arg-type]
+        for score, cells in zip(self.scores, rows, strict=True):
             table.add_row(*map(Text, cells), style="bold" if score.recommended else "")
         return table
 
+    @property
+    def _nested(self) -> bool:
+        return self.recommended.protocol.endswith("-fold")
+
     def _legend(self) -> str:
-        nested = self.recommended.protocol.endswith("-fold")
-        told_by = "" if nested else " without the held-out images"
+        told_by = "" if self._nested else " without the held-out images"
         measured = "" if self.metric == "accuracy" else f", here {self.metric}"
+        narrow = (
+            "; too narrow, for the folds share training images" if self._nested else ""
+        )
         return (
             f"★ recommended: highest cross-validated score (cv{measured}), chosen"
-            f"{told_by}; = cannot be told apart from it ({self.test}, Holm-corrected, "
-            f"p >= {SIGNIFICANT}). Accuracy on {self.recommended.n_test} images with "
-            "its 95 % interval."
+            f"{told_by}; = not told apart from it ({self.test}, p >= {SIGNIFICANT}); "
+            f"! not told apart from always naming the most frequent class. Accuracy on "
+            f"{self.recommended.n_test} images, and the difference to ★, each with its "
+            f"95 % interval{narrow}."
         )
+
+    def _grid(self, *, full: bool) -> list[list[Any]]:
+        """Lay out the header, as (text, whether it may be folded), and the cells."""
+        several = len({score.codes for score in self.scores}) > 1
+        narrow = " (too narrow)" if self._nested else ""
+        measure = _MEASURES.get(self.metric)
+        header = [
+            ("", False),
+            *([("codes", True)] * several),
+            ("depth", True),
+            ("classifier", True),
+            (f"accuracy %\n95 %{narrow}", False),
+            ("less ★\n95 %", False),
+            *([(measure, False)] if measure else []),
+            ("cv %", False),
+            *([("C", False)] if full else []),
+            *([("fit s", False)] if full or not measure else []),
+        ]
+        return [header, *(self._cells(score, several, full) for score in self.scores)]
+
+    def _cells(self, score: Score, several: bool, full: bool) -> list[str]:
+        measured = self.metric in _MEASURES
+        return [
+            _mark(score),
+            *([Path(score.codes).stem] * several),
+            score.depth,
+            score.classifier if score.trained is None else f"finetune: {score.trained}",
+            _with_interval(score.accuracy, score.accuracy_low, score.accuracy_high),
+            _with_interval(
+                score.difference, score.difference_low, score.difference_high, full
+            ),
+            *([f"{100 * getattr(score, self.metric):.1f}"] if measured else []),
+            "" if score.cv_accuracy is None else f"{100 * score.cv_accuracy:.1f}",
+            *(["" if score.C is None else f"{score.C:.2g}"] if full else []),
+            *([f"{score.fit_seconds:.1f}"] if full or not measured else []),
+        ]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -112,12 +191,12 @@ class Comparison:
         """Yield the table, then a line for each note."""
         from rich.text import Text
 
-        yield self.table()
+        yield self.table(full=options.max_width >= _WIDE)
         for note in self.notes:
             yield Text(f"· {note}")
 
     def to_frame(self) -> pandas.DataFrame:
-        """Give the scores as a table, one row a score, without paths and predictions.
+        """Return the scores as a frame, one row a score, without paths and predictions.
 
         Raises
         ------
@@ -169,19 +248,26 @@ class Comparison:
         write_text(path, _csv(["path", "label", "split", *_titles(self.scores)], rows))
 
 
-def _cells(score: Score, several: bool) -> list[str]:
-    mark = "★" if score.recommended else "=" if score.tied_with_recommended else ""
-    low, high = 100 * score.accuracy_low, 100 * score.accuracy_high
-    return [
-        mark,
-        *([Path(score.codes).stem] * several),
-        score.depth,
-        score.classifier if score.trained is None else f"finetune: {score.trained}",
-        f"{100 * score.accuracy:.1f} [{low:.1f}, {high:.1f}]",
-        "" if score.cv_accuracy is None else f"{100 * score.cv_accuracy:.1f}",
-        "" if score.C is None else f"{score.C:.2g}",
-        f"{score.fit_seconds:.1f}",
-    ]
+def _mark(score: Score) -> str:
+    marks = "★" if score.recommended else "=" if score.tied_with_recommended else ""
+    return marks + "!" * (score.better_than_majority is False)
+
+
+def _with_interval(
+    value: float | None, low: float | None, high: float | None, full: bool = True
+) -> str:
+    if value is None or low is None or high is None:
+        return ""
+    point = f"{100 * value:.1f} " if full else ""
+    return f"{point}[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _html(tag: str, text: str) -> str:
+    return f"<{tag}>{html.escape(text)}</{tag}>"
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(_html(tag, cell) for cell in cells) + "</tr>"
 
 
 def _flat(score: Score) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from featpipe.finetuning.network import Tuned
 from featpipe.images import ImageSet
 from featpipe.predictor import Predictor, storing
 from featpipe.predictor.model import FINETUNE, Model
+from featpipe.protocol import given_groups
 from featpipe.scores import Score
 
 if TYPE_CHECKING:
@@ -170,7 +171,9 @@ def judge(
             "it, and run the same command again"
         )
     predicted, probabilities = _numbered(found, list(class_names))
-    measures: dict[str, Any] = scores.judge(labels, predicted, probabilities)
+    measures: dict[str, Any] = scores.judge(
+        labels, predicted, probabilities, given_groups(held.groups)
+    )
     return Score(
         **record,
         **measures,

@@ -20,7 +20,7 @@ from featpipe import classifiers, codes, scores
 from featpipe.codes import Codes, CodesError
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
-from featpipe.protocol import Part, plan, resolve_C
+from featpipe.protocol import Part, given_groups, plan, resolve_C
 from featpipe.scores import Score
 
 __all__ = ["fit"]
@@ -225,7 +225,10 @@ def _score(
         probabilities[:, estimator.classes_] = estimator.predict_proba(X[part.held])
     seconds = time.perf_counter() - start
     measures: dict[str, Any] = scores.judge(
-        file.labels[part.held], predicted, probabilities
+        file.labels[part.held],
+        predicted,
+        probabilities,
+        given_groups(np.asarray(file.groups)[part.held]),
     )
     return Score(
         codes=os.fspath(file.path),

@@ -5,7 +5,7 @@ the same plan, `learned_splits` tells `predict` which splits a model was trained
 Sees labels, splits and groups; knows nothing of codes, images, classifiers or scores.
 """
 
-from featpipe.protocol.folding import Pairs, folds, group_numbers
+from featpipe.protocol.folding import Pairs, folds, given_groups, group_numbers
 from featpipe.protocol.planning import Part, Protocol, plan, resolve_C
 from featpipe.protocol.splitting import SplitRows, learned_splits, split_rows
 from featpipe.protocol.tuning import (
@@ -23,6 +23,7 @@ __all__ = [
     "TuningRows",
     "describe_rows",
     "folds",
+    "given_groups",
     "group_numbers",
     "learned_splits",
     "plan",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-__all__ = ["Pairs", "folds", "group_numbers"]
+__all__ = ["Pairs", "folds", "given_groups", "group_numbers"]
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 """Folds: pairs of (train, held-out) positions, sorted int64."""
@@ -28,6 +28,12 @@ def group_numbers(groups: Sequence[str] | np.ndarray) -> np.ndarray:
     names, numbers[~alone] = np.unique(groups[~alone].astype(str), return_inverse=True)
     numbers[alone] = len(names) + np.arange(int(alone.sum()))
     return numbers
+
+
+def given_groups(groups: Sequence[str] | np.ndarray) -> np.ndarray | None:
+    """Return the number of each image's group, or None where no image has one."""
+    named = bool((np.asarray(groups, dtype=object) != "").any())
+    return group_numbers(groups) if named else None
 
 
 def folds(
@@ -71,16 +77,16 @@ def folds(
     [0, 1, 2, 3, 4, 5]
     """
     labels = np.asarray(labels)
-    grouped = groups is not None and bool((np.asarray(groups, object) != "").any())
-    numbers = group_numbers(groups) if grouped and groups is not None else None
+    numbers = None if groups is None else given_groups(groups)
     possible = int(np.unique(labels, return_counts=True)[1].max(initial=0))
     if numbers is not None:
         possible = min(possible, len(np.unique(numbers)))
     n = min(n_folds, possible)
     if n < 2:
+        unit = "images of one class" if numbers is None else "groups"
         raise ValueError(
             f"cannot make {n_folds} folds of {len(labels)} images; at least two "
-            f"folds and two {'groups' if grouped else 'images of one class'} are needed"
+            f"folds and two {unit} are needed"
         )
     maker = StratifiedKFold if numbers is None else StratifiedGroupKFold
     with warnings.catch_warnings():

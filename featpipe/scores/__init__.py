@@ -5,7 +5,18 @@ a classifier, an ensemble, a fine-tuned network. Knows nothing of codes files, o
 networks or of how a contender was fitted; it sees labels, predictions and paths.
 """
 
-from featpipe.scores.measures import METRICS, judge, wilson
+from featpipe.scores.differences import (
+    detectable_difference,
+    difference_interval,
+    grouped_difference,
+)
+from featpipe.scores.intervals import (
+    accuracy_interval,
+    exact,
+    grouped_interval,
+    wilson,
+)
+from featpipe.scores.measures import METRICS, judge
 from featpipe.scores.paired import SIGNIFICANT, holm, mcnemar, sign_flip
 from featpipe.scores.record import (
     OF_TRAINING,
@@ -13,14 +24,24 @@ from featpipe.scores.record import (
     read_json,
     write_json,
 )
+from featpipe.scores.selected import fold_variance_ratio, gain_p_value, max_t
 
 __all__ = [
     "METRICS",
     "OF_TRAINING",
     "SIGNIFICANT",
     "Score",
+    "accuracy_interval",
+    "detectable_difference",
+    "difference_interval",
+    "exact",
+    "fold_variance_ratio",
+    "gain_p_value",
+    "grouped_difference",
+    "grouped_interval",
     "holm",
     "judge",
+    "max_t",
     "mcnemar",
     "read_json",
     "sign_flip",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-__all__ = ["METRICS", "judge", "wilson"]
+from featpipe.scores.intervals import accuracy_interval, grouped_interval
+
+__all__ = ["METRICS", "judge"]
 
 
 def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -32,7 +33,10 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def judge(
-    labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None = None
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    probabilities: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     """Measure predictions against labels.
 
@@ -42,6 +46,9 @@ def judge(
         Class numbers.
     probabilities : (n_images, n_classes) float, optional
         Column c is the probability of class number c.
+    groups : (n_images,) int64, optional
+        The number of each image's group, where images come in groups: the interval is
+        that of `grouped_interval` then, and of `accuracy_interval` otherwise.
 
     Returns
     -------
@@ -68,7 +75,12 @@ def judge(
             f"{predicted.shape} predictions cannot be judged by {labels.shape} labels; "
             "give one prediction per label, and at least one"
         )
-    low, high = wilson(int((labels == predicted).sum()), labels.size)
+    correct = labels == predicted
+    low, high = (
+        accuracy_interval(int(correct.sum()), labels.size)
+        if groups is None
+        else grouped_interval(correct, groups)
+    )
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "accuracy_low": low,
@@ -84,28 +96,3 @@ def _log_loss(labels: np.ndarray, probabilities: np.ndarray | None) -> float | N
         return None
     of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return float(-np.log(of_truth).mean()) if of_truth.min() > 0 else None
-
-
-def wilson(n_correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Give the Wilson score interval of a share of independent images [1]_.
-
-    Unlike the normal approximation it stays inside [0, 1] and keeps its coverage
-    near 100 % correct, where good classifiers live.
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is zero or ``n_correct`` is not between 0 and ``n``.
-
-    References
-    ----------
-    .. [1] E. B. Wilson, "Probable inference, the law of succession, and
-       statistical inference", JASA 22, 1927.
-
-    Examples
-    --------
-    >>> [round(end, 3) for end in wilson(144, 153)]
-    [0.892, 0.969]
-    """
-    interval = binomtest(n_correct, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)

@@ -19,6 +19,14 @@ __all__ = ["OF_TRAINING", "Score", "read_json", "write_json"]
 OF_TRAINING = ("trained", "image_passes")
 """Fields that only the scores of trained networks have."""
 
+_OF_COMPARISON = (
+    "difference",
+    "difference_low",
+    "difference_high",
+    "majority_p_value",
+    "better_than_majority",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -48,7 +56,9 @@ class Score:
         The score by which the contender was selected, from training rows only: the
         mean over folds of the metric asked for (accuracy unless said otherwise).
     accuracy, accuracy_low, accuracy_high : float
-        Accuracy on the held-out images with its 95 % Wilson interval.
+        Accuracy on the held-out images with its 95 % interval: exact near 100 %,
+        Wilson's elsewhere, wider where images come in groups. Of pooled folds it is too
+        narrow: it leaves out what training on other images would change.
     balanced_accuracy, macro_f1 : float
         Mean recall over the classes held out, mean F1 over those held out or
         predicted.
@@ -57,9 +67,17 @@ class Score:
     recommended : bool
         Whether this row was chosen, by ``cv_accuracy`` alone.
     p_value : float or None
-        Holm-corrected p-value of the paired test against the recommended row.
+        Corrected p-value of the paired test against the recommended row.
     tied_with_recommended : bool
         Whether that test leaves the two rows indistinguishable at 5 %.
+    difference, difference_low, difference_high : float or None
+        Accuracy less that of the recommended row on the same images, with its 95 %
+        interval, which is not corrected for the number of rows; None for that row.
+    majority_p_value : float or None
+        Holm-corrected p-value of the one-sided paired test against always naming the
+        most frequent class of the training images.
+    better_than_majority : bool or None
+        Whether that test shows the row to be better, at 5 %.
     fit_seconds, predict_seconds : float
         Wall-clock time of the fit with its selection, and of the predictions.
     C_curve : list of [C, metric]
@@ -97,6 +115,11 @@ class Score:
     recommended: bool = False
     p_value: float | None = None
     tied_with_recommended: bool = False
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    majority_p_value: float | None = None
+    better_than_majority: bool | None = None
     fit_seconds: float = 0.0
     predict_seconds: float = 0.0
     C_curve: list[list[float | None]] = field(default_factory=list)
@@ -127,7 +150,7 @@ class Score:
             do not pair up with its paths.
         """
         known = {f.name for f in fields(cls)}
-        missing = sorted(known - set(record) - set(OF_TRAINING))
+        missing = sorted(known - set(record) - {*OF_TRAINING, *_OF_COMPARISON})
         unknown = sorted(set(record) - known)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")

@@ -1,0 +1,187 @@
+"""Is a difference real? Each row against the recommended one, and against chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.stats import binom
+
+from featpipe.comparison.judging import Entry, Judged
+from featpipe.scores import (
+    SIGNIFICANT,
+    Score,
+    detectable_difference,
+    difference_interval,
+    gain_p_value,
+    grouped_difference,
+    holm,
+    max_t,
+    mcnemar,
+    sign_flip,
+)
+
+__all__ = ["describe_power", "judge_all", "majority_notes"]
+
+
+def judge_all(entries: Sequence[Entry], judged: Judged) -> list[Score]:
+    """Test each contender against the recommended one, which is the first.
+
+    Rows keep their order; rivals, which were never ranked, come last.
+    """
+    p_values = _p_values(entries, judged)
+    majority = holm(_majority_p_value(entry, judged) for entry in entries)
+    return [
+        replace(
+            entry.score,
+            recommended=k == 0,
+            p_value=None if k == 0 else p_values[k],
+            tied_with_recommended=k > 0 and p_values[k] >= SIGNIFICANT,
+            majority_p_value=majority[k],
+            better_than_majority=majority[k] < SIGNIFICANT,
+            **_difference(entry, entries[0], judged),
+        )
+        for k, entry in enumerate(entries)
+    ]
+
+
+def _p_values(entries: Sequence[Entry], judged: Judged) -> list[float]:
+    """Return the corrected p-value of each entry against the first; nan for that."""
+    if not judged.nested:
+        tested = [_paired(entry, entries[0], judged) for entry in entries[1:]]
+        return [math.nan, *holm(tested)]
+    # The images that chose the first judge it too: the choice is inside the test.
+    everywhere = [entry for entry in entries if len(entry.at) == len(judged.rows)]
+    p_value = dict(zip(map(id, everywhere), _chosen(everywhere, judged), strict=True))
+    for entry in entries:
+        if id(entry) not in p_value:
+            p_value[id(entry)] = float(_chosen([*everywhere, entry], judged)[-1])
+    return [float(p_value[id(entry)]) for entry in entries]
+
+
+def _paired(entry: Entry, recommended: Entry, judged: Judged) -> float:
+    at = entry.at
+    correct = recommended.correct[np.searchsorted(recommended.at, at)], entry.correct
+    if judged.grouped:
+        return sign_flip(*correct, judged.group_numbers[at])
+    return mcnemar(*correct)
+
+
+def _chosen(entries: Sequence[Entry], judged: Judged) -> np.ndarray:
+    """Test the first entry, chosen among all, on the images that all have judged."""
+    at = entries[-1].at
+    correct = [entry.correct[np.searchsorted(entry.at, at)] for entry in entries]
+    return max_t(
+        np.column_stack(correct),
+        judged.group_numbers[at] if judged.grouped else None,
+        variance_ratio=judged.variance_ratio,
+        seed=judged.seed,
+    )
+
+
+def _difference(entry: Entry, recommended: Entry, judged: Judged) -> dict[str, Any]:
+    if entry is recommended:
+        return {}
+    at = entry.at
+    correct = entry.correct, recommended.correct[np.searchsorted(recommended.at, at)]
+    difference, low, high = (
+        grouped_difference(*correct, judged.group_numbers[at])
+        if judged.grouped
+        else difference_interval(*correct)
+    )
+    return {
+        "difference": difference,
+        "difference_low": low,
+        "difference_high": high,
+    }
+
+
+def _majority_p_value(entry: Entry, judged: Judged) -> float:
+    """Test whether a contender does better than naming the most frequent class.
+
+    By what was asked to be measured: each image counts the same for the accuracy,
+    each class the same for the other two.
+    """
+    at = entry.at
+    labels = judged.labels[at]
+    gain = entry.correct.astype(float) - (judged.majority[at] == labels)
+    if judged.metric != "accuracy":
+        gain /= np.bincount(labels)[labels]
+    return gain_p_value(
+        gain,
+        judged.group_numbers[at] if judged.grouped else None,
+        variance_ratio=judged.variance_ratio,
+        seed=judged.seed,
+    )
+
+
+def majority_notes(scores: Sequence[Score], judged: Judged) -> Iterator[str]:
+    """Yield which rows seem to have learned nothing, and what to do about it."""
+    idle = [score for score in scores if not score.better_than_majority]
+    if not idle:
+        return
+    yield (
+        f"{len(idle)} of {len(scores)} rows, marked !, are not told apart from always "
+        f"naming the most frequent class, {judged.majority_class!r}, which is right "
+        f"for {100 * judged.majority_accuracy:.1f} %"
+    )
+    n_classes = len(np.unique(judged.labels))
+    if judged.metric == "accuracy" and judged.majority_accuracy > 1.5 / n_classes:
+        yield (
+            "the classes are of unequal size: choose by the mean over classes, and let "
+            "each class weigh the same, with --metric balanced_accuracy --class-weight "
+            "balanced"
+        )
+
+
+def describe_power(entries: Sequence[Entry], judged: Judged) -> Iterator[str]:
+    """Yield what these images cannot show: no difference at all, or none so small."""
+    others = entries[1:]
+    if not others:
+        return
+    units = [_n_discordant(entry, entries[0], judged) for entry in others]
+    n_tests = 1 if judged.nested else len(others)
+    unit = "groups" if judged.grouped else "images"
+    if n_tests * _lowest_p(max(units), judged) >= SIGNIFICANT:
+        yield (
+            f"with {len(entries)} rows that differ from the recommended one on at most "
+            f"{max(units)} {unit} no difference can be significant"
+        )
+    elif not judged.grouped:
+        discordance = float(np.median(units)) / len(judged.rows)
+        smallest = detectable_difference(
+            round(len(judged.rows) / judged.variance_ratio),
+            discordance,
+            level=SIGNIFICANT / len(others),
+        )
+        if math.isfinite(smallest):
+            yield (
+                f"the smallest difference that {len(judged.rows)} images would show in "
+                f"4 of 5 comparisons is {100 * smallest:.1f} points, where two rows "
+                f"differ on {100 * discordance:.1f} % of the images, the median here"
+            )
+
+
+def _n_discordant(entry: Entry, recommended: Entry, judged: Judged) -> int:
+    """Count the images, or groups, on which two do not equally well."""
+    other = recommended.correct[np.searchsorted(recommended.at, entry.at)]
+    gain = entry.correct.astype(int) - other
+    if judged.grouped:
+        gain = np.bincount(judged.group_numbers[entry.at], weights=gain).astype(int)
+    return int(np.count_nonzero(gain))
+
+
+def _lowest_p(n_units: int, judged: Judged) -> float:
+    """Return the p-value were the recommended row better on every unit that differs.
+
+    Where the choice is inside the test, a difference counts for less; of groups this
+    is not known beforehand, and the bound is that without it.
+    """
+    if not n_units:
+        return 1.0
+    share = 1.0 if judged.grouped else 1 / math.sqrt(judged.variance_ratio)
+    least = math.ceil((1 + share) / 2 * n_units - 1e-9)
+    return min(1.0, 2 * float(binom.sf(least - 1, n_units, 0.5)))
