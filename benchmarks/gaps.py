@@ -31,7 +31,7 @@ def report(name: str, X: np.ndarray, y: np.ndarray, wanted: list[str]) -> None:
         for C in GRID[::4]:
             ones = np.ones(len(labels))
             k = int(labels.max()) + 1
-            task = solvers.Task(rows, labels, k, name, ones, ones)
+            task = solvers.Problem(rows, labels, k, name, ones, ones)
             model = solvers.solve(task, C)
             value, best, start, f = optimum(name, rows, labels, C, model, start)
             gap, alike = value / best - 1, told_alike(rows, model, f)

@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featpipe.classifiers.measures import METRICS, Labels, class_weights, fold_scores
+from featpipe.classifiers.measures import METRICS, Labels, class_weights, judge
 
 if TYPE_CHECKING:
     from featpipe import solvers
@@ -33,6 +33,10 @@ __all__ = ["PathClassifier", "Reader"]
 
 # Rows a reader is asked for at once when predicting.
 BLOCK_ROWS = 8192
+# Coefficients beyond which single precision might not hold a score.
+LARGE = 1e18
+# C beyond which an objective of finite codes might not be finite.
+SMALLEST_C, LARGEST_C = 1e-30, 1e30
 # Used when no class has two rows, so that nothing can be held out to choose C.
 C_WITHOUT_FOLDS = 1.0
 
@@ -42,7 +46,7 @@ Split = tuple[np.ndarray, np.ndarray]
 class Job(NamedTuple):
     """What one fit solves, by what means, and what its labels say."""
 
-    task: solvers.Task
+    problem: solvers.Problem
     options: solvers.Options
     labels: Labels
 
@@ -78,6 +82,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         metric: str = "accuracy",
         device: str = "auto",
         memory: int | str | None = None,
+        full_path: bool = False,
         tol: float = 1e-4,
         max_iter: int = 1000,
         random_state: int | np.random.RandomState | None = 0,
@@ -90,6 +95,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         self.metric = metric
         self.device = device
         self.memory = memory
+        self.full_path = full_path
         self.tol = tol
         self.max_iter = max_iter
         self.random_state = random_state
@@ -118,7 +124,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             is out of its range.
         """
         job = self._prepare(X, y, sample_weight)
-        return self._refit(job, self._choose(job))
+        path = self._choose(job)
+        return self._refit(job, None if path is None else path.start(self._best))
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Job:
         """Check what was given, and lay out what is to be solved."""
@@ -129,7 +136,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         labels = self._check_labels(X, y, sample_weight)
         self.classes_ = labels.classes
         self.warnings_: list[str] = []
-        task = solvers.Task(
+        problem = solvers.Problem(
             codes=X,
             labels=labels.numbers,
             n_classes=len(labels.classes),
@@ -143,21 +150,15 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             max_passes=self.max_iter,
             device=self.device,
             memory=self.memory,
+            full_path=self.full_path,
         )
-        return Job(task, options, labels)
+        return Job(problem, options, labels)
 
-    def _refit(self, job: Job, path: solvers.Path | None = None) -> PathClassifier:
-        """Fit at ``C_`` on all rows, with what the path has of it."""
+    def _refit(self, job: Job, start: solvers.Start | None = None) -> PathClassifier:
+        """Fit at ``C_`` on all rows."""
         from featpipe import solvers
 
-        best = int(np.searchsorted(self.Cs_, self.C_))
-        if path is not None and path.whole is not None:
-            solution = path.whole[best]
-        else:
-            start = None if path is None else path.starts.get(best)
-            solution = solvers.solve(
-                job.task, self.C_, options=job.options, start=start
-            )
+        solution = solvers.solve(job.problem, self.C_, options=job.options, start=start)
         self.coef_ = solution.coef
         self.intercept_ = solution.intercept
         self.n_iter_ = solution.n_passes
@@ -183,8 +184,22 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             parts = [X.rows(i, min(i + BLOCK_ROWS, X.shape[0])) for i in blocks]
             return np.concatenate([self.decision_function(part) for part in parts])
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        values = X @ self.coef_.T.astype(X.dtype) + self.intercept_
+        values = self._scores(X)
         return values[:, 0] if values.shape[1] == 1 else values
+
+    def _scores(self, X: np.ndarray) -> np.ndarray:
+        """Return X @ coef + intercept, in a precision that holds them."""
+        largest = np.abs(self.coef_).max(initial=0.0)
+        if largest > LARGE or X.dtype == np.float64:
+            X = X.astype(np.float64, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = X @ self.coef_.T.astype(X.dtype) + self.intercept_
+        if not np.isfinite(values).all():
+            raise ValueError(
+                "some scores are infinite: X is on another scale than the codes this "
+                "classifier was fitted to; give codes of the same recipe"
+            )
+        return values
 
     def predict(self, X: Any) -> np.ndarray:
         """Give the class of every row.
@@ -206,10 +221,14 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"metric={self.metric!r} is not known; choose from {', '.join(METRICS)}"
             )
-        if not (isinstance(self.C, str) and self.C == "auto") and not _positive(self.C):
-            raise ValueError(f"C={self.C!r} must be 'auto' or a number above zero")
-        if self.Cs is not None and not (len(self.Cs) and all(map(_positive, self.Cs))):
-            raise ValueError(f"Cs={self.Cs!r} must be numbers above zero")
+        if not (isinstance(self.C, str) and self.C == "auto") and not _usable(self.C):
+            raise ValueError(
+                f"C={self.C!r} must be 'auto' or a number above zero, from 1e-30 to 1e30"
+            )
+        if self.Cs is not None and not (len(self.Cs) and all(map(_usable, self.Cs))):
+            raise ValueError(
+                f"Cs={self.Cs!r} must be numbers above zero, from 1e-30 to 1e30"
+            )
         for name in ("tol", "max_iter"):
             if not _positive(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be above zero")
@@ -270,43 +289,38 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             self.C_ = float(C_WITHOUT_FOLDS)
             self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
             return None
-        path = solvers.solve_path(
-            job.task,
-            self.Cs_,
-            splits,
-            options=job.options,
-            score=lambda p, predicted: fold_scores(
-                labels, splits[p][1], predicted[None], self.metric
-            )[0],
+        chooses = judge(
+            labels,
+            [(k, np.arange(len(held)), held) for k, (_, held) in enumerate(splits)],
+            self.metric,
         )
-        self._take_path(labels, splits, path.predicted, path.gaps)
+        path = solvers.solve_path(
+            job.problem, self.Cs_, splits, judges=[chooses], options=job.options
+        )
+        self._choose_from(labels, splits, chooses, path.gaps)
         return path
 
-    def _take_path(
+    def _choose_from(
         self,
         labels: Labels,
         splits: list[Split],
-        predicted: list[np.ndarray],
+        chooses: solvers.Judge,
         gaps: np.ndarray,
     ) -> None:
-        """Choose C by out-of-fold predictions, (n_C, n_held_out) a split.
-
-        ``gaps`` are (n_splits, n_C), nan where a C was skipped.
-        """
+        """Choose C by what a judge knows; ``gaps`` are (n_splits, n_C)."""
         self.Cs_ = self._grid()
-        parts = [
-            fold_scores(labels, held_out, of_split, self.metric)
-            for (_, held_out), of_split in zip(splits, predicted, strict=True)
-        ]
-        curve = np.where(np.isnan(gaps[0]), np.nan, np.mean(parts, axis=0))
-        # Means of equal parts may differ in the last bit: ties go to the smaller C.
-        best = int(np.flatnonzero(curve >= np.nanmax(curve) - 1e-12)[0])
+        curve = np.full(len(self.Cs_), np.nan)
+        for position, score in chooses.scores.items():
+            curve[position] = score
+        best = self._best = chooses.best
         self.C_ = float(self.Cs_[best])
         self.C_curve_ = np.column_stack([self.Cs_, curve])
         self.cv_score_ = float(curve[best])
-        self.cv_predicted_ = self._pooled(splits, [p[best] for p in predicted])
+        edges = np.cumsum([len(held) for _, held in splits])[:-1]
+        predicted = np.split(chooses.predicted[best], edges)
+        self.cv_predicted_ = self._pooled(splits, predicted)
         self._report_edge(best)
-        self._report_left(int(np.isnan(curve).sum()))
+        self._report_skipped(int(np.isnan(curve).sum()))
         self._path_converged = bool(np.nanmax(gaps) <= self.tol)
         if not self._path_converged:
             self._report_gap(np.nanmax(gaps))
@@ -371,11 +385,11 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
                 "a wider grid may do better"
             )
 
-    def _report_left(self, n_left: int) -> None:
-        if n_left:
+    def _report_skipped(self, n_skipped: int) -> None:
+        if n_skipped:
             self.warnings_.append(
-                f"{n_left} of {len(self.Cs_)} C were left out: the codes are many, or "
-                "these C took long where the score had clearly fallen"
+                f"{n_skipped} of {len(self.Cs_)} values of C were skipped: by the "
+                "scores of those beside them they could hardly have been chosen"
             )
 
     def _report_gap(self, gap: float) -> None:
@@ -393,5 +407,10 @@ def _is_reader(X: Any) -> bool:
     return isinstance(X, Reader) and callable(X.rows)
 
 
+def _usable(C: Any) -> bool:
+    return _positive(C) and bool(SMALLEST_C <= C <= LARGEST_C)
+
+
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and bool(0 < value < np.inf)
+    numeric = isinstance(value, int | float | np.number)
+    return numeric and not isinstance(value, bool) and bool(0 < value < np.inf)

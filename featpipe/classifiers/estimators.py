@@ -42,6 +42,8 @@ _PARAMETERS = """
         "auto" (a GPU where there is one), or what torch calls a device.
     memory : int, str or None
         Bytes, or like "8GB", that solving may take beyond X. None is 1 GB.
+    full_path : bool
+        Whether every C of the grid is solved, also those that could hardly be chosen.
     tol : float
         The relative gap to the optimum every problem is solved to.
     max_iter : int
@@ -58,7 +60,7 @@ _PARAMETERS = """
         The grid, ascending.
     C_curve_ : (n_C, 2) float64
         Each C and its mean metric over the folds; nan where C was given, or not
-        solved because the problem is large or took long where the metric had fallen.
+        solved because it could hardly have been chosen (docs/solvers.md).
     cv_score_ : float
         The mean metric at ``C_``; nan where C was given.
     cv_predicted_ : (n,) or None

@@ -5,11 +5,15 @@ Arrays in, numbers out: knows nothing of estimators or solvers.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-__all__ = ["METRICS", "Labels", "class_weights", "fold_scores"]
+if TYPE_CHECKING:
+    from featpipe.solvers import Judge
+
+__all__ = ["METRICS", "Labels", "class_weights", "fold_scores", "judge"]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
@@ -51,6 +55,57 @@ def fold_scores(
     truth, weights = labels.numbers[held_out], labels.rows[held_out]
     n_classes = len(labels.classes)
     return np.array([_score(truth, p, weights, n_classes, metric) for p in predicted])
+
+
+def judge(
+    labels: Labels, held_out: Sequence[tuple[int, np.ndarray, np.ndarray]], metric: str
+) -> Judge:
+    """Return what chooses C by the mean metric over folds.
+
+    Parameters
+    ----------
+    labels : Labels
+    held_out : sequence of (split, positions, rows)
+        Which held-out predictions of a split count, and the rows of ``labels`` that
+        they are of.
+    metric : str
+    """
+    from featpipe.solvers import Judge
+
+    folds = [rows for *_, rows in held_out]
+    truth = [labels.numbers[rows] for rows in folds]
+    weights = [
+        _row_weights(of_fold, labels.rows[rows], len(labels.classes), metric)
+        for of_fold, rows in zip(truth, folds, strict=True)
+    ]
+    edges = np.cumsum([len(rows) for rows in folds])[:-1]
+
+    def score(predicted: np.ndarray) -> float:
+        each = zip(folds, np.split(predicted, edges), strict=True)
+        return float(
+            np.mean([fold_scores(labels, rows, p[None], metric)[0] for rows, p in each])
+        )
+
+    return Judge(
+        [(split, positions) for split, positions, _ in held_out],
+        np.concatenate(truth),
+        np.concatenate(weights) / len(folds),
+        score,
+    )
+
+
+def _row_weights(
+    truth: np.ndarray, weights: np.ndarray, n_classes: int, metric: str
+) -> np.ndarray:
+    """Return what each held-out row of a fold adds to its metric when it is right.
+
+    For macro F1, which is no sum over rows, that of balanced accuracy stands in.
+    """
+    if metric == "accuracy":
+        return weights / max(weights.sum(), np.finfo(float).tiny)
+    true = np.bincount(truth, weights, minlength=n_classes)
+    share = np.count_nonzero(true) * np.where(true > 0, true, 1.0)
+    return weights / share[truth]
 
 
 def _score(

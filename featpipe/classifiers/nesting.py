@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.base import clone
 
 from featpipe.classifiers.choosing import PathClassifier, Split
+from featpipe.classifiers.measures import judge
 
 if TYPE_CHECKING:
     from featpipe import solvers
@@ -56,24 +57,31 @@ def fit_nested(
 
     models = [clone(model).set_params(cv=part.selection) for part in parts]
     whole = clone(model)._prepare(X, y)
-    if not _together(model, whole.task, parts):
+    if not _together(model, whole.problem, parts):
         return [
             one.fit(X[part.train], y[part.train])
             for one, part in zip(models, parts, strict=True)
         ]
     batch = _Batch(parts)
+    prepared = [
+        one._prepare(X[part.train], y[part.train])
+        for one, part in zip(models, parts, strict=True)
+    ]
+    judges = [
+        judge(job.labels, batch.held_out(part), model.metric)
+        for job, part in zip(prepared, parts, strict=True)
+    ]
     path = solvers.solve_path(
-        whole.task, model._grid(), batch.splits, options=whole.options
+        whole.problem,
+        model._grid(),
+        batch.splits,
+        judges=judges,
+        options=whole.options,
     )
-    for one, part in zip(models, parts, strict=True):
-        job = one._prepare(X[part.train], y[part.train])
+    for one, job, part, chooses in zip(models, prepared, parts, judges, strict=True):
         numbers = [batch.number(part, fitted) for fitted, _ in part.selection]
-        predicted = [
-            path.predicted[k][:, np.searchsorted(batch.splits[k][1], part.train[held])]
-            for k, (_, held) in zip(numbers, part.selection, strict=True)
-        ]
-        one._take_path(job.labels, part.selection, predicted, path.gaps[numbers])
-        one._refit(job)
+        one._choose_from(job.labels, part.selection, chooses, path.gaps[numbers])
+        one._refit(job, path.start(one._best, numbers))
     return models
 
 
@@ -97,23 +105,29 @@ class _Batch:
                 held[k] = np.union1d(held[k], part.train[scored])
         self.splits: list[Split] = list(zip(trains, held, strict=True))
 
+    def held_out(self, part: Part) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Return what `judge` takes: which predictions choose the C of a part."""
+        held_out = []
+        for fitted, scored in part.selection:
+            k = self.number(part, fitted)
+            at = np.searchsorted(self.splits[k][1], part.train[scored])
+            held_out.append((k, at, scored))
+        return held_out
+
     def number(self, part: Part, fitted: np.ndarray) -> int:
         """Give the number of the problem that learns from these rows of a part."""
         return self._numbers[np.sort(part.train[fitted]).tobytes()]
 
 
-def _together(model: PathClassifier, task: solvers.Task, parts: Sequence[Part]) -> bool:
-    """Say whether one batch gives each part what it would find alone.
+def _together(
+    model: PathClassifier, problem: solvers.Problem, parts: Sequence[Part]
+) -> bool:
+    """Decide whether one batch gives each part what it would find alone.
 
-    Not where classes are weighted by their counts or missing from a part, and not
-    where some C are skipped, which held-out rows of other parts would decide.
+    Not where classes are weighted by their counts, or missing from a part.
     """
-    from featpipe import solvers
-
     complete = all(
-        len(np.unique(task.labels[part.train])) == task.n_classes for part in parts
+        len(np.unique(problem.labels[part.train])) == problem.n_classes
+        for part in parts
     )
-    counted = isinstance(model.class_weight, str)
-    n_splits = max(len(part.selection) for part in parts)
-    skipped = solvers.skips_Cs(task, n_splits, len(model._grid()))
-    return complete and not counted and not skipped
+    return complete and not isinstance(model.class_weight, str)

@@ -1,21 +1,26 @@
-"""The whole regularisation path of linear classifiers, for every fold at once.
+"""The regularisation path of linear classifiers, for every fold at once.
 
-What lives here: optimisation in torch, on CPU or GPU. What never does: scikit-learn,
-files, choosing C, names of classes.
+Lives here: optimisation in torch, on CPU or GPU. Never here: scikit-learn, files, the
+choice of C itself, names of classes. docs/solvers.md has the algorithm; the modules in
+the order of a fit: `problem`, `standardize`, `eigenbasis` and `fold_codes`, `losses`,
+`objective`, `bound`, `preconditioner`, `newton_cg`, `ridge`, `predict`, `selection`,
+`path`.
 """
 
-from featpipe.solvers._path import skips_Cs, solve_path
-from featpipe.solvers._single import solve
-from featpipe.solvers._task import Options, Path, Solution, Split, Start, Task
+from featpipe.solvers.path import solve, solve_path
+from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
+from featpipe.solvers.selection import Judge
+from featpipe.solvers.sharing import share_codes
 
 __all__ = [
+    "Judge",
     "Options",
     "Path",
+    "Problem",
     "Solution",
     "Split",
     "Start",
-    "Task",
-    "skips_Cs",
+    "share_codes",
     "solve",
     "solve_path",
 ]

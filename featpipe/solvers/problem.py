@@ -1,15 +1,15 @@
-"""What is to be solved and with what means; knows nothing of how."""
+"""What is minimised, how exactly and by what means; what comes out."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-__all__ = ["Options", "Path", "Solution", "Split", "Start", "Task"]
+__all__ = ["Options", "Path", "Problem", "Solution", "Split", "Start"]
 
 DEFAULT_MEMORY = 10**9
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -18,20 +18,20 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """Codes, classes and weights: all that defines the objective but C.
+class Problem:
+    """Codes, classes and weights: everything that defines the objective but C.
 
     Parameters
     ----------
     codes : (n, width) float32 or float64, or a reader with shape, dtype and rows
     labels : (n,) int64
-        Numbers of the classes, from 0.
+        Class numbers, from 0.
     n_classes : int
     loss : {"linear", "svm", "logistic"}
     weights : (n,) float64
-        Of each row in the loss: sample weight times class weight.
+        Weight of each row in the loss: sample weight times class weight.
     row_weights : (n,) float64
-        Of each row in the standard deviations: the sample weight.
+        Weight of each row in the standard deviations: the sample weight.
     standardize : bool
     """
 
@@ -56,49 +56,46 @@ class Options:
     Parameters
     ----------
     tol : float
-        Gap to the minimum that every problem is solved to, relative to the objective,
-        or to what W gains over none if that is less (a thousandth at least).
+        Proven gap to the minimum at which a problem counts as solved, relative to the
+        objective, or to what W gains over W = 0 if that is less (but at least a
+        thousandth of the objective).
     max_passes : int
-        Passes over the codes one problem may take at one C.
+        Products with the codes and back that one problem may take at one C.
     device : str
         "auto" or a torch device.
     memory : int, str or None
-        Bytes beyond the codes, or like "8GB"; None is 1 GB.
+        Bytes beyond the codes, or a text like "8GB"; None is 1 GB.
+    full_path : bool
+        Whether every C is solved, also those that cannot be chosen.
     """
 
     tol: float = 1e-4
     max_passes: int = 1000
     device: str = "auto"
     memory: int | str | None = None
+    full_path: bool = False
 
     @property
     def n_bytes(self) -> int:
-        """The budget in bytes.
+        """The memory in bytes.
 
         Raises
         ------
         ValueError
-            If ``memory`` is no size.
+            If ``memory`` is not a size.
         """
         if self.memory is None:
             return DEFAULT_MEMORY
-        found = re.fullmatch(r"([0-9.]+) *([KMGT]?)i?B?", str(self.memory).strip())
-        if not found or float(found[1]) <= 0:
+        match = re.fullmatch(r"([0-9.]+) *([KMGT]?)i?B?", str(self.memory).strip())
+        if not match or float(match[1]) <= 0:
             raise ValueError(
                 f"memory={self.memory!r} is no size; give bytes or a text like '8GB'"
             )
-        return int(float(found[1]) * _UNITS[found[2]])
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device meant."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        return int(float(match[1]) * _UNITS[match[2]])
 
 
 class Start(NamedTuple):
-    """Where a fit begins, on the scale of the codes as given.
+    """Coefficients to begin from, on the scale of the codes as given.
 
     Parameters
     ----------
@@ -119,7 +116,7 @@ class Solution:
     coef : (n_columns, width) float64
     intercept : (n_columns,) float64
     gap : float
-        Bound of the relative distance of the objective to its minimum.
+        Proven bound of the relative distance of the objective to its minimum.
     n_passes : int
     converged : bool
     """
@@ -138,27 +135,22 @@ class Path:
     Parameters
     ----------
     predicted : list of (n_C, n_held_out) int
-        Class numbers, one array a split; of no meaning where ``evaluated`` is false.
+        Class numbers, one array a split; without meaning where ``solved`` is false.
     gaps : (n_splits, n_C) float64
-        Bound of the relative gap, the largest of the classes; nan where skipped.
+        Proven relative gap, the largest of the columns; nan where not solved.
     n_passes : (n_splits, n_C) int64
-        Passes the slowest class took.
+        Passes of the slowest column.
     converged : bool
-    evaluated : (n_C,) bool
-        Which C were solved. Given a score, a large problem skips some, and any may end
-        at a C that takes long where the score has clearly fallen.
-    whole : list of Solution or None
-        Of each C on all rows, where it comes at no cost.
-    starts : dict of int to Start
-        By the number of a C, where a fit on all rows may begin: the mean of what the
-        splits found. Of many columns only, fewer being led to their C about as fast,
-        and as many as a tenth of the memory holds.
+        Whether every problem solved met its tolerance.
+    solved : (n_C,) bool
+    start : callable
+        From the number of a solved C, and some splits or None for all, to where a fit
+        on all rows may begin: the mean of these splits' solutions.
     """
 
     predicted: list[np.ndarray]
     gaps: np.ndarray
     n_passes: np.ndarray
     converged: bool
-    evaluated: np.ndarray
-    whole: list[Solution] | None = None
-    starts: dict[int, Start] = field(default_factory=dict)
+    solved: np.ndarray
+    start: Callable[..., Start]

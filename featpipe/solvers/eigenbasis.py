@@ -1,0 +1,215 @@
+"""Bases in which the Gram matrices of the folds are diagonal."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from featpipe.solvers.fold_codes import FoldCodes, RotatedCodes, SharedCodes
+from featpipe.solvers.problem import Options, Problem, Split
+from featpipe.solvers.standardize import Moments, Rows, fold_moments
+
+__all__ = ["fold_codes", "gram_matrices"]
+
+# Directions of smaller relative eigenvalue are rounding.
+RANK = 1e-12
+# Shares of the memory for standardised rows, rotated copies of them, and bases.
+ROWS, ROTATED, BASES = 0.6, 0.4, 0.5
+# Bytes of rotated copies beyond which reading them takes longer than the products.
+CACHE = 16 * 2**20
+# Columns of a symmetric product that are computed at once, from the diagonal on.
+HALVED = 128
+
+
+def fold_codes(
+    problem: Problem, splits: list[Split], options: Options, device: torch.device
+) -> FoldCodes:
+    """Standardise the codes for every fold and rotate them into its eigenbasis.
+
+    Parameters
+    ----------
+    problem : Problem
+    splits : list of (train, held-out)
+        Row numbers; the held-out rows are standardised alike.
+    options : Options
+    device : torch.device
+    """
+    n_folds, n_rows = len(splits), len(problem.labels)
+    use = torch.zeros(n_folds, n_rows, dtype=torch.float64)
+    for fold, (train, _) in enumerate(splits):
+        use[fold, torch.from_numpy(np.asarray(train))] = 1.0
+    use = use.to(device)
+    weights = use * torch.from_numpy(problem.weights).to(device)
+    row_weights = use * torch.from_numpy(problem.row_weights).to(device)
+    labels = torch.from_numpy(problem.labels).to(device)
+    own = torch.nn.functional.one_hot(labels, problem.n_classes).double()
+    rows = Rows(problem, device, int(ROWS * options.n_bytes))
+    moments = fold_moments(rows, row_weights, weights, problem.standardize)
+    if _rotates(rows, weights, options):
+        return _rotated(rows, moments, labels, weights, weights @ own)
+    return _shared(rows, moments, labels, weights, weights @ own, options)
+
+
+def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:
+    """Decide whether every fold gets a rotated copy of the rows."""
+    rank = min(rows.width, int((weights > 0).sum(1).max()))
+    numbers = len(weights) * rows.n_rows * rank
+    fits = 12 * numbers + 8 * rows.n_rows * rows.width <= ROTATED * options.n_bytes
+    return fits and (rows.width > rows.n_rows or 8 * numbers <= CACHE)
+
+
+def _rotated(
+    rows: Rows,
+    moments: Moments,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    class_weight: torch.Tensor,
+) -> RotatedCodes:
+    z = rows.read(0, rows.n_rows, torch.float64)
+    values, rotated, vectors = [], [], []
+    for fold, weight in enumerate(weights):
+        x = (z - moments.centre[fold]) * moments.ratio[fold]
+        value, vector, turned = _eigenbasis(x, weight)
+        values.append(value)
+        vectors.append(vector)
+        rotated.append(turned)
+    rank = max(len(value) for value in values)
+    table = z.new_zeros(len(values), rows.n_rows, rank + 1)
+    table[..., -1] = 1
+    eigenvalues = z.new_zeros(len(values), rank)
+    for fold, value in enumerate(values):
+        # Folds of lower rank are padded: their further coefficients stay zero.
+        first = rank - len(value)
+        table[fold, :, first:rank] = rotated[fold]
+        eigenvalues[fold, first:] = value
+        pad = z.new_zeros(len(vectors[fold]), first)
+        vectors[fold] = torch.cat([pad, vectors[fold]], dim=1)
+    norms = table[..., :-1].square().sum(2) * (weights > 0)
+    return RotatedCodes(
+        rows=rows,
+        moments=moments,
+        labels=labels,
+        weights=weights,
+        eigenvalues=eigenvalues,
+        top=eigenvalues[:, -1],
+        is_diagonal=True,
+        radius=norms.amax(1).sqrt(),
+        class_weight=class_weight,
+        rotated=table,
+        single=table.float(),
+        vectors=vectors,
+    )
+
+
+def _eigenbasis(
+    x: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return eigenvalues, what `RotatedCodes.vectors` holds, and rotated rows."""
+    train = weight.nonzero()[:, 0]
+    root = weight[train].sqrt()[:, None]
+    if len(train) >= x.shape[1]:
+        part = root * x[train]
+        value, basis = torch.linalg.eigh(part.T @ part)
+        return value.clamp_min(0), basis, x @ basis
+    # More width than rows: an orthonormal basis of the training rows loses nothing.
+    kernel = x @ x[train].T
+    value, vectors = torch.linalg.eigh(root * kernel[train] * root.T)
+    kept = value > RANK * value[-1].clamp_min(torch.finfo(value.dtype).tiny)
+    value, vectors = value[kept], root * vectors[:, kept] / value[kept].sqrt()
+    return value, vectors, kernel @ vectors
+
+
+def _shared(
+    rows: Rows,
+    moments: Moments,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    class_weight: torch.Tensor,
+    options: Options,
+) -> SharedCodes:
+    radius = _radius(rows, moments, weights)
+    mass, (n_folds, width) = weights.sum(1), moments.ratio.shape
+    # No eigenvalue exceeds the trace.
+    top, own = mass * radius**2, False
+    values, bases = mass[:, None].expand(n_folds, width), None
+    most = BASES * options.n_bytes
+    if 8 * (3 + 2 * n_folds) * width**2 <= most:
+        own = True
+        values, bases = torch.linalg.eigh(gram_matrices(rows, moments, weights))
+        values = values.clamp_min(0)
+        top = values[:, -1]
+    elif 8 * 5 * width**2 <= most:
+        mean = Moments(*(part.mean(0, keepdim=True) for part in moments))
+        gram = gram_matrices(rows, mean, weights.mean(0, keepdim=True))
+        value, basis = torch.linalg.eigh(gram / mass.mean())
+        values = mass[:, None] * value.clamp_min(0)
+        bases = basis.expand(n_folds, -1, -1)
+    return SharedCodes(
+        rows=rows,
+        moments=moments,
+        labels=labels,
+        weights=weights,
+        eigenvalues=values,
+        top=top,
+        is_diagonal=own,
+        radius=radius,
+        class_weight=class_weight,
+        bases=bases,
+    )
+
+
+def _radius(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.Tensor:
+    """Return the largest norm of a training row of each fold, or a little more."""
+    largest = weights.new_zeros(len(weights))
+    used, square = (weights > 0).T, (moments.ratio**2).T.float()
+    inner = (moments.centre * moments.ratio**2).T.float()
+    constant = (moments.centre * moments.ratio).square().sum(1)
+    for start, stop in rows.blocks():
+        z = rows.read(start, stop, torch.float32)
+        norms = ((z * z) @ square - 2 * (z @ inner)).double() + constant
+        largest = torch.maximum(largest, (norms * used[start:stop]).amax(0))
+    return 1.001 * largest.clamp_min(0).sqrt()
+
+
+def gram_matrices(
+    rows: Rows, moments: Moments, weights: torch.Tensor
+) -> torch.Tensor:
+    """Return each fold's Gram matrix, (n_folds, width, width) float64.
+
+    Rows that serve the same folds are summed once, and the sum is shared: all folds
+    together cost one pass over the rows.
+    """
+    n_folds, width = moments.ratio.shape
+    gram = weights.new_zeros(n_folds, width, width)
+    first = weights.new_zeros(n_folds, width)
+    power = 2.0 ** torch.arange(n_folds, dtype=torch.float64, device=weights.device)
+    for start, stop in rows.blocks():
+        z = rows.read(start, stop, torch.float64)
+        part = weights[:, start:stop]
+        # A number for each set of folds that a row serves.
+        code = power @ (part > 0).double()
+        for number in code.unique():
+            if not number:
+                continue
+            chosen = (code == number).nonzero()[:, 0]
+            used = part[:, chosen[0]] > 0
+            root = part.amax(0)[chosen].sqrt()[:, None]
+            rooted = z[chosen] * root
+            gram[used] += _square(rooted)
+            first[used] += (rooted * root).sum(0)
+    outer = first[:, :, None] * moments.centre[:, None]
+    mass = weights.sum(1)[:, None, None]
+    square = moments.centre[:, :, None] * moments.centre[:, None]
+    centred = gram - outer - outer.mT + mass * square
+    return moments.ratio[:, :, None] * centred * moments.ratio[:, None]
+
+
+def _square(z: torch.Tensor) -> torch.Tensor:
+    """Return zᵀz, computing little over half of it."""
+    width = z.shape[1]
+    product = z.new_empty(width, width)
+    for start in range(0, width, HALVED):
+        stop = min(start + HALVED, width)
+        torch.mm(z[:, start:stop].T, z[:, start:], out=product[start:stop, start:])
+        product[stop:, start:stop] = product[start:stop, stop:].T
+    return product

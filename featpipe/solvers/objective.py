@@ -1,0 +1,286 @@
+"""The objectives of a batch of units: value, gradient, proven gap, Hessian products.
+
+A unit is what is minimised together: all columns of one C for multinomial
+``logistic``, one column of one C else. A batch holds the same units for every fold;
+its coefficients are (n_folds, n_units, n_columns, rank + 1), the intercept last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from featpipe.solvers import bound
+from featpipe.solvers.fold_codes import FoldCodes
+from featpipe.solvers.losses import Softmax, make_loss
+
+__all__ = ["Curvature", "Evaluation", "Objective"]
+
+# Rows at most that the mean curvature between classes is measured on.
+CURVATURE_ROWS = 4096
+# Share of the memory that the curvature of every score may take.
+KEPT = 0.3
+
+
+Curvature = list[torch.Tensor] | None
+
+
+class Evaluation(NamedTuple):
+    """A batch at some coefficients.
+
+    Attributes
+    ----------
+    value, gap : (n_folds, n_units) float64
+        The objective, and the proven relative gap to its minimum.
+    gradient : (n_folds, n_units, n_columns, rank + 1) float64
+    between : (n_folds, n_units, n_columns, n_columns) float64
+        Mean second derivative of the loss by the scores, per weight.
+    curvature : list of tensors, or None
+        Of every block of rows, as `Loss.hessian_product` takes it; None where that
+        does not fit into the memory, and is worked out anew for every product.
+    """
+
+    value: torch.Tensor
+    gap: torch.Tensor
+    gradient: torch.Tensor
+    between: torch.Tensor
+    curvature: Curvature
+
+    def select(self, units: torch.Tensor) -> Evaluation:
+        """Return the evaluation of some of the units."""
+        kept = self.curvature
+        return Evaluation(
+            *(part[:, units] for part in self[:-1]),
+            None if kept is None else [part[:, units] for part in kept],
+        )
+
+
+class Objective:
+    """½‖W‖² + C Σ loss for every unit and fold of a batch.
+
+    Parameters
+    ----------
+    codes : FoldCodes
+    loss : {"linear", "svm", "logistic"}
+    n_columns : int
+        Of one classifier: 1 for two classes, else one a class.
+    C : (n_units,) float64
+    column : (n_units,) int64
+        Which class a unit of one column tells from the rest.
+    dtype : torch.dtype
+        Of products and scores; sums are float64.
+    n_bytes : int
+        Memory that kept curvature may take its share of.
+    """
+
+    def __init__(
+        self,
+        codes: FoldCodes,
+        loss: str,
+        n_columns: int,
+        C: torch.Tensor,
+        column: torch.Tensor,
+        dtype: torch.dtype,
+        n_bytes: int,
+        product_dtype: torch.dtype = torch.float32,
+        spans: list[tuple[int, int]] | None = None,
+    ) -> None:
+        self.codes, self.name, self.C, self.column = codes, loss, C, column
+        self.n_columns = n_columns
+        self.loss = make_loss(loss, n_columns)
+        self.joint = isinstance(self.loss, Softmax)
+        self.k = n_columns if self.joint else 1
+        self.spans = spans or list(codes.blocks(codes.n_folds * len(C) * self.k))
+        self.dtype, self.n_bytes = dtype, n_bytes
+        self.product_dtype = product_dtype
+        cells = codes.n_folds * len(C) * self.k * codes.rows.n_rows
+        self.keeps = cells * product_dtype.itemsize <= KEPT * n_bytes
+        self.penalty = torch.ones(codes.rank + 1, dtype=torch.float64, device=C.device)
+        self.penalty[-1] = 0
+        present = codes.class_weight > 0
+        absent = (~present).sum(1, keepdim=True)
+        self.n_free = absent + 1 if self.joint else absent * 0
+
+    def select(self, units: torch.Tensor) -> Objective:
+        """Return the objective of some of the units."""
+        return Objective(
+            self.codes,
+            self.name,
+            self.n_columns,
+            self.C[units],
+            self.column[units],
+            self.dtype,
+            self.n_bytes,
+            self.product_dtype,
+            self.spans,
+        )
+
+    def finer(self) -> Objective | None:
+        """Return the same objective in the next precision, None if there is none.
+
+        First evaluations become double, then Hessian products too.
+        """
+        double = torch.float64
+        if self.product_dtype == double:
+            return None
+        args = self.codes, self.name, self.n_columns, self.C, self.column, double
+        products = self.product_dtype if self.dtype != double else double
+        return Objective(*args, self.n_bytes, products, self.spans)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the coefficients."""
+        return self.codes.n_folds, len(self.C), self.k, self.codes.rank + 1
+
+    def targets(self, start: int, stop: int) -> torch.Tensor:
+        """Return what a block of rows is to be told as."""
+        labels = self.codes.labels[start:stop]
+        if self.joint:
+            return labels
+        return 2 * (labels == self.column[:, None]).to(self.dtype) - 1
+
+    def evaluate(self, theta: torch.Tensor) -> Evaluation:
+        """Evaluate the batch at coefficients ``theta``."""
+        codes, (n_folds, n_units, k, _) = self.codes, self.shape
+        v = codes.to_rows(theta.flatten(1, 2), self.dtype)
+        value = theta.new_zeros(n_folds, n_units)
+        sides = theta.new_zeros(n_folds, n_units, 2)
+        between = theta.new_zeros(n_folds, n_units, k, k)
+        sampled = theta.new_zeros(n_folds, 1, 1, 1)
+        sums = self._zero_sums(self.dtype)
+        kept: list[torch.Tensor] = []
+        stride = max(1, codes.rows.n_rows // CURVATURE_ROWS) if self.joint else 1
+        for start, stop in self.spans:
+            z = codes.block(start, stop, self.dtype)
+            f = codes.scores(z, v).view(n_folds, n_units, k, -1)
+            weights = codes.weights_in(self.dtype)[:, start:stop]
+            part = self.loss(f, self.targets(start, stop), weights)
+            value += part.value
+            sides += part.sides
+            sums += codes.adjoint(z, part.residual.flatten(1, 2))
+            some, w = part.curvature[..., ::stride], weights[:, None, None, ::stride]
+            between += self._between(some, w)
+            sampled += w.sum(3, keepdim=True, dtype=torch.float64)
+            if self.keeps:
+                kept.append(part.curvature.to(self.product_dtype))
+        gradient = codes.from_rows(sums).view(self.shape)
+        C = self.C[:, None, None]
+        gradient = C * gradient + self.penalty * theta
+        square = (self.penalty * theta * theta).sum((2, 3))
+        value = self.C * value + square / 2
+        gap = self._gap(value, gradient, between, sides)
+        between = between / sampled
+        return Evaluation(value, gap, gradient, between, kept if self.keeps else None)
+
+    def _between(self, curvature: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return the summed second derivative of some rows by the scores."""
+        if not self.joint:
+            return curvature.sum(3, keepdim=True, dtype=torch.float64)
+        p = curvature * weights
+        diagonal = torch.diag_embed(p.sum(3, dtype=torch.float64))
+        return diagonal - (p @ curvature.mT).double()
+
+    def _gap(
+        self,
+        value: torch.Tensor,
+        gradient: torch.Tensor,
+        between: torch.Tensor,
+        sides: torch.Tensor,
+    ) -> torch.Tensor:
+        codes, C = self.codes, self.C
+        mass, radius = codes.mass[:, None], codes.radius[:, None]
+        slope = gradient[..., :-1].square().sum((2, 3)).sqrt()
+        if self.name == "logistic":
+            share = 0.5 if self.joint else 0.25
+            every = share * codes.top[:, None]
+            rows = sides.sum(2) * radius**2
+            steepest = C * torch.minimum(every, rows)
+            # A sample of the rows bends less than all of them, as the bound needs.
+            curvature = C[:, None, None] * between
+            gap = bound.logistic_gap(
+                slope, gradient[..., -1], curvature, steepest, self.n_free
+            )
+        else:
+            sides = C[:, None] * sides
+            gap = bound.hinge_gap(slope, gradient[..., 0, -1], sides, radius)
+        return bound.relative_gap(gap, value, C * self.without, 1e-12 * C * mass)
+
+    @property
+    def without(self) -> torch.Tensor:
+        """The loss where W is zero and the intercept best, (n_folds, n_units)."""
+        share = self.codes.class_weight / self.codes.mass[:, None]
+        mass = self.codes.mass[:, None]
+        if self.joint:
+            return mass * torch.special.entr(share).sum(1, keepdim=True)
+        share = share[:, self.column]
+        if self.name == "logistic":
+            return mass * (torch.special.entr(share) + torch.special.entr(1 - share))
+        # Squared hinge and squared error with one constant: 4 s (1 - s).
+        return mass * 4 * share * (1 - share)
+
+    def sampled(self, stride: int) -> Objective:
+        """Return the objective of every so many-th row, for Hessian products."""
+        args = self.name, self.n_columns, self.C, self.column
+        codes, single = self.codes.sample(stride), torch.float32
+        return Objective(codes, *args, single, self.n_bytes, single)
+
+    def curvature(self, theta: torch.Tensor) -> Curvature:
+        """Return the curvature of every score, a block of rows each, if it fits."""
+        if not self.keeps:
+            return None
+        return [part for *_, part in self._curvature(None, theta)]
+
+    def hessian_product(
+        self, direction: torch.Tensor, kept: Curvature, theta: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the Hessian at ``theta``, of such curvature, times a direction."""
+        codes, (n_folds, n_units, k, _) = self.codes, self.shape
+        dtype = self.product_dtype
+        dv = codes.to_rows(direction.flatten(1, 2), dtype)
+        sums = self._zero_sums(dtype)
+        for start, stop, curvature in self._curvature(kept, theta):
+            z = codes.block(start, stop, dtype)
+            df = codes.scores(z, dv).view(n_folds, n_units, k, -1)
+            weights = codes.weights_in(dtype)[:, start:stop]
+            change = self.loss.hessian_product(curvature, df, weights)
+            sums += codes.adjoint(z, change.flatten(1, 2))
+        product = codes.from_rows(sums).view(self.shape)
+        return self.C[:, None, None] * product + self.penalty * direction
+
+    def _zero_sums(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return zeros for the sums of `FoldCodes.adjoint`."""
+        codes, (n_folds, n_units, k, _) = self.codes, self.shape
+        width = codes.summed_width
+        shape = n_folds, n_units * k, width
+        return torch.zeros(shape, dtype=dtype, device=self.C.device)
+
+    def column_bends(
+        self, kept: Curvature, theta: torch.Tensor
+    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield blocks with the second derivative by each column's own score.
+
+        These are (n_folds, n_units * n_columns, n_rows) float64, weights included.
+        """
+        for start, stop, curvature in self._curvature(kept, theta):
+            bend = curvature.flatten(1, 2).double()
+            if self.joint:
+                bend = bend * (1 - bend) * self.codes.weights[:, None, start:stop]
+            yield start, stop, bend
+
+    def _curvature(
+        self, kept: Curvature, theta: torch.Tensor
+    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield blocks with their curvature, kept or worked out anew."""
+        codes, (n_folds, n_units, k, _) = self.codes, self.shape
+        v = codes.to_rows(theta.flatten(1, 2), self.dtype)
+        for i, (start, stop) in enumerate(self.spans):
+            if kept is not None:
+                yield start, stop, kept[i]
+                continue
+            z = codes.block(start, stop, self.dtype)
+            f = codes.scores(z, v).view(n_folds, n_units, k, -1)
+            weights = codes.weights_in(self.dtype)[:, start:stop]
+            part = self.loss(f, self.targets(start, stop), weights)
+            yield start, stop, part.curvature.to(self.product_dtype)

@@ -1,0 +1,328 @@
+"""The regularisation path of every fold, over the C that can be chosen; single fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from featpipe.solvers.eigenbasis import fold_codes
+from featpipe.solvers.fold_codes import FoldCodes
+from featpipe.solvers.newton_cg import Result, minimize
+from featpipe.solvers.objective import Objective
+from featpipe.solvers.predict import predict_held_out
+from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
+from featpipe.solvers.ridge import ridge
+from featpipe.solvers.selection import Judge
+from featpipe.solvers.sharing import shared
+
+__all__ = ["solve", "solve_path"]
+
+# Steps of the grid between the C that are solved first.
+STRIDE = 4
+# A C within one row of the best, and a single fit, are solved this much finer.
+FINER = 1e-2
+# Growth of the norm of the coefficients over a stride, from which they are taken to
+# grow like C: the penalty rules, and nothing has been fitted yet. On codes of 245 to
+# 2,000 images it falls from 10 through 4 where accuracy nears its best.
+GROWING = 4.0
+# Operations of a pass up to which C that have a start on both sides go together: what
+# Python takes for a pass, at the rate of products of few columns.
+TOGETHER = 1e8
+# Operations of a pass below which a CPU keeps to one thread: the threads would wait for
+# one another, and on a busy machine for other processes.
+ONE_THREAD = 1e8
+# Operations of a pass from which a GPU is faster: a pass is some forty kernels, each
+# launched in about the time that a CPU takes for 1e6 operations.
+GPU_PAYS = 1e8
+# Rungs that lead a single fit up to its C: their ratio, the tolerance, and the first
+# one's C times the weight of the rows.
+RUNG, RUNG_TOL, FIRST = 10.0, 1e-2, 50.0
+# Operations of all predictions of a least-squares path up to which every C is solved.
+FREE_RIDGE = 2e10
+
+
+def solve_path(
+    problem: Problem,
+    Cs: np.ndarray,
+    splits: list[Split],
+    *,
+    judges: Sequence[Judge] = (),
+    options: Options | None = None,
+) -> Path:
+    """Solve the path of C for every split, and predict the held-out rows.
+
+    Parameters
+    ----------
+    problem : Problem
+    Cs : (n_C,) float64
+        Ascending, above zero.
+    splits : list of (train, held-out) row numbers
+    judges : sequence of Judge
+        What C is chosen by. Without one, and with ``options.full_path``, every C is
+        solved; else those that one of them can still choose (`featpipe.solvers.
+        selection`). The C within one row of a judge's best are solved a hundred times
+        finer than ``options.tol``.
+    options : Options or None
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> codes = np.random.default_rng(0).normal(size=(40, 3))
+    >>> labels = (codes[:, 0] > 0).astype(np.int64)
+    >>> ones, rows = np.ones(40), np.arange(40)
+    >>> problem = Problem(codes, labels, 2, "logistic", ones, ones)
+    >>> path = solve_path(problem, np.array([0.1, 1.0]), [(rows[10:], rows[:10])])
+    >>> path.solved.tolist(), path.predicted[0].shape
+    ([True, True], (2, 10))
+    """
+    options = options or Options()
+    with _threads(problem, len(splits)):
+        codes = _codes(problem, splits, options)
+        search = _Search(problem, codes, Cs, splits, options, judges)
+        search.run()
+    return search.path()
+
+
+def solve(
+    problem: Problem,
+    C: float,
+    *,
+    options: Options | None = None,
+    start: Start | None = None,
+) -> Solution:
+    """Solve one C on all rows.
+
+    Parameters
+    ----------
+    problem : Problem
+    C : float
+    options : Options or None
+        The fit is solved a hundred times finer than ``tol`` where ``max_passes``
+        allows, so that its predictions are those of the minimum.
+    start : Start or None
+        Where to begin; None leads up to C from below.
+
+    Returns
+    -------
+    Solution
+    """
+    options = options or Options()
+    rows = np.arange(len(problem.labels))
+    with _threads(problem, 1):
+        codes = _codes(problem, [(rows, rows[:0])], options)
+        if problem.loss == "linear" and codes.is_diagonal:
+            grid = torch.tensor([C], dtype=torch.float64, device=codes.rows.device)
+            theta = ridge(codes, problem.n_classes, grid)[0, 0]
+            return Solution(*codes.as_given(theta, 0), 0.0, 1, True)
+        lowest = C if start else min(C, FIRST / float(codes.mass[0]))
+        n_rungs = int(np.log(C / lowest) / np.log(RUNG) + 1e-9)
+        k = problem.n_columns
+        shape = 1, 1, k, codes.rank + 1
+        theta = torch.zeros(shape, dtype=torch.float64, device=codes.rows.device)
+        if start:
+            theta = codes.from_given(start, 0)[None, None]
+        n_passes = 0
+        for rung in range(n_rungs, -1, -1):
+            tol = RUNG_TOL if rung else FINER * options.tol
+            objective = _objective(problem, codes, [C / RUNG**rung], options)
+            result = _minimize(objective, theta, max(tol, FINER * options.tol), options)
+            theta, n_passes = result.theta, n_passes + int(result.n_passes.max())
+    gap = float(result.gap.max())
+    given = codes.as_given(theta.view(k, -1), 0)
+    return Solution(*given, gap, n_passes, gap <= options.tol)
+
+
+class _Search:
+    """The C solved so far, and which of the others still matter."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        codes: FoldCodes,
+        Cs: np.ndarray,
+        splits: list[Split],
+        options: Options,
+        judges: Sequence[Judge],
+    ) -> None:
+        self.problem, self.codes, self.options = problem, codes, options
+        self.Cs = np.asarray(Cs, np.float64)
+        self.held_out = [np.asarray(held) for _, held in splits]
+        self.judges = list(judges)
+        self.theta: dict[int, torch.Tensor] = {}
+        shape = len(splits), len(self.Cs)
+        self.gaps = np.full(shape, np.nan)
+        self.n_passes = np.zeros(shape, np.int64)
+        self.predicted = [np.zeros((shape[1], len(h)), np.int64) for h in self.held_out]
+        self.n_operations = _operations(problem, len(splits), codes.rank)
+        free = self.n_operations * shape[1] <= FREE_RIDGE
+        self.closed = problem.loss == "linear" and codes.is_diagonal
+        self.every = options.full_path or not judges or (self.closed and free)
+
+    def run(self) -> None:
+        """Solve what is needed."""
+        if self.closed and self.every:
+            self._solve(list(range(len(self.Cs))))
+            return
+        self._climb()
+        self._fill()
+        fine: set[int] = set()
+        while not self.closed:
+            close = {p for judge in self.judges for p in judge.within_one_row()} - fine
+            if not close:
+                break
+            self._solve(sorted(close), FINER)
+            fine |= close
+
+    def _climb(self) -> None:
+        """Solve every `STRIDE`-th C upwards, and the last, while they matter."""
+        coarse = sorted({*range(0, len(self.Cs), STRIDE), len(self.Cs) - 1})
+        for i, position in enumerate(coarse):
+            self._solve([position])
+            if self.every or not i:
+                continue
+            low, growing = coarse[i - 1], self._growing(coarse[i - 1], position)
+            if not any(j.needs_beyond(low, position, growing) for j in self.judges):
+                break
+
+    def _fill(self) -> None:
+        """Solve the C halfway between two solved ones, while they matter."""
+        while True:
+            ends = [(a, b) for a, b in pairwise(sorted(self.theta)) if b - a > 1]
+            halfway = [
+                (low + high) // 2
+                for low, high in ends
+                if self.every or any(j.needs_between(low, high) for j in self.judges)
+            ]
+            if not halfway:
+                break
+            group = int(max(1, TOGETHER / self.n_operations))
+            for first in range(0, len(halfway), group):
+                self._solve(halfway[first : first + group])
+
+    def _growing(self, low: int, high: int) -> bool:
+        """Decide whether coefficients still grow like C."""
+        before, after = (self.theta[p][..., :-1].square().sum() for p in (low, high))
+        return bool(after > GROWING**2 * before)
+
+    def _solve(self, positions: list[int], finer: float = 1.0) -> None:
+        """Solve some C together, and note their held-out predictions."""
+        codes, k = self.codes, self.problem.n_columns
+        n_folds, n = codes.n_folds, len(positions)
+        if self.closed:
+            Cs = torch.from_numpy(self.Cs[positions]).to(codes.rows.device)
+            theta = ridge(codes, self.problem.n_classes, Cs)
+            self.gaps[:, positions], self.n_passes[:, positions] = 0.0, 1
+        else:
+            Cs = self.Cs[positions].tolist()
+            objective = _objective(self.problem, codes, Cs, self.options)
+            start = torch.cat([self._start(p) for p in positions], dim=1)
+            tol = finer * self.options.tol
+            result = _minimize(objective, start, tol, self.options)
+            theta = result.theta.view(n_folds, n, k, -1)
+            gap = result.gap.view(n_folds, n, -1).amax(2)
+            self.gaps[:, positions] = gap.cpu().numpy()
+            passes = result.n_passes.view(n_folds, n, -1).amax(2)
+            self.n_passes[:, positions] += passes.cpu().numpy()
+        predicted = predict_held_out(codes, theta, self.held_out)
+        for i, position in enumerate(positions):
+            self.theta[position] = theta[:, i]
+            for fold, of_fold in enumerate(predicted):
+                self.predicted[fold][position] = of_fold[i]
+            for judge in self.judges:
+                judge.add(position, [of_fold[i] for of_fold in predicted])
+
+    def _start(self, position: int) -> torch.Tensor:
+        """Return where to begin: the solution, or one between those at either side."""
+        codes, k = self.codes, self.problem.n_columns
+        below = [p for p in self.theta if p <= position]
+        above = [p for p in self.theta if p > position]
+        if not below:
+            shape = codes.n_folds, 1, k, codes.rank + 1
+            return torch.zeros(shape, dtype=torch.float64, device=codes.rows.device)
+        low = self.theta[max(below)]
+        if max(below) == position or not above:
+            return low[:, None]
+        a, b = np.log(self.Cs[[max(below), min(above)]])
+        share = (np.log(self.Cs[position]) - a) / (b - a)
+        return torch.lerp(low, self.theta[min(above)], float(share))[:, None]
+
+    def path(self) -> Path:
+        """Return what was solved."""
+        solved = ~np.isnan(self.gaps[0])
+        converged = bool(np.nanmax(self.gaps) <= self.options.tol)
+        return Path(
+            self.predicted, self.gaps, self.n_passes, converged, solved, self._mean
+        )
+
+    def _mean(self, position: int, folds: Sequence[int] | None = None) -> Start:
+        """Return the mean of some folds' solutions at a C, for codes as given."""
+        theta = self.theta[position]
+        chosen = range(len(theta)) if folds is None else folds
+        each = [self.codes.as_given(theta[fold], fold) for fold in chosen]
+        return Start(*(np.mean(part, axis=0) for part in zip(*each, strict=True)))
+
+
+def _objective(
+    problem: Problem, codes: FoldCodes, Cs: list[float], options: Options
+) -> Objective:
+    """Return the batch of every column of some C."""
+    k, device = problem.n_columns, codes.rows.device
+    columns = torch.arange(k) if k > 1 else torch.ones(1, dtype=torch.int64)
+    if problem.loss == "logistic" and k > 1:
+        columns = columns[:1]
+    C = torch.tensor(Cs, dtype=torch.float64).repeat_interleave(len(columns))
+    return Objective(
+        codes,
+        problem.loss,
+        k,
+        C.to(device),
+        columns.repeat(len(Cs)).to(device),
+        codes.rows.dtype,
+        options.n_bytes,
+    )
+
+
+def _minimize(
+    objective: Objective, start: torch.Tensor, tol: float, options: Options
+) -> Result:
+    """Minimise a batch from coefficients (n_folds, n_C, n_columns, rank + 1)."""
+    return minimize(objective, start.reshape(objective.shape), tol, options.max_passes)
+
+
+def _codes(problem: Problem, splits: list[Split], options: Options) -> FoldCodes:
+    device = _device(problem, len(splits), options)
+    return shared(problem, splits, options, device, fold_codes)
+
+
+def _operations(problem: Problem, n_folds: int, rank: int) -> int:
+    """Return the operations of one pass: products with the codes and back."""
+    n_rows = len(problem.labels)
+    return 4 * n_folds * n_rows * min(rank, n_rows) * problem.n_columns
+
+
+def _device(problem: Problem, n_folds: int, options: Options) -> torch.device:
+    """Return the device meant; the faster one for "auto"."""
+    if options.device != "auto":
+        return torch.device(options.device)
+    large = _operations(problem, n_folds, problem.codes.shape[1]) > GPU_PAYS
+    use_gpu = large and torch.cuda.is_available()
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+@contextmanager
+def _threads(problem: Problem, n_folds: int) -> Iterator[None]:
+    """Keep small problems to one thread for as long as the block lasts."""
+    before = torch.get_num_threads()
+    if _operations(problem, n_folds, problem.codes.shape[1]) < ONE_THREAD:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,100 @@
+"""Which C can still be chosen, from the held-out predictions of those solved so far.
+
+C is chosen by a score on held-out rows: the share that is right, or a like metric. As C
+grows rows turn right and wrong one by one, so the score walks up and down by single
+rows. How many rows turned between two solved C is known; which walk it was is not. Two
+rules, both tests at `CHANCE`, say where nothing more is solved (docs/solvers.md):
+
+* **Between** two solved C a walk from score a to score b, in which v rows turned, passes
+  the best score s with probability exp(-2 (s - a) (s - b) / v), in rows (the maximum of
+  a Brownian bridge). Small: no C between is solved.
+* **Beyond** the largest solved C a walk from score a reaches s with probability
+  2 (1 - Φ((s - a) / √v)) (the reflection principle), v being twice the rows that turned
+  in the last tenfold of C, since fewer turn in each that follows. Small: no larger C is
+  solved. Nor where hardly a row was told otherwise in the last tenfold: the solutions
+  have come to rest (Chu et al. 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import norm
+
+__all__ = ["Judge"]
+
+# Probability of a better C among those left out, at which they are left out.
+CHANCE = 0.02
+# Share of the held-out rows that may be told otherwise where solutions are at rest.
+AT_REST = 0.005
+
+
+@dataclass
+class Judge:
+    """One choice of C, by the held-out rows of some folds.
+
+    Parameters
+    ----------
+    held_out : list of (fold, positions)
+        Which of a fold's held-out rows count.
+    truth : (n,) int64
+        Class numbers of all of these rows, fold after fold.
+    weight : (n,) float64
+        What each row adds to the score if it is right; they sum to one.
+    score : callable or None
+        From predictions (n,) to the score; None where it is the weight of right rows.
+    """
+
+    held_out: list[tuple[int, np.ndarray]]
+    truth: np.ndarray
+    weight: np.ndarray
+    score: Callable[[np.ndarray], float] | None = None
+    predicted: dict[int, np.ndarray] = field(default_factory=dict)
+    scores: dict[int, float] = field(default_factory=dict)
+
+    def add(self, position: int, predicted: list[np.ndarray]) -> None:
+        """Note the held-out predictions of the C at a position, an array a fold."""
+        pooled = np.concatenate([predicted[fold][at] for fold, at in self.held_out])
+        self.predicted[position] = pooled
+        right = float(self.weight @ (pooled == self.truth))
+        self.scores[position] = right if self.score is None else self.score(pooled)
+
+    @property
+    def best(self) -> int:
+        """The position of the best C so far; the smaller of equal ones."""
+        top = max(self.scores.values())
+        return min(p for p, score in self.scores.items() if score >= top - 1e-12)
+
+    def within_one_row(self) -> list[int]:
+        """Return the C whose score is at most one row below the best."""
+        least = self.scores[self.best] - self.weight.max() - 1e-12
+        return [p for p, score in self.scores.items() if score >= least]
+
+    def needs_between(self, low: int, high: int) -> bool:
+        """Decide whether a C between two solved ones might be chosen."""
+        best = self.scores[self.best]
+        a, b = best - self.scores[low], best - self.scores[high]
+        v = self._turned(low, high)
+        return bool(v > 0 and np.exp(-2 * a * b / v) > CHANCE)
+
+    def needs_beyond(self, low: int, high: int, growing: bool) -> bool:
+        """Decide whether a C above ``high``, ten times ``low``, might be chosen.
+
+        ``growing`` says that coefficients still grow like C there: nothing has been
+        fitted yet.
+        """
+        if growing:
+            return True
+        missing = self.scores[self.best] - self.scores[high]
+        v = 2 * self._turned(low, high)
+        changed = self.weight @ (self.predicted[low] != self.predicted[high])
+        if changed <= AT_REST * self.weight.sum() or not v:
+            return False
+        return bool(2 * norm.sf(missing / np.sqrt(v)) > CHANCE)
+
+    def _turned(self, low: int, high: int) -> float:
+        """Return the squared weight of rows that are right at one C and not at the other."""
+        right = [self.predicted[p] == self.truth for p in (low, high)]
+        return float(np.square(self.weight) @ (right[0] != right[1]))
