@@ -62,7 +62,7 @@ class Reader(Protocol):
     dtype: np.dtype
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Give rows ``start`` to ``stop`` (not included) as (n, width)."""
+        """Return rows ``start`` to ``stop`` (not included) as (n, width)."""
         ...
 
 
@@ -168,7 +168,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Give the signed score of every class; of the second class if there are two.
+        """Return the signed score of every class; of the second class if there are two.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         return values
 
     def predict(self, X: Any) -> np.ndarray:
-        """Give the class of every row.
+        """Return the class of every row.
 
         Parameters
         ----------
@@ -223,7 +223,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             )
         if not (isinstance(self.C, str) and self.C == "auto") and not _usable(self.C):
             raise ValueError(
-                f"C={self.C!r} must be 'auto' or a number above zero, from 1e-30 to 1e30"
+                f"C={self.C!r} must be 'auto' or a number above zero, "
+                "from 1e-30 to 1e30"
             )
         if self.Cs is not None and not (len(self.Cs) and all(map(_usable, self.Cs))):
             raise ValueError(

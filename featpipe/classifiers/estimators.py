@@ -107,7 +107,7 @@ class LogisticClassifier(PathClassifier):  # noqa: D101 (it is built below)
     _loss = "logistic"
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Give the probability of every class.
+        """Return the probability of every class.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ NAMES: dict[str, type[PathClassifier]] = {
 
 
 def make(name: str, **parameters: Any) -> PathClassifier:
-    """Give an unfitted classifier by its name.
+    """Return an unfitted classifier by its name.
 
     Parameters
     ----------

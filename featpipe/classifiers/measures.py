@@ -30,7 +30,7 @@ class Labels(NamedTuple):
 def class_weights(
     given: dict | str | None, classes: np.ndarray, mass: np.ndarray
 ) -> np.ndarray:
-    """Give the weight of each class, by its number."""
+    """Return the weight of each class, by its number."""
     if given is None:
         return np.ones(len(classes))
     if isinstance(given, str) and given == "balanced":
@@ -51,7 +51,7 @@ def class_weights(
 def fold_scores(
     labels: Labels, held_out: np.ndarray, predicted: np.ndarray, metric: str
 ) -> np.ndarray:
-    """Give the metric of one fold for every C; predicted is (n_C, n_held_out)."""
+    """Return the metric of one fold for every C; predicted is (n_C, n_held_out)."""
     truth, weights = labels.numbers[held_out], labels.rows[held_out]
     n_classes = len(labels.classes)
     return np.array([_score(truth, p, weights, n_classes, metric) for p in predicted])

@@ -115,7 +115,7 @@ class _Batch:
         return held_out
 
     def number(self, part: Part, fitted: np.ndarray) -> int:
-        """Give the number of the problem that learns from these rows of a part."""
+        """Return the number of the problem that learns from these rows of a part."""
         return self._numbers[np.sort(part.train[fitted]).tobytes()]
 
 

@@ -7,10 +7,10 @@ the order of a fit: `problem`, `standardize`, `eigenbasis` and `fold_codes`, `lo
 `path`.
 """
 
+from featpipe.solvers.eigenbasis import share_codes
 from featpipe.solvers.path import solve, solve_path
 from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
 from featpipe.solvers.selection import Judge
-from featpipe.solvers.sharing import share_codes
 
 __all__ = [
     "Judge",

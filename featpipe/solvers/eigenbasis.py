@@ -1,6 +1,15 @@
-"""Bases in which the Gram matrices of the folds are diagonal."""
+"""Bases in which the Gram matrices of the folds are diagonal, made once if shared.
+
+Inside ``with share_codes():`` two fits of the same array, splits and weights read,
+standardise and rotate it once. Outside, nothing is kept.
+"""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -9,7 +18,7 @@ from featpipe.solvers.fold_codes import FoldCodes, RotatedCodes, SharedCodes
 from featpipe.solvers.problem import Options, Problem, Split
 from featpipe.solvers.standardize import Moments, Rows, fold_moments
 
-__all__ = ["fold_codes", "gram_matrices"]
+__all__ = ["fold_codes", "gram_matrices", "share_codes"]
 
 # Directions of smaller relative eigenvalue are rounding.
 RANK = 1e-12
@@ -19,6 +28,22 @@ ROWS, ROTATED, BASES = 0.6, 0.4, 0.5
 CACHE = 16 * 2**20
 # Columns of a symmetric product that are computed at once, from the diagonal on.
 HALVED = 128
+
+# What was made inside the block, and beside it the array, so that its address is not
+# used again.
+_made: ContextVar[dict[Hashable, tuple[np.ndarray, FoldCodes]] | None] = ContextVar(
+    "made", default=None
+)
+
+
+@contextmanager
+def share_codes() -> Iterator[None]:
+    """Share standardised and rotated codes among the fits inside the block."""
+    token = _made.set({})
+    try:
+        yield
+    finally:
+        _made.reset(token)
 
 
 def fold_codes(
@@ -34,6 +59,32 @@ def fold_codes(
     options : Options
     device : torch.device
     """
+    made = _made.get()
+    if made is None or not isinstance(problem.codes, np.ndarray):
+        return _fold_codes(problem, splits, options, device)
+    key = _key(problem, splits, options, device)
+    if key not in made:
+        codes = _fold_codes(problem, splits, options, device)
+        made[key] = problem.codes, codes
+    return made[key][1]
+
+
+def _key(
+    problem: Problem, splits: list[Split], options: Options, device: torch.device
+) -> Hashable:
+    digest = hashlib.sha256()
+    parts = [problem.labels, problem.weights, problem.row_weights]
+    for part in parts + [np.asarray(train) for train, _ in splits]:
+        digest.update(np.ascontiguousarray(part).tobytes() + b"|")
+    codes = problem.codes
+    where = codes.__array_interface__["data"][0], codes.shape, codes.strides
+    settings = problem.standardize, problem.n_classes, options.n_bytes, str(device)
+    return where, codes.dtype.str, settings, digest.hexdigest()
+
+
+def _fold_codes(
+    problem: Problem, splits: list[Split], options: Options, device: torch.device
+) -> FoldCodes:
     n_folds, n_rows = len(splits), len(problem.labels)
     use = torch.zeros(n_folds, n_rows, dtype=torch.float64)
     for fold, (train, _) in enumerate(splits):
@@ -171,9 +222,7 @@ def _radius(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.Tensor
     return 1.001 * largest.clamp_min(0).sqrt()
 
 
-def gram_matrices(
-    rows: Rows, moments: Moments, weights: torch.Tensor
-) -> torch.Tensor:
+def gram_matrices(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.Tensor:
     """Return each fold's Gram matrix, (n_folds, width, width) float64.
 
     Rows that serve the same folds are summed once, and the sum is shared: all folds

@@ -6,11 +6,11 @@ column of one C for ``logistic`` with three classes or more, one column of one C
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
-__all__ = ["LOSSES", "BlockLoss", "Hinge", "Logistic", "Loss", "Softmax", "Squared"]
+__all__ = ["BlockLoss", "Hinge", "Logistic", "Softmax", "Squared", "make_loss"]
 
 
 class BlockLoss(NamedTuple):
@@ -23,7 +23,7 @@ class BlockLoss(NamedTuple):
     residual : (n_folds, n_units, n_columns, n_rows)
         Derivative of the weighted loss by the scores.
     curvature : (n_folds, n_units, n_columns, n_rows)
-        What `Loss.hessian_product` needs: probabilities of ``Softmax``, else the
+        What ``hessian_product`` needs: probabilities of ``Softmax``, else the
         second derivative by the score.
     sides : (n_folds, n_units, 2) float64
         Lower bounds of the summed second derivative over the rows of the class and
@@ -35,20 +35,6 @@ class BlockLoss(NamedTuple):
     residual: torch.Tensor
     curvature: torch.Tensor
     sides: torch.Tensor
-
-
-class Loss(Protocol):
-    """One loss for all units of a batch."""
-
-    def __call__(
-        self, f: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
-    ) -> BlockLoss:
-        """Evaluate a block of scores; ``weights`` are (n_folds, n_rows)."""
-
-    def hessian_product(
-        self, curvature: torch.Tensor, df: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the change of the residual where scores change by ``df``."""
 
 
 class Softmax:
@@ -158,6 +144,9 @@ class Squared(_OneColumn):
         weighted = weights[:, None] * error
         bend = (2 * weights[:, None]).expand_as(error)
         return self._pack(weighted * error, 2 * weighted, bend, targets)
+
+
+Loss = Softmax | Logistic | Hinge | Squared
 
 
 def make_loss(name: str, n_columns: int) -> Loss:

@@ -247,7 +247,9 @@ def search(
     going = active & (slope < 0)
     length = going.double()
     noise = 10 * torch.finfo(objective.dtype).eps * at.value.abs()
-    for trial in range(1, MAX_TRIALS + 1):
+    n_trials = 0
+    for _ in range(MAX_TRIALS):
+        n_trials += 1
         here = theta + length[..., None, None] * direction
         then = objective.evaluate(here)
         now = inner(then.gradient, direction)
@@ -257,7 +259,7 @@ def search(
             break
         share = slope / (slope - now)
         length = torch.where(done, length, length * share.clamp(0.05, 0.95))
-    return here, then, trial
+    return here, then, n_trials
 
 
 def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,10 @@ class Evaluation(NamedTuple):
         """Return the evaluation of some of the units."""
         kept = self.curvature
         return Evaluation(
-            *(part[:, units] for part in self[:-1]),
+            self.value[:, units],
+            self.gap[:, units],
+            self.gradient[:, units],
+            self.between[:, units],
             None if kept is None else [part[:, units] for part in kept],
         )
 

@@ -17,7 +17,6 @@ from featpipe.solvers.predict import predict_held_out
 from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
 from featpipe.solvers.ridge import ridge
 from featpipe.solvers.selection import Judge
-from featpipe.solvers.sharing import shared
 
 __all__ = ["solve", "solve_path"]
 
@@ -298,7 +297,7 @@ def _minimize(
 
 def _codes(problem: Problem, splits: list[Split], options: Options) -> FoldCodes:
     device = _device(problem, len(splits), options)
-    return shared(problem, splits, options, device, fold_codes)
+    return fold_codes(problem, splits, options, device)
 
 
 def _operations(problem: Problem, n_folds: int, rank: int) -> int:

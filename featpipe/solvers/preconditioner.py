@@ -3,9 +3,9 @@
 `MeanRow` is the Hessian if every row bent the loss like the mean row.
 
 With G the Gram matrix of the standardised codes and A the mean second derivative
-between classes (n_columns × n_columns), that Hessian is C (A ⊗ G) + I, without the I for
-the intercept. In the eigenbases of both it is diagonal (Kronecker-factored curvature,
-Martens and Grosse 2015). Where one column is all there is, A is a number.
+between classes (n_columns × n_columns), that Hessian is C (A ⊗ G) + I, without the I
+for the intercept. In the eigenbases of both it is diagonal (Kronecker-factored
+curvature, Martens and Grosse 2015). Where one column is all there is, A is a number.
 
 `OwnColumn` is the Hessian of each column alone, C Zᵀ diag(h) Z + I, inverted. It costs
 n · rank² a column, so it is for where few rows bend the loss and conjugate gradients
@@ -69,9 +69,7 @@ def mean_row(objective: Objective, at: Evaluation) -> MeanRow:
     if objective.k == 1:
         bend = at.between[..., 0]
         least = torch.finfo(bend.dtype).tiny
-        return MeanRow(
-            1 / (bend * weight + penalty).clamp_min(least)[:, :, None], None
-        )
+        return MeanRow(1 / (bend * weight + penalty).clamp_min(least)[:, :, None], None)
     values, classes = torch.linalg.eigh(at.between)
     values = values.clamp_min(0)[..., None]
     full = values * weight[:, :, None] + penalty
@@ -102,9 +100,7 @@ class OwnColumn:
 Preconditioner = MeanRow | OwnColumn
 
 
-def own_column(
-    objective: Objective, at: Evaluation, theta: torch.Tensor
-) -> OwnColumn:
+def own_column(objective: Objective, at: Evaluation, theta: torch.Tensor) -> OwnColumn:
     """Return each column's preconditioner where a batch was evaluated."""
     return OwnColumn(torch.linalg.inv_ex(column_hessians(objective, at, theta))[0])
 

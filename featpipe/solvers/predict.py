@@ -30,7 +30,7 @@ def predict_held_out(
     list of (n_C, n_held_out) arrays of class numbers
         In the order of ``held_out``. Classes without a training row are never told.
     """
-    n_folds, n_C, n_columns, _ = theta.shape
+    _, n_C, n_columns, _ = theta.shape
     dtype = codes.rows.dtype
     v = codes.to_rows(theta.flatten(1, 2), dtype).clone()
     if n_columns > 1:

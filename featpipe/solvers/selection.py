@@ -5,9 +5,9 @@ grows rows turn right and wrong one by one, so the score walks up and down by si
 rows. How many rows turned between two solved C is known; which walk it was is not. Two
 rules, both tests at `CHANCE`, say where nothing more is solved (docs/solvers.md):
 
-* **Between** two solved C a walk from score a to score b, in which v rows turned, passes
-  the best score s with probability exp(-2 (s - a) (s - b) / v), in rows (the maximum of
-  a Brownian bridge). Small: no C between is solved.
+* **Between** two solved C a walk from score a to score b, in which v rows turned,
+  passes the best score s with probability exp(-2 (s - a) (s - b) / v), in rows (the
+  maximum of a Brownian bridge). Small: no C between is solved.
 * **Beyond** the largest solved C a walk from score a reaches s with probability
   2 (1 - Φ((s - a) / √v)) (the reflection principle), v being twice the rows that turned
   in the last tenfold of C, since fewer turn in each that follows. Small: no larger C is
@@ -95,6 +95,6 @@ class Judge:
         return bool(2 * norm.sf(missing / np.sqrt(v)) > CHANCE)
 
     def _turned(self, low: int, high: int) -> float:
-        """Return the squared weight of rows that are right at one C and not at the other."""
+        """Return the squared weight of the rows that are right at one C only."""
         right = [self.predicted[p] == self.truth for p in (low, high)]
         return float(np.square(self.weight) @ (right[0] != right[1]))

@@ -1,0 +1,241 @@
+"""The parts of the solvers, each against a plain computation."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from sklearn.datasets import load_digits
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import StratifiedKFold
+
+from featpipe import solvers
+from featpipe.solvers import eigenbasis, fold_codes, newton_cg, path, preconditioner
+from featpipe.solvers.objective import Objective
+from featpipe.solvers.ridge import ridge
+
+CPU = torch.device("cpu")
+
+
+def problem(n_rows=200, n_classes=3, loss="logistic", width=20, weighted=True):
+    X, y = load_digits(n_class=n_classes, return_X_y=True)
+    X, y = X[:n_rows, 20 : 20 + width].astype(np.float32), y[:n_rows]
+    weights = np.random.default_rng(0).uniform(0.5, 2, len(y))
+    weights = weights if weighted else np.ones(len(y))
+    given = solvers.Problem(X, y, n_classes, loss, weights, np.ones(len(y)))
+    splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
+    return given, splits
+
+
+def both_forms(given, splits, monkeypatch):
+    options = solvers.Options()
+    rotated = eigenbasis.fold_codes(given, splits, options, CPU)
+    assert isinstance(rotated, fold_codes.RotatedCodes)
+    monkeypatch.setattr(eigenbasis, "CACHE", 0)
+    shared = eigenbasis.fold_codes(given, splits, options, CPU)
+    assert isinstance(shared, fold_codes.SharedCodes)
+    return rotated, shared
+
+
+def objective(codes, given, Cs=(0.01, 1.0)):
+    return path._objective(given, codes, list(Cs), solvers.Options())
+
+
+def drawn(shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(0.1 * rng.standard_normal(shape))
+
+
+def fold_rows(given, train):
+    """Standardise all rows by those of a fold, as the documentation has it."""
+    X = given.codes.astype(np.float64)
+    scale = X[train].std(axis=0)
+    scale[scale < 1e-12] = 1.0
+    mean = np.average(X[train], axis=0, weights=given.weights[train])
+    return (X - mean) / scale
+
+
+@pytest.mark.parametrize("loss", ["svm", "logistic"])
+def test_value_gradient_and_hessian_are_those_of_a_plain_computation(loss, monkeypatch):
+    given, splits = problem(loss=loss)
+    for codes in both_forms(given, splits, monkeypatch):
+        batch = objective(codes, given)
+        theta = drawn(batch.shape)
+        at = batch.evaluate(theta)
+        step = drawn(batch.shape, 1)
+        product = batch.hessian_product(step, at.curvature, theta)
+        small = 1e-6
+        ends = [batch.evaluate(theta + s * small * step).gradient for s in (1, -1)]
+        change = (ends[0] - ends[1]) / (2 * small)
+        torch.testing.assert_close(product, change, rtol=2e-3, atol=2e-2)
+        for fold, (train, _) in enumerate(splits):
+            x = fold_rows(given, train)
+            basis = codes.basis(fold).numpy()
+            for unit, C in enumerate(batch.C.tolist()):
+                part = theta[fold, unit].numpy()
+                W, b = part[:, :-1] @ basis.T, part[:, -1]
+                f, w, y = x @ W.T + b, given.weights, given.labels
+                if loss == "logistic":
+                    rows = logsumexp(f, axis=1) - f[np.arange(len(y)), y]
+                else:
+                    sign = np.where(y == int(batch.column[unit]), 1.0, -1.0)
+                    rows = np.maximum(1 - sign * f[:, 0], 0) ** 2
+                value = 0.5 * (W**2).sum() + C * (w * rows)[train].sum()
+                assert float(at.value[fold, unit]) == pytest.approx(value, rel=1e-6)
+
+
+def test_bases_are_orthonormal_and_make_gram_matrices_diagonal(monkeypatch):
+    given, splits = problem()
+    for codes in both_forms(given, splits, monkeypatch):
+        for fold, (train, _) in enumerate(splits):
+            basis = codes.basis(fold)
+            rank = codes.rank
+            torch.testing.assert_close(
+                basis.T @ basis, torch.eye(rank, dtype=basis.dtype)
+            )
+            x = torch.from_numpy(fold_rows(given, train)[train]) @ basis
+            w = torch.from_numpy(given.weights[train])[:, None]
+            gram = (w * x).T @ x
+            torch.testing.assert_close(
+                gram, torch.diag(codes.eigenvalues[fold]), rtol=1e-4, atol=1e-3
+            )
+            norms = x.square().sum(1).sqrt()
+            assert float(norms.max()) <= float(codes.radius[fold]) * (1 + 1e-6)
+
+
+def test_coefficients_go_to_codes_as_given_and_back(monkeypatch):
+    given, splits = problem()
+    for codes in both_forms(given, splits, monkeypatch):
+        theta = drawn((3, codes.rank + 1))
+        for fold in range(3):
+            start = codes.as_given(theta, fold)
+            torch.testing.assert_close(codes.from_given(start, fold), theta)
+            z = codes.block(0, 5, torch.float64)
+            v = codes.to_rows(theta.expand(3, -1, -1), torch.float64)
+            f = codes.scores(z, v)[fold].T.numpy()
+            expected = given.codes[:5] @ start.coef.T + start.intercept
+            np.testing.assert_allclose(f, expected, atol=1e-6)
+
+
+def test_ridge_is_scikit_learns_on_every_fold(monkeypatch):
+    given, splits = problem(loss="linear")
+    Cs = torch.tensor([1e-3, 1.0, 1e3], dtype=torch.float64)
+    for codes in both_forms(given, splits, monkeypatch):
+        theta = ridge(codes, 3, Cs)
+        for fold, (train, _) in enumerate(splits):
+            x, w = fold_rows(given, train), given.weights[train]
+            for i, C in enumerate(Cs.tolist()):
+                y = np.where(given.labels[train] == 1, 1.0, -1.0)
+                model = Ridge(alpha=0.5 / C, solver="cholesky")
+                model.fit(x[train], y, sample_weight=w)
+                ours = theta[fold, i, 1, :-1].numpy() @ codes.basis(fold).numpy().T
+                np.testing.assert_allclose(ours, model.coef_, atol=1e-6)
+
+
+def test_mean_row_inverts_the_hessian_where_every_row_bends_alike(monkeypatch):
+    given, splits = problem()
+    for codes in both_forms(given, splits, monkeypatch):
+        batch = objective(codes, given)
+        theta = torch.zeros(batch.shape, dtype=torch.float64)
+        at = batch.evaluate(theta)
+        inverse = preconditioner.mean_row(batch, at)
+        # Steps whose columns sum to zero, as all steps do.
+        step = drawn(batch.shape)
+        step -= step.mean(2, keepdim=True)
+        product = batch.hessian_product(step, at.curvature, theta)
+        torch.testing.assert_close(inverse(product), step, rtol=1e-3, atol=1e-4)
+
+
+def test_column_hessians_are_exact_for_one_column_and_blocks_for_several():
+    given, splits = problem(loss="svm")
+    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    batch = objective(codes, given)
+    theta, step = drawn(batch.shape), drawn(batch.shape, 1)
+    at = batch.evaluate(theta)
+    h = preconditioner.column_hessians(batch, at, theta)
+    product = batch.hessian_product(step, at.curvature, theta)
+    ours = (h @ step.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(ours, product, rtol=1e-3, atol=1e-2)
+    given, splits = problem()
+    batch = objective(codes, given)
+    theta = drawn(batch.shape)
+    at = batch.evaluate(theta)
+    h = preconditioner.column_hessians(batch, at, theta)
+    for column in range(3):
+        step = torch.zeros(batch.shape, dtype=torch.float64)
+        step[:, :, column] = drawn(batch.shape, 1)[:, :, column]
+        product = batch.hessian_product(step, at.curvature, theta)[:, :, column]
+        ours = (h[:, :, column] @ step[:, :, column].unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(ours, product, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("factor_cost", [0.0, 1e9])
+@pytest.mark.parametrize("loss", ["svm", "logistic"])
+def test_both_preconditioners_lead_to_scipys_minimum(loss, factor_cost, monkeypatch):
+    monkeypatch.setattr(newton_cg, "FACTOR_COST", factor_cost)
+    given, splits = problem(loss=loss, n_classes=2)
+    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    batch = objective(codes, given, [0.1])
+    start = torch.zeros(batch.shape, dtype=torch.float64)
+    result = newton_cg.minimize(batch, start, 1e-8, 2000)
+    assert (result.gap <= 1e-8).all()
+    for fold, (train, _) in enumerate(splits):
+        x, w = fold_rows(given, train)[train], given.weights[train]
+        sign = 2.0 * given.labels[train] - 1
+
+        def value(p, x=x, w=w, sign=sign):
+            margin = sign * (x @ p[:-1] + p[-1])
+            if loss == "logistic":
+                rows = np.logaddexp(0, -margin)
+            else:
+                rows = np.maximum(1 - margin, 0) ** 2
+            return 0.5 * (p[:-1] ** 2).sum() + 0.1 * (w * rows).sum()
+
+        best = minimize(value, np.zeros(x.shape[1] + 1), method="L-BFGS-B").fun
+        ours = float(batch.evaluate(result.theta).value[fold, 0])
+        assert ours == pytest.approx(best, rel=1e-6)
+
+
+def test_a_sample_of_the_rows_stands_for_all_of_them(monkeypatch):
+    given, splits = problem(weighted=False)
+    _, codes = both_forms(given, splits, monkeypatch)
+    sample = codes.sample(3)
+    assert sample.rows.n_rows == 67
+    assert codes.sample(3) is sample
+    expected = [3 * np.isin(np.arange(0, 200, 3), train).sum() for train, _ in splits]
+    assert sample.mass.tolist() == expected
+    row = codes.rows.read(3, 4, torch.float32)
+    torch.testing.assert_close(sample.rows.read(1, 2, torch.float32), row)
+
+
+def test_codes_are_shared_only_inside_the_block_and_for_the_same_fit():
+    given, splits = problem()
+    cut = [(train[:-1], held) for train, held in splits]
+    options = solvers.Options()
+    with solvers.share_codes():
+        first = path._codes(given, splits, options)
+        assert path._codes(given, splits, options) is first
+        assert path._codes(given, cut, options) is not first
+    assert path._codes(given, splits, options) is not first
+
+
+def test_units_are_solved_as_they_would_be_alone():
+    given, splits = problem()
+    Cs = np.array([1e-3, 1e-1, 10.0])
+    together = solvers.solve_path(given, Cs, splits)
+    for i, C in enumerate(Cs):
+        alone = solvers.solve_path(given, [C], splits)
+        for ours, theirs in zip(together.predicted, alone.predicted, strict=True):
+            assert (ours[i] == theirs[0]).mean() > 0.98
+
+
+def test_objective_names_its_shape_and_its_precisions():
+    given, splits = problem()
+    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    batch = objective(codes, given)
+    assert isinstance(batch, Objective)
+    assert batch.shape == (3, 2, 3, 21)
+    finer = batch.finer()
+    assert finer is not None
+    assert finer.product_dtype == torch.float64
+    assert finer.finer() is None
