@@ -15,6 +15,7 @@ The rooms, in the order of the flow:
 - ``classifiers``: ``linear``, ``svm``, ``logistic`` as scikit-learn estimators
 - ``scores``: the record every contender is judged by, intervals, paired tests
 - ``comparison``: the protocol that turns codes into a table
+- ``advice``: which depth, which classifier, whether to fine-tune, and why
 - ``transformer``: `CNNCodes`, extraction as a scikit-learn transformer
 - ``predictor``: a fitted model bound to its recipe: save, load, predict, export
 - ``finetuning``: the rival: the network itself trained, on the same split
@@ -28,6 +29,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featpipe.advice import Advice, advise
     from featpipe.classifiers import (
         LinearClassifier,
         LogisticClassifier,
@@ -49,6 +51,8 @@ _ROOM_OF = {
     "merge": "codes",
     "Codes": "codes",
     "CodesError": "codes",
+    "advise": "advice",
+    "Advice": "advice",
     "compare": "comparison",
     "Comparison": "comparison",
     "LinearClassifier": "classifiers",
@@ -63,6 +67,7 @@ _ROOM_OF = {
 }
 
 __all__ = [
+    "Advice",
     "CNNCodes",
     "Codes",
     "CodesError",
@@ -72,6 +77,7 @@ __all__ = [
     "LogisticClassifier",
     "Predictor",
     "SVMClassifier",
+    "advise",
     "compare",
     "extract",
     "finetune",

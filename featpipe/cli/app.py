@@ -9,6 +9,7 @@ import typer
 
 import featpipe
 from featpipe.cli import (
+    advising,
     comparing,
     demonstrating,
     extracting,
@@ -42,6 +43,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         finetuning.finetune,
     ),
     "Models": (predicting.fit, predicting.predict, predicting.export),
+    "Answers": (advising.advise,),
     "What there is": (listing.backbones, listing.depths),
     "Codes files": (files.inspect, files.verify, files.merge),
     "A first look": (demonstrating.demo,),

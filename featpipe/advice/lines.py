@@ -1,0 +1,43 @@
+"""One line of advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+__all__ = ["Line"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A statement with its figure, and where the rule behind it comes from.
+
+    Printing it with ``rich`` shows the source below the statement.
+
+    Attributes
+    ----------
+    what : str
+        What it is about: ``"depth"``, ``"fine-tuning"``, ...
+    text : str
+        The statement.
+    source : str
+        The paper, test or measurement behind it.
+    """
+
+    what: str
+    text: str
+    source: str
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Yield the statement, then its source."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        yield Text.assemble((f"{self.what}: ", "bold"), self.text)
+        yield Padding(Text(f"source: {self.source}", style="dim"), (0, 0, 0, 2))
