@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "files",
         "predictor",
     },
-    "advice": {"codes", "scores", "comparison"},
+    "advice": {"codes", "scores", "protocol", "comparison"},
     "report": {"images", "codes", "scores", "comparison", "advice"},
 }
 # The top: they put everything together.

@@ -13,8 +13,8 @@ from featpipe.advice.finetuning import Outlook, outlook_lines
 from featpipe.advice.lines import Line
 from featpipe.advice.transferability import h_score, logme, loo_predictions
 from featpipe.codes import Codes, read
-from featpipe.comparison.protocol import plan
 from featpipe.comparison.sources import agree, choose_depths
+from featpipe.protocol import plan
 from featpipe.scores import SIGNIFICANT, mcnemar
 
 if TYPE_CHECKING:
