@@ -62,7 +62,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "predictor",
     },
     "advice": {"codes", "scores", "protocol", "comparison"},
-    "report": {"images", "codes", "scores", "comparison", "advice"},
+    "report": {
+        "images",
+        "codes",
+        "classifiers",
+        "scores",
+        "protocol",
+        "comparison",
+        "advice",
+    },
 }
 # The top: they put everything together.
 ANYTHING = {"__init__", "__main__", "cli", "demo"}
