@@ -16,6 +16,7 @@ The rooms, in the order of the flow:
 - ``scores``: the record every contender is judged by, intervals, paired tests
 - ``comparison``: the protocol that turns codes into a table
 - ``advice``: which depth, which classifier, whether to fine-tune, and why
+- ``report``: pictures: one HTML page, and the same plots as figures
 - ``transformer``: `CNNCodes`, extraction as a scikit-learn transformer
 - ``predictor``: a fitted model bound to its recipe: save, load, predict, export
 - ``finetuning``: the rival: the network itself trained, on the same split
@@ -89,7 +90,13 @@ __all__ = [
 ]
 
 
+# Reached as attributes too: `featpipe.report.plot_map`.
+_PACKAGES = ("advice", "report")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"featpipe.{name}")
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'featpipe' has no attribute {name!r}")
     return getattr(import_module(f"featpipe.{_ROOM_OF[name]}"), name)

@@ -17,6 +17,7 @@ from featpipe.cli import (
     finetuning,
     listing,
     predicting,
+    reporting,
 )
 from featpipe.cli.voice import guarded, voice
 
@@ -43,7 +44,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         finetuning.finetune,
     ),
     "Models": (predicting.fit, predicting.predict, predicting.export),
-    "Answers": (advising.advise,),
+    "Answers": (advising.advise, reporting.report),
     "What there is": (listing.backbones, listing.depths),
     "Codes files": (files.inspect, files.verify, files.merge),
     "A first look": (demonstrating.demo,),

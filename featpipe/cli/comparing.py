@@ -11,6 +11,7 @@ from featpipe.cli import options as o
 from featpipe.cli.choices import Metric
 from featpipe.cli.extracting import extract, extract_codes
 from featpipe.cli.progress import fit_progress
+from featpipe.cli.reporting import ReportPath, write_report
 from featpipe.cli.voice import voice
 
 __all__ = ["compare", "grid", "require_folder", "run"]
@@ -31,6 +32,7 @@ def compare(
     json_path: o.CompareJson = None,
     csv_path: o.Csv = None,
     predictions: o.Predictions = None,
+    report_path: ReportPath = None,
     device: o.Device = "auto",
     memory: o.Memory = None,
     seed: o.Seed = 0,
@@ -54,8 +56,12 @@ def compare_codes(asked: dict[str, Any]) -> None:
     from featpipe.comparison import compare as comparison_of
 
     Cs = grid(asked["c_grid"])
-    for name in ("json_path", "csv_path", "predictions"):
+    for name in ("json_path", "csv_path", "predictions", "report_path"):
         require_folder(asked[name])
+    if asked["report_path"]:
+        from featpipe.report import require_packages
+
+        require_packages()
     with fit_progress() as progress:
         found = comparison_of(
             asked["files"],
@@ -81,6 +87,14 @@ def compare_codes(asked: dict[str, Any]) -> None:
         if asked[name]:
             write(asked[name])
             voice.remark(f"wrote {asked[name]}")
+    if asked["report_path"]:
+        write_report(
+            asked["files"],
+            asked["report_path"],
+            scores=found.scores,
+            notes=found.notes,
+            seed=asked["seed"],
+        )
 
 
 def _joined(one: Callable, two: Callable, drop: set[str]) -> inspect.Signature:

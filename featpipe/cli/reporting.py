@@ -1,0 +1,95 @@
+"""`report`: pictures, on the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featpipe.cli import options as o
+from featpipe.cli.progress import fit_progress
+from featpipe.cli.voice import voice
+
+if TYPE_CHECKING:
+    from featpipe.scores import Score
+
+__all__ = ["ReportPath", "report", "write_report"]
+
+ReportPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="F.html",
+        help="Write a page with pictures (the extra `report`).",
+        rich_help_panel="What is written",
+    ),
+]
+
+
+def report(
+    files: o.CodesPaths,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="F.html", help="The page."),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="F.json",
+            help="Scores that `compare --json` wrote. Default: compare now.",
+        ),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option("--png", metavar="DIR", help="Write the plots as PNG files."),
+    ] = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Write a page that shows which images go wrong, and what would help.
+
+    One HTML file that loads nothing: scores, confusion, mistakes and doubtful labels
+    with pictures, a learning curve, and a map of the images. Unlabelled images get
+    the map.
+
+    For example:
+
+        featpipe report flowers.h5 -o flowers.html
+        featpipe report flowers.h5 --scores scores.json -o flowers.html --png plots
+    """
+    if output is None and png is None:
+        raise typer.BadParameter("nothing to write; give -o F.html, --png DIR, or both")
+    write_report(files, output, scores=scores, png=png, seed=seed)
+
+
+def write_report(
+    files: Sequence[Path],
+    output: Path | None,
+    *,
+    scores: "Sequence[Score] | Path | None" = None,
+    notes: Sequence[str] = (),
+    png: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Make a report and write it, as `report` and ``compare --report`` do.
+
+    Parameters
+    ----------
+    files : sequence of Path
+    output : Path or None
+        The page.
+    scores, notes, seed
+        As for `featpipe.report.make_report`.
+    png : Path or None
+        Folder of the plots.
+    """
+    from featpipe.report import make_report
+
+    with fit_progress() as progress:
+        made = make_report(files, scores, notes=notes, seed=seed, progress=progress)
+    if output is not None:
+        made.write(output)
+        voice.remark(f"wrote {output}")
+    if png is not None:
+        written = made.write_png(png)
+        voice.remark(f"wrote {len(written)} plots to {png}")

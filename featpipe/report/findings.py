@@ -1,0 +1,309 @@
+"""Everything a report shows, computed once: no drawing, no HTML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from featpipe.codes import Codes, CodesError
+from featpipe.comparison import duplicates
+from featpipe.comparison.learning_curve import LearningCurve, learning_curve
+from featpipe.report.doubtful import Doubtful, doubtful_labels
+from featpipe.report.out_of_sample import out_of_sample
+from featpipe.report.projection import project, sample_rows
+from featpipe.scores import Score
+
+__all__ = ["ClassScore", "Findings", "Map", "examine", "examine_unlabelled"]
+
+_MOST_CURVE_FITS = 20_000_000  # numbers in a training matrix above which draws are few
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How well the recommended row tells one class apart.
+
+    Attributes
+    ----------
+    name : str
+    n : int
+        Judged images of it.
+    precision, recall, f1 : float
+    """
+
+    name: str
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Codes of sampled images on a plane.
+
+    Attributes
+    ----------
+    rows : (n_points,) int64
+        Rows of the codes file.
+    points : (n_points, 2) float64
+    method, depth : str
+        How, and which codes.
+    clusters : (n_points,) int64 or None
+        K-means clusters, where there are no labels.
+    """
+
+    rows: np.ndarray
+    points: np.ndarray
+    method: str
+    depth: str
+    clusters: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What the scores and the codes show about the images.
+
+    Arrays run over ``rows``, the labelled images.
+
+    Attributes
+    ----------
+    codes : Codes
+        The file of the recommended row.
+    scores : list of Score
+        The recommended one first.
+    depth : str
+        Whose codes everything here comes from.
+    rows : (n,) int64
+        Rows of the codes file.
+    labels : (n,) int64
+    judged : (n,) bool
+        Whether the scores judge it.
+    predicted : (n,) int64
+        By the recommended row where it judges, elsewhere by `out_of_sample`.
+    probabilities : (n, n_classes) float64
+        By `out_of_sample`.
+    doubtful : Doubtful
+    curve : LearningCurve
+    near_duplicates : list
+        As `featpipe.comparison.duplicates.find`, by position in ``rows``.
+    map : Map
+    """
+
+    codes: Codes
+    scores: list[Score]
+    depth: str
+    rows: np.ndarray
+    labels: np.ndarray
+    judged: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    doubtful: Doubtful
+    curve: LearningCurve
+    near_duplicates: list
+    map: Map
+
+    @property
+    def recommended(self) -> Score:
+        """The row all pictures are about."""
+        return self.scores[0]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the class numbers."""
+        return self.codes.class_names
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(n,) float64: probability of the predicted class."""
+        return self.probabilities[np.arange(len(self.rows)), self.predicted]
+
+    @property
+    def mistakes(self) -> np.ndarray:
+        """Judged images predicted wrongly, the most confident first."""
+        wrong = np.flatnonzero(self.judged & (self.predicted != self.labels))
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
+
+    @property
+    def least_certain(self) -> np.ndarray:
+        """Judged images, the smallest lead of the likeliest class first."""
+        judged = np.flatnonzero(self.judged)
+        top = np.sort(self.probabilities[judged], axis=1)[:, -2:]
+        return judged[np.argsort(top[:, 1] - top[:, 0], kind="stable")]
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(n_classes, n_classes) int64: judged images by label and prediction."""
+        numbers = np.arange(len(self.class_names))
+        return confusion_matrix(
+            self.labels[self.judged], self.predicted[self.judged], labels=numbers
+        )
+
+    @property
+    def class_scores(self) -> list[ClassScore]:
+        """Of every class that is judged, the worst F1 first."""
+        labels, predicted = self.labels[self.judged], self.predicted[self.judged]
+        present = np.unique(labels)
+        columns = precision_recall_fscore_support(
+            labels, predicted, labels=present, zero_division=0
+        )
+        found = [
+            ClassScore(self.class_names[c], int(n), float(p), float(r), float(f))
+            for c, p, r, f, n in zip(present, *columns, strict=True)
+        ]
+        return sorted(found, key=lambda each: each.f1)
+
+
+def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> Findings:
+    """Find out everything a report shows about labelled images.
+
+    Parameters
+    ----------
+    files : sequence of Codes
+        The files the scores come from.
+    scores : sequence of Score
+        As `featpipe.compare` orders them.
+    seed : int
+        Of the folds, the sample on the map and its layout.
+
+    Raises
+    ------
+    ValueError
+        If the scores were judged on images that the files do not have.
+    """
+    codes = _file_of(files, scores[0])
+    depth, C = _depth_and_C(codes, scores)
+    rows, judged, predicted = _align(codes, scores[0])
+    labels = codes.labels[rows]
+    X = codes.arrays(depth)[0][rows]
+    probabilities = out_of_sample(
+        X, labels, judged, C=C, groups=codes.groups[rows], seed=seed
+    )
+    predicted = np.where(judged, predicted, probabilities.argmax(axis=1))
+    shown = sample_rows(len(rows), seed=seed)
+    points, method = project(X[shown], seed=seed)
+    return Findings(
+        codes=codes,
+        scores=list(scores),
+        depth=depth,
+        rows=rows,
+        labels=labels,
+        judged=judged,
+        predicted=predicted,
+        probabilities=probabilities,
+        doubtful=doubtful_labels(probabilities, labels),
+        curve=_curve(X, labels, judged, C or 1.0, seed),
+        near_duplicates=_near_duplicates(X, codes, rows, judged),
+        map=Map(rows[shown], points, method, depth),
+    )
+
+
+def examine_unlabelled(codes: Codes, *, n_clusters: int = 10, seed: int = 0) -> Map:
+    """Lay out images without labels, and group them by k-means.
+
+    Parameters
+    ----------
+    codes : Codes
+    n_clusters : int
+        At most; no more than one for five images.
+    seed : int
+    """
+    from sklearn.cluster import KMeans
+
+    depth = _deepest(codes)
+    rows = sample_rows(len(codes), seed=seed)
+    X = codes.take(depth, rows).astype(np.float32)
+    points, method = project(X, seed=seed)
+    n = max(1, min(n_clusters, len(rows) // 5))
+    clusters = KMeans(n, n_init=3, random_state=seed).fit_predict(X)
+    return Map(rows, points, method, depth, clusters)
+
+
+def _file_of(files: Sequence[Codes], score: Score) -> Codes:
+    named = [f for f in files if os.fspath(f.path) == score.codes]
+    by_name = [f for f in files if f.path.name == os.path.basename(score.codes)]  # noqa: PTH119
+    return (named or by_name or list(files))[0]
+
+
+def _deepest(codes: Codes) -> str:
+    vectors = [d for d in codes.depths if len(codes.shapes[d]) == 2]
+    if not vectors:
+        raise ValueError(
+            f"{codes.path} holds maps only; extract a pooled depth to it, as "
+            "--depth NODE:avg"
+        )
+    return "penultimate" if "penultimate" in vectors else vectors[-1]
+
+
+def _depth_and_C(codes: Codes, scores: Sequence[Score]) -> tuple[str, float | None]:
+    """Choose the codes to look at, and the C of the logistic row on them."""
+    depth = scores[0].depth
+    try:
+        codes.width(depth)
+    except CodesError:
+        depth = _deepest(codes)
+    for score in scores:
+        if score.classifier == "logistic" and score.depth == depth:
+            return depth, score.C
+    return depth, None
+
+
+def _align(codes: Codes, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the labelled rows, which of them are judged, and as what."""
+    number = {name: i for i, name in enumerate(codes.class_names)}
+    at = {path: i for i, path in enumerate(codes.paths)}
+    unknown = [path for path in score.test_paths if path not in at]
+    strange = sorted(set(score.test_predicted) - set(number))
+    if unknown or strange or not score.test_paths:
+        what = unknown[0] if unknown else strange[0] if strange else "no image"
+        raise ValueError(
+            f"the scores judge {what!r}, which {codes.path} does not have; give the "
+            "scores that `compare --json` wrote for this file"
+        )
+    given = np.full(len(codes), -1)
+    for path, name in zip(score.test_paths, score.test_predicted, strict=True):
+        given[at[path]] = number[name]
+    is_judged = given >= 0
+    split = codes.splits != ""
+    # Beside images that have a split, those without take no part.
+    learned = split if split.any() and is_judged[split].any() else ~split | split
+    rows = np.flatnonzero((codes.labels >= 0) & (is_judged | learned))
+    return rows, is_judged[rows], given[rows]
+
+
+def _curve(
+    X: np.ndarray, labels: np.ndarray, judged: np.ndarray, C: float, seed: int
+) -> LearningCurve:
+    """Draw the curve on the judged images, or on a fifth where all are judged."""
+    rows = np.arange(len(labels))
+    if judged.all():
+        held = np.random.default_rng(seed).permutation(len(labels)) % 5 == 0
+    else:
+        held = judged
+    n_classes = int(labels.max()) + 1
+    large = X.size * n_classes > _MOST_CURVE_FITS
+    return learning_curve(
+        X,
+        labels,
+        rows[~held],
+        rows[held],
+        C=C,
+        shots=(5, 10, 20, 50, 100) if large else (5, 10, 20, 50, 100, 200, 500, 1000),
+        n_draws=3 if large else 10,
+        seed=seed,
+    )
+
+
+def _near_duplicates(
+    X: np.ndarray, codes: Codes, rows: np.ndarray, judged: np.ndarray
+) -> list:
+    """Find judged images that look like one to learn from."""
+    if judged.all():
+        return []
+    sample = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(np.int64))
+    level = duplicates.background(X[sample], codes.labels[rows][sample])
+    alike = max(duplicates.ALIKE, level)
+    return duplicates.find(X, codes.sha256[rows], judged.astype(np.int64), alike)

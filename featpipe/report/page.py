@@ -1,0 +1,304 @@
+"""The page: what the template needs, as plain values."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import featpipe
+from featpipe.codes import Codes
+from featpipe.report.figures import figures_of, map_groups, svg_of
+from featpipe.report.findings import Findings, Map
+from featpipe.report.interactive import interactive_map
+from featpipe.report.thumbnails import Sheet, make_sheet
+from featpipe.scores import Score
+
+__all__ = ["render"]
+
+_GALLERY = 24  # pictures in each gallery
+_LONGEST = 200  # lines in a table
+
+
+def render(
+    files: Sequence[Codes], findings: Findings | None, made: Map, notes: Sequence[str]
+) -> str:
+    """Render the page.
+
+    Parameters
+    ----------
+    files : sequence of Codes
+    findings : Findings or None
+        None where no image has a label.
+    made : Map
+    notes : sequence of str
+
+    Returns
+    -------
+    str
+        HTML. Everything that came with the images is escaped.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("featpipe.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    codes = findings.codes if findings else files[0]
+    galleries = _galleries(findings) if findings else []
+    sheet = make_sheet(codes, _wanted_rows(galleries, findings, made))
+    groups, names, wrong = map_groups(findings, made)
+    svgs = {
+        name: svg_of(name, figure)
+        for name, figure in figures_of(findings, made, ink="#010203").items()
+        if name != "map"
+    }
+    return environment.get_template("page.html.jinja").render(
+        title=_text(Path(codes.images_root).name or str(codes.path.name)),
+        answer=_answer(findings, codes),
+        scores=[_score(score) for score in findings.scores] if findings else [],
+        n_judged=findings.recommended.n_test if findings else 0,
+        notes=[*_own_notes(findings), *map(_text, notes)],
+        svgs=svgs,
+        class_scores=findings.class_scores[:_LONGEST] if findings else [],
+        galleries=[_gallery(g, findings, sheet) for g in galleries],
+        pairs=_pairs(findings, sheet),
+        map=interactive_map(made.points, groups, names, wrong),
+        map_words=f"{made.method}, {made.depth} codes",
+        map_data=_map_data(codes, findings, made, sheet, groups, names),
+        names=[_text(name) for name in names],
+        labelled=findings is not None,
+        sheet=sheet,
+        missing=_missing(codes, sheet),
+        failures=[(_text(p), s, _text(r)) for p, s, r in codes.failures[:_LONGEST]],
+        n_failures=len(codes.failures),
+        provenance=_provenance(files),
+        commands=_commands(files, findings),
+        suggestion=findings.curve.suggestion if findings else "",
+        version=featpipe.__version__,
+    )
+
+
+def _text(value: object) -> str:
+    """Return text that UTF-8 can hold: bytes of a path that are none are marked."""
+    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _answer(findings: Findings | None, codes: Codes) -> str:
+    if findings is None:
+        return (
+            f"{len(codes):,} images without labels, laid out by what the network sees "
+            "in them."
+        )
+    best = findings.recommended
+    ties = sum(score.tied_with_recommended for score in findings.scores)
+    tied = (
+        f"; {ties} other row{'s' * (ties != 1)} cannot be told from it" if ties else ""
+    )
+    return (
+        f"Use {best.classifier} on {_text(best.depth)}: it gets "
+        f"{_percent(best.accuracy)} % of {best.n_test:,} held-out images right "
+        f"(95 % interval {_percent(best.accuracy_low)} to "
+        f"{_percent(best.accuracy_high)}){tied}."
+    )
+
+
+def _score(score: Score) -> dict[str, Any]:
+    mark = "★" if score.recommended else "=" if score.tied_with_recommended else ""
+    return {
+        "mark": mark,
+        "codes": _text(Path(score.codes).stem),
+        "depth": _text(score.depth),
+        "classifier": score.classifier if score.trained is None else score.trained,
+        "accuracy": _percent(score.accuracy),
+        "low": _percent(score.accuracy_low),
+        "high": _percent(score.accuracy_high),
+        "cv": _percent(score.cv_accuracy),
+        "balanced": _percent(score.balanced_accuracy),
+        "f1": _percent(score.macro_f1),
+        "C": "" if score.C is None else f"{score.C:.2g}",
+        "p": "" if score.p_value is None else f"{score.p_value:.2g}",
+        "bar": (
+            100 * score.accuracy_low,
+            100 * score.accuracy,
+            100 * score.accuracy_high,
+        ),
+    }
+
+
+def _own_notes(findings: Findings | None) -> list[str]:
+    if findings is None:
+        return []
+    warnings = dict.fromkeys(w for score in findings.scores for w in score.warnings)
+    return [_text(text) for text in warnings]
+
+
+def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:
+    """Return id, title, explanation and images (positions in rows) of each gallery."""
+    mistakes = findings.mistakes
+    suspected = int(findings.doubtful.suspected.sum())
+    by = f"by a logistic classifier on {findings.depth} that never saw the image"
+    return [
+        (
+            "mistakes",
+            "The most confident mistakes",
+            f"{len(mistakes):,} of {findings.judged.sum():,} judged images are wrong. "
+            f"The figure is the probability of the predicted class, {by}.",
+            mistakes[:_GALLERY],
+        ),
+        (
+            "uncertain",
+            "The least certain images",
+            "Judged images whose two likeliest classes are nearest to each other.",
+            findings.least_certain[:_GALLERY],
+        ),
+        (
+            "doubtful",
+            "Labels worth a second look",
+            f"Confident learning suspects {suspected:,} of {len(findings.rows):,} "
+            "labels (Northcutt et al. 2021). Ranked by the probability of the given "
+            f"label less that of the likeliest other, {by}.",
+            findings.doubtful.order[:_GALLERY],
+        ),
+    ]
+
+
+def _wanted_rows(
+    galleries: Sequence[tuple[str, str, str, np.ndarray]],
+    findings: Findings | None,
+    made: Map,
+) -> np.ndarray:
+    if findings is None:
+        return made.rows
+    shown = [findings.rows[at] for *_, at in galleries]
+    twins = [findings.rows[[t.row, t.other]] for t in
+             findings.near_duplicates[:_GALLERY]]  # fmt: skip
+    return np.concatenate([*shown, *twins, made.rows])
+
+
+def _image(findings: Findings, at: int, sheet: Sheet) -> dict[str, Any]:
+    row = int(findings.rows[at])
+    names = findings.class_names
+    label, predicted = int(findings.labels[at]), int(findings.predicted[at])
+    return {
+        "path": _text(findings.codes.paths[row]),
+        "label": _text(names[label]),
+        "predicted": _text(names[predicted]),
+        "wrong": label != predicted,
+        "place": sheet.position(row),
+        "probability": f"{100 * findings.confidence[at]:.0f} %",
+        "own": f"{100 * findings.probabilities[at, label]:.0f} %",
+        "likelier": _text(names[int(findings.doubtful.likelier[at])]),
+    }
+
+
+def _gallery(
+    gallery: tuple[str, str, str, np.ndarray],
+    findings: Findings | None,
+    sheet: Sheet,
+) -> dict[str, Any]:
+    assert findings is not None, "only labelled images have galleries"
+    name, title, words, at = gallery
+    images = [_image(findings, int(i), sheet) for i in at]
+    return {"id": name, "title": title, "words": words, "images": images}
+
+
+def _pairs(findings: Findings | None, sheet: Sheet) -> list[dict[str, Any]]:
+    if findings is None:
+        return []
+    closest = sorted(findings.near_duplicates, key=lambda twin: -twin.cosine)
+    return [
+        {
+            "first": _image(findings, twin.row, sheet),
+            "second": _image(findings, twin.other, sheet),
+            "words": "same bytes" if twin.exact else f"cosine {twin.cosine:.2f}",
+        }
+        for twin in closest[:_GALLERY]
+    ]
+
+
+def _map_data(
+    codes: Codes,
+    findings: Findings | None,
+    made: Map,
+    sheet: Sheet,
+    groups: np.ndarray,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """Return what hovering shows, a column each."""
+    places = [sheet.position(int(row)) for row in made.rows]
+    data: dict[str, Any] = {
+        "group": groups.tolist(),
+        "names": [_text(name) for name in names],
+        "place": places,
+        "path": [_text(codes.paths[row]) for row in made.rows],
+    }
+    if findings is not None:
+        at = np.searchsorted(findings.rows, made.rows)
+        data |= {
+            "predicted": findings.predicted[at].tolist(),
+            "judged": findings.judged[at].tolist(),
+            "probability": np.round(findings.confidence[at], 3).tolist(),
+        }
+    return data
+
+
+def _missing(codes: Codes, sheet: Sheet) -> str:
+    if not sheet.missing:
+        return ""
+    n, total = len(sheet.missing), len(sheet.missing) + len(sheet.place)
+    reason = _text(next(iter(sheet.missing.values())))
+    return (
+        f"{n:,} of {total:,} pictures are not available: the source "
+        f"{_text(codes.images_root)} does not give them (for example: {reason})."
+    )
+
+
+def _provenance(files: Sequence[Codes]) -> list[tuple[str, list[tuple[str, str]]]]:
+    found = []
+    for file in files:
+        made = file.provenance
+        facts = [
+            ("images", f"{len(file):,}, from {_text(file.images_root)}"),
+            ("backbone", _text(made.get("backbone", ""))),
+            ("weights", f"{_text(made.get('weights', ''))}"),
+            ("SHA-256 of the weights", _text(made.get("weights_sha256", ""))),
+            ("depths", ", ".join(_text(d) for d in file.depths)),
+            ("preprocessing", _text(made.get("preprocessing", ""))),
+            ("precision", _text(made.get("precision", ""))),
+            ("versions", _text(made.get("versions", ""))),
+        ]
+        found.append((_text(file.path), facts))
+    return found
+
+
+def _commands(files: Sequence[Codes], findings: Findings | None) -> list[str]:
+    """Return the commands that make this page again."""
+    commands = []
+    for file in files:
+        made = file.provenance
+        words = ["featpipe", "extract", file.images_root, "-o", os.fspath(file.path)]
+        words += ["--backbone", str(made.get("backbone", ""))]
+        if made.get("weights") not in (None, "", "DEFAULT"):
+            words += ["--weights", str(made["weights"])]
+        for depth in file.depths:
+            words += ["--depth", depth]
+        commands.append(shlex.join(words))
+    paths = [os.fspath(file.path) for file in files]
+    if findings is not None:
+        words = ["featpipe", "compare", *paths, "--json", "scores.json"]
+        commands.append(shlex.join(words))
+        paths += ["--scores", "scores.json"]
+    commands.append(shlex.join(["featpipe", "report", *paths, "-o", "report.html"]))
+    return [_text(command) for command in commands]

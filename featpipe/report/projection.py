@@ -1,0 +1,90 @@
+"""Codes as points on a plane."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+__all__ = ["MOST_POINTS", "project", "sample_rows"]
+
+MOST_POINTS = 5000
+"""Images on the map: what t-SNE lays out in half a minute."""
+
+_COMPONENTS = 50  # what t-SNE is usually given (van der Maaten and Hinton 2008)
+_PERPLEXITY = 30
+
+
+def sample_rows(n: int, *, most: int = MOST_POINTS, seed: int = 0) -> np.ndarray:
+    """Draw at most ``most`` of ``n`` rows, sorted; the same seed draws the same."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+def project(
+    X: np.ndarray, *, method: str = "auto", seed: int = 0
+) -> tuple[np.ndarray, str]:
+    """Lay codes out on a plane so that neighbours stay neighbours.
+
+    Codes are standardised and reduced to 50 principal components first.
+
+    Parameters
+    ----------
+    X : (n, width) float
+        Codes, at least one.
+    method : {"auto", "umap", "tsne", "pca"}
+        ``"auto"``: UMAP where the package ``umap`` is installed, else t-SNE [1]_;
+        fewer than 10 images are laid out by their principal components.
+    seed : int
+        The same seed gives the same layout.
+
+    Returns
+    -------
+    points : (n, 2) float64
+    name : str
+        How they were laid out, in words.
+
+    References
+    ----------
+    .. [1] L. van der Maaten and G. Hinton, "Visualizing data using t-SNE", JMLR 9,
+       2008.
+    """
+    X = np.asarray(X, np.float32)
+    scale = X.std(axis=0)
+    X = (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1)
+    n = len(X)
+    if method == "auto":
+        method = "umap" if find_spec("umap") else "tsne"
+    if n < 10 or method == "pca":
+        points = np.zeros((n, 2))
+        n_components = min(2, n, X.shape[1])
+        if n > 1:
+            points[:, :n_components] = PCA(n_components).fit_transform(X)
+        return points, "principal components"
+    reduced = PCA(min(_COMPONENTS, n - 1, X.shape[1]), random_state=seed).fit_transform(
+        X
+    )
+    if method == "umap":
+        from umap import UMAP
+
+        points = UMAP(random_state=seed, n_jobs=1).fit_transform(reduced)
+        return np.asarray(points, np.float64), "UMAP of 50 principal components"
+    from sklearn.manifold import TSNE
+
+    perplexity = min(_PERPLEXITY, (n - 1) / 3)
+    made = TSNE(
+        perplexity=perplexity,
+        init="pca",
+        learning_rate="auto",
+        random_state=seed,
+        n_jobs=os.cpu_count(),
+    )
+    points = made.fit_transform(reduced)
+    return (
+        np.asarray(points, np.float64),
+        f"t-SNE of {reduced.shape[1]} principal components, perplexity "
+        f"{perplexity:.0f}, seed {seed}",
+    )
