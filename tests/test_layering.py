@@ -68,6 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "classifiers",
         "scores",
         "protocol",
+        "files",
         "comparison",
         "advice",
     },

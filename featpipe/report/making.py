@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featpipe.codes import Codes, read, write_bytes
+from featpipe.codes import Codes, read
+
 from featpipe.comparison import compare
+from featpipe.files import write_bytes
 from featpipe.report.figures import figures_of, png_of
 from featpipe.report.findings import Findings, Map, examine, examine_unlabelled
 from featpipe.report.page import render
