@@ -231,6 +231,10 @@ def test_compare_and_report_write_the_page_and_the_plots(file, tmp_path):
     names = {path.stem for path in (tmp_path / "plots").iterdir()}
     assert names == {"accuracy-by-depth", "C-curves", "confusion", "class-scores",
                      "learning-curve", "map"}  # fmt: skip
+    done = CliRunner().invoke(app, ["report", str(file), "-o", str(file)])
+    assert done.exit_code == 1
+    assert "-o would replace codes file 1" in done.output
+    featpipe.read(file)
     done = CliRunner().invoke(app, ["report", str(file)])
     assert done.exit_code == 2
     assert "nothing to write" in done.output

@@ -59,7 +59,20 @@ def report(
     """
     if output is None and png is None:
         raise typer.BadParameter("nothing to write; give -o F.html, --png DIR, or both")
+    _check_outputs(files, output, scores)
     write_report(files, output, scores=scores, png=png, seed=seed)
+
+
+def _check_outputs(
+    files: Sequence[Path], output: Path | None, scores: Path | None
+) -> None:
+    """Refuse a page that would replace an input, or cannot be written."""
+    from featpipe.files import require_distinct, require_writable
+
+    codes = {f"codes file {k}": path for k, path in enumerate(files, 1)}
+    require_distinct({"-o": output}, {**codes, "--scores": scores})
+    if output is not None:
+        require_writable(output)
 
 
 def write_report(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featpipe.codes import Codes, read
-
 from featpipe.comparison import compare
 from featpipe.files import write_bytes
 from featpipe.report.figures import figures_of, png_of
