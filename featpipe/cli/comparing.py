@@ -54,6 +54,7 @@ def compare(
 def compare_codes(asked: dict[str, Any]) -> None:
     """Do what the options of `compare` ask."""
     from featpipe.comparison import compare as comparison_of
+    from featpipe.comparison.details import describe
 
     Cs = grid(asked["c_grid"])
     for name in ("json_path", "csv_path", "predictions", "report_path"):
@@ -79,6 +80,8 @@ def compare_codes(asked: dict[str, Any]) -> None:
             progress=progress,
         )
     voice.out.print(found)
+    for part in describe(found):
+        voice.out.print(part)
     for name, write in {
         "json_path": found.write_json,
         "csv_path": found.write_csv,

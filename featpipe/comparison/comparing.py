@@ -9,7 +9,7 @@ import numpy as np
 
 from featpipe.classifiers import NAMES
 from featpipe.codes import Codes, read
-from featpipe.comparison import duplicates, ensemble
+from featpipe.comparison import details, duplicates, ensemble
 from featpipe.comparison.contenders import BASELINES, Fitted, Settings, contend
 from featpipe.comparison.judging import Judged, Row, nested_choice, rank
 from featpipe.comparison.rivals import invite
@@ -152,6 +152,7 @@ def compare(
         splits=labelled.splits[judged.rows].tolist(),
         headline=nested_choice(asked, judged),
         majority_accuracy=judged.majority_accuracy,
+        confidence=details.confidence_of(rank(asked)),
     )
 
 

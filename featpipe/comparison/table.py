@@ -64,6 +64,9 @@ class Comparison:
         (no split); else empty.
     majority_accuracy : float
         Accuracy of always naming the most frequent class of the training images.
+    confidence : list of float or None
+        Probability of what the recommended row predicts, by judged image; None where
+        no row on its codes has probabilities.
     """
 
     scores: list[Score]
@@ -76,6 +79,7 @@ class Comparison:
     splits: list[str]
     headline: str = ""
     majority_accuracy: float = float("nan")
+    confidence: list[float] | None = None
 
     @property
     def recommended(self) -> Score:

@@ -9,6 +9,7 @@ from featpipe.scores.differences import (
     detectable_difference,
     difference_interval,
     grouped_difference,
+    images_needed,
 )
 from featpipe.scores.intervals import (
     accuracy_interval,
@@ -40,6 +41,7 @@ __all__ = [
     "grouped_difference",
     "grouped_interval",
     "holm",
+    "images_needed",
     "judge",
     "max_t",
     "mcnemar",

@@ -10,7 +10,12 @@ from scipy.stats import norm, t
 
 from featpipe.scores.intervals import wilson
 
-__all__ = ["detectable_difference", "difference_interval", "grouped_difference"]
+__all__ = [
+    "detectable_difference",
+    "difference_interval",
+    "grouped_difference",
+    "images_needed",
+]
 
 Interval = tuple[float, float, float]
 
@@ -155,3 +160,41 @@ def detectable_difference(
     if discordance <= 0 or lacking(discordance) > 0:
         return math.nan
     return float(brentq(lacking, 1e-9, discordance))
+
+
+def images_needed(
+    difference: float, discordance: float, *, level: float = 0.05, power: float = 0.8
+) -> float:
+    """Return how many images McNemar's test needs to show a difference so often [1]_.
+
+    Parameters
+    ----------
+    difference : float
+        Of two accuracies, a share; its sign does not matter.
+    discordance : float
+        Share of the images on which exactly one of the two is right.
+    level, power : float
+        As for `detectable_difference`, whose inverse this is.
+
+    Returns
+    -------
+    float
+        Images, rounded up; infinite for no difference.
+
+    References
+    ----------
+    .. [1] R. J. Connor, "Sample size for testing differences in proportions for the
+       paired-sample design", Biometrics 43, 1987.
+
+    Examples
+    --------
+    >>> images_needed(0.05, 0.1)
+    312.0
+    """
+    difference = abs(difference)
+    if difference == 0:
+        return math.inf
+    z_level, z_power = norm.isf(level / 2), norm.ppf(power)
+    spread = math.sqrt(max(discordance - difference**2, 0.0))
+    root = (z_level * math.sqrt(discordance) + z_power * spread) / difference
+    return float(math.ceil(root**2))

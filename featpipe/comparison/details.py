@@ -1,0 +1,208 @@
+"""Below the table: the recommended row's classes, confusions and mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from sklearn.metrics import precision_recall_fscore_support
+
+from featpipe.comparison.judging import Row
+from featpipe.comparison.table import Comparison
+from featpipe.scores import Score, images_needed
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Mistake", "confidence_of", "describe", "mistakes"]
+
+_MOST_CLASSES = 10  # lines of the table of classes; the worst are shown
+_MOST_COLUMNS = 6  # classes whose confusion matrix fits 80 columns
+_MOST = 10
+
+
+class Mistake(NamedTuple):
+    """A judged image that the recommended row gets wrong.
+
+    Attributes
+    ----------
+    path, label, predicted : str
+    confidence : float or None
+        Probability of the predicted class.
+    """
+
+    path: str
+    label: str
+    predicted: str
+    confidence: float | None
+
+
+def confidence_of(rows: Sequence[Row]) -> list[float] | None:
+    """Return how probable the recommended row's predictions are.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Ranked, the recommended one first.
+
+    Returns
+    -------
+    list of float or None
+        By judged image, by the recommended row's own probabilities, or else by those
+        of another row on the same codes; None where no such row has any.
+    """
+    first = rows[0]
+    for row in rows:
+        p = row.fitted.probabilities
+        same = row.source is first.source and row.depth == first.depth
+        if p is not None and same:
+            return p[np.arange(len(p)), first.fitted.predicted].tolist()
+    return None
+
+
+def mistakes(found: Comparison) -> list[Mistake]:
+    """List the recommended row's mistakes, the most confident first, else by path."""
+    predicted = found.recommended.test_predicted
+    sure: Sequence[float | None] = found.confidence or [None] * len(predicted)
+    wrong = [
+        Mistake(*each)
+        for each in zip(found.paths, found.labels, predicted, sure, strict=True)
+        if each[1] != each[2]
+    ]
+    return sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.path))
+
+
+def describe(found: Comparison) -> Iterator[RenderableType]:
+    """Yield what is printed below the table of a comparison, for 80 columns.
+
+    The scores of each class, which classes are confused, the ten most confident
+    mistakes by path, and how many images the nearest difference would take.
+    """
+    from rich.text import Text
+
+    best = found.recommended
+    name = f"{best.classifier} on {best.depth}"
+    yield Text(f"\nThe recommended row, {name}, by class", style="bold")
+    yield _classes(found)
+    yield from _confusions(found)
+    yield from _mistakes(found)
+    needed = _needed(found)
+    if needed:
+        yield Text(f"· {needed}")
+
+
+def _table(*headers: tuple[str, bool]) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for text, number in headers:
+        if number:
+            table.add_column(text, justify="right", no_wrap=True)
+        else:
+            table.add_column(text, overflow="fold")
+    return table
+
+
+def _classes(found: Comparison) -> RenderableType:
+    from rich.text import Text
+
+    names = sorted(set(found.labels))
+    columns = precision_recall_fscore_support(
+        found.labels, found.recommended.test_predicted, labels=names, zero_division=0
+    )
+    lines = sorted(zip(*columns, names, strict=True), key=lambda line: line[2])
+    figures = ("precision %", "recall %", "F1 %", "images")
+    table = _table(("class", False), *((each, True) for each in figures))
+    for *shares, n, name in lines[:_MOST_CLASSES]:
+        cells = (f"{100 * share:.1f}" for share in shares)
+        table.add_row(Text(name), *cells, f"{n:,}")  # type: ignore[union-attr]
+    if len(lines) > _MOST_CLASSES:
+        table.caption = f"the worst {_MOST_CLASSES} of {len(lines):,}"  # type: ignore[union-attr]
+    return table
+
+
+def _confusions(found: Comparison) -> Iterator[RenderableType]:
+    """Yield a matrix of few classes, or the pairs that are confused most."""
+    from rich.text import Text
+
+    pairs = Counter(zip(found.labels, found.recommended.test_predicted, strict=True))
+    names = sorted({name for pair in pairs for name in pair})
+    if all(label == predicted for label, predicted in pairs):
+        return
+    if len(names) <= _MOST_COLUMNS:
+        yield Text("Label (lines) and prediction (columns)", style="bold")
+        columns = [name if len(name) <= 10 else f"{name[:9]}…" for name in names]
+        table = _table(("", False), *((name, True) for name in columns))
+        for label in names:
+            cells = [
+                Text(
+                    f"{pairs[label, other]:,}",
+                    style="red" if label != other and pairs[label, other] else "",
+                )
+                for other in names
+            ]
+            table.add_row(Text(label), *cells)  # type: ignore[union-attr]
+        yield table
+        return
+    yield Text("Confused most", style="bold")
+    table = _table(("label", False), ("taken for", False), ("images", True))
+    wrong = [(pair, n) for pair, n in pairs.most_common() if pair[0] != pair[1]]
+    for (label, predicted), n in wrong[:_MOST]:
+        table.add_row(Text(label), Text(predicted), f"{n:,}")  # type: ignore[union-attr]
+    yield table
+
+
+def _mistakes(found: Comparison) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    wrong = mistakes(found)
+    if not wrong:
+        yield Text("No mistake on the judged images.")
+        return
+    sure = wrong[0].confidence is not None
+    order = "most confident" if sure else "first"
+    title = (
+        f"The {order} of {len(wrong):,} mistakes" if len(wrong) > 1 else "The mistake"
+    )
+    yield Text(title, style="bold")
+    headers = [("path", False), ("label", False), ("taken for", False)]
+    table = _table(*headers, *([("sure %", True)] if sure else []))
+    for each in wrong[:_MOST]:
+        cells = [Text(_printable(each.path)), Text(each.label), Text(each.predicted)]
+        if each.confidence is not None:
+            cells.append(Text(f"{100 * each.confidence:.0f}"))
+        table.add_row(*cells)  # type: ignore[union-attr]
+    yield table
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _needed(found: Comparison) -> str:
+    """Say how many images would show the difference to the nearest tied row."""
+    best = found.recommended
+    tied = [s for s in found.scores if s.tied_with_recommended and s.difference]
+    tied = [score for score in tied if score.test_paths == best.test_paths]
+    if not tied:
+        return ""
+    first = min(tied, key=lambda score: -abs(score.difference or 0.0))
+    n = images_needed(first.difference or 0.0, _discordance(best, first, found.labels))
+    if not math.isfinite(n):
+        return ""
+    points = 100 * abs(first.difference or 0.0)
+    return (
+        f"the largest difference to a tied row is {points:.1f} points "
+        f"({first.classifier} on {first.depth}); were it real, about {n:,.0f} images "
+        f"would show it, against {best.n_test:,} here (Connor 1987)"
+    )
+
+
+def _discordance(one: Score, other: Score, labels: Sequence[str]) -> float:
+    """Return the share of images on which exactly one of two rows is right."""
+    triples = zip(one.test_predicted, other.test_predicted, labels, strict=True)
+    return float(np.mean([(a == label) != (b == label) for a, b, label in triples]))
