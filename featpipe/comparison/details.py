@@ -17,7 +17,7 @@ from featpipe.scores import Score, images_needed
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Mistake", "confidence_of", "describe", "mistakes"]
+__all__ = ["Mistake", "confidence_of", "describe", "describe_needed", "mistakes"]
 
 _MOST_CLASSES = 10  # lines of the table of classes; the worst are shown
 _MOST_COLUMNS = 6  # classes whose confusion matrix fits 80 columns
@@ -89,7 +89,7 @@ def describe(found: Comparison) -> Iterator[RenderableType]:
     yield _classes(found)
     yield from _confusions(found)
     yield from _mistakes(found)
-    needed = _needed(found)
+    needed = describe_needed(found.scores, found.labels)
     if needed:
         yield Text(f"· {needed}")
 
@@ -183,15 +183,28 @@ def _printable(path: str) -> str:
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _needed(found: Comparison) -> str:
-    """Say how many images would show the difference to the nearest tied row."""
-    best = found.recommended
-    tied = [s for s in found.scores if s.tied_with_recommended and s.difference]
+def describe_needed(scores: Sequence[Score], labels: Sequence[str]) -> str:
+    """Return how many images would show the largest difference to a tied row.
+
+    Parameters
+    ----------
+    scores : sequence of Score
+        The recommended one first.
+    labels : sequence of str
+        Class names of the judged images, in the order of its ``test_paths``.
+
+    Returns
+    -------
+    str
+        A sentence; empty where no tied row differs.
+    """
+    best = scores[0]
+    tied = [s for s in scores if s.tied_with_recommended and s.difference]
     tied = [score for score in tied if score.test_paths == best.test_paths]
     if not tied:
         return ""
     first = min(tied, key=lambda score: -abs(score.difference or 0.0))
-    n = images_needed(first.difference or 0.0, _discordance(best, first, found.labels))
+    n = images_needed(first.difference or 0.0, _discordance(best, first, labels))
     if not math.isfinite(n):
         return ""
     points = 100 * abs(first.difference or 0.0)

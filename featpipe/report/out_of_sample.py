@@ -14,6 +14,7 @@ from featpipe.protocol import folds
 
 __all__ = ["out_of_sample"]
 
+_MOST_FOR_C = 4000  # images that choose it then
 _CS = np.geomspace(1e-4, 1e2, 7)  # coarse: used only where no score names a C
 
 
@@ -41,7 +42,8 @@ def out_of_sample(
     judged : (n,) bool
         The held-out images.
     C : float, optional
-        Default: chosen by cross-validation on the images to learn from.
+        Default: chosen by cross-validation on at most 4,000 of the images to learn
+        from.
     groups : (n,) str, optional
         Groups are kept together.
     n_folds, seed : int
@@ -55,7 +57,8 @@ def out_of_sample(
     n_classes = int(y.max()) + 1
     learned = np.flatnonzero(~judged) if not judged.all() else np.arange(len(y))
     if C is None:
-        C = float(_fit(X[learned], y[learned], Cs=_CS).C_)
+        few = np.random.default_rng(seed).permutation(learned)[:_MOST_FOR_C]
+        C = float(_fit(X[few], y[few], Cs=_CS).C_)
     found = np.zeros((len(y), n_classes))
     inner = None if groups is None else np.asarray(groups, object)[learned]
     for fitted, left_out in folds(y[learned], inner, n_folds=n_folds, seed=seed):

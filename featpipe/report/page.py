@@ -12,6 +12,7 @@ import numpy as np
 
 import featpipe
 from featpipe.codes import Codes
+from featpipe.comparison.details import describe_needed
 from featpipe.report.figures import figures_of, map_groups, svg_of
 from featpipe.report.findings import Findings, Map
 from featpipe.report.interactive import interactive_map
@@ -52,6 +53,9 @@ def render(
         lstrip_blocks=True,
     )
     codes = findings.codes if findings else files[0]
+    scores = findings.scores if findings else []
+    low = min((score.accuracy_low for score in scores), default=0.0)
+    lowest = float(np.floor(20 * low) / 20)  # whole steps of 5 %
     galleries = _galleries(findings) if findings else []
     sheet = make_sheet(codes, _wanted_rows(galleries, findings, made))
     groups, names, wrong = map_groups(findings, made)
@@ -63,7 +67,8 @@ def render(
     return environment.get_template("page.html.jinja").render(
         title=_text(Path(codes.images_root).name or str(codes.path.name)),
         answer=_answer(findings, codes),
-        scores=[_score(score) for score in findings.scores] if findings else [],
+        scores=[_score(score, lowest) for score in scores],
+        lowest=f"{100 * lowest:.0f}",
         n_judged=findings.recommended.n_test if findings else 0,
         notes=[*_own_notes(findings), *map(_text, notes)],
         svgs=svgs,
@@ -114,7 +119,13 @@ def _answer(findings: Findings | None, codes: Codes) -> str:
     )
 
 
-def _score(score: Score) -> dict[str, Any]:
+def _bar(score: Score, lowest: float) -> list[float]:
+    """Return low end, accuracy and high end as % of the way from ``lowest`` to 1."""
+    ends = (score.accuracy_low, score.accuracy, score.accuracy_high)
+    return [100 * (end - lowest) / max(1 - lowest, 1e-9) for end in ends]
+
+
+def _score(score: Score, lowest: float) -> dict[str, Any]:
     mark = "★" if score.recommended else "=" if score.tied_with_recommended else ""
     return {
         "mark": mark,
@@ -129,19 +140,21 @@ def _score(score: Score) -> dict[str, Any]:
         "f1": _percent(score.macro_f1),
         "C": "" if score.C is None else f"{score.C:.2g}",
         "p": "" if score.p_value is None else f"{score.p_value:.2g}",
-        "bar": (
-            100 * score.accuracy_low,
-            100 * score.accuracy,
-            100 * score.accuracy_high,
-        ),
+        "bar": _bar(score, lowest),
     }
 
 
 def _own_notes(findings: Findings | None) -> list[str]:
     if findings is None:
         return []
-    warnings = dict.fromkeys(w for score in findings.scores for w in score.warnings)
-    return [_text(text) for text in warnings]
+    scores, codes = findings.scores, findings.codes
+    warnings = dict.fromkeys(w for score in scores for w in score.warnings)
+    label_of = dict(zip(codes.paths, codes.labels.tolist(), strict=True))
+    names = [codes.class_names[label_of[p]] for p in findings.recommended.test_paths]
+    # Groups count for less than images: Connor's formula does not know them.
+    grouped = bool((codes.groups != "").any())
+    needed = "" if grouped else describe_needed(scores, names)
+    return [_text(text) for text in (*warnings, needed) if text]
 
 
 def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:
@@ -275,12 +288,19 @@ def _provenance(files: Sequence[Codes]) -> list[tuple[str, list[tuple[str, str]]
             ("weights", f"{_text(made.get('weights', ''))}"),
             ("SHA-256 of the weights", _text(made.get("weights_sha256", ""))),
             ("depths", ", ".join(_text(d) for d in file.depths)),
-            ("preprocessing", _text(made.get("preprocessing", ""))),
+            ("preprocessing", _listed(made.get("preprocessing", ""))),
             ("precision", _text(made.get("precision", ""))),
-            ("versions", _text(made.get("versions", ""))),
+            ("versions", _listed(made.get("versions", ""))),
         ]
         found.append((_text(file.path), facts))
     return found
+
+
+def _listed(facts: object) -> str:
+    """Return a record as words."""
+    if not isinstance(facts, dict):
+        return _text(facts)
+    return ", ".join(f"{_text(name)} {_text(value)}" for name, value in facts.items())
 
 
 def _commands(files: Sequence[Codes], findings: Findings | None) -> list[str]:
