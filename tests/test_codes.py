@@ -288,7 +288,7 @@ def test_assembling_notices_a_damaged_source_and_leaves_the_target(tmp_path):
     with pytest.raises(CodesError, match="do not match their SHA-256"):
         codes.read(source)
     files, rows = [codes.read(source, check=False)], [Row(0, k) for k in range(300)]
-    with pytest.raises(CodesError, match=r"s\.h5 cannot be read"):
+    with pytest.raises(CodesError, match=r"s\.h5 is damaged: its codes"):
         codes.assemble(target, files, {"features:avg": rows}, files[0].tables)
     assert target.read_bytes() == before
     assert not list(tmp_path.glob(".*"))

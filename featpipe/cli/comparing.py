@@ -10,11 +10,12 @@ import typer
 from featpipe.cli import options as o
 from featpipe.cli.choices import Metric
 from featpipe.cli.extracting import extract, extract_codes
+from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.reporting import ReportPath, write_report
 from featpipe.cli.voice import voice
 
-__all__ = ["compare", "grid", "require_folder", "run"]
+__all__ = ["compare", "grid", "run"]
 
 _DEFAULT_CLASSIFIERS = "linear,svm,logistic"
 
@@ -57,8 +58,15 @@ def compare_codes(asked: dict[str, Any]) -> None:
     from featpipe.comparison.details import describe
 
     Cs = grid(asked["c_grid"])
-    for name in ("json_path", "csv_path", "predictions", "report_path"):
-        require_folder(asked[name])
+    require_outputs(
+        {
+            "--json": asked["json_path"],
+            "--csv": asked["csv_path"],
+            "--predictions": asked["predictions"],
+            "--report": asked["report_path"],
+        },
+        {"FILE.h5": asked["files"], "--with": asked["with_"]},
+    )
     if asked["report_path"]:
         from featpipe.report import require_packages
 
@@ -186,11 +194,3 @@ def grid(text: str | None) -> list[float] | None:
             "1e-6:1e5:45"
         )
     return np.sort(values).tolist()
-
-
-def require_folder(path: Path | None) -> None:
-    """Refuse a place that cannot be written, before the work."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"no folder {path.absolute().parent} to write {path.name} to; make it"
-        )

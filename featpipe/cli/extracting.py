@@ -8,6 +8,7 @@ import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.choices import Decoding, OnError, Precision
+from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import image_progress, summary
 from featpipe.cli.voice import voice
 
@@ -65,7 +66,7 @@ def extract(
 
 def extract_codes(asked: dict[str, Any]) -> "Codes | None":
     """Do what the options of `extract` ask; None if only the plan was asked for."""
-    from featpipe import images
+    from featpipe import files, images
     from featpipe.extraction import Job
     from featpipe.inference import Machine, Recipe
 
@@ -85,8 +86,15 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
         mean=numbers(asked["mean"], "--mean"),
         std=numbers(asked["std"], "--std"),
     )
+    require_outputs(
+        {"-o": asked["output"], "--json": asked["json_path"]},
+        {"SOURCE": asked["source"], "--weights": asked["weights"]},
+    )
     image_set = images.scan(
-        asked["source"], unlabelled=asked["unlabelled"], limit=asked["limit"]
+        asked["source"],
+        unlabelled=asked["unlabelled"],
+        limit=asked["limit"],
+        ignore=files.belongs_to(asked["output"], asked["json_path"]),
     )
     say_set_aside(image_set)
     seen: list[Progress] = []

@@ -63,7 +63,7 @@ def _print_facts(found: "Codes") -> None:
         "made with": _said(said.get("versions")),
     }
     if said.get("shard"):
-        facts["shard"] = "/".join(map(str, said["shard"]))
+        facts["shard"] = f"{said['shard'].get('number')}/{said['shard'].get('of')}"
     table = _grid()
     for name, value in facts.items():
         table.add_row(name, _text(str(value)))

@@ -7,8 +7,8 @@ import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.choices import Init, Metric, Optimiser, Precision, Schedule
-from featpipe.cli.comparing import require_folder
 from featpipe.cli.extracting import numbers
+from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import training_progress
 from featpipe.cli.voice import voice
 
@@ -198,8 +198,10 @@ def finetune(
     """
     from featpipe.finetuning import finetune as finetuned
 
-    for path in (output, json_path):
-        require_folder(path)
+    require_outputs(
+        {"-o": output, "--json": json_path, "--codes": codes},
+        {"SOURCE": source, "--weights": weights},
+    )
     with training_progress() as progress:
         found = finetuned(
             source,

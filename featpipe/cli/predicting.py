@@ -7,7 +7,8 @@ import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.choices import FitClassifier, Metric
-from featpipe.cli.comparing import grid, require_folder
+from featpipe.cli.comparing import grid
+from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import image_progress
 from featpipe.cli.voice import voice
 
@@ -73,7 +74,7 @@ def fit(
     """
     from featpipe.predictor import fit as fitted
 
-    require_folder(output)
+    require_outputs({"-o": output}, {"FILE.h5": path, "--weights": weights})
     model = fitted(
         path,
         classifier.value,
@@ -160,9 +161,15 @@ def predict(
         featpipe predict flowers.model new_photos -o labels.csv --top 3
     """
     from featpipe import images
+    from featpipe.files import belongs_to
     from featpipe.predictor import load
+    from featpipe.predictor.predictions import failures_path
 
-    require_folder(output)
+    beside = None if output is None else failures_path(output)
+    require_outputs(
+        {"-o": output, "the failures of -o": beside},
+        {"MODEL": model, "SOURCE": source, "--weights": weights},
+    )
     predictor = load(
         model,
         weights=weights,
@@ -171,7 +178,9 @@ def predict(
         batch_size=batch_size,
         workers=workers,
     )
-    image_set = images.scan(source, unlabelled=unlabelled, limit=limit)
+    image_set = images.scan(
+        source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(output, beside)
+    )
     with image_progress() as progress:
         found = predictor.classify(image_set, progress=progress)
     for path, stage, reason in (failure[:3] for failure in found.failures):
@@ -222,7 +231,9 @@ def export(
     from featpipe.predictor import export as exported
     from featpipe.predictor import load
 
-    require_folder(output)
+    require_outputs(
+        {"-o": output}, {"MODEL": model, "--check": check, "--weights": weights}
+    )
     predictor = load(model, weights=weights, backbone=backbone, device="cpu")
     found = exported(predictor, output, check=check)
     precision = predictor.model.fingerprint["precision"]

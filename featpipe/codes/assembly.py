@@ -18,7 +18,7 @@ from featpipe import files as fs
 from featpipe.codes import block, layout
 from featpipe.codes.block import CodesError
 from featpipe.codes.layout import Failure, Store, Tables
-from featpipe.codes.reading import Codes, stamp_of
+from featpipe.codes.reading import Codes, checked, stamp_of
 
 __all__ = ["Row", "assemble", "content", "save", "write"]
 
@@ -144,7 +144,7 @@ def save(path: Path, codes: Mapping[str, np.ndarray], tables: Tables) -> Codes:
         except CodesError as error:
             raise CodesError(f"{path} {error}") from None
         shapes = {spec: array.shape for spec, array in codes.items()}
-        return Codes(path, shapes, tables, stamp_of(file))
+        return Codes(path, shapes, tables, stamp_of(file), is_checked=True)
 
 
 def assemble(
@@ -172,6 +172,8 @@ def assemble(
     CodesError
         If a source has changed or is damaged.
     """
+    # Or a new digest would vouch for old damage.
+    files = [checked(file) for file in files]
     stop = Event()
     stores = {spec: _gathering(spec, files, at, stop) for spec, at in rows.items()}
     needed = layout.size_bound(stores, tables)

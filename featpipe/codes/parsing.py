@@ -40,6 +40,26 @@ _NUMBERS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 _TEXT_GROUPS = ("paths", "groups", "class_names")
 _FAILURE_GROUPS = ("failures", "notes")
+# The types of what the rest of featpipe looks up in a provenance; all else is free.
+_PROVENANCE: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("backbone", "precision", "dtype", "device", "plan"), (str,)),
+    **dict.fromkeys(("weights", "weights_sha256"), (str, type(None))),
+    **dict.fromkeys(("preprocessing", "decoding", "versions", "request"), (dict,)),
+    **dict.fromkeys(("depths", "asked"), (list,)),
+    "shard": (dict, type(None)),
+    "batch_size": (int,),
+}
+_PARTS_OF_PROVENANCE: dict[str, dict[str, tuple[type, ...]]] = {
+    "decoding": {"mode": (str,)},
+    "shard": {"number": (int,), "of": (int,), "listing": (str,)},
+    "preprocessing": {
+        "resize": (int, type(None)),
+        "crop": (int,),
+        **dict.fromkeys(("mean", "std"), (list,)),
+        **dict.fromkeys(("antialias", "hflip"), (bool,)),
+        "interpolation": (str,),
+    },
+}
 # What h5py and numpy raise at files that make no sense. MemoryError is not among them:
 # no size is believed that is not there.
 _OBJECTIONS = (
@@ -98,10 +118,8 @@ def opened(file: BinaryIO) -> Iterator[h5py.File]:
 
 def _refuse_oddities(h5: h5py.File, size: int) -> None:
     """Refuse what a codes file never holds; the digest vouches for no author."""
-    if h5.attrs.get("format") != "featpipe-codes":
-        raise CodesError("is not a featpipe codes file")
-    version = h5.attrs.get("version")
-    if not isinstance(version, np.integer) or not 1 <= version <= VERSION:
+    version = _version(h5)
+    if not 1 <= version <= VERSION:
         raise CodesError(
             f"has format version {version}; this featpipe reads up to {VERSION}: "
             "update featpipe"
@@ -126,6 +144,29 @@ def _refuse_oddities(h5: h5py.File, size: int) -> None:
     # Chunks may lie over one another, each of them small.
     if sum(map(_declared, held + codes)) > size:
         raise CodesError("declares more than it holds")
+
+
+def _version(h5: h5py.File) -> int:
+    """Return the format version; no attribute is read before its type is known.
+
+    libhdf5 follows a string of variable length to wherever a crafted file says, and
+    crashes or never returns; so such a string is not read. The first block has already
+    told what the file is.
+    """
+    if not all(h5py.h5a.exists(h5.id, name) for name in (b"format", b"version")):
+        raise CodesError("is not a featpipe codes file")
+    name = h5py.h5a.open(h5.id, b"format")
+    if not isinstance(name.get_type(), h5py.h5t.TypeStringID) or name.shape:
+        raise CodesError("is not a featpipe codes file")
+    version = h5py.h5a.open(h5.id, b"version")
+    kind = version.get_type()
+    scalar = version.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+    size = {kind.get_size(), version.get_storage_size()}
+    if not isinstance(kind, h5py.h5t.TypeIntegerID) or not scalar or size != {8}:
+        raise CodesError("has a format version that is no number")
+    value = np.empty((), np.int64)
+    version.read(value)
+    return int(value)
 
 
 def _expect(group: Any, names: Sequence[str] | None) -> list[h5py.Dataset]:
@@ -215,9 +256,31 @@ def _tables(h5: h5py.File) -> Tables:
         raise CodesError("has tables that do not fit together: a label without a class")
     if not isinstance(provenance, dict):
         raise CodesError("has tables that do not fit together: provenance is no object")
+    _require_types(provenance, _PROVENANCE, "provenance")
+    for name, kinds in _PARTS_OF_PROVENANCE.items():
+        _require_types(provenance.get(name) or {}, kinds, name)
     if {len(dataset) for dataset in h5["codes"].values()} - {len(tables.paths)}:
         raise CodesError("has tables that do not fit together: codes and paths")
     return tables
+
+
+def _require_types(
+    record: dict[str, Any], kinds: dict[str, tuple[type, ...]], what: str
+) -> None:
+    """Refuse a field of another type than a codes file has; a missing one is none."""
+    for name in record.keys() & kinds.keys():
+        value = record[name]
+        # A bool is an int to Python, but not to us.
+        if type(value) not in kinds[name]:
+            raise CodesError(
+                f"has tables that do not fit together: {name} in its {what} is "
+                f"{value!r:.60}"
+            )
+        if type(value) is list and {type(each) for each in value} - {str, int, float}:
+            raise CodesError(
+                f"has tables that do not fit together: {name} in its {what} is no "
+                f"plain list: {value!r:.60}"
+            )
 
 
 def _texts(group: h5py.Group) -> list[str]:

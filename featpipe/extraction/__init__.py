@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from featpipe import images
 from featpipe.codes import Codes
 from featpipe.extraction.job import Job
-from featpipe.files import LockedError
+from featpipe.files import LockedError, belongs_to
 from featpipe.inference import Machine, Progress, Recipe
 
 __all__ = ["Job", "LockedError", "extract"]
@@ -152,7 +152,9 @@ def extract(
     )
     job = Job(
         recipe,
-        images.scan(source, unlabelled=unlabelled, limit=limit),
+        images.scan(
+            source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(path)
+        ),
         path,
         Machine(device, batch_size, workers),
         on_error=on_error,

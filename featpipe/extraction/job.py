@@ -6,8 +6,8 @@ writes.
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,10 +150,16 @@ class Job:
     def _existing(self) -> Codes | None:
         if not self._path.exists():
             return None
-        try:
-            # The codes have a checksum a chunk; all of them need not be read for a
-            # run that may have nothing to do.
+        with self._remedy():
+            # The codes themselves need not be read for a run that may have nothing to
+            # do; they are checked before any of them is copied.
             return codes.read(self._path, check=False)
+
+    @contextmanager
+    def _remedy(self) -> Iterator[None]:
+        """Tell what to do about an old file that is damaged or no codes file."""
+        try:
+            yield
         except CodesError as error:
             remedy = "choose another file"
             if codes.is_replaceable(self._path):
@@ -170,6 +176,9 @@ class Job:
         if self._on_error == "fail":
             for failure in sorted(known):
                 raise ValueError(_refusal(failure))
+        if old is not None and (len(outlook.todo) or outlook.added):
+            with self._remedy():
+                old = codes.checked(old)
         # Not `if old`: a file without rows is a file.
         files = [*([] if old is None else [old]), *parts.found.values()]
         extra = outlook.kept
@@ -194,7 +203,8 @@ class Job:
         if old is not None and not outlook.added and _same(old.tables, tables):
             return old
         if order:
-            codes.assemble(self._path, files, rows, tables)
+            with self._remedy():
+                codes.assemble(self._path, files, rows, tables)
         else:
             write_bytes(self._path, self._empty(outlook, tables))
         return codes.read(self._path)

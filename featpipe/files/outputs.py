@@ -16,6 +16,8 @@ __all__ = [
 ]
 
 _MOST_LINKS = 40
+# With the last link kept, and with it followed.
+_ABSOLUTE = (os.path.abspath, os.path.realpath)
 _DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
 # What stands beside FILE while it is being written: `lock`, `extraction.parts`,
 # `finetuning` and `transformer`.
@@ -103,13 +105,13 @@ def _same_file(one: Path, two: Path) -> bool:
     return regular and (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
-def belongs_to(path: str | os.PathLike[str]) -> Callable[[str], bool]:
-    """Return a function that tells whether a path is an output or stands beside it.
+def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
+    """Return a function that tells whether a path is an output or stands beside one.
 
     Parameters
     ----------
-    path : path
-        The output.
+    *paths : path
+        The outputs; None for what was not given.
 
     Returns
     -------
@@ -117,7 +119,8 @@ def belongs_to(path: str | os.PathLike[str]) -> Callable[[str], bool]:
         Takes an absolute path; true for the output itself, its lock, its unfinished
         parts and its temporary files.
     """
-    targets = {os.path.abspath(path), os.path.realpath(path)}  # noqa: PTH100 - links stay
+    given = [path for path in paths if path is not None]
+    targets = {make(path) for path in given for make in _ABSOLUTE}
     own = {target + end for target in targets for end in ("", *_COMPANIONS)}
     folders = {os.path.realpath(Path(name).parent) for name in own}
     names = {Path(name).name for name in own}

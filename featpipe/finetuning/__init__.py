@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from featpipe import images
+from featpipe.files import belongs_to
 from featpipe.finetuning.job import Job
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
@@ -203,7 +204,9 @@ def finetune(
     job = Job(
         settings,
         recipe,
-        images.scan(source, unlabelled=unlabelled, limit=limit),
+        images.scan(
+            source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(path, codes)
+        ),
         None if path is None else Path(path),
         codes_path=None if codes is None else Path(codes),
         device=device,

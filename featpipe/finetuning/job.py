@@ -7,11 +7,10 @@ Calls the others in turn: extraction makes the codes, `protocol` divides their r
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from featpipe import codes
 from featpipe.backbones import Backbone
 from featpipe.codes import Codes
 from featpipe.extraction import Job as Extraction
-from featpipe.files import Lock
+from featpipe.files import Lock, remove_temporaries
 from featpipe.finetuning import result
 from featpipe.finetuning.course import Course
 from featpipe.finetuning.inputs import Inputs, Where, choose
@@ -46,6 +45,9 @@ from featpipe.protocol import (
 )
 
 __all__ = ["Job"]
+
+# What stands in the folder of an unfinished training.
+_UNFINISHED = ("codes.h5", "views.h5", "checkpoint.pt", "model.safetensors")
 
 Progress = Callable[[int, int, str], None]
 _SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 8, 32, 12
@@ -125,7 +127,12 @@ class Job:
                 if made and not any(folder.iterdir()):
                     folder.rmdir()
                 raise
-            shutil.rmtree(folder)
+            for name in _UNFINISHED:
+                (folder / name).unlink(missing_ok=True)
+                remove_temporaries(folder / name)
+            # Unless there are files of others in it.
+            with suppress(OSError):
+                folder.rmdir()
 
     def _divide(self, images: Codes | ImageSet) -> TuningRows:
         return tuning_rows(

@@ -13,6 +13,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `folder`, `table`, `ziparchive`, `tararchive`, `datasets` | a kind of source each |
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |
+| `colour` | the modes of Pillow to RGB |
 | `turbo` | the same pixels of plain JPEGs, faster |
 | `memory` | pixels of Pillow's without a copy |
 | `foreign` | what a file is that is no image |

@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from featpipe.images.decoding import to_rgb, upright
+from featpipe.images.colour import to_rgb
+from featpipe.images.decoding import upright
 from featpipe.images.folder import FileReader
 from featpipe.images.imageset import Failure, ImageError, ImageSet, Row, build
 from featpipe.images.naming import splits_of

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe.images import turbo
+from featpipe.images.colour import to_rgb
 from featpipe.images.foreign import foreign, unknown
 from featpipe.images.imageset import ImageError
 from featpipe.images.memory import rgbx
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["DECODING", "MAX_PIXELS", "Decoded", "decode", "to_rgb", "upright"]
+__all__ = ["DECODING", "MAX_PIXELS", "Decoded", "decode", "upright"]
 
 MAX_PIXELS = 1024**3 // 4 // 3
 """89,478,485: Pillow's own limit, which there is a warning and here an error."""
@@ -50,6 +51,10 @@ _PLUGINS = {
 # spare. 384 photos for 64 px moved the codes of two networks to a cosine of 0.9976 at
 # worst between twice and three times the size that is wanted, of 0.9992 above.
 _SPARE = 3
+
+# Counting stops here, and a GIF of more bytes than this is not counted.
+_MOST_FRAMES = 100
+_LONG_GIF = 2**24
 
 _SIDEWAYS = range(5, 9)
 """The EXIF orientations that exchange width and height."""
@@ -193,7 +198,7 @@ def _decode(content: bytes, target: int | None) -> Decoded:
         pixels = image.copy()  # counting frames may seek, and so empty `image`
     orientation = _orientation(image, notes)
     pixels = _turned(pixels, orientation)
-    _note_frames(image, notes)
+    _note_frames(image, notes, len(content))
     if scales:
         full = (height, width) if orientation in _SIDEWAYS else (width, height)
         return Decoded(pixels, tuple(notes), full)
@@ -252,72 +257,6 @@ def _open(content: bytes) -> Any:
     raise ImageError("decode", known)
 
 
-def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Image:
-    """Return the pixels as RGB by the rules of `DECODING`; add to ``notes``.
-
-    An image that is RGB already comes back itself. ``depth`` is the text of
-    ``image.tile`` before loading, which alone tells how wide the stored samples were.
-    """
-    mode = image.mode
-    if mode == "F" or mode.startswith("I"):
-        return _from_numbers(image, notes)
-    if image.has_transparency_data:
-        return _over_white(image, notes, depth)
-    if mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        notes.append("CMYK without Adobe marker, inks taken as inverted")
-    return image if mode == "RGB" else image.convert("RGB")
-
-
-def _from_numbers(image: Image.Image, notes: list[str]) -> Image.Image:
-    from PIL import Image
-
-    values = np.asarray(image)
-    deep = image.mode.startswith("I;16") or image.format == "PPM"
-    low, high = (0, 65535) if deep and image.mode != "F" else _range(values)
-    if image.mode == "F" or low < 0 or high > 65535:
-        notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
-        scale = 255 / (high - low) if high > low else 0.0
-        finite = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high)
-        grey: np.ndarray = (np.clip(finite, low, high) - low) * scale
-    elif deep or high > 255:
-        notes.append("16-bit scaled")
-        grey = values.astype(np.uint32) >> 8
-    else:
-        grey = values
-    picture = Image.fromarray(grey.astype(np.uint8))
-    hidden = image.info.get("transparency")
-    if isinstance(hidden, int) and bool((values == hidden).any()):
-        notes.append("alpha over white")
-        picture.paste(255, mask=Image.fromarray(values == hidden))
-    return picture.convert("RGB")
-
-
-def _range(values: np.ndarray) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-
-
-def _over_white(image: Image.Image, notes: list[str], depth: str) -> Image.Image:
-    from PIL import Image
-
-    hidden = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(hidden, tuple) and "16B" in depth:
-        # The PNG names a 16-bit colour, of whose pixels only the high bytes are left.
-        image = image.copy()
-        image.info["transparency"] = tuple(value >> 8 for value in hidden)
-    if image.mode == "L" and isinstance(hidden, int):
-        # Pillow widens 2- and 4-bit greys to 8 bits, but not the hidden one.
-        factor = 85 if "L;2" in depth else 17 if "L;4" in depth else 1
-        image = image.copy()
-        image.info["transparency"] = min(hidden * factor, 255)
-    rgba = image.convert("RGBA")
-    if rgba.getchannel("A").getextrema() == (255, 255):
-        return rgba.convert("RGB")
-    notes.append("alpha over white")
-    page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(page, rgba).convert("RGB")
-
-
 def upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
     """Turn ``pixels`` as the EXIF of ``source`` says; add to ``notes``."""
     return _turned(pixels, _orientation(source, notes))
@@ -359,14 +298,34 @@ def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
     return pixels if orientation == 1 else pixels.transpose(turns[orientation])
 
 
-def _note_frames(source: Any, notes: list[str]) -> None:
+def _note_frames(source: Any, notes: list[str], size: int) -> None:
     try:
-        n_frames = getattr(source, "n_frames", 1)
+        n_frames = _n_frames(source, size)
     except Exception:
         notes.append("first frame, number of frames unreadable")
         return
-    if n_frames > 1:
+    if n_frames is None:
+        notes.append(f"first of more than {_MOST_FRAMES} frames")
+    elif n_frames > 1:
         notes.append(f"first of {n_frames} frames")
+
+
+def _n_frames(source: Any, size: int) -> int | None:
+    """Count the frames; None if there are too many to count them in good time.
+
+    Pillow reads a TIFF page by page, 20,000 of them in 11 seconds; a GIF frame by
+    frame, faster; the other formats tell the number.
+    """
+    if source.format == "TIFF":
+        for k in range(1, _MOST_FRAMES + 1):
+            try:
+                source.seek(k)
+            except EOFError:
+                return k
+        return None
+    if source.format == "GIF" and size > _LONG_GIF:
+        return None
+    return int(getattr(source, "n_frames", 1))
 
 
 def _reason(error: BaseException) -> str:

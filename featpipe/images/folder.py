@@ -14,7 +14,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from featpipe.images.imageset import (
@@ -86,8 +86,12 @@ def _to_the_end(file: io.FileIO, begin: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def scan_folder(source: str, unlabelled: bool = False) -> ImageSet:
-    """List every regular file below a folder.
+def scan_folder(
+    source: str,
+    unlabelled: bool = False,
+    ignore: Callable[[str], bool] | None = None,
+) -> ImageSet:
+    """List every regular file below a folder, but those that ``ignore`` is true for.
 
     Links to files are files. A link to a folder is followed once: not where it leads
     back to a folder that it lies in, and not where another link led before. What is
@@ -102,7 +106,7 @@ def scan_folder(source: str, unlabelled: bool = False) -> ImageSet:
         If the folder itself cannot be listed.
     """
     root = os.path.abspath(source)
-    walk = _Walk(root)
+    walk = _Walk(root, ignore)
     rows = list(walk.files())
     failures = walk.failures
     wrapper = walk.wrapper(rows)
@@ -138,6 +142,7 @@ class _Walk:
     """One walk over a tree; a stack and no recursion, since trees may be deep."""
 
     root: str
+    ignore: Callable[[str], bool] | None = None
     folders: list[str] = field(default_factory=list)  # of the first two levels
     failures: list[Failure] = field(default_factory=list)
     n_hidden: int = 0
@@ -165,6 +170,8 @@ class _Walk:
             self.n_hidden += 1
             return
         path = folder.prefix + entry.name
+        if self.ignore is not None and self.ignore(os.path.join(self.root, path)):
+            return
         try:
             status = entry.stat()
         except OSError as error:

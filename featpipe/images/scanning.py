@@ -31,6 +31,7 @@ def scan(
     *,
     unlabelled: bool = False,
     limit: int | None = None,
+    ignore: Callable[[str], bool] | None = None,
 ) -> ImageSet:
     """List the images of a source, without looking into them.
 
@@ -59,6 +60,9 @@ def scan(
         Ignore what folder names (labels, columns) say: no label, no split.
     limit : int, optional
         Take this many images, evenly from all classes and splits, the first of each.
+    ignore : callable, optional
+        Takes the absolute path of an entry of a folder; true leaves it out, such as an
+        output that is written into the folder.
 
     Returns
     -------
@@ -82,7 +86,9 @@ def scan(
         folders that look like splits were taken for classes, or if class names differ
         only by capitals, blanks or Unicode form.
     """
-    images = source if isinstance(source, ImageSet) else _scan(source, unlabelled)
+    images = (
+        source if isinstance(source, ImageSet) else _scan(source, unlabelled, ignore)
+    )
     if unlabelled:
         images = images.without_labels()
     elif images is not source:
@@ -92,7 +98,11 @@ def scan(
     return images if limit is None else images.first(limit)
 
 
-def _scan(source: str | os.PathLike[str], unlabelled: bool) -> ImageSet:
+def _scan(
+    source: str | os.PathLike[str],
+    unlabelled: bool,
+    ignore: Callable[[str], bool] | None,
+) -> ImageSet:
     text = os.fspath(source)
     if not isinstance(text, str):
         raise TypeError(f"{source!r} is no source; give {_KINDS}")
@@ -101,7 +111,10 @@ def _scan(source: str | os.PathLike[str], unlabelled: bool) -> ImageSet:
 
         return scan_torchvision(text, unlabelled=unlabelled)
     try:
-        return _opener(text)(text, unlabelled)
+        opener = _opener(text)
+        if opener is scan_folder:
+            return scan_folder(text, unlabelled, ignore)
+        return opener(text, unlabelled)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no such folder or file: {text!r}") from error
     except PermissionError as error:

@@ -22,6 +22,10 @@ from featpipe.images.imageset import MAX_BYTES, ImageError, ImageSet, too_large
 
 __all__ = ["scan_zip"]
 
+# No image file holds so much air; a bomb does. Small members cost nothing.
+_RATIO = 100
+_UNSUSPECTED = 2**24
+
 
 def scan_zip(source: str, unlabelled: bool = False) -> ImageSet:
     """List a zip archive; members that are encrypted, links or too large fail.
@@ -64,6 +68,11 @@ def _zip_reason(info: zipfile.ZipInfo) -> str:
         return "encrypted"
     if max(info.file_size, info.compress_size) > MAX_BYTES:
         return too_large(max(info.file_size, info.compress_size))
+    if info.file_size > _UNSUSPECTED and info.file_size > _RATIO * info.compress_size:
+        return (
+            f"{info.file_size:,} bytes out of {info.compress_size:,}, more than "
+            f"{_RATIO} times as many; store it uncompressed if it is an image"
+        )
     if info.compress_type not in _DECOMPRESS:
         return f"compressed by method {info.compress_type}; use deflate"
     return ""

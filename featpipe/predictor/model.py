@@ -166,6 +166,9 @@ class Model:
         _require_fields("its fingerprint", record["fingerprint"], _FINGERPRINT)
         said = record["fingerprint"]["preprocessing"]
         _require_fields("its preprocessing", said, _PREPROCESSING)
+        for name in ("mean", "std"):
+            if not _are_three_numbers(said[name]):
+                raise ValueError(f"its preprocessing has {name}={said[name]!r:.60}")
         if record["classifier"] not in (*classifiers.NAMES, FINETUNE):
             raise ValueError(f"it names the classifier {record['classifier']!r}")
         tuned = record["classifier"] == FINETUNE
@@ -231,6 +234,11 @@ def _require_fields(
         # A bool is an int to Python, but not to us.
         if type(record[name]) not in allowed:
             raise ValueError(f"{what} has {name}={record[name]!r:.60}")
+
+
+def _are_three_numbers(values: list[Any]) -> bool:
+    numbers = all(type(value) in (int, float) for value in values)
+    return len(values) == 3 and numbers and bool(np.isfinite(values).all())
 
 
 def _require_arrays(coef: np.ndarray, intercept: np.ndarray, n_classes: int) -> None:

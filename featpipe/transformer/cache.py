@@ -147,6 +147,7 @@ class Cache:
         row = {digest.tobytes(): k for k, digest in enumerate(file.sha256)}
         at = np.array([row[digest] for digest in digests], np.int64)
         try:
+            file = codes.checked(file)
             found = [file.take(spec, at) for spec in self._specs(file)]
         except CodesError:
             if codes.read(file.path, check=False).stamp == file.stamp:
