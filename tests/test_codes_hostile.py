@@ -150,6 +150,14 @@ def odd_depth(h5):
     h5.move("codes/features:avg", "codes/..\x1b[31m")
 
 
+def odd_attribute(name, value, **options):
+    def change(h5):
+        del h5.attrs[name]
+        h5.attrs.create(name, value, **options)
+
+    return change
+
+
 HUGE = 2**50
 CODES = "codes/features:avg"
 HOSTILE = {
@@ -241,6 +249,22 @@ HOSTILE = {
     "odd format": (odd_format, "cannot be read|is not a featpipe"),
     "later version": (later_version, "format version 2;.*update featpipe"),
     "worded version": (worded_version, "format version"),
+    "format of fixed numbers": (odd_attribute("format", 7), "is not a featpipe"),
+    "version of several numbers": (odd_attribute("version", [1, 1]), "is no number"),
+    "version of one byte": (odd_attribute("version", np.int8(1)), "is no number"),
+    "version of a float": (odd_attribute("version", 1.0), "is no number"),
+    "version without a value": (
+        odd_attribute("version", h5py.Empty("i8")),
+        "is no number",
+    ),
+    "version of much text": (odd_attribute("version", "x" * 5000), "is no number"),
+    "decoding no object": (said('{"decoding": 5}'), "decoding in its provenance is 5"),
+    "shard no object": (said('{"shard": "x"}'), "shard in its provenance is 'x'"),
+    "shard with odd numbers": (said('{"shard": {"number": "0"}}'), "number in its"),
+    "a mode that is no text": (said('{"decoding": {"mode": []}}'), "mode in its dec"),
+    "mean no list": (said('{"preprocessing": {"mean": 1}}'), "mean in its prepro"),
+    "crop true": (said('{"preprocessing": {"crop": true}}'), "crop in its prepro"),
+    "asked of lists": (said('{"asked": [[]]}'), "asked in its provenance is no plain"),
     "something more": (extra, "not laid out as a codes file: / and 'more'"),
     "odd depth": (odd_depth, "which none can be called"),
 }

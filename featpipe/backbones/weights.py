@@ -237,7 +237,39 @@ def _read_file(path: Path) -> Mapping[str, Any]:
             f"weights file {str(path)!r} holds a {type(found).__name__}, not a state "
             "dict; save `network.state_dict()`"
         )
+    _require_plain(found, path)
     return found
+
+
+def _require_plain(found: Mapping[str, Any], path: Path) -> None:
+    """Refuse dicts that hold themselves, and tensors that are no plain numbers."""
+    stack, seen = [found], {id(found)}
+    while stack:
+        for key, value in stack.pop().items():
+            if isinstance(value, Tensor) and not _is_plain(value):
+                raise ValueError(
+                    f"weights file {str(path)!r} holds {key!r} as a "
+                    f"{str(value.layout).removeprefix('torch.')} tensor of "
+                    f"{str(value.dtype).removeprefix('torch.')}; save dense tensors of "
+                    "float32, float16, bfloat16 or float64"
+                )
+            if isinstance(value, Mapping):
+                if id(value) in seen:
+                    raise ValueError(
+                        f"weights file {str(path)!r} holds a dict, {key!r}, more than "
+                        "once or in itself; save `network.state_dict()`"
+                    )
+                seen.add(id(value))
+                stack.append(value)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    numbers = not tensor.is_floating_point() or tensor.dtype.itemsize > 1
+    return (
+        tensor.layout == torch.strided
+        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
+        and numbers
+    )
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -8,6 +8,7 @@ import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.voice import voice
+from featpipe.files import visible
 
 if TYPE_CHECKING:
     from featpipe.codes import Codes
@@ -154,7 +155,7 @@ def _text(text: str) -> Any:
     """Make a cell that shows brackets and odd bytes as they are."""
     from rich.text import Text
 
-    return Text(text.encode("utf-8", "backslashreplace").decode())
+    return Text(visible(text))
 
 
 def _said(values: Any) -> str:

@@ -11,6 +11,7 @@ from featpipe.cli.comparing import grid
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import image_progress
 from featpipe.cli.voice import voice
+from featpipe.files import visible
 
 if TYPE_CHECKING:
     from featpipe.predictor import Predictions, Predictor
@@ -340,4 +341,4 @@ def _cell(text: str) -> Any:
     """Make a cell that shows brackets and odd bytes as they are."""
     from rich.text import Text
 
-    return Text(text.encode("utf-8", "backslashreplace").decode())
+    return Text(visible(text))

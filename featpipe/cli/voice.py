@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from featpipe.files import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -52,11 +54,11 @@ class Voice:
     def remark(self, text: str) -> None:
         """Say something that is no result."""
         if not self.quiet:
-            self.err.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.err.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def result(self, text: str) -> None:
         """Say what came out."""
-        self.out.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.out.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def fail(self, error: BaseException) -> NoReturn:
         """Say what went wrong, in one line, and end with status 1."""
@@ -68,7 +70,9 @@ class Voice:
                 f"unexpected {type(error).__name__}: {text}; this is a fault of "
                 "featpipe: run again with --debug and report what it prints"
             )
-        self.err.print(f"error: {text}", markup=False, highlight=False, soft_wrap=True)
+        self.err.print(
+            f"error: {visible(text)}", markup=False, highlight=False, soft_wrap=True
+        )
         raise typer.Exit(1)
 
 

@@ -161,8 +161,8 @@ def _version(h5: h5py.File) -> int:
     version = h5py.h5a.open(h5.id, b"version")
     kind = version.get_type()
     scalar = version.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
-    size = {kind.get_size(), version.get_storage_size()}
-    if not isinstance(kind, h5py.h5t.TypeIntegerID) or not scalar or size != {8}:
+    number = isinstance(kind, h5py.h5t.TypeIntegerID) and kind.get_size() == 8
+    if not number or not scalar:
         raise CodesError("has a format version that is no number")
     value = np.empty((), np.int64)
     version.read(value)

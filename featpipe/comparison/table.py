@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featpipe.files import write_text
+from featpipe.files import visible, write_text
 from featpipe.scores import (
     OF_TRAINING,
     SIGNIFICANT,
@@ -197,7 +197,7 @@ class Comparison:
 
         yield self.table(full=options.max_width >= _WIDE)
         for note in self.notes:
-            yield Text(f"· {note}")
+            yield Text(f"· {visible(note)}")
 
     def to_frame(self) -> pandas.DataFrame:
         """Return the scores as a frame, one row a score, without paths and predictions.

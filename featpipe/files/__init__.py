@@ -8,6 +8,7 @@ and caches. Imports nothing else of featpipe and knows nothing of what a file me
 | `atomic` | write under a temporary name, sync, rename; devices and FIFOs written to |
 | `reserved` | a file for libhdf5 whose space is taken from the disk beforehand |
 | `lock` | one writer a file |
+| `names` | names as text that a terminal may show |
 | `outputs` | which names are one file, and which files belong to an output |
 """
 
@@ -21,6 +22,7 @@ from featpipe.files.atomic import (
     write_text,
 )
 from featpipe.files.lock import Lock, LockedError
+from featpipe.files.names import visible
 from featpipe.files.outputs import (
     belongs_to,
     follow_links,
@@ -42,6 +44,7 @@ __all__ = [
     "require_distinct",
     "require_writable",
     "sync_folder",
+    "visible",
     "write_bytes",
     "write_text",
 ]

@@ -132,7 +132,7 @@ def _lines(source: str) -> Iterator[_Line]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                raise ValueError(f"{source!r}, line {number}: {error}") from error
+                raise _unreadable(source, number, error) from error
             if cells is None:
                 return
             if not any(cells):
@@ -149,11 +149,21 @@ def _lines(source: str) -> Iterator[_Line]:
             yield _Line(number, Row(path, label, split, group))
 
 
+def _unreadable(source: str, number: int, error: csv.Error) -> ValueError:
+    return ValueError(
+        f"{source!r}, line {number}: {error}; a table of images has short fields: look "
+        "for a quotation mark that is never closed"
+    )
+
+
 def _header(source: str, line: str) -> tuple[str, list[str]]:
     """Return the delimiter, and the names of the columns in small letters."""
     tabbed = source.lower().endswith((".tsv", ".tab"))
     for delimiter in "\t,;" if tabbed else ",;\t":
-        cells = next(csv.reader([line], delimiter=delimiter), [])
+        try:
+            cells = next(csv.reader([line], delimiter=delimiter), [])
+        except csv.Error as error:
+            raise _unreadable(source, 1, error) from error
         names = [cell.strip().casefold() for cell in cells]
         if "path" in names:
             if twice := [name for name in _COLUMNS if names.count(name) > 1]:

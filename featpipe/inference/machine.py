@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from numbers import Integral
 
 __all__ = ["Machine"]
 
@@ -40,8 +41,11 @@ class Machine:
             ("batch size", self.batch_size),
             ("workers", self.workers),
         ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value!r}; use >= 1")
+            if value is None:
+                continue
+            number = isinstance(value, Integral) and not isinstance(value, bool)
+            if not number or value < 1:
+                raise ValueError(f"{name} is {value!r}; use >= 1, a whole number")
 
     @property
     def n_workers(self) -> int:

@@ -80,8 +80,18 @@ class Recipe:
             raise ValueError(
                 f"unknown dtype {self.dtype!r}; use {' or '.join(_DTYPES)}"
             )
+        if not isinstance(self.backbone, str) or not self.backbone:
+            raise ValueError(
+                f"the backbone is {self.backbone!r}; give the name of a network, as "
+                "'resnet50'"
+            )
         if not self.depths:
             raise ValueError("no depth was asked for; give one, or leave it out")
+        for depth in self.depths:
+            if not isinstance(depth, str):
+                raise ValueError(
+                    f"the depth is {depth!r}; give the name of a node, as 'penultimate'"
+                )
 
     def request(self) -> dict[str, Any]:
         """Return all that decides the network, as JSON, without torch.

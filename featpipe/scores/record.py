@@ -206,6 +206,11 @@ def read_json(path: str | os.PathLike) -> list[Score]:
             Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
         )
         return [Score.from_dict(record) for record in document["scores"]]
+    except RecursionError as err:
+        raise ValueError(
+            f"{str(path)!r} is not a scores file (nested too deep); give one written "
+            "by `compare --json` or `finetune --json`"
+        ) from err
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise ValueError(
             f"{str(path)!r} is not a scores file ({err}); give one written by "

@@ -181,6 +181,10 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return cache.codes(image_set, self.timeout)
 
     def _recipe(self) -> Recipe:
+        if not isinstance(self.depth, str):
+            raise ValueError(
+                f"depth is {self.depth!r}; give the name of a node, as 'penultimate'"
+            )
         return Recipe(
             backbone=self.backbone,
             weights=None if self.weights is None else os.fspath(self.weights),
