@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from featpipe.comparison.judging import Row
 from featpipe.comparison.table import Comparison
+from featpipe.files import visible
 from featpipe.scores import Score, images_needed
 
 if TYPE_CHECKING:
@@ -97,11 +98,12 @@ def describe(found: Comparison) -> Iterator[RenderableType]:
 def _table(*headers: tuple[str, bool]) -> RenderableType:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for text, number in headers:
         if number:
-            table.add_column(text, justify="right", no_wrap=True)
+            table.add_column(Text(visible(text)), justify="right", no_wrap=True)
         else:
             table.add_column(text, overflow="fold")
     return table
@@ -119,7 +121,7 @@ def _classes(found: Comparison) -> RenderableType:
     table = _table(("class", False), *((each, True) for each in figures))
     for *shares, n, name in lines[:_MOST_CLASSES]:
         cells = (f"{100 * share:.1f}" for share in shares)
-        table.add_row(Text(name), *cells, f"{n:,}")  # type: ignore[union-attr]
+        table.add_row(Text(visible(name)), *cells, f"{n:,}")  # type: ignore[union-attr]
     if len(lines) > _MOST_CLASSES:
         table.caption = f"the worst {_MOST_CLASSES} of {len(lines):,}"  # type: ignore[union-attr]
     return table
@@ -145,14 +147,14 @@ def _confusions(found: Comparison) -> Iterator[RenderableType]:
                 )
                 for other in names
             ]
-            table.add_row(Text(label), *cells)  # type: ignore[union-attr]
+            table.add_row(Text(visible(label)), *cells)  # type: ignore[union-attr]
         yield table
         return
     yield Text("Confused most", style="bold")
     table = _table(("label", False), ("taken for", False), ("images", True))
     wrong = [(pair, n) for pair, n in pairs.most_common() if pair[0] != pair[1]]
     for (label, predicted), n in wrong[:_MOST]:
-        table.add_row(Text(label), Text(predicted), f"{n:,}")  # type: ignore[union-attr]
+        table.add_row(Text(visible(label)), Text(visible(predicted)), f"{n:,}")  # type: ignore[union-attr]
     yield table
 
 
@@ -172,15 +174,11 @@ def _mistakes(found: Comparison) -> Iterator[RenderableType]:
     headers = [("path", False), ("label", False), ("taken for", False)]
     table = _table(*headers, *([("sure %", True)] if sure else []))
     for each in wrong[:_MOST]:
-        cells = [Text(_printable(each.path)), Text(each.label), Text(each.predicted)]
+        cells = [Text(visible(t)) for t in (each.path, each.label, each.predicted)]
         if each.confidence is not None:
             cells.append(Text(f"{100 * each.confidence:.0f}"))
         table.add_row(*cells)  # type: ignore[union-attr]
     yield table
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def describe_needed(scores: Sequence[Score], labels: Sequence[str]) -> str:

@@ -120,7 +120,7 @@ class Comparison:
         table = Table(
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
-            title=Text(self.headline) if self.headline else None,
+            title=Text(visible(self.headline)) if self.headline else None,
             caption=Text(self._legend()),
         )
         table.title_justify = table.caption_justify = "left"
@@ -132,7 +132,10 @@ class Comparison:
                 number = "right" if text else "left"
                 table.add_column(text, justify=number, no_wrap=True)  # type: ignore[arg-type]
         for score, cells in zip(self.scores, rows, strict=True):
-            table.add_row(*map(Text, cells), style="bold" if score.recommended else "")
+            table.add_row(
+                *map(Text, map(visible, cells)),
+                style="bold" if score.recommended else "",
+            )
         return table
 
     @property
