@@ -1,19 +1,24 @@
 """How fast images become codes, beside the usual script and the limit of the chip.
 
-In one run, contenders taking turns round after round, each in a process of its own::
+In one run, contenders taking turns round after round, in one order and then the other,
+each in a process of its own::
 
-    python benchmarks/extraction.py PHOTOS --networks resnet50 mini --rounds 3
+    python benchmarks/extraction.py PHOTOS --networks resnet50 mini --rounds 4
+    python benchmarks/extraction.py PHOTOS --networks resnet50 --device cuda
 
 ``PHOTOS`` is any folder of class folders with JPEGs, of which ``--images`` are taken
 evenly; the 12-megapixel set is made from them by upscaling and encoding again. Printed
 are medians over rounds: images a second, each contender's ratio to the usual script
-(the better of two batch sizes) and to the forward passes alone, and the peak memory of
-its process. Building the network is left out for everybody (featpipe builds it inside;
-that time is measured and taken off). bf16 takes part where the processor has it.
+(the best of its batch sizes and numbers of workers: one, half of the processors, all)
+and to the forward passes alone (the better of plain torch and featpipe's backbone), and
+the peak memory of its process. Building the network is left out for everybody (featpipe
+builds it inside; that time is measured and taken off). bf16 takes part where the device
+has it. What featpipe remembers of earlier runs is left alone: it begins with none.
 """
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -22,6 +27,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -33,8 +39,10 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms import v2
 
 import featpipe
+from featpipe.backbones import Backbone
 from featpipe.backbones.mini import Mini
-from featpipe.inference import Recipe
+from featpipe.inference import Machine, Recipe
+from featpipe.inference.execution import processor
 from featpipe.inference.network import Network
 
 # The last maps of each network; averaged, they are what featpipe calls penultimate.
@@ -44,7 +52,9 @@ NODES = {
     "mobilenet_v2": "features",
     "resnet50": "layer4",
 }
-BATCHES = (4, 8, 16, 32)
+BATCHES = {"cpu": (4, 8, 16, 32), "cuda": (128, 256)}
+USUAL_BATCHES = {"cpu": (32, 64), "cuda": (128, 256)}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Contender = Callable[[Path], float]
 
 
@@ -76,18 +86,31 @@ def transform_of(name: str) -> Callable[[Image.Image], torch.Tensor]:
     return get_model_weights(name).DEFAULT.transforms()
 
 
-def usual_script(name: str, batch: int, photos: Path) -> float:
-    """Run the script of torchvision's documentation: DataLoader, two workers, fp32."""
-    network = cut_of(name)
+def usual_script(
+    name: str, batch: int, n_workers: int, device: str, photos: Path
+) -> float:
+    """Run the script of torchvision's documentation: DataLoader, eager network.
+
+    In float32 on a processor; on a GPU in bf16 by autocast, from pinned memory.
+    """
+    network = cut_of(name).to(device)
     images = ImageFolder(str(photos), transform_of(name))
+    on_gpu = device != "cpu"
     start = time.perf_counter()
     # Forked, as it is from a script; here, in a spawned process, it would be spawned.
     loader = torch.utils.data.DataLoader(
-        images, batch_size=batch, num_workers=2, multiprocessing_context="fork"
+        images,
+        batch_size=batch,
+        num_workers=n_workers,
+        pin_memory=on_gpu,
+        multiprocessing_context="fork",
     )
-    with torch.no_grad():
-        codes = [network(x)["map"].mean(dim=(2, 3)) for x, _ in loader]
-    torch.cat(codes).numpy()
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=on_gpu):
+        codes = [
+            network(x.to(device, non_blocking=True))["map"].mean(dim=(2, 3)).cpu()
+            for x, _ in loader
+        ]
+    torch.cat(codes).float().numpy()
     return len(images) / (time.perf_counter() - start)
 
 
@@ -113,76 +136,125 @@ def fastest_of(name: str, dtype: torch.dtype) -> nn.Module:
     return network.to(dtype, memory_format=torch.channels_last)
 
 
-def forward_alone(name: str, dtype: torch.dtype, photos: Path) -> float:
+def forward_alone(name: str, precision: str, device: str, photos: Path) -> float:
     """Run the network on pixels in memory, as many as there are photos.
 
-    The best of several batch sizes, and of two ways to use the processors: all of them
-    for one batch, or each of them for a batch of its own.
+    The best of several batch sizes, of plain torch and featpipe's backbone, and of two
+    ways to use the processors: all of them for one batch, or each for one of its own.
     """
     count = min(sum(path.is_file() for path in photos.rglob("*")), 96)
     threads = torch.get_num_threads()
-    rates = [
-        rate(name, dtype, count, batch, *way)
-        for batch in BATCHES
-        for way in {(1, threads), (threads, 1)}
-    ]
+    ways = {(1, threads), (threads, 1)} if device == "cpu" else {(1, threads)}
+    recipe = Recipe(name, "none")
+    (ours, *_) = Network(recipe, Machine(device)).lanes(["penultimate"], precision)
+    rates = []
+    for batch in BATCHES[device]:
+        for forward in (
+            plain_forward(name, PRECISIONS[precision], device, batch),
+            own_forward(ours, batch),
+        ):
+            n_images = count if device == "cpu" else 20 * batch
+            rates += [rate(forward, batch, n_images, *way) for way in ways]
     torch.set_num_threads(threads)
     return max(rates)
 
 
-def rate(
-    name: str, dtype: torch.dtype, count: int, batch: int, lanes: int, threads: int
-) -> float:
-    """Give the images a second of so many lanes of so many threads."""
-    network = fastest_of(name, dtype)
-    side = 64 if name == "mini" else 224
-    x = torch.randn(batch, 3, side, side).to(dtype)
-    x = x.to(memory_format=torch.channels_last)
+def side_of(name: str) -> int:
+    """Return the side of the square that a network sees."""
+    return 64 if name == "mini" else 224
 
-    def forward(_: int) -> None:
+
+def plain_forward(
+    name: str, dtype: torch.dtype, device: str, batch: int
+) -> Callable[[], object]:
+    """Return a forward pass of plain torch on random pixels."""
+    network = fastest_of(name, dtype).to(device)
+    side = side_of(name)
+    x = torch.randn(batch, 3, side, side).to(device, dtype)
+    x = x.to(memory_format=torch.channels_last)
+    return lambda: network(x)["map"].mean(dim=(2, 3))
+
+
+def own_forward(backbone: Backbone, batch: int) -> Callable[[], object]:
+    """Return a forward pass of featpipe's backbone on random pixels."""
+    side = backbone.preprocessing.crop
+    pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
+    pixels = pixels.to(backbone.device)
+    return lambda: backbone(pixels)
+
+
+def rate(
+    forward: Callable[[], object], batch: int, count: int, lanes: int, threads: int
+) -> float:
+    """Return the images a second of so many lanes of so many threads."""
+
+    def once(_: int) -> None:
         with torch.inference_mode():
-            network(x)["map"].mean(dim=(2, 3))
+            forward()
+
+    def finish() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     begin = partial(torch.set_num_threads, threads)
     with ThreadPoolExecutor(lanes, initializer=begin) as pool:
-        list(pool.map(forward, range(lanes)))
+        list(pool.map(once, range(lanes)))
         n_batches = -(-count // batch)
+        finish()
         start = time.perf_counter()
-        list(pool.map(forward, range(n_batches)))
+        list(pool.map(once, range(n_batches)))
+        finish()
         return n_batches * batch / (time.perf_counter() - start)
 
 
-def with_featpipe(name: str, asked: dict[str, str], photos: Path) -> float:
+def with_featpipe(name: str, asked: dict[str, Any], device: str, photos: Path) -> float:
     """Run the whole of `featpipe.extract`, file and all, less building the network."""
-    asked = {"weights": "none", **asked}
+    recipe = Recipe(name, "none", **asked)
     start = time.perf_counter()
-    Network(Recipe(name, **asked)).lanes(["penultimate"], asked["precision"])
+    Network(recipe, Machine(device)).lanes(["penultimate"], asked["precision"])
     building = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        codes = featpipe.extract(photos, Path(folder) / "x.h5", backbone=name, **asked)
+        codes = featpipe.extract(
+            photos,
+            Path(folder) / "x.h5",
+            backbone=name,
+            weights="none",
+            device=device,
+            **asked,
+        )
         seconds = time.perf_counter() - start - building
     return len(codes) / seconds
 
 
-def contenders(name: str) -> dict[str, Contender]:
+def contenders(name: str, device: str) -> dict[str, Contender]:
     """List who takes part."""
-    fp32 = {"precision": "fp32"}
-    scaled = {"precision": "fp32", "decoding": "scaled"}
-    found = {
-        "featpipe fp32": partial(with_featpipe, name, fp32),
-        "featpipe fp32, scaled": partial(with_featpipe, name, scaled),
-        "usual script, batch 32": partial(usual_script, name, 32),
-        "usual script, batch 64": partial(usual_script, name, 64),
-        "one at a time": partial(one_at_a_time, name),
-        "forward alone, fp32": partial(forward_alone, name, torch.float32),
-    }
-    able = torch.cpu.get_capabilities()
-    if able.get("avx512_bf16") or able.get("amx_bf16"):
-        bf16 = {"precision": "bf16"}
-        found["featpipe bf16"] = partial(with_featpipe, name, bf16)
-        found["forward alone, bf16"] = partial(forward_alone, name, torch.bfloat16)
+    found: dict[str, Contender] = {}
+    for precision in precisions(device):
+        for decoding in ("exact", "scaled"):
+            asked = {"precision": precision, "decoding": decoding}
+            key = f"featpipe {precision}, {decoding}"
+            found[key] = partial(with_featpipe, name, asked, device)
+    n = os.cpu_count() or 1
+    for batch in USUAL_BATCHES[device]:
+        for n_workers in sorted({1, max(n // 2, 1), n}):
+            key = f"usual script, batch {batch}, workers {n_workers}"
+            found[key] = partial(usual_script, name, batch, n_workers, device)
+    if device == "cpu":
+        found["one at a time"] = partial(one_at_a_time, name)
+    for precision in precisions(device):
+        forward = partial(forward_alone, name, precision, device)
+        found[f"forward alone, {precision}"] = forward
     return found
+
+
+def precisions(device: str) -> list[str]:
+    """List what the device multiplies by itself."""
+    if device != "cpu":
+        return ["fp32", "bf16"]
+    able = torch.cpu.get_capabilities()
+    native = able.get("avx512_bf16") or able.get("amx_bf16")
+    return ["fp32", "bf16"] if native else ["fp32"]
 
 
 def turn(run: Contender, photos: Path) -> tuple[float, float]:
@@ -191,17 +263,20 @@ def turn(run: Contender, photos: Path) -> tuple[float, float]:
     return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure(name: str, photos: dict[str, Path], warm: Path, rounds: int) -> None:
+def measure(
+    name: str, device: str, photos: dict[str, Path], warm: Path, rounds: int
+) -> None:
     """Run all contenders in turn, round after round, and print a table a set."""
     spawn = multiprocessing.get_context("spawn")
-    taking_part = contenders(name)
+    taking_part = contenders(name, device)
     seats = {key: ProcessPoolExecutor(1, mp_context=spawn) for key in taking_part}
     for key, run in taking_part.items():
         seats[key].submit(turn, run, warm).result()
     for what, folder in photos.items():
         found: dict[str, list[tuple[float, float]]] = {key: [] for key in taking_part}
-        for _ in range(rounds):
-            for key, run in taking_part.items():
+        for number in range(rounds):
+            # In both orders: who comes first may find the machine quieter.
+            for key, run in list(taking_part.items())[:: 1 if number % 2 == 0 else -1]:
                 found[key].append(seats[key].submit(turn, run, folder).result())
         show(f"{name}, {what}", found)
     for seat in seats.values():
@@ -252,20 +327,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--networks", nargs="+", default=list(NODES), choices=NODES)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--images", type=int, default=384, help="ordinary photos")
     parser.add_argument("--large", type=int, default=24, help="12-megapixel ones; or 0")
     asked = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    where = processor() if asked.device == "cpu" else torch.cuda.get_device_name()
+    print(f"torch {torch.__version__}, {where}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         photos = {"ordinary photos": some(asked.photos, folder / "some", asked.images)}
         if asked.large:
             path = large(asked.photos, folder / "large", asked.large)
             photos["12-megapixel photos"] = path
         warm = some(asked.photos, folder / "warm", 8)
         for name in asked.networks:
-            measure(name, photos, warm, asked.rounds)
+            measure(name, asked.device, photos, warm, asked.rounds)
 
 
 if __name__ == "__main__":
