@@ -64,7 +64,7 @@ def fit_nested(
         ]
     batch = _Batch(parts)
     prepared = [
-        one._prepare(X[part.train], y[part.train])
+        one._prepare(solvers.shared_rows(X, part.train), y[part.train])
         for one, part in zip(models, parts, strict=True)
     ]
     judges = [

@@ -37,6 +37,7 @@ def compare(
     device: o.Device = "auto",
     memory: o.Memory = None,
     seed: o.Seed = 0,
+    full_path: o.FullPath = False,
 ) -> None:
     """Train classifiers on cached codes and compare them honestly.
 
@@ -85,6 +86,7 @@ def compare_codes(asked: dict[str, Any]) -> None:
             device=asked["device"],
             memory=asked["memory"],
             seed=asked["seed"],
+            full_path=asked["full_path"],
             progress=progress,
         )
     voice.out.print(found)

@@ -310,6 +310,14 @@ Folds = Annotated[
         rich_help_panel=_PROTOCOL,
     ),
 ]
+FullPath = Annotated[
+    bool,
+    typer.Option(
+        "--full-path",
+        help="Solve every C, also those that could hardly be chosen.",
+        rich_help_panel=_PROTOCOL,
+    ),
+]
 CGrid = Annotated[
     str | None,
     typer.Option(

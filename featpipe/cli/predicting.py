@@ -61,6 +61,15 @@ def fit(
     device: o.Device = "auto",
     memory: o.Memory = None,
     seed: o.Seed = 0,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="F.json",
+            help="Take C from this record of `compare --json`, on the same file with "
+            "the same options, instead of searching again.",
+        ),
+    ] = None,
 ) -> None:
     """Fit one classifier on all training rows, bound to the recipe of its codes.
 
@@ -72,6 +81,7 @@ def fit(
         featpipe fit flowers.h5 -o flowers.model
         featpipe fit flowers.h5 --classifier svm --depth layer3 -o flowers.model
         featpipe fit flowers.h5 -o flowers.model --embed-weights
+        featpipe fit flowers.h5 -o flowers.model --scores scores.json
     """
     from featpipe.predictor import fit as fitted
 
@@ -89,6 +99,7 @@ def fit(
         memory=memory,
         seed=seed,
         weights=weights,
+        recorded=scores,
     )
     model.using(backbone=backbone).save(output, embed_weights=embed_weights)
     _say_fit(model, output)

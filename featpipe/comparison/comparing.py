@@ -39,6 +39,7 @@ def compare(
     device: str = "auto",
     memory: str | int | None = None,
     seed: int = 0,
+    full_path: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare classifiers on the cached codes of one or several files.
@@ -78,6 +79,8 @@ def compare(
         What their fits may use, ``"8GB"`` or bytes.
     seed : int
         The same seed gives the same table.
+    full_path : bool
+        Whether every C is solved, also those that could hardly be chosen.
     progress : callable, optional
         Called as ``progress(n_done, n_fits, what)`` before each fit and at the end.
 
@@ -124,6 +127,7 @@ def compare(
         device=device,
         memory=memory,
         seed=seed,
+        full_path=full_path,
     )
     y = _mask_held_out(labelled.labels, protocol)
     twins = duplicates.report(sources, chosen, labelled, protocol.sides)
@@ -153,6 +157,7 @@ def compare(
         headline=nested_choice(asked, judged),
         majority_accuracy=judged.majority_accuracy,
         confidence=details.confidence_of(rank(asked)),
+        options={"folds": folds, "metric": metric, "class_weight": class_weight},
     )
 
 
@@ -212,6 +217,8 @@ def _fit_all(
     progress: Progress,
 ) -> tuple[list[Row], list[str]]:
     """Fit every contender; codes of one depth at a time are in memory."""
+    from featpipe.solvers import share_codes
+
     names = list(dict.fromkeys(name for name in classifiers if name != "ensemble"))
     with_ensemble = "ensemble" in classifiers
     total = len(names) * sum(map(len, chosen)) + len(sources) * with_ensemble
@@ -224,10 +231,12 @@ def _fit_all(
         for depth in depths:
             X = source.arrays(depth)
             fitted: dict[str, Fitted] = {}
-            for name in names:
-                progress(len(rows), total, f"{name} on {depth}")
-                fitted[name] = contend(name, X, y, protocol, settings)
-                rows.append(Row(source, depth, X.shape[1], name, fitted[name]))
+            # Standardised once, and in one eigenbasis, for all classifiers.
+            with share_codes():
+                for name in names:
+                    progress(len(rows), total, f"{name} on {depth}")
+                    fitted[name] = contend(name, X, y, protocol, settings)
+                    rows.append(Row(source, depth, X.shape[1], name, fitted[name]))
             if depth in alone and len(alone) > 1:
                 progress(len(rows), total, f"ensemble on {depth}")
                 logistic = fitted.get("logistic") or contend(

@@ -39,6 +39,7 @@ class Settings:
     device: str = "auto"
     memory: str | int | None = None
     seed: int = 0
+    full_path: bool = False
 
     def make(self, name: str, C: float | str, cv: Pairs | int = 5) -> ClassifierMixin:
         """Make one of our estimators."""
@@ -51,6 +52,7 @@ class Settings:
             class_weight=self.class_weight,
             device=self.device,
             memory=self.memory,
+            full_path=self.full_path,
             random_state=self.seed,
         )
 
@@ -155,9 +157,19 @@ def _fit(
         inner = [classifiers.Part(part.train, part.selection) for part in parts]
         return classifiers.fit_nested(settings.make(name, "auto"), X, y, inner)
     return [
-        settings.make(name, C, part.selection).fit(take(X, part.train), y[part.train])
+        settings.make(name, C, part.selection).fit(
+            _training_rows(X, part.train), y[part.train]
+        )
         for part, C in zip(parts, Cs, strict=True)
     ]
+
+
+def _training_rows(X: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return training rows as a view, or as the copy that other classifiers got."""
+    from featpipe.solvers import shared_rows
+
+    taken = take(X, rows)
+    return taken if taken.base is not None else shared_rows(X, rows)
 
 
 def spread(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:

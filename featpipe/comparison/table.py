@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,8 @@ class Comparison:
     confidence : list of float or None
         Probability of what the recommended row predicts, by judged image; None where
         no row on its codes has probabilities.
+    options : dict
+        What was asked for beside the seed: ``folds``, ``metric``, ``class_weight``.
     """
 
     scores: list[Score]
@@ -80,6 +82,7 @@ class Comparison:
     headline: str = ""
     majority_accuracy: float = float("nan")
     confidence: list[float] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def recommended(self) -> Score:
@@ -221,7 +224,7 @@ class Comparison:
 
     def write_json(self, path: str | os.PathLike) -> None:
         """Write the score document: strict JSON, whole or not at all."""
-        write_json(path, self.scores, seed=self.seed)
+        write_json(path, self.scores, seed=self.seed, options=self.options)
 
     def write_csv(self, path: str | os.PathLike) -> None:
         """Write the scores flat: the curve as JSON, warnings joined by ``; ``."""

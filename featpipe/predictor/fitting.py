@@ -20,6 +20,7 @@ from featpipe import classifiers, codes, scores
 from featpipe.codes import Codes, CodesError
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
+from featpipe.predictor.recorded import check_rows, find_record
 from featpipe.protocol import Part, given_groups, plan, resolve_C
 from featpipe.scores import Score
 
@@ -40,6 +41,7 @@ def fit(
     memory: str | int | None = None,
     seed: int = 0,
     weights: str | os.PathLike[str] | None = None,
+    recorded: str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Fit one classifier on cached codes, and bind it to the recipe of the codes.
 
@@ -73,6 +75,10 @@ def fit(
     weights : path, optional
         Where the backbone's weights are, if they came from a file; remembered as a
         hint. Default: its name is looked for here and beside the codes.
+    recorded : path, optional
+        A score document of `featpipe.compare` on the same file with the same options:
+        C, its curve and its score are taken from there instead of being searched for
+        again.
 
     Returns
     -------
@@ -98,9 +104,19 @@ def fit(
     recipe = _recipe(file, weights)
     depth = _depth(file, depth)
     part, protocol = _part(file, folds, seed)
+    record = None
+    if recorded is not None:
+        if C != "auto":
+            raise ValueError(f"C={C!r} and a record of C were given; give one of them")
+        asked = {"folds": folds, "metric": metric, "class_weight": class_weight}
+        grid = None if Cs is None else np.sort(np.asarray(Cs, float))
+        held = [file.paths[row] for row in part.held]
+        record = find_record(recorded, (classifier, depth), seed, asked, grid)
+        check_rows(record, len(part.train), held, recorded)
+    chosen = resolve_C(part, C, Cs) if record is None else record.C
     estimator = classifiers.make(
         classifier,
-        C=resolve_C(part, C, Cs),
+        C=chosen,
         Cs=Cs,
         cv=part.selection,
         metric=metric,
@@ -116,6 +132,9 @@ def fit(
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(X[part.train], y[part.train])
     seconds = time.perf_counter() - start
+    if record is not None:
+        estimator.cv_score_ = float(record.cv_accuracy or np.nan)
+        estimator.C_curve_ = np.array(record.C_curve, float)
     model = Model(
         classifier=classifier,
         C=estimator.C_,

@@ -21,7 +21,9 @@ from featpipe.scores.measures import METRICS, judge
 from featpipe.scores.paired import SIGNIFICANT, holm, mcnemar, sign_flip
 from featpipe.scores.record import (
     OF_TRAINING,
+    Document,
     Score,
+    read_document,
     read_json,
     write_json,
 )
@@ -31,6 +33,7 @@ __all__ = [
     "METRICS",
     "OF_TRAINING",
     "SIGNIFICANT",
+    "Document",
     "Score",
     "accuracy_interval",
     "detectable_difference",
@@ -45,6 +48,7 @@ __all__ = [
     "judge",
     "max_t",
     "mcnemar",
+    "read_document",
     "read_json",
     "sign_flip",
     "wilson",

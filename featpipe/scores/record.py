@@ -14,7 +14,14 @@ import numpy as np
 
 from featpipe.files import write_text
 
-__all__ = ["OF_TRAINING", "Score", "read_json", "write_json"]
+__all__ = [
+    "OF_TRAINING",
+    "Document",
+    "Score",
+    "read_document",
+    "read_json",
+    "write_json",
+]
 
 OF_TRAINING = ("trained", "image_passes")
 """Fields that only the scores of trained networks have."""
@@ -173,8 +180,40 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: str | os.PathLike, scores: Sequence[Score], *, seed: int) -> None:
+@dataclass(frozen=True)
+class Document:
+    """The scores of one command, and what they depend on beside the codes.
+
+    Attributes
+    ----------
+    seed : int or None
+    options : dict
+        ``folds``, ``metric`` and ``class_weight`` of a comparison; empty where the
+        file does not say.
+    scores : list of Score
+    """
+
+    seed: int | None
+    options: dict[str, Any]
+    scores: list[Score]
+
+
+def write_json(
+    path: str | os.PathLike,
+    scores: Sequence[Score],
+    *,
+    seed: int,
+    options: dict[str, Any] | None = None,
+) -> None:
     """Write the document of section 5 of the design: strict JSON, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    scores : sequence of Score
+    seed : int
+    options : dict, optional
+        What a comparison was asked for beside its seed, for ``fit --scores``.
 
     Raises
     ------
@@ -186,13 +225,19 @@ def write_json(path: str | os.PathLike, scores: Sequence[Score], *, seed: int) -
     document = {
         "featpipe": __version__,
         "seed": seed,
+        **({"options": _plain(options)} if options else {}),
         "scores": [score.as_dict() for score in scores],
     }
     write_text(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> list[Score]:
-    """Read the scores of a document written by `write_json`.
+    """Read the scores of a document written by `write_json`; raises as it does."""
+    return read_document(path).scores
+
+
+def read_document(path: str | os.PathLike) -> Document:
+    """Read a document written by `write_json`.
 
     Raises
     ------
@@ -205,7 +250,8 @@ def read_json(path: str | os.PathLike) -> list[Score]:
         document = json.loads(
             Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
         )
-        return [Score.from_dict(record) for record in document["scores"]]
+        scores = [Score.from_dict(record) for record in document["scores"]]
+        return Document(document.get("seed"), dict(document.get("options", {})), scores)
     except RecursionError as err:
         raise ValueError(
             f"{str(path)!r} is not a scores file (nested too deep); give one written "

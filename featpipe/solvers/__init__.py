@@ -7,7 +7,7 @@ the order of a fit: `problem`, `standardize`, `eigenbasis` and `fold_codes`, `lo
 `path`.
 """
 
-from featpipe.solvers.eigenbasis import share_codes
+from featpipe.solvers.eigenbasis import share_codes, shared_rows
 from featpipe.solvers.path import solve, solve_path
 from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
 from featpipe.solvers.selection import Judge
@@ -21,6 +21,7 @@ __all__ = [
     "Split",
     "Start",
     "share_codes",
+    "shared_rows",
     "solve",
     "solve_path",
 ]

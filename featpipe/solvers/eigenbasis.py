@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from featpipe.solvers.fold_codes import FoldCodes, RotatedCodes, SharedCodes
 from featpipe.solvers.problem import Options, Problem, Split
 from featpipe.solvers.standardize import Moments, Rows, fold_moments
 
-__all__ = ["fold_codes", "gram_matrices", "share_codes"]
+__all__ = ["fold_codes", "gram_matrices", "share_codes", "shared_rows"]
 
 # Directions of smaller relative eigenvalue are rounding.
 RANK = 1e-12
@@ -31,7 +32,7 @@ HALVED = 128
 
 # What was made inside the block, and beside it the array, so that its address is not
 # used again.
-_made: ContextVar[dict[Hashable, tuple[np.ndarray, FoldCodes]] | None] = ContextVar(
+_made: ContextVar[dict[Hashable, tuple[np.ndarray, Any]] | None] = ContextVar(
     "made", default=None
 )
 
@@ -44,6 +45,18 @@ def share_codes() -> Iterator[None]:
         yield
     finally:
         _made.reset(token)
+
+
+def shared_rows(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return a copy of some rows, the same one each time inside the block."""
+    made = _made.get()
+    if made is None:
+        return codes[rows]
+    where = codes.__array_interface__["data"][0], codes.shape, codes.strides
+    key = where, hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
+    if key not in made:
+        made[key] = codes, codes[rows]
+    return made[key][1]
 
 
 def fold_codes(
