@@ -64,6 +64,16 @@ def finetune(
         int,
         typer.Option("--epochs", min=1, metavar="N", rich_help_panel=_TRAINING),
     ] = 10,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            metavar="SECONDS",
+            help="Stop when the probe is beaten beyond noise, cannot be, or time is "
+            "over; with --init probe.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = None,
     lr: Annotated[
         float | None,
         typer.Option(
@@ -212,6 +222,7 @@ def finetune(
             train=train,
             init=init.value,
             epochs=epochs,
+            budget=budget,
             lr=lr,
             backbone_lr=backbone_lr,
             optimiser=optimiser.value,

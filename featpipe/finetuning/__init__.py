@@ -55,6 +55,7 @@ def finetune(
     class_weight: str | Mapping[str, float] | None = None,
     views: int | None = None,
     refit: bool = True,
+    budget: float | None = None,
     codes: str | os.PathLike[str] | None = None,
     folds: int = 5,
     metric: str = "accuracy",
@@ -125,6 +126,10 @@ def finetune(
         every epoch. Default 4, or 1 where 4 would be more than 1 GB.
     refit : bool
         Train anew on all training images once rate and epoch are chosen.
+    budget : float, optional
+        Seconds of training, with ``init="probe"``. Training ends once the network beats
+        the probe beyond noise on the images that choose, at once where it cannot, and
+        before the time is over; the best epoch, or the probe, is what comes out.
     codes : path, optional
         The codes file; kept, and used if it is there. Default one that goes away.
     folds : int
@@ -184,6 +189,7 @@ def finetune(
         class_weight=class_weight,
         views=views,
         refit=refit,
+        budget=budget,
         folds=folds,
         metric=metric,
         seed=seed,

@@ -17,6 +17,7 @@ import numpy as np
 from featpipe.finetuning import rates
 from featpipe.finetuning.journal import Journal
 from featpipe.finetuning.settings import Settings
+from featpipe.finetuning.stopping import decided, out_of_time, unbeatable
 from featpipe.finetuning.training import Diverged, Measure, Trainer
 from featpipe.protocol import TuningRows
 from featpipe.scores import METRICS
@@ -86,6 +87,10 @@ class Course:
             If training diverges before anything was learned.
         """
         self._since = time.perf_counter() - self.journal.seconds
+        if self.settings.budget is not None and not self.journal.start_correct:
+            self._start(self.rows.fit)
+            correct = self.trainer.measure(self.rows.select).correct
+            self.journal.start_correct = list(correct)
         if not self.journal.tried:
             self._choose_rate()
         if self.journal.stage == "select":
@@ -97,8 +102,11 @@ class Course:
         self._write()
 
     def _choose_rate(self) -> None:
-        if self.settings.lr is not None:
-            self.journal.tried = {self.settings.lr: math.nan}
+        given = self.settings.lr
+        if self.settings.budget is not None and unbeatable(self.journal.start_correct):
+            given = given or _FIRST_TRIED[self.settings.optimiser]  # never used
+        if given is not None:
+            self.journal.tried = {given: math.nan}
             return
         self._start(self.rows.fit)
         before = self.trainer.network.learned()
@@ -137,7 +145,11 @@ class Course:
             before = self.trainer.measure(self.rows.select)
             start = {"epoch": 0, "loss": None, "seconds": None}
             self._note(start, before, may_be_best=self.settings.init == "probe")
+        stop = self._stop(self.journal.epoch, measure=None, seconds=0.0)
         for epoch in range(self.journal.epoch, n_epochs):
+            if stop:
+                self.journal.warnings.append(stop)
+                break
             self._words = f"epoch {epoch + 1} of {n_epochs}, {self._standing()}"
             since = time.perf_counter()
             try:
@@ -154,10 +166,25 @@ class Course:
             entry = {"epoch": epoch + 1, "loss": loss, "seconds": seconds}
             self._note(entry, measure)
             self._keep(epoch + 1)
+            stop = self._stop(epoch + 1, measure, time.perf_counter() - since)
         self._notice()
         self.trainer.network.put_back(self.journal.best)
         self.journal.stage, self.journal.epoch, self.journal.now = "refit", 0, {}
         self._write()
+
+    def _stop(self, epoch: int, measure: Measure | None, seconds: float) -> str | None:
+        """Return why a training with a budget ends here, or None."""
+        if self.settings.budget is None:
+            return None
+        probe = self.journal.start_correct
+        if measure is None and (reason := unbeatable(probe)):
+            return reason
+        if measure is not None and (reason := decided(probe, measure.correct, epoch)):
+            return reason
+        share = len(self.rows.train) / len(self.rows.fit) * self.settings.refit
+        spent = time.perf_counter() - self._since
+        final = (epoch + 1) * seconds * share
+        return out_of_time(self.settings.budget, spent, seconds, final, epoch)
 
     def _finish(self) -> None:
         """Train anew on all training rows, for as long as was best."""

@@ -37,6 +37,8 @@ class Journal:
         ``epoch``, ``loss``, ``seconds``, and ``held_out_loss``,
         ``held_out_loss_error`` and ``held_out_score`` of the first stage, beginning
         with epoch 0, before the first step.
+    start_correct : list of bool
+        Whether the start is right on each image that chooses; with a budget only.
     best_epoch : int or None
     best : dict of str to Tensor
         What had been learned by then.
@@ -56,6 +58,7 @@ class Journal:
     stage: str = "select"
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    start_correct: list[bool] = field(default_factory=list)
     best_epoch: int | None = None
     best: dict[str, Tensor] = field(default_factory=dict)
     now: dict[str, Tensor] = field(default_factory=dict)

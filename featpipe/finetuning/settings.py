@@ -41,6 +41,7 @@ class Settings:
     class_weight: str | Mapping[str, float] | None = None
     views: int | None = None
     refit: bool = True
+    budget: float | None = None
     folds: int = 5
     metric: str = "accuracy"
     seed: int = 0
@@ -64,6 +65,12 @@ class Settings:
         self._require("batch_size", (self.batch_size or 1) >= 1, "at least 1")
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1")
         self._require("views", (self.views or 0) >= 0, "zero or more")
+        self._require("budget", self.budget is None or self.budget > 0, "above zero")
+        if self.budget is not None and self.init != "probe":
+            raise ValueError(
+                f"budget={self.budget!r} compares with the probe while training, which "
+                f"takes init='probe', not {self.init!r}"
+            )
         self._require("folds", self.folds >= 2, "at least 2")
         object.__setattr__(self, "augment", _augmentations(self.augment))
 
@@ -84,7 +91,9 @@ class Settings:
 
     def digest(self, **more: Any) -> str:
         """Name the settings and whatever else decides the outcome."""
-        said = json.dumps({**asdict(self), **more}, sort_keys=True, default=list)
+        # With more time the same training goes on.
+        settings = {k: v for k, v in asdict(self).items() if k != "budget"}
+        said = json.dumps({**settings, **more}, sort_keys=True, default=list)
         return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -42,11 +42,14 @@ class Measure(NamedTuple):
         Its standard error.
     score : float
         The metric.
+    correct : tuple of bool
+        Whether each row is predicted right.
     """
 
     loss: float
     error: float
     score: float
+    correct: tuple[bool, ...] = ()
 
 
 class Trainer:
@@ -170,7 +173,8 @@ class Trainer:
         score = float(METRICS[self.settings.metric](labels.numpy(), predicted))
         if not math.isfinite(loss):
             return Measure(math.inf, math.inf, score)
-        return Measure(loss, spread / math.sqrt(len(rows)), score)
+        correct = tuple((predicted == labels.numpy()).tolist())
+        return Measure(loss, spread / math.sqrt(len(rows)), score, correct)
 
     def state(self) -> dict[str, Any]:
         """Give what the next epoch depends on, beside the network."""
