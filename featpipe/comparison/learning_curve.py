@@ -54,10 +54,13 @@ class LearningCurve:
         Fewest labels first; the last uses all training images.
     n_judged : int
         Images that judge.
+    classifier : str
+        Whose accuracy it is.
     """
 
     points: list[CurvePoint]
     n_judged: int
+    classifier: str
 
     @property
     def suggestion(self) -> str:
@@ -162,7 +165,7 @@ def learning_curve(
         points.append(CurvePoint(size, tuple(accuracies), *_interval(accuracies)))
     if progress is not None:
         progress(total, total, "done")
-    return LearningCurve(points, len(judged))
+    return LearningCurve(points, len(judged), classifier)
 
 
 def _draw(

@@ -19,7 +19,8 @@ from featpipe.scores import Score
 
 __all__ = ["ClassScore", "Findings", "Map", "examine", "examine_unlabelled"]
 
-_MOST_CURVE_FITS = 20_000_000  # numbers in a training matrix above which draws are few
+_MANY = 20_000_000  # codes times classes from which draws are few
+_VERY_MANY = 1_000_000_000  # and from which folds are, too, and the curve is linear's
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,13 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
     labels = codes.labels[rows]
     X = codes.arrays(depth)[0][rows]
     probabilities = out_of_sample(
-        X, labels, judged, C=C, groups=codes.groups[rows], seed=seed
+        X,
+        labels,
+        judged,
+        C=C,
+        groups=codes.groups[rows],
+        n_folds=3 if _is_very_large(X, labels) else 5,
+        seed=seed,
     )
     predicted = np.where(judged, predicted, probabilities.argmax(axis=1))
     shown = sample_rows(len(rows), seed=seed)
@@ -195,7 +202,7 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
         predicted=predicted,
         probabilities=probabilities,
         doubtful=doubtful_labels(probabilities, labels),
-        curve=_curve(X, labels, judged, C or 1.0, seed),
+        curve=_curve(X, labels, judged, scores, depth, seed),
         near_duplicates=_near_duplicates(X, codes, rows, judged),
         map=Map(rows[shown], points, method, depth),
     )
@@ -245,10 +252,19 @@ def _depth_and_C(codes: Codes, scores: Sequence[Score]) -> tuple[str, float | No
         codes.width(depth)
     except CodesError:
         depth = _deepest(codes)
+    return depth, _C_of("logistic", depth, scores)
+
+
+def _C_of(classifier: str, depth: str, scores: Sequence[Score]) -> float | None:
+    """Return the C that was chosen for a classifier on these codes, if it was."""
     for score in scores:
-        if score.classifier == "logistic" and score.depth == depth:
-            return depth, score.C
-    return depth, None
+        if score.classifier == classifier and score.depth == depth:
+            return score.C
+    return None
+
+
+def _is_very_large(X: np.ndarray, labels: np.ndarray) -> bool:
+    return X.size * (int(labels.max()) + 1) > _VERY_MANY
 
 
 def _align(codes: Codes, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -275,22 +291,33 @@ def _align(codes: Codes, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _curve(
-    X: np.ndarray, labels: np.ndarray, judged: np.ndarray, C: float, seed: int
+    X: np.ndarray,
+    labels: np.ndarray,
+    judged: np.ndarray,
+    scores: Sequence[Score],
+    depth: str,
+    seed: int,
 ) -> LearningCurve:
-    """Draw the curve on the judged images, or on a fifth where all are judged."""
+    """Draw the curve on the judged images, or on a fifth where all are judged.
+
+    Of very many codes it is that of ``linear``, which has a closed form.
+    """
+    very_large = _is_very_large(X, labels)
+    classifier = "linear" if very_large else "logistic"
     rows = np.arange(len(labels))
     if judged.all():
         held = np.random.default_rng(seed).permutation(len(labels)) % 5 == 0
     else:
         held = judged
     n_classes = int(labels.max()) + 1
-    large = X.size * n_classes > _MOST_CURVE_FITS
+    large = X.size * n_classes > _MANY
     return learning_curve(
         X,
         labels,
         rows[~held],
         rows[held],
-        C=C,
+        classifier=classifier,
+        C=_C_of(classifier, depth, scores) or 1.0,
         shots=(5, 10, 20, 50, 100) if large else (5, 10, 20, 50, 100, 200, 500, 1000),
         n_draws=3 if large else 10,
         seed=seed,

@@ -87,6 +87,7 @@ def render(
         provenance=_provenance(files),
         commands=_commands(files, findings),
         suggestion=findings.curve.suggestion if findings else "",
+        curve_classifier=findings.curve.classifier if findings else "",
         version=featpipe.__version__,
     )
 
