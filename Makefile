@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 
 demo: .venv/.runtime
 	$(BIN)/python -m featpipe demo demo
@@ -10,6 +10,13 @@ demo: .venv/.runtime
 # One thread a process: the tests run side by side, one process a core.
 test: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# The long proof: kills, errors of the disk, damaged files; writes docs/reliability.md.
+MINUTES ?= 60
+SEED ?= 0
+soak: .venv/.development
+	$(BIN)/python tests/soak.py --minutes $(MINUTES) --seed $(SEED) \
+		--page docs/reliability.md
 
 lint: .venv/.development
 	$(BIN)/ruff check .

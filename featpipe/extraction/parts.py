@@ -16,10 +16,13 @@ import numpy as np
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Row, Tables
 from featpipe.extraction.plan import Plan, Span
-from featpipe.files import remove_temporaries
+from featpipe.files import explained, remove_temporaries
 from featpipe.inference.execution import Execution
 
 __all__ = ["Parts", "RowIndex"]
+
+# What a new folder takes on most file systems.
+_FOLDER_BYTES = 4096
 
 # The second number is missing in parts of older versions.
 _PART = re.compile(r"[0-9a-f]{32}(-[0-9]{6,}){1,2}\.h5")
@@ -40,7 +43,8 @@ class Parts:
         # What a killed run was writing; the lock says that nobody else is.
         remove_temporaries(path)
         for temporary in self._named(_TEMPORARY):
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
 
     def _named(self, name: re.Pattern[str]) -> list[Path]:
         """List the files in the folder that have a name of ours."""
@@ -101,7 +105,8 @@ class Parts:
     ) -> Codes:
         """Write the part of some neighbouring images, durably, and check it."""
         try:
-            self.folder.mkdir(exist_ok=True)
+            with explained(self.folder, _FOLDER_BYTES):
+                self.folder.mkdir(exist_ok=True)
         except FileExistsError as error:
             raise FileExistsError(
                 f"{self.folder} is a file, where the folder of finished parts has to "
@@ -117,7 +122,9 @@ class Parts:
     def drop(self) -> None:
         """Remove our files from the folder, and the folder if nothing else is in it."""
         for path in [*self._named(_PART), *self._named(_TEMPORARY)]:
-            path.unlink(missing_ok=True)
+            # The file is whole without it; the next run tries again.
+            with suppress(OSError):
+                path.unlink()
         self.tidy()
         self.__dict__.pop("found", None)
 

@@ -112,7 +112,9 @@ class Lock:
             # No hard links here (some network and FAT file systems).
             return self._take_exclusively()
         finally:
-            temporary.unlink(missing_ok=True)
+            # Or who takes the lock next removes it.
+            with suppress(OSError):
+                temporary.unlink()
         return True
 
     def _take_exclusively(self) -> bool:

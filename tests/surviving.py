@@ -1,0 +1,284 @@
+"""Every command killed, and made to fail, at every change it makes to a disk.
+
+`python surviving.py WORK kills|faults SECONDS SEED N` prints one line of JSON an
+experiment, judged already: what is wrong with it is in ``wrong``. One process for all
+of them: torch is imported once, and each run is a fork that may die.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from extracting import OPTIONS, run
+from PIL import Image
+from safetensors import safe_open
+from trapping import Trap, Traps, apart, counted, faults, kills
+
+import featpipe
+from featpipe import codes, files
+from featpipe.extraction import plan, runner
+
+N_IMAGES = 12
+TRAINING = {
+    "backbone": "mini",
+    "weights": "none",
+    "input_size": 32,
+    "precision": "fp32",
+    "depth": "stage1",
+    "epochs": 1,
+    "lr": 0.01,
+    "device": "cpu",
+    "augment": ("flip",),
+}
+
+
+class Job(NamedTuple):
+    """A command: what it needs, what it does, and a digest of what it writes."""
+
+    act: Callable[[Path], Any]
+    outputs: tuple[str, ...]
+    given: tuple[str, ...] = ()
+
+
+def photos(work: Path, n: int = N_IMAGES) -> Path:
+    folder = work / f"photos{n}"
+    for k in range(n):
+        path = folder / ("ant", "bee")[k % 2] / f"{k:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(k).integers(0, 256, (18, 20, 3), np.uint8)
+        Image.fromarray(pixels + np.uint8(60) * (k % 2)).save(path)
+    return folder
+
+
+def extracted(here: Path, n: int = N_IMAGES, **options: Any) -> dict[str, int]:
+    seen = run(here.parent / f"photos{n}", here / "c.h5", workers=1, **options)[1]
+    return {"computed": seen.computed, "kept": seen.kept}
+
+
+def compared(here: Path) -> None:
+    found = featpipe.compare(here / "c.h5", classifiers=["linear"], folds=2)
+    found.write_json(here / "s.json")
+    found.write_csv(here / "s.csv")
+    found.write_predictions(here / "p.csv")
+
+
+def fitted(here: Path) -> None:
+    featpipe.fit(here / "c.h5", "linear", depth="stem:avg", C=1.0).save(here / "m")
+
+
+def predicted(here: Path) -> None:
+    model = featpipe.load(here / "m", backbone="networks:tiny", device="cpu", workers=1)
+    model.classify(here.parent / "photos12").write_csv(here / "f.csv")
+
+
+def exported(here: Path) -> None:
+    # The network itself takes seconds to make, and nothing is written meanwhile.
+    files.write_bytes(here / "m.onnx", b"onnx" * 50_000)
+
+
+def finetuned(here: Path) -> None:
+    featpipe.finetune(here.parent / "photos12", here / "t", workers=1, **TRAINING)
+
+
+JOBS: dict[str, Job] = {
+    "extract": Job(extracted, ("c.h5",)),
+    "extract, update": Job(lambda here: extracted(here, 14), ("c.h5",), ("c.h5",)),
+    "extract, a depth more": Job(
+        lambda here: extracted(here, depth=["stem:avg", "penultimate", "body:max"]),
+        ("c.h5",),
+        ("c.h5",),
+    ),
+    "extract --overwrite": Job(
+        lambda here: extracted(here, overwrite=True), ("c.h5",), ("c.h5",)
+    ),
+    "merge": Job(
+        lambda here: codes.merge([here / "c.h5"], here / "all.h5").n_images,
+        ("all.h5",),
+        ("c.h5",),
+    ),
+    "compare": Job(compared, ("s.json", "s.csv", "p.csv"), ("c.h5",)),
+    "fit": Job(fitted, ("m",), ("c.h5",)),
+    "predict": Job(predicted, ("f.csv",), ("m",)),
+    "export": Job(exported, ("m.onnx",)),
+    "finetune": Job(finetuned, ("t",)),
+}
+# Seconds a run where the others take hundredths: tried less often.
+SLOW = ("finetune",)
+
+
+def digest(path: Path) -> str:
+    """Return what must be the same however the file came to be; raise if unreadable."""
+    found = hashlib.sha256()
+    if path.suffix == ".h5":
+        file = codes.verify(path)
+        assert len(set(file.paths)) == len(file.paths), "an image twice"
+        found.update(repr((file.paths, file.failures, file.class_names)).encode())
+        for spec in file.depths:
+            found.update(spec.encode() + file.rows(spec, 0, len(file)).tobytes())
+    elif path.name in ("m", "t"):
+        featpipe.load(path)
+        with safe_open(path, framework="np") as file:
+            for name in sorted(file.keys()):
+                found.update(name.encode() + file.get_tensor(name).tobytes())
+    elif path.suffix == ".json":
+        document = json.loads(path.read_text())
+        for score in document["scores"]:
+            score.update(fit_seconds=0, predict_seconds=0, codes="")
+        found.update(json.dumps(document).encode())
+    elif path.name == "s.csv":
+        lines = [line.split(",") for line in path.read_text().splitlines()]
+        seconds = [k for k, name in enumerate(lines[0]) if "seconds" in name]
+        found.update(repr([[c for k, c in enumerate(line) if k not in seconds and k]
+                           for line in lines]).encode())  # fmt: skip
+    else:
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def digests(here: Path, job: Job) -> dict[str, str]:
+    return {name: digest(here / name) for name in job.outputs if (here / name).exists()}
+
+
+def rows_in_parts(here: Path) -> int:
+    folder = here / "c.h5.parts"
+    whole = folder.glob("[!.]*.h5") if folder.is_dir() else ()
+    return sum(len(codes.read(path)) for path in whole)
+
+
+class Trial:
+    """One job in one folder, with what it gives when nothing happens to it."""
+
+    def __init__(self, work: Path, name: str) -> None:
+        self.name, self.job, self.work = name, JOBS[name], work
+        self.ready = work / f"ready {name}"
+        self.ready.mkdir()
+        for given in self.job.given:
+            shutil.copy(work / given, self.ready / given)
+        self.before = digests(self.ready, self.job)
+        clean = self._fresh("clean")
+        assert "value" in apart(lambda: self.job.act(clean) and None)
+        self.after = digests(clean, self.job)
+        counts = self._fresh("counted")
+        self.counts = counted(lambda: self.job.act(counts))
+
+    def _fresh(self, name: str) -> Path:
+        here = self.work / name
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(self.ready, here)
+        return here
+
+    def run(self, trap: Trap) -> dict[str, Any]:
+        here = self._fresh("here")
+
+        def act() -> Any:
+            Traps(trap).set()
+            return self.job.act(here)
+
+        first = apart(act)
+        wrong = [*self._judge_end(first, trap), *self._judge_files(here)]
+        acknowledged = rows_in_parts(here)
+        again = apart(lambda: self.job.act(here))
+        wrong += self._judge_rerun(here, again, acknowledged)
+        return {"job": self.name, **trap._asdict(), "wrong": wrong}
+
+    def _judge_end(self, first: dict[str, Any], trap: Trap) -> Iterator[str]:
+        expected = 9 if trap.act.startswith("kill") else 0
+        if first["signal"] not in (expected, 0):
+            yield f"signal {first['signal']}"
+        if "error" in first and (
+            first["error"] not in ("OSError", "PermissionError", "LockedError")
+            or (trap.number and "/" not in first["text"])
+            or "\n" in first["text"]
+        ):
+            yield f"{first['error']}: {first['text']}"
+        if trap.act == "short" and "error" in first:
+            yield f"a short write became {first['text']}"
+
+    def _judge_files(self, here: Path) -> Iterator[str]:
+        try:
+            now = digests(here, self.job)
+        except Exception as error:
+            yield f"unreadable: {error}"
+            return
+        for name in self.job.outputs:
+            if now.get(name) not in (self.before.get(name), self.after.get(name)):
+                yield f"{name} is neither the old file nor the new"
+
+    def _judge_rerun(
+        self, here: Path, again: dict[str, Any], acknowledged: int
+    ) -> Iterator[str]:
+        if "value" not in again:
+            yield f"the rerun ended with {again}"
+            return
+        if digests(here, self.job) != self.after:
+            yield "the rerun gave something else"
+        counts = again["value"]
+        kept = counts["kept"] if isinstance(counts, dict) else N_IMAGES
+        if kept < min(acknowledged, N_IMAGES) and "overwrite" not in self.name:
+            yield f"{acknowledged} rows were acknowledged, {kept} kept"
+        left = {path.name for path in here.iterdir()}
+        if left - {*self.job.outputs, *self.job.given, "f.failures.csv"}:
+            yield f"left behind: {sorted(left)}"
+
+
+def prepare(work: Path) -> None:
+    """Make the images, a codes file and a model, and import whatever comes late."""
+    torch.set_num_threads(1)
+    plan.SLICE = 4
+    runner._SECONDS = 0.0  # every slice ends a part
+    OPTIONS["workers"] = 1
+    for n in (N_IMAGES, 14):
+        photos(work, n)
+    warm = work / "warm"
+    warm.mkdir()
+    extracted(warm)
+    fitted(warm)
+    for name in ("c.h5", "m"):
+        shutil.copy(warm / name, work / name)
+    for act in (compared, predicted):
+        act(warm)
+
+
+def experiments(
+    work: Path, kinds: str, seconds: float, seed: int, n: int
+) -> Iterator[dict[str, Any]]:
+    """Yield experiments in an order drawn at random, until the time is over."""
+    prepare(work)
+    some = random.Random(seed)
+    # A short run has no time for trainings; `tuning_killed.py` kills those.
+    names = [name for name in JOBS if n > 100 or name not in SLOW]
+    trials = {name: Trial(work, name) for name in names}
+    listed = [
+        (name, trap)
+        for name, trial in trials.items()
+        for trap in (kills if kinds == "kills" else faults)(trial.counts)
+        if name not in SLOW or some.random() < 0.1
+    ]
+    some.shuffle(listed)
+    # Of the many writes of one file a few tell as much as all: they come last.
+    listed.sort(key=lambda each: each[1].call in ("write", "hdf5 write"))
+    yield {"points": len(listed), "counts": {n: t.counts for n, t in trials.items()}}
+    end = time.monotonic() + seconds
+    for name, trap in listed[:n]:
+        if time.monotonic() > end:
+            return
+        yield trials[name].run(trap)
+
+
+def main() -> None:
+    work, kinds, seconds, seed, n = sys.argv[1:]
+    Path(work).mkdir(parents=True, exist_ok=True)
+    for found in experiments(Path(work), kinds, float(seconds), int(seed), int(n)):
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
