@@ -79,12 +79,13 @@ def extract(
         ``"float32"`` or ``"float16"``, as stored; default that of the file, else
         float32.
     batch_size : int, optional
-        Images that go through the network together. Default: on the CPU as many as its
-        cache holds, 4 of 224 px and 32 at most; on a GPU 128. No more than a slice of
-        the list: 128, or 512 beyond 10,000 images.
+        Images that go through the network together. Default: what was fastest in a
+        trial, which runs of over half a minute begin with; else on the CPU as many as
+        its cache holds, 4 of 224 px and 32 at most, and on a GPU 128. No more than a
+        slice of the list: 128, or 512 beyond 10,000 images.
     workers : int, optional
-        Threads that read and decode; default one a processor. More than four have
-        processes that decode for them.
+        How many images are read and decoded at once; default one a processor. Up to
+        four are threads; more are processes, from 500 images on.
     input_size, resize, crop : int, optional
         Pixels; override the preprocessing that belongs to the weights.
     interpolation : str, optional
