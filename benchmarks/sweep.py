@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gaps", action="store_true", help="true gaps at every 4th C")
     parser.add_argument("--gap-rows", type=int, default=1000)
     parser.add_argument("--gap-sets", default="", help="some of the sets; default all")
+    parser.add_argument("--device", default="auto", help="where featpipe solves")
+    parser.add_argument("--full-path", action="store_true", help="solve every C")
     parser.add_argument("--no-sweep", action="store_true", help="rivals or gaps alone")
     given = parser.parse_args(argv)
     X, y = load(given.codes, given.depth, given.split, given.rows, given.classes)
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     Cs = [float(C) for C in given.fit_C.split(",") if C]
     for name in given.classifiers.split(","):
         if not given.no_sweep:
-            ours = sweep(name, X, y)
+            ours = sweep(name, X, y, given.device, full_path=given.full_path)
             for rival in rivals:
                 compare(name, rival, X, y, Cs, ours)
         if given.gaps:
@@ -122,13 +124,16 @@ def timed(call: Callable[..., Any], *given_to: Any) -> tuple[Any, Seconds]:
     return given, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def sweep(name: str, X: np.ndarray, y: np.ndarray) -> Seconds:
+def sweep(
+    name: str, X: np.ndarray, y: np.ndarray, device: str, *, full_path: bool
+) -> Seconds:
     """Fit with C chosen from the whole grid."""
     before = peak_bytes()
-    model, seconds = timed(lambda: classifiers.make(name).fit(X, y))
+    model = classifiers.make(name, device=device, full_path=full_path)
+    model, seconds = timed(lambda: model.fit(X, y))
     n_evaluated = int(np.isfinite(model.C_curve_[:, 1]).sum())
     print(
-        f"{name:9} featpipe, {n_evaluated} C x {N_FOLDS} folds + refit: "
+        f"{name:9} featpipe on {device}, {n_evaluated} C x {N_FOLDS} folds + refit: "
         f"{seconds.wall:.1f} s ({seconds.cpu:.1f} s of processor), C={model.C_:.2g}, "
         f"cv {model.cv_score_:.4f}, converged {model.converged_}, "
         f"peak memory +{(peak_bytes() - before) / 1e9:.2f} GB",

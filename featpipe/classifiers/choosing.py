@@ -125,7 +125,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         """
         job = self._prepare(X, y, sample_weight)
         path = self._choose(job)
-        return self._refit(job, None if path is None else path.start(self._best))
+        return self._refit(job, path)
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Job:
         """Check what was given, and lay out what is to be solved."""
@@ -154,10 +154,18 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         )
         return Job(problem, options, labels)
 
-    def _refit(self, job: Job, start: solvers.Start | None = None) -> PathClassifier:
-        """Fit at ``C_`` on all rows."""
+    def _refit(
+        self,
+        job: Job,
+        path: solvers.Path | None = None,
+        splits: Sequence[int] | None = None,
+    ) -> PathClassifier:
+        """Fit at ``C_`` on all rows, from what these splits of a path found there."""
         from featpipe import solvers
 
+        start = None
+        if path is not None and self._loss != "linear":
+            start = path.start(self._best, splits)
         solution = solvers.solve(job.problem, self.C_, options=job.options, start=start)
         self.coef_ = solution.coef
         self.intercept_ = solution.intercept

@@ -81,7 +81,7 @@ def fit_nested(
     for one, job, part, chooses in zip(models, prepared, parts, judges, strict=True):
         numbers = [batch.number(part, fitted) for fitted, _ in part.selection]
         one._choose_from(job.labels, part.selection, chooses, path.gaps[numbers])
-        one._refit(job, path.start(one._best, numbers))
+        one._refit(job, path, numbers)
     return models
 
 

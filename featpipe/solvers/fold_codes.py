@@ -146,12 +146,16 @@ class FoldCodes(ABC):
         """Return sums of rows weighted by ``residual`` (n_folds, m, n_rows)."""
 
     @abstractmethod
-    def basis(self, fold: int) -> torch.Tensor:
-        """Return V of a fold, (width, rank) float64."""
+    def unrotate(self, u: torch.Tensor, fold: int) -> torch.Tensor:
+        """Return W = V u of a fold, (n_columns, width), from (n_columns, rank)."""
+
+    @abstractmethod
+    def rotate(self, w: torch.Tensor, fold: int) -> torch.Tensor:
+        """Return u = Vᵀ W of a fold, (n_columns, rank), from (n_columns, width)."""
 
     def as_given(self, theta: torch.Tensor, fold: int) -> Start:
         """Return coefficients (n_columns, rank + 1) for the codes as given."""
-        v = theta[:, :-1] @ self.basis(fold).T * self.moments.ratio[fold]
+        v = self.unrotate(theta[:, :-1], fold) * self.moments.ratio[fold]
         coef = v / self.rows.scale
         intercept = theta[:, -1] - v @ self.moments.centre[fold] - coef @ self.rows.mean
         return Start((coef / self.rows.unit).cpu().numpy(), intercept.cpu().numpy())
@@ -164,7 +168,7 @@ class FoldCodes(ABC):
         coef = coef * self.rows.unit
         v = coef * self.rows.scale
         b = intercept + v @ self.moments.centre[fold] + coef @ self.rows.mean
-        u = (v / self.moments.ratio[fold]) @ self.basis(fold)
+        u = self.rotate(v / self.moments.ratio[fold], fold)
         return torch.cat([u, b[:, None]], dim=1)
 
 
@@ -177,8 +181,8 @@ class RotatedCodes(FoldCodes):
     rotated, single : (n_folds, n, rank + 1)
         The last column is one; ``single`` is the same in float32.
     vectors : list of (width, rank) or (n_train, rank) tensors
-        Of each fold V itself, or what takes its training rows to it: V is worked out
-        only for the folds whose coefficients somebody asks for.
+        Of each fold V itself, or, with more width than rows, what makes it out of its
+        standardised training rows X: V = Xᵀ vectors, which is never formed.
     """
 
     rotated: torch.Tensor
@@ -221,14 +225,24 @@ class RotatedCodes(FoldCodes):
         """Return the weighted sums of rows."""
         return residual @ z
 
-    def basis(self, fold: int) -> torch.Tensor:
-        """Return V of a fold."""
-        vectors, train = self.vectors[fold], self.weights[fold].nonzero()[:, 0]
+    def unrotate(self, u: torch.Tensor, fold: int) -> torch.Tensor:
+        """Return W = V u of a fold."""
+        rows = self._training_rows(fold)
+        w = u @ self.vectors[fold].T
+        return w if rows is None else w @ rows
+
+    def rotate(self, w: torch.Tensor, fold: int) -> torch.Tensor:
+        """Return u = Vᵀ W of a fold."""
+        rows = self._training_rows(fold)
+        return (w if rows is None else w @ rows.T) @ self.vectors[fold]
+
+    def _training_rows(self, fold: int) -> torch.Tensor | None:
+        """Return standardised training rows where V is made of them, else None."""
+        train = self.weights[fold].nonzero()[:, 0]
         if len(train) >= self.rows.width:
-            return vectors
+            return None
         z = self.rows.read(0, self.rows.n_rows, torch.float64)[train]
-        x = (z - self.moments.centre[fold]) * self.moments.ratio[fold]
-        return x.T @ vectors
+        return (z - self.moments.centre[fold]) * self.moments.ratio[fold]
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,8 +324,10 @@ class SharedCodes(FoldCodes):
         sums = torch.cat([flat @ z, flat.sum(1, keepdim=True)], dim=1)
         return sums.view(*residual.shape[:2], -1)
 
-    def basis(self, fold: int) -> torch.Tensor:
-        """Return V of a fold."""
-        if self.bases is None:
-            return torch.eye(self.rank, dtype=torch.float64, device=self.rows.device)
-        return self.bases[fold]
+    def unrotate(self, u: torch.Tensor, fold: int) -> torch.Tensor:
+        """Return W = V u of a fold."""
+        return u if self.bases is None else u @ self.bases[fold].T
+
+    def rotate(self, w: torch.Tensor, fold: int) -> torch.Tensor:
+        """Return u = Vᵀ W of a fold."""
+        return w if self.bases is None else w @ self.bases[fold]
