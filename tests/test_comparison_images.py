@@ -68,51 +68,84 @@ def test_an_open_codes_file_is_as_good_as_its_path(tmp_path):
     assert [s.accuracy for s in one.scores] == [s.accuracy for s in two.scores]
 
 
-def brute_force(X, sides):
-    """Give each row of a later side its closest row of an earlier one, by loops."""
+def brute_force(X, sides, labels):
+    """Give each row and kind the closest row before it, by loops."""
     Z = (X - X.mean(0)) / X.std(0)
+    Z /= np.linalg.norm(Z, axis=1, keepdims=True)
     closest = {}
     for i in range(len(X)):
         for j in range(len(X)):
-            if 0 <= sides[j] < sides[i]:
-                cosine = Z[i] @ Z[j] / np.linalg.norm(Z[i]) / np.linalg.norm(Z[j])
-                if cosine > closest.get(i, (-2, 0))[0]:
-                    closest[i] = (cosine, j)
+            if min(sides[i], sides[j]) < 0 or (sides[j], j) >= (sides[i], i):
+                continue
+            kind = "across" if sides[i] != sides[j] else "within"
+            kind = "relabelled" if labels[i] != labels[j] else kind
+            if Z[i] @ Z[j] > closest.get((i, kind), (-2, 0))[0]:
+                closest[i, kind] = (Z[i] @ Z[j], j)
     return closest
 
 
 def test_near_duplicates_equal_those_of_plain_loops(monkeypatch):
     monkeypatch.setattr(duplicates, "_BLOCK", 7)  # several blocks, the last one short
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(40, 8)).astype(np.float32)
-    sides = rng.integers(-1, 3, 40)
-    X[5], X[30] = X[20] + 0.05, X[11]
-    unknown = np.zeros((40, 32), np.uint8)
-    expected = brute_force(X.astype(np.float64), sides)
-    found = duplicates.find(X, unknown, sides, alike=0.6)
-    assert [(t.row, t.other) for t in found] == [
-        (i, j) for i, (cosine, j) in sorted(expected.items()) if cosine >= 0.6
-    ]
-    for twin in found:
-        assert twin.cosine == pytest.approx(expected[twin.row][0], abs=1e-5)
-        assert not twin.exact
+    X = rng.normal(size=(60, 8)).astype(np.float32)
+    sides, labels = rng.integers(-1, 3, 60), rng.integers(0, 2, 60)
+    X[5], X[30], X[41] = X[20] + 0.05, X[11], X[11] + 0.01
+    unknown = np.zeros((60, 32), np.uint8)
+    expected = brute_force(X.astype(np.float64), sides, labels)
+    found = duplicates.find(X, unknown, sides, labels, alike=0.6)
+    assert {(t.row, t.kind): t.other for t in found} == {
+        key: j for key, (cosine, j) in expected.items() if cosine >= 0.6
+    }
+    assert {t.kind for t in found} == set(duplicates.KINDS)
+    for copy in found:
+        assert copy.cosine == pytest.approx(expected[copy.row, copy.kind][0], abs=1e-5)
+        assert not copy.exact
 
 
-def test_copies_across_the_split_are_reported_and_copies_within_are_not(tmp_path):
+def test_copies_are_reported_by_what_they_spoil(tmp_path):
     labels, made = draw(90, width=32, depths={"a:avg": 0.3})
     X = made["a:avg"]
     X[50] = X[2] + 0.01  # val repeats train, same class
-    X[10] = X[13]  # within train
+    X[10] = X[13]  # within train, same class
+    X[70] = X[77] + 0.01  # within val, another class
     digests = np.random.default_rng(0).integers(1, 255, (90, 32)).astype(np.uint8)
     digests[60] = digests[4]  # byte for byte, another class
     path = write(tmp_path / "a.h5", labels, made, sha256=digests,
                  splits=splits_of(90, "train", "val"))  # fmt: skip
-    notes = " | ".join(compare(path).notes)
-    assert "images that look like one on another side" in notes
-    assert ": 1, such as images/050.png ~ images/002.png" in notes
-    assert "images that repeat one on another side of the split byte for byte" in notes
-    assert ": 1 (1 with another label), such as images/060.png ~ images/004" in notes
-    assert "images/010.png" not in notes
+    notes = compare(path).notes
+    (two_labels,) = [note for note in notes if "copies under two labels" in note]
+    assert "1 byte for byte, 1 by their looks (cosine of a:avg codes >= " in two_labels
+    assert "images/060.png ~ images/004.png; images/077.png ~ images/070" in two_labels
+    (across,) = [note for note in notes if "copies on two sides" in note]
+    assert "1 by their looks" in across
+    assert across.endswith("such as images/050.png ~ images/002.png")
+    (within,) = [note for note in notes if "copies on one side" in note]
+    assert within.endswith("such as images/013.png ~ images/010.png")
+
+
+@pytest.mark.parametrize("n_planted", [2, 3, 4, 8, 30])
+def test_copies_under_another_label_do_not_hide_themselves(tmp_path, n_planted):
+    labels, made = draw(200, width=64, depths={"a:avg": 0.3})
+    X = made["a:avg"]
+    rng = np.random.default_rng(0)
+    for k in range(n_planted):  # a re-encoded copy of k, of the next class
+        X[100 + k] = X[k] + 0.1 * rng.normal(size=64)
+        assert labels[100 + k] != labels[k]
+    splits = splits_of(200, "train", "val")
+    path = write(tmp_path / "a.h5", labels, made, splits=splits)
+    (note,) = [n for n in compare(path).notes if "copies under two labels" in n]
+    assert f"wrong: {n_planted} by their looks" in note
+
+
+def test_labels_move_no_threshold(tmp_path):
+    labels, made = draw(90, width=32, depths={"a:avg": 0.3, "b:avg": 0.3})
+    other = np.random.default_rng(0).permutation(labels)
+    splits = splits_of(90, "train", "val")
+    says = []
+    for name, given in (("a.h5", labels), ("b.h5", other)):
+        path = write(tmp_path / name, given, made, splits=splits)
+        says += [n for n in compare(path).notes if "near-duplicates" in n]
+    assert says[0] == says[1]
 
 
 def test_no_duplicates_is_said_too(tmp_path):
@@ -121,10 +154,13 @@ def test_no_duplicates_is_said_too(tmp_path):
     assert any("no near-duplicates across the split" in note for note in notes)
 
 
-def test_background_rises_where_a_depth_cannot_tell_images_apart():
+def test_the_threshold_rises_where_a_depth_cannot_tell_images_apart():
     rng = np.random.default_rng(0)
-    labels = np.arange(100) % 2
     telling = rng.normal(size=(100, 64))
     dull = rng.normal(size=(100, 2))
-    assert duplicates.background(telling, labels) < 0.7
-    assert duplicates.background(dull, labels) > 0.99
+    assert duplicates.unrelated_similarity(telling) < 0.7
+    assert duplicates.threshold(0.7) == duplicates.ALIKE
+    assert duplicates.unrelated_similarity(dull) > 0.99
+    # Never so high that an exact copy would not reach it.
+    same = duplicates.unrelated_similarity(np.repeat(rng.normal(size=(9, 8)), 5, 0))
+    assert duplicates.threshold(same) == duplicates.threshold(1.0) < 1 - 1e-5

@@ -2,10 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 from drawn_codes import draw, write
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 
 import featpipe
+from featpipe import protocol
 
 
 def small(folder, n_train, n_test=12):
@@ -58,3 +62,40 @@ def test_an_ensemble_of_too_few_images_to_choose_members_takes_all(tmp_path):
     depths = {score.depth for score in found.scores} - {ensemble.depth}
     assert set(ensemble.depth.split("+")) == depths
     assert ensemble.cv_accuracy is None
+
+
+@pytest.mark.parametrize("name", ["knn", "ensemble"])
+def test_few_images_are_ranked_by_repeated_folds(tmp_path, name):
+    labels, made = draw(150)
+    path = write(tmp_path / "a.h5", labels, made)
+    found = featpipe.compare(path, classifiers=[name], depths=["layer1", "layer2"],
+                             Cs=[0.1])  # fmt: skip
+    cuts = [protocol.folds(labels, seed=7919 * k) for k in range(5)]
+    right = []
+    for train, held in (pair for cut in cuts for pair in cut):
+        votes = []
+        for X in made.values():
+            mean, std = X[train].mean(0), X[train].std(0)
+            A, B = (X[train] - mean) / std, (X[held] - mean) / std
+            if name == "knn":
+                A, B = (Z / np.linalg.norm(Z, axis=1, keepdims=True) for Z in (A, B))
+                near = KNeighborsClassifier(5).fit(A, labels[train])
+                votes.append(near.predict_proba(B))
+            else:
+                model = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000)
+                votes.append(model.fit(A, labels[train]).predict_proba(B))
+        if name == "ensemble":
+            votes = [np.mean(votes, axis=0)]
+        right.append([(p.argmax(1) == labels[held]).mean() for p in votes])
+    expected = sorted(np.mean(right, axis=0), reverse=True)
+    assert [s.cv_accuracy for s in found.scores] == pytest.approx(expected)
+    assert any("fewer than 200 images to learn from" in note for note in found.notes)
+
+
+def test_enough_images_are_ranked_by_the_folds_that_choose(tmp_path):
+    labels, made = draw(210)
+    path = write(tmp_path / "a.h5", labels, made)
+    found = featpipe.compare(path, classifiers=["linear"], Cs=[0.01, 1.0])
+    for score in found.scores:
+        assert score.cv_accuracy == max(value for _, value in score.C_curve)
+    assert not any("fewer than 200" in note for note in found.notes)

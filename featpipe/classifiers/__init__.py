@@ -15,6 +15,7 @@ from featpipe.classifiers.estimators import (
     make,
 )
 from featpipe.classifiers.nesting import Part, fit_nested
+from featpipe.classifiers.repeating import repeated_score
 
 __all__ = [
     "NAMES",
@@ -25,4 +26,5 @@ __all__ = [
     "SVMClassifier",
     "fit_nested",
     "make",
+    "repeated_score",
 ]

@@ -109,6 +109,7 @@ def contend(
         # The estimator's own warnings_ says it too, and the table shows those.
         warnings.simplefilter("ignore", ConvergenceWarning)
         final, *models = _fit(name, X, y, parts, settings)
+    cv_score = _repeated_score(final, X, y, protocol)
     fit_seconds = time.perf_counter() - start
     models = models or [final]
     start = time.perf_counter()
@@ -125,7 +126,7 @@ def contend(
     return Fitted(
         C=final.C_,
         C_curve=np.asarray(final.C_curve_, float).tolist(),
-        cv_score=float(final.cv_score_),
+        cv_score=cv_score,
         part_cv_scores=[float(model.cv_score_) for model in models],
         part_Cs=[model.C_ for model in models],
         predicted=predicted,
@@ -170,6 +171,20 @@ def _training_rows(X: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     taken = take(X, rows)
     return taken if taken.base is not None else shared_rows(X, rows)
+
+
+def _repeated_score(
+    model: Any, X: np.ndarray, y: np.ndarray, protocol: Protocol
+) -> float:
+    """Return the cross-validated score of the final fit, over all its folds."""
+    part, repeats = protocol.final, protocol.repeats
+    if not repeats:
+        return float(model.cv_score_)
+    X, y = take(X, part.train), y[part.train]
+    if isinstance(model, _Baseline):
+        folds = [*part.selection, *repeats]
+        return float(_Baseline(model.make, folds, model.metric).fit(X, y).cv_score_)
+    return classifiers.repeated_score(model, X, y, part.selection, repeats)
 
 
 def spread(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Images that sit on both sides of a split, found by content and by their codes.
+"""Copies among the images: by content, and by the cosine of their codes.
 
-A held-out image that the classifier has seen is no test. Nothing here chooses or
-drops anything: what is found is reported.
+A held-out image that the classifier has seen is no test, and a copy under another label
+is a mistake in one of the two. Nothing here chooses or drops anything, it reports; and
+labels say only of what is reported whether the two differ.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ import numpy as np
 
 from featpipe.comparison.sources import Labelled, Source
 
-__all__ = ["ALIKE", "Twin", "background", "find", "report"]
+__all__ = [
+    "ALIKE",
+    "KINDS",
+    "NearDuplicate",
+    "find",
+    "report",
+    "threshold",
+    "unrelated_similarity",
+]
 
 ALIKE = 0.9
 """Cosine of standardised codes from which two images are called near-duplicates.
@@ -25,28 +34,37 @@ depths part images less well, which is why the depth and a higher threshold are 
 from the codes themselves.
 """
 
+KINDS = ("relabelled", "across", "within")
+"""Under two labels; of one label, on two sides of the split, or on one."""
+
+_EXACT = 0.9999  # what the codes of one image reach, computed in two batches
 _BLOCK = 1024  # rows at a time: bounds the memory beyond the codes to some megabytes
 _SAMPLE = 1000  # images from which the depth and the threshold are judged
 
+Copies = dict[tuple[int, str], "NearDuplicate"]
 
-class Twin(NamedTuple):
-    """An image and the one on another side that it repeats.
+
+class NearDuplicate(NamedTuple):
+    """An image and the one it is a copy of.
 
     Attributes
     ----------
     row, other : int
-        Row numbers; ``other`` is of the earlier side (``train`` before ``val`` before
-        ``test``).
+        Row numbers; ``other`` is of an earlier side (``train`` before ``val`` before
+        ``test``), or earlier on the same side.
     cosine : float
-        Of their standardised codes.
+        Of their standardised codes; 1 for equal files.
     exact : bool
         Whether the two files are the same byte for byte.
+    kind : str
+        Of `KINDS`.
     """
 
     row: int
     other: int
     cosine: float
     exact: bool
+    kind: str
 
 
 def report(
@@ -70,35 +88,58 @@ def report(
     """
     sample = np.unique(np.linspace(0, len(sides) - 1, _SAMPLE).astype(np.int64))
     choices = [
-        (background(source.sample(depth, sample), labelled.labels[sample]), k, depth)
+        (unrelated_similarity(source.sample(depth, sample)), k, depth)
         for k, (source, chosen) in enumerate(zip(sources, depths, strict=True))
         for depth in dict.fromkeys(part for d in chosen for part in d.split("+"))
     ]
-    level, k, depth = min(choices)
-    alike = max(ALIKE, level)
-    twins = find(sources[k].arrays(depth), labelled.digests, sides, alike)
-    return _describe(twins, labelled, f"cosine of {depth} codes >= {alike:.2f}")
+    similarity, k, depth = min(choices)
+    alike = threshold(similarity)
+    X = sources[k].arrays(depth)
+    copies = find(X, labelled.digests, sides, labelled.labels, alike)
+    return _describe(copies, labelled, f"cosine of {depth} codes >= {alike:.4g}")
 
 
-def background(X: np.ndarray, labels: np.ndarray) -> float:
-    """Tell how alike images get that are certainly no copies of each other.
+def threshold(similarity: float) -> float:
+    """Return the cosine from which images of such a background count as copies."""
+    return float(np.clip(similarity, ALIKE, _EXACT))
+
+
+def unrelated_similarity(X: np.ndarray) -> float:
+    """Return how alike images get that are no copies of each other.
+
+    Two images that are each other's nearest may be copies, so they are left out; what
+    is left has its nearest among images it was not made from. No label is read: copies
+    under two labels, which are to be found, would raise what they are measured by.
+
+    Parameters
+    ----------
+    X : (n, width) float32
+        Codes of a sample of the images.
 
     Returns
     -------
     float
-        The highest cosine to an image of another class that 99 % of the images do
-        not exceed.
+        The cosine to the nearest image that 99 % of those left do not exceed; -1 where
+        none is left.
     """
     directions = _directions(X, *_standard(X))
     cosines = directions @ directions.T
-    cosines[labels[:, None] == labels] = -1
-    return float(np.quantile(cosines.max(axis=1), 0.99))
+    np.fill_diagonal(cosines, -1)
+    rows = np.arange(len(X))
+    nearest = cosines.argmax(axis=1)
+    alone = nearest[nearest] != rows
+    highest = cosines[rows, nearest][alone]
+    return float(np.quantile(highest, 0.99)) if len(highest) else -1.0
 
 
 def find(
-    X: np.ndarray, digests: np.ndarray, sides: np.ndarray, alike: float = ALIKE
-) -> list[Twin]:
-    """Find, for each image, its closest copy on an earlier side.
+    X: np.ndarray,
+    digests: np.ndarray,
+    sides: np.ndarray,
+    labels: np.ndarray,
+    alike: float = ALIKE,
+) -> list[NearDuplicate]:
+    """Return, for each image and kind, the closest of the images before it.
 
     Parameters
     ----------
@@ -108,42 +149,84 @@ def find(
         SHA-256 of each file; all zero where unknown.
     sides : (n,) int64
         Which side each row is on; -1 takes no part.
+    labels : (n,) int64
+        Class numbers.
     alike : float
         Cosine of standardised codes from which two images count as copies.
 
     Returns
     -------
-    list of Twin
+    list of NearDuplicate
         Ordered by row.
     """
-    exact = _same_content(digests, sides)
-    found = []
+    order = np.argsort(sides, kind="stable")
+    order = order[sides[order] >= 0]
+    copies = _equal_files(digests, order, sides, labels)
     mean, scale = _standard(X)
-    for side in np.unique(sides[sides > 0]):
-        rows = np.flatnonzero(sides == side)
-        earlier = np.flatnonzero((sides >= 0) & (sides < side))
-        best, other = _closest(X, rows, earlier, mean, scale)
-        for i in np.flatnonzero((best >= alike) | (exact[rows] >= 0)).tolist():
-            row, twin = int(rows[i]), int(exact[rows[i]])
-            if twin >= 0:
-                found.append(Twin(row, twin, 1.0, True))
-            else:
-                found.append(Twin(row, int(other[i]), float(best[i]), False))
-    return sorted(found)
+    for mine in _blocks(len(order)):
+        rows = order[mine]
+        directions = _directions(X[rows], mean, scale)
+        best = np.full((len(KINDS), len(rows)), -np.inf)
+        other = np.full((len(KINDS), len(rows)), -1)
+        for theirs in _blocks(mine.start + len(rows)):
+            earlier = order[theirs]
+            cosines = directions @ _directions(X[earlier], mean, scale).T
+            if theirs == mine:
+                cosines[np.triu_indices(len(rows))] = -np.inf
+            if cosines.max() >= alike:
+                kinds = _kinds(rows[:, None], earlier, sides, labels)
+                _keep_closest(best, other, cosines, kinds, earlier)
+        for kind, i in np.argwhere(best >= alike).tolist():
+            row, name = int(rows[i]), KINDS[kind]
+            pair = int(other[kind, i]), float(best[kind, i])
+            # Equal files are listed as such already.
+            copies.setdefault((row, name), NearDuplicate(row, *pair, False, name))
+    return sorted(copies.values())
 
 
-def _same_content(digests: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Give each row the first row of an earlier side with the same bytes, or -1."""
-    twins = np.full(len(sides), -1)
-    first: dict[bytes, int] = {}
-    for row in np.argsort(sides, kind="stable").tolist():
+def _keep_closest(
+    best: np.ndarray,
+    other: np.ndarray,
+    cosines: np.ndarray,
+    kinds: np.ndarray,
+    earlier: np.ndarray,
+) -> None:
+    """Write the highest cosine of each kind and row into ``best``, its image too."""
+    for kind in range(len(KINDS)):
+        of_kind = np.where(kinds == kind, cosines, -np.inf)
+        nearest = of_kind.argmax(axis=1)
+        highest = of_kind[np.arange(len(nearest)), nearest]
+        better = highest > best[kind]
+        best[kind] = np.where(better, highest, best[kind])
+        other[kind] = np.where(better, earlier[nearest], other[kind])
+
+
+def _kinds(
+    row: np.ndarray, other: np.ndarray, sides: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Return the position in `KINDS` of pairs of rows."""
+    same_side = (sides[row] == sides[other]).astype(np.int64)
+    return np.where(labels[row] != labels[other], 0, 1 + same_side)
+
+
+def _equal_files(
+    digests: np.ndarray, order: np.ndarray, sides: np.ndarray, labels: np.ndarray
+) -> Copies:
+    """Return, by row and kind, the first row before it with the same bytes."""
+    copies: Copies = {}
+    # One row for each label and side is enough to tell the kinds apart.
+    seen: dict[bytes, dict[tuple[int, int], int]] = {}
+    for row in order.tolist():
         digest = digests[row].tobytes()
-        if sides[row] < 0 or not any(digest):
+        if not any(digest):
             continue
-        known = first.setdefault(digest, row)
-        if sides[known] < sides[row]:
-            twins[row] = known
-    return twins
+        earlier = seen.setdefault(digest, {})
+        for other in earlier.values():
+            kind = KINDS[int(_kinds(np.array(row), np.array(other), sides, labels))]
+            copy = NearDuplicate(row, other, 1.0, True, kind)
+            copies.setdefault((row, kind), copy)
+        earlier.setdefault((int(labels[row]), int(sides[row])), row)
+    return copies
 
 
 def _standard(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,47 +248,30 @@ def _blocks(n: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, n, _BLOCK))
 
 
-def _closest(
-    X: np.ndarray,
-    rows: np.ndarray,
-    earlier: np.ndarray,
-    mean: np.ndarray,
-    scale: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the highest cosine of each of ``rows`` to ``earlier``, and whose it is."""
-    best = np.full(len(rows), -np.inf, np.float32)
-    other = np.full(len(rows), -1)
-    for theirs in _blocks(len(earlier)):
-        candidates = _directions(X[earlier[theirs]], mean, scale)
-        for mine in _blocks(len(rows)):
-            cosines = _directions(X[rows[mine]], mean, scale) @ candidates.T
-            nearest = cosines.argmax(axis=1)
-            highest = cosines[np.arange(len(nearest)), nearest]
-            better = highest > best[mine]
-            best[mine] = np.where(better, highest, best[mine])
-            other[mine] = np.where(better, earlier[theirs][nearest], other[mine])
-    return best, other
-
-
-def _describe(twins: list[Twin], labelled: Labelled, measure: str) -> list[str]:
-    """Put what was found in words, with up to three examples of each kind."""
-    if not twins:
-        return [f"no near-duplicates across the split ({measure})"]
-    paths, labels = labelled.paths, labelled.labels
-    said = []
-    for exact, what in (
-        (True, "repeat one on another side of the split byte for byte"),
-        (False, f"look like one on another side of the split ({measure})"),
+def _describe(
+    copies: list[NearDuplicate], labelled: Labelled, measure: str
+) -> list[str]:
+    """Put copies in words: those under two labels first, three examples of each."""
+    notes = []
+    for kind, text in (
+        ("relabelled", "copies under two labels, so one of the two is wrong"),
+        ("across", "copies on two sides of the split, so scores may flatter"),
+        ("within", "copies on one side of the split"),
     ):
-        kind = [twin for twin in twins if twin.exact is exact]
-        if not kind:
-            continue
-        closest = sorted(kind, key=lambda twin: -twin.cosine)[:3]
-        examples = "; ".join(f"{paths[t.row]} ~ {paths[t.other]}" for t in closest)
-        n_relabelled = sum(labels[twin.row] != labels[twin.other] for twin in kind)
-        relabelled = f" ({n_relabelled} with another label)" * bool(n_relabelled)
-        said.append(
-            f"near-duplicates, so scores may flatter: images that {what}: "
-            f"{len(kind)}{relabelled}, such as {examples}"
-        )
-    return said
+        of_kind = [copy for copy in copies if copy.kind == kind]
+        if of_kind:
+            notes.append(f"{text}: {_examples(of_kind, labelled, measure)}")
+        elif kind == "across":
+            notes.append(f"no near-duplicates across the split ({measure})")
+    return notes
+
+
+def _examples(copies: list[NearDuplicate], labelled: Labelled, measure: str) -> str:
+    n_exact = sum(copy.exact for copy in copies)
+    counts = [f"{n_exact} byte for byte"] * bool(n_exact)
+    if n_alike := len(copies) - n_exact:
+        counts.append(f"{n_alike} by their looks ({measure})")
+    closest = sorted(copies, key=lambda copy: (not copy.exact, -copy.cosine))[:3]
+    paths = labelled.paths
+    pairs = [f"{paths[copy.row]} ~ {paths[copy.other]}" for copy in closest]
+    return f"{', '.join(counts)}, such as {'; '.join(pairs)}"

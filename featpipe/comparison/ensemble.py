@@ -33,9 +33,9 @@ class Member:
         As in the score record.
     fitted : Fitted
         Its logistic row.
-    final, parts : (n_train, n_classes) float64 and a list of such
+    final, parts, repeats : (n_train, n_classes) float64 and lists of such
         Probabilities of the training rows by fits that never saw them: of the final
-        fit, and of each part whose predictions are judged.
+        fit, of each part whose predictions are judged, and of each repeated fold.
     seconds : float
         What fitting and these probabilities took.
     """
@@ -45,6 +45,7 @@ class Member:
     fitted: Fitted
     final: np.ndarray
     parts: list[np.ndarray]
+    repeats: list[np.ndarray]
     seconds: float
 
 
@@ -67,8 +68,13 @@ def prepare(
         if protocol.nested
         else [final]
     )
+    rows = protocol.final.train
+    repeats = [
+        out_of_fold(X, y, Part(rows, rows[:0], [pair]), fitted.C, settings)
+        for pair in protocol.repeats
+    ]
     seconds = fitted.fit_seconds + time.perf_counter() - start
-    return Member(depth, X.shape[1], fitted, final, parts, seconds)
+    return Member(depth, X.shape[1], fitted, final, parts, repeats, seconds)
 
 
 def combine(
@@ -90,6 +96,8 @@ def combine(
     """
     start = time.perf_counter()
     chosen, cv_score = _choose([m.final for m in members], y, protocol.final, settings)
+    if protocol.repeats:
+        cv_score = _repeated_score(members, chosen, cv_score, y, protocol, settings)
     judged = protocol.judged
     probabilities = np.zeros((len(judged), settings.n_classes))
     part_scores = []
@@ -115,6 +123,24 @@ def combine(
         predict_seconds=sum(members[m].fitted.predict_seconds for m in chosen),
     )
     return depth, sum(members[m].width for m in chosen), fitted
+
+
+def _repeated_score(
+    members: Sequence[Member],
+    chosen: Sequence[int],
+    cv_score: float,
+    y: np.ndarray,
+    protocol: Protocol,
+    settings: Settings,
+) -> float:
+    """Return the mean score of the chosen members, over repeated folds too."""
+    labels, measure = y[protocol.final.train], METRICS[settings.metric]
+    n_first = len(protocol.final.selection)
+    total = n_first * cv_score
+    for k, (_, scored) in enumerate(protocol.repeats):
+        mean = np.mean([members[m].repeats[k][scored] for m in chosen], axis=0)
+        total += measure(labels[scored], mean.argmax(axis=1))
+    return float(total / (n_first + len(protocol.repeats)))
 
 
 def _held(member: Member, at: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from featpipe.codes import Codes, CodesError
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
 from featpipe.predictor.recorded import check_rows, find_record
-from featpipe.protocol import Part, given_groups, plan, resolve_C
+from featpipe.protocol import Part, Protocol, given_groups, plan, resolve_C
 from featpipe.scores import Score
 
 __all__ = ["fit"]
@@ -131,9 +131,12 @@ def fit(
         # The estimator's warnings_ says it too, and travels with the model.
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(X[part.train], y[part.train])
+        cv_score = classifiers.repeated_score(
+            estimator, X[part.train], y[part.train], part.selection, protocol.repeats
+        )
     seconds = time.perf_counter() - start
     if record is not None:
-        estimator.cv_score_ = float(record.cv_accuracy or np.nan)
+        cv_score = float(record.cv_accuracy or np.nan)
         estimator.C_curve_ = np.array(record.C_curve, float)
     model = Model(
         classifier=classifier,
@@ -147,7 +150,7 @@ def fit(
             "n_images": len(part.train),
             "codes": os.fspath(file.path),
             "metric": metric,
-            "cv_score": _number(estimator.cv_score_),
+            "cv_score": _number(cv_score),
             "C_curve": [[c, _number(s)] for c, s in estimator.C_curve_.tolist()],
             "class_weight": class_weight,
             "folds": folds,
@@ -155,7 +158,17 @@ def fit(
             "converged": bool(estimator.converged_),
             "warnings": list(estimator.warnings_),
         },
-        score=_score(file, depth, classifier, estimator, X, part, protocol, seconds),
+        score=_score(
+            file,
+            depth,
+            classifier,
+            estimator,
+            X,
+            part,
+            protocol.name,
+            cv_score,
+            seconds,
+        ),
     )
     return Predictor(model, weights=weights, device=device)
 
@@ -207,8 +220,8 @@ def _depth(file: Codes, depth: str | None) -> str:
     return "+".join(specs)
 
 
-def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, str]:
-    """Return the rows of the one fit, as rows of the file, and the protocol's name."""
+def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, Protocol]:
+    """Return the rows of the one fit, as rows of the file, and the protocol."""
     labels = np.asarray(file.labels)
     rows = np.flatnonzero(labels >= 0)
     protocol = plan(
@@ -220,7 +233,7 @@ def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, str]:
         seed=seed,
     )
     final = protocol.final
-    return Part(rows[final.train], rows[final.held], final.selection), protocol.name
+    return Part(rows[final.train], rows[final.held], final.selection), protocol
 
 
 def _score(
@@ -231,6 +244,7 @@ def _score(
     X: np.ndarray,
     part: Part,
     protocol: str,
+    cv_score: float,
     fit_seconds: float,
 ) -> Score | None:
     """Judge the fit by the rows held out, as `compare` does; None without any."""
@@ -260,7 +274,7 @@ def _score(
         protocol=protocol,
         n_train=len(part.train),
         n_test=len(part.held),
-        cv_accuracy=_number(estimator.cv_score_),
+        cv_accuracy=_number(cv_score),
         fit_seconds=fit_seconds,
         predict_seconds=seconds,
         C_curve=[[c, _number(s)] for c, s in estimator.C_curve_.tolist()],

@@ -6,7 +6,7 @@ Sees labels, splits and groups; knows nothing of codes, images, classifiers or s
 """
 
 from featpipe.protocol.folding import Pairs, folds, given_groups, group_numbers
-from featpipe.protocol.planning import Part, Protocol, plan, resolve_C
+from featpipe.protocol.planning import FEW, Part, Protocol, plan, resolve_C
 from featpipe.protocol.splitting import SplitRows, learned_splits, split_rows
 from featpipe.protocol.tuning import (
     TuningRows,
@@ -16,6 +16,7 @@ from featpipe.protocol.tuning import (
 )
 
 __all__ = [
+    "FEW",
     "Pairs",
     "Part",
     "Protocol",

@@ -10,7 +10,12 @@ import numpy as np
 from featpipe.protocol.folding import Pairs, folds, group_numbers
 from featpipe.protocol.splitting import SplitRows, split_rows
 
-__all__ = ["Part", "Protocol", "plan", "resolve_C"]
+__all__ = ["FEW", "Part", "Protocol", "plan", "resolve_C"]
+
+FEW = 200
+"""Training images below which contenders are ranked by repeated folds."""
+
+_REPEATS = 4  # beside the folds that choose C
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +60,9 @@ class Protocol:
         The protocol in words.
     chosen_by_val : bool
         Whether the rows of split ``val`` choose C, instead of folds.
+    repeats : list of (fitted, scored)
+        Of fewer than `FEW` training images: further folds of the rows of ``final``,
+        which choose no C and steady the cross-validated score.
     """
 
     name: str
@@ -64,6 +72,7 @@ class Protocol:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     chosen_by_val: bool = False
+    repeats: Pairs = field(default_factory=list)
 
     @property
     def nested(self) -> bool:
@@ -172,18 +181,28 @@ class _Cut:
                 "needs images of at least two classes to learn from"
             )
 
-    def folds(self, rows: np.ndarray) -> Pairs:
+    def folds(self, rows: np.ndarray, seed: int | None = None) -> Pairs:
         return folds(
-            self.labels[rows], self.groups[rows], n_folds=self.n_folds, seed=self.seed
+            self.labels[rows],
+            self.groups[rows],
+            n_folds=self.n_folds,
+            seed=self.seed if seed is None else seed,
         )
 
-    def selection(self, rows: np.ndarray) -> Pairs:
+    def repeats(self, rows: np.ndarray) -> Pairs:
+        """Cut few training rows again and again, by other seeds."""
+        if len(rows) >= FEW:
+            return []
+        seeds = [(self.seed + 7919 * k) % 2**32 for k in range(1, _REPEATS + 1)]
+        return [pair for seed in seeds for pair in self.selection(rows, seed)]
+
+    def selection(self, rows: np.ndarray, seed: int | None = None) -> Pairs:
         """Cut training rows into folds that choose C; each must learn two classes.
 
         None are returned where the rows are too few: not all classifiers choose.
         """
         try:
-            pairs = self.folds(rows)
+            pairs = self.folds(rows, seed)
         except ValueError:
             pairs = []
         labels = self.labels[rows]
@@ -249,8 +268,9 @@ def _by_split(cut: _Cut, rows: SplitRows) -> Protocol:
         [part],
         sides,
         _unbalanced(cut, part),
-        notes,
+        [*notes, *_few(part)],
         chosen_by_val=bool(len(rows.choose)),
+        repeats=[] if len(rows.choose) else cut.repeats(part.train),
     )
 
 
@@ -274,7 +294,15 @@ def _by_cut(cut: _Cut, test_size: float) -> Protocol:
         f"off, held out and choose nothing; {_count(train)} to learn from: "
         f"{_by_cv(part)}"
     )
-    return Protocol("test", part, [part], sides, _unbalanced(cut, part), [note])
+    return Protocol(
+        "test",
+        part,
+        [part],
+        sides,
+        _unbalanced(cut, part),
+        [note, *_few(part)],
+        repeats=cut.repeats(part.train),
+    )
 
 
 def _held_rows(cut: _Cut, share: float) -> np.ndarray:
@@ -315,7 +343,15 @@ def _by_folds(cut: _Cut, given: str) -> Protocol:
         f"cross-validation). The C, its curve and cv shown are those of all images"
     )
     warnings = _small_classes(cut, everything, len(parts))
-    return Protocol(f"{len(parts)}-fold", final, parts, sides, warnings, [note])
+    return Protocol(
+        f"{len(parts)}-fold",
+        final,
+        parts,
+        sides,
+        warnings,
+        [note, *_few(final)],
+        repeats=cut.repeats(everything),
+    )
 
 
 def _inside(cut: _Cut, pairs: Pairs, i: int) -> Part:
@@ -348,6 +384,16 @@ def _by_cv(part: Part) -> str:
     if not part.selection:
         return "they are too few for cross-validation"
     return f"C is chosen by {len(part.selection)}-fold cross-validation"
+
+
+def _few(part: Part) -> list[str]:
+    """Return what a reader of cross-validated scores of few images must know."""
+    if len(part.train) >= FEW or len(part.selection) < 2:
+        return []
+    return [
+        f"fewer than {FEW} images to learn from: cv is the mean over repeated folds, "
+        "it flatters all the same, and a row close to the recommended one may be better"
+    ]
 
 
 def _names(cut: _Cut, numbers: np.ndarray) -> str:

@@ -69,7 +69,7 @@ def accuracy_interval(n_correct: int, n: int) -> tuple[float, float]:
 
     Wilson's, and the exact one where at most ten images are wrong or at most ten are
     right: there Wilson's covers the accuracy in as few as 84 % of cases
-    (``benchmarks/statistics.py``; Brown, Cai and DasGupta 2001 [1]_).
+    (``benchmarks/judging.py``; Brown, Cai and DasGupta 2001 [1]_).
 
     Raises
     ------

@@ -1,0 +1,206 @@
+"""Do the statements of the table hold? Coverage, false claims, and what choosing costs.
+
+    python benchmarks/judging.py [--runs 300] [PART …]
+
+Everything is drawn at random, so what is true is known. The classifier of the parts
+``claims``, ``regret`` and ``flattery`` is ridge in closed form (the objective of
+`linear`), so that hundreds of comparisons take minutes; folds, intervals and tests are
+featpipe's own. Parts: coverage, groups, claims, regret, flattery.
+"""
+
+import argparse
+import time
+
+import numpy as np
+from scipy.stats import binom
+
+from featpipe.protocol import folds
+from featpipe.scores import (
+    accuracy_interval,
+    exact,
+    fold_variance_ratio,
+    grouped_interval,
+    holm,
+    max_t,
+    mcnemar,
+    wilson,
+)
+
+ALPHAS = 10.0 ** np.arange(-1, 5)  # 1 / 2C
+
+
+def draw(rng, n, distances, width, shared=0.5):
+    """Draw labels of two even classes, and codes of one depth for each distance.
+
+    All depths share a part of their noise, as depths of one network do.
+    """
+    labels = np.arange(n) % 2
+    centres = rng.normal(size=(2, width))
+    centres /= np.linalg.norm(centres[0] - centres[1])
+    common = np.sqrt(shared) * rng.normal(size=(n, width))
+    return labels, [
+        distance * centres[labels]
+        + common
+        + np.sqrt(1 - shared) * rng.normal(size=(n, width))
+        for distance in distances
+    ]
+
+
+def ridge(X, y, train, held, alphas):
+    """Return the classes of ``held`` by ridge on ``train``, (n_alphas, n_held)."""
+    mean, scale = X[train].mean(axis=0), X[train].std(axis=0)
+    A, B = (X[train] - mean) / scale, (X[held] - mean) / scale
+    target = 2.0 * y[train] - 1
+    U, s, Vt = np.linalg.svd(A, full_matrices=False)
+    aim = U.T @ (target - target.mean())
+    weights = s / (s**2 + np.asarray(alphas)[:, None]) * aim
+    return (weights @ (Vt @ B.T) + target.mean() > 0).astype(int)
+
+
+def out_of_fold(X, y, pairs, alphas):
+    """Return whether each row is right, by fits without it: (n_alphas, n)."""
+    correct = np.empty((len(alphas), len(y)), bool)
+    for train, held in pairs:
+        correct[:, held] = ridge(X, y, train, held, alphas) == y[held]
+    return correct
+
+
+def coverage(runs):
+    """Compute the lowest coverage of each interval over accuracies from 50 to 100 %."""
+    print("\n| images | Wilson | exact | the table's |\n|---|---|---|---|")
+    for n in (20, 40, 153, 398, 1000):
+        k = np.arange(n + 1)
+        p = np.concatenate([np.linspace(0.5, 0.9, 400), 1 - np.geomspace(0.1, 0.02 / n,
+                            3000)])  # fmt: skip
+        chance = binom.pmf(k[:, None], n, p)
+        lowest = []
+        for interval in (wilson, exact, accuracy_interval):
+            limits = np.array([interval(each, n) for each in k.tolist()])
+            inside = (limits[:, :1] <= p) & (p <= limits[:, 1:])
+            lowest.append((inside * chance).sum(axis=0).min())
+        print(f"| {n} | " + " | ".join(f"{each:.3f}" for each in lowest) + " |")
+
+
+def groups(runs):
+    """Draw images in groups of equal accuracy within, and count what is covered."""
+    print("\n| groups of 8 | accuracy | correlation | as images | as groups |")
+    print("|---|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    for n_groups in (8, 20, 50):
+        numbers = np.repeat(np.arange(n_groups), 8)
+        for accuracy in (0.8, 0.95):
+            for correlation in (0.05, 0.3, 0.8):
+                a, b = (x * (1 / correlation - 1) for x in (accuracy, 1 - accuracy))
+                hit = np.zeros(2)
+                for _ in range(4 * runs):
+                    of_group = rng.beta(a, b, n_groups)
+                    correct = rng.random(len(numbers)) < of_group[numbers]
+                    for i, (low, high) in enumerate((
+                        wilson(int(correct.sum()), len(correct)),
+                        grouped_interval(correct, numbers),
+                    )):  # fmt: skip
+                        hit[i] += low <= accuracy <= high
+                shares = " | ".join(f"{each:.2f}" for each in hit / (4 * runs))
+                print(f"| {n_groups} | {accuracy} | {correlation} | {shares} |")
+
+
+def claims(runs):
+    """Count null runs without a split in which some row is called worse."""
+    print(
+        "\n| images | rows | width | accuracy | McNemar + Holm | maxT | the table's |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for n, n_rows, width, distance in (
+        (40, 9, 16, 0.0),
+        (40, 24, 16, 0.0),
+        (150, 9, 16, 0.0),
+        (150, 9, 16, 3.0),
+        (150, 24, 16, 3.0),
+        (150, 9, 100, 3.0),
+        (400, 9, 16, 3.0),
+    ):
+        claimed, accuracy = np.zeros(3), 0.0
+        for seed in range(runs):
+            rng = np.random.default_rng(seed)
+            labels, depths = draw(rng, n, [distance] * n_rows, width)
+            pairs = folds(labels, seed=seed)
+            correct = np.array(
+                [out_of_fold(X, labels, pairs, [10.0])[0] for X in depths]
+            )
+            best = correct.mean(axis=1).argmax()
+            correct = correct[[best, *np.delete(np.arange(n_rows), best)]].T
+            raw = [mcnemar(correct[:, 0], correct[:, j]) for j in range(1, n_rows)]
+            claimed += [
+                min(holm(raw)) < 0.05,
+                np.nanmin(max_t(correct)) < 0.05,
+                np.nanmin(max_t(correct, variance_ratio=fold_variance_ratio(5))) < 0.05,
+            ]
+            accuracy += correct.mean() / runs
+        shares = " | ".join(f"{100 * each:.1f} %" for each in claimed / runs)
+        print(f"| {n} | {n_rows} | {width} | {accuracy:.2f} | {shares} |", flush=True)
+
+
+def regret(runs):
+    """Measure what the recommended row lacks to the best one, by 1 and 5 repeats."""
+    print("\n| training images | rows | lost, 1 × 5 folds | lost, 5 × 5 | cv above the "
+          "truth, 1 × 5 | cv above, 5 × 5 |\n|---|---|---|---|---|---|")  # fmt: skip
+    n_new = 1000
+    for n in (40, 100, 200, 400):
+        for n_rows in (9, 24):
+            lost = np.zeros((runs // 3, 4))
+            for seed in range(len(lost)):
+                rng = np.random.default_rng(seed)
+                distances = 2.2 + 0.3 * rng.normal(size=n_rows)
+                labels, depths = draw(rng, n + n_new, distances, 50)
+                train, new = np.arange(n), np.arange(n, n + n_new)
+                y = labels[:n]
+                cuts = [folds(y, seed=seed + 1000 * k) for k in range(5)]
+                cv, truth = np.empty((n_rows, 5)), np.empty(n_rows)
+                for row, X in enumerate(depths):
+                    one = out_of_fold(X[:n], y, cuts[0], ALPHAS).mean(axis=1)
+                    alpha = [ALPHAS[one.argmax()]]
+                    cv[row] = [out_of_fold(X[:n], y, cut, alpha).mean() for cut in cuts]
+                    named = ridge(X, labels, train, new, alpha)[0]
+                    truth[row] = (named == labels[new]).mean()
+                once, often = cv[:, 0].argmax(), cv.mean(axis=1).argmax()
+                lost[seed] = (
+                    truth.max() - truth[once],
+                    truth.max() - truth[often],
+                    cv[once, 0] - truth[once],
+                    cv[often].mean() - truth[often],
+                )
+            points = " | ".join(f"{100 * each:.1f}" for each in lost.mean(axis=0))
+            print(f"| {n} | {n_rows} | {points} |", flush=True)
+
+
+def flattery(runs):
+    """Measure how much the score of the row flatters that held-out images choose."""
+    print("\n| held-out images | rows | flatters by |\n|---|---|---|")
+    for n_held in (40, 153, 400):
+        for n_rows in (9, 24):
+            gained = []
+            for seed in range(runs // 3):
+                rng = np.random.default_rng(seed)
+                labels, depths = draw(rng, 200 + n_held + 1000, [2.2] * n_rows, 50)
+                held = np.arange(200, len(labels))
+                right = np.array([
+                    ridge(X, labels, np.arange(200), held, [10.0])[0] == labels[held]
+                    for X in depths
+                ])  # fmt: skip
+                shown = right[:, :n_held].mean(axis=1)
+                best = shown.argmax()
+                gained.append(shown[best] - right[best, n_held:].mean())
+            print(f"| {n_held} | {n_rows} | {100 * np.mean(gained):.1f} points |")
+
+
+PARTS = {part.__name__: part for part in (coverage, groups, claims, regret, flattery)}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=list(PARTS))
+    parser.add_argument("--runs", type=int, default=300)
+    asked = parser.parse_args()
+    for name in asked.parts or PARTS:
+        start = time.perf_counter()
+        PARTS[name](asked.runs)
+        print(f"\n{name}: {time.perf_counter() - start:.0f} s", flush=True)

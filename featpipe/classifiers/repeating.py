@@ -1,0 +1,52 @@
+"""The cross-validated score at the chosen C, over folds that have not chosen it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+from featpipe.classifiers.choosing import PathClassifier, Split
+
+__all__ = ["repeated_score"]
+
+
+def repeated_score(
+    model: PathClassifier,
+    X: Any,
+    y: np.ndarray,
+    chosen_by: Sequence[Split],
+    repeats: Sequence[Split],
+) -> float:
+    """Return the mean metric over the folds that chose C and over further ones.
+
+    With few images the score depends on which of them share a fold; more folds make it
+    steadier, and those that chose nothing do not flatter.
+
+    Parameters
+    ----------
+    model : PathClassifier
+        Fitted, with its C chosen by ``chosen_by``.
+    X : (n, width) float32 or float64
+    y : (n,)
+    chosen_by, repeats : sequence of (train, held-out)
+        Positions within the rows.
+
+    Returns
+    -------
+    float
+        ``model.cv_score_`` where there are no ``repeats``, or C was given (nan).
+    """
+    if not repeats or not np.isfinite(model.cv_score_):
+        return float(model.cv_score_)
+    again = clone(model).set_params(C="auto", Cs=[model.C_], cv=list(repeats))
+    with warnings.catch_warnings():
+        # The path that chose C has reported how this C converges.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        again.fit(X, y)
+    sums = len(chosen_by) * model.cv_score_ + len(repeats) * again.cv_score_
+    return float(sums / (len(chosen_by) + len(repeats)))
