@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import pytest
 
 from featpipe import scores
+from featpipe.finetuning import Finetuned
 from featpipe.scores import Score
 
 FIELDS_OF_THE_DESIGN = [
@@ -81,3 +82,34 @@ def test_predictions_must_pair_up_with_paths():
     record = example().as_dict() | {"test_predicted": ["cat"]}
     with pytest.raises(ValueError, match="2 test_paths but 1 test_predicted"):
         Score.from_dict(record)
+
+
+def test_a_score_is_one_line_and_a_table_in_a_notebook():
+    score = example(depth="<b>layer3")
+    assert repr(score) == (
+        "<Score of logistic on <b>layer3: 50.0 % [10.0, 90.0] of 2 images>"
+    )
+    html = score._repr_html_()
+    assert "<th>depth</th><td>&lt;b&gt;layer3</td>" in html
+    assert "dog/" not in html
+
+
+def test_a_fine_tuning_is_one_line_and_its_epochs_a_table():
+    history = [{"epoch": k, "loss": 0.5, "held_out_score": 0.9} for k in range(3)]
+    score = example(classifier="finetune", trained="all, from a probe")
+    found = Finetuned(score=score, rates={1e-3: 0.2}, epoch=2, history=history)
+    assert repr(found) == (
+        "<Finetuned resnet18 (all, from a probe): 50.0 % of 2 images, epoch 2, "
+        "rate 0.001>"
+    )
+    assert found._repr_html_().count("<tr>") == 4
+
+
+def test_a_record_written_before_the_comparison_fields_is_read():
+    record = example().as_dict()
+    for name in ("difference", "difference_low", "difference_high",
+                 "majority_p_value", "better_than_majority"):  # fmt: skip
+        del record[name]
+    read = Score.from_dict(record)
+    assert read.difference is None
+    assert read.better_than_majority is None

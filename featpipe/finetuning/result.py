@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import os
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Finetuned", "bind", "judge", "write_model"]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Finetuned:
     """A fine-tuned network's record, and how it came about.
 
@@ -61,6 +62,28 @@ class Finetuned:
     notes: list[str] = field(default_factory=list)
     path: Path | None = None
     seed: int = 0
+
+    def __repr__(self) -> str:
+        """Return one line: what was trained, and how well it did."""
+        score = self.score
+        return (
+            f"<Finetuned {score.backbone} ({score.trained}): "
+            f"{100 * score.accuracy:.1f} % of {score.n_test:,} images, epoch "
+            f"{self.epoch}, rate {self.rate:g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the epochs as a table for a notebook."""
+        names = list(self.history[0]) if self.history else []
+        lines = [f"<caption>{html.escape(repr(self))}</caption>"]
+        lines.append("<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>")
+        for epoch in self.history:
+            cells = (
+                f"<td>{v:.4g}</td>" if isinstance(v, float) else f"<td>{v}</td>"
+                for v in epoch.values()
+            )
+            lines.append("<tr>" + "".join(cells) + "</tr>")
+        return f"<table>{''.join(lines)}</table>"
 
     @property
     def rate(self) -> float:

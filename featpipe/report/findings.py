@@ -331,6 +331,8 @@ def _near_duplicates(
     if judged.all():
         return []
     sample = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(np.int64))
-    level = duplicates.background(X[sample], codes.labels[rows][sample])
-    alike = max(duplicates.ALIKE, level)
-    return duplicates.find(X, codes.sha256[rows], judged.astype(np.int64), alike)
+    alike = duplicates.threshold(duplicates.unrelated_similarity(X[sample]))
+    copies = duplicates.find(
+        X, codes.sha256[rows], judged.astype(np.int64), codes.labels[rows], alike
+    )
+    return [copy for copy in copies if judged[copy.row] != judged[copy.other]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -35,7 +36,7 @@ _OF_COMPARISON = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Score:
     """How one contender did, and everything needed to compare it with another.
 
@@ -136,8 +137,26 @@ class Score:
     trained: str | None = None
     image_passes: int | None = None
 
+    def __repr__(self) -> str:
+        """Return one line: what was judged, and how well it did."""
+        low, high = 100 * self.accuracy_low, 100 * self.accuracy_high
+        return (
+            f"<Score of {self.classifier} on {self.depth}: {100 * self.accuracy:.1f} % "
+            f"[{low:.1f}, {high:.1f}] of {self.n_test:,} images>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the fields as a table for a notebook, without paths and curve."""
+        hidden = ("test_paths", "test_predicted", "C_curve")
+        rows = (
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
+            for name, value in self.as_dict().items()
+            if name not in hidden
+        )
+        return f"<table>{''.join(rows)}</table>"
+
     def as_dict(self) -> dict[str, Any]:
-        """Give the JSON record: plain Python types, None for nan and infinity.
+        """Return the JSON record: plain Python types, None for nan and infinity.
 
         What only trained networks have is there only for them.
         """
