@@ -31,7 +31,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 
 class Wandering(nn.Module):
-    # Which convolution runs depends on the pixels: no graph can record it.
+    # Which convolution runs is asked of the pixels: no graph can record it.
     def __init__(self, width=8):
         super().__init__()
         self.stem = nn.Sequential(
@@ -42,7 +42,7 @@ class Wandering(nn.Module):
         self.drop, self.fc = nn.Dropout(0.5), nn.Linear(width, 5)
 
     def forward(self, x):
-        light = bool(x.mean() > 0)
+        light = bool(x.abs().max() > 0)
         x = self.stem(x)
         for _ in range(2):
             x = self.light(x) if light else self.dark(x)

@@ -1,11 +1,9 @@
 """Names of backbones and depths, shapes, pools and the table of depths."""
 
 import sys
-import types
 
 import pytest
 import torch
-from torch import nn
 from torchvision import models
 
 from featpipe import backbones
@@ -282,36 +280,3 @@ def test_timm_says_which_extra_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install featpipe\[timm\]"):
         backbones.load("timm:resnet10t")
-
-
-def test_timm_networks_take_their_own_configuration(monkeypatch):
-    # A stand-in with timm's names, for the extra is large: builder, weights, facts.
-    facts = types.SimpleNamespace(
-        has_weights=True,
-        input_size=(3, 48, 48),
-        crop_pct=0.9,
-        interpolation="bicubic",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
-    )
-
-    def create_model(name: str, pretrained: bool) -> nn.Module:
-        network = models.squeezenet1_1(num_classes=5)
-        if pretrained:
-            nn.init.constant_(network.features[0].bias, 2.0)
-        return network
-
-    stand_in = types.SimpleNamespace(
-        create_model=create_model,
-        is_model=lambda name: name == "tiny",
-        list_models=lambda: ["tiny", "small"],
-        get_pretrained_cfg=lambda name: facts,
-    )
-    monkeypatch.setitem(sys.modules, "timm", stand_in)
-    backbone = backbones.load("timm:tiny")
-    assert backbone.weights == "DEFAULT"
-    assert (backbone.network.features[0].bias == 2).all()
-    assert backbone.preprocessing.resize == 53
-    assert backbone.preprocessing.interpolation == "bicubic"
-    with pytest.raises(ValueError, match="timm has no network 'tine'; did you mean ti"):
-        backbones.load("timm:tine")

@@ -132,6 +132,13 @@ def parse(spec: str, nodes: Sequence[str], *, backbone: str) -> tuple[str, str |
         If there is no such node or pool; the choices are in the message.
     """
     node, colon, how = spec.partition(":")
+    if node == PENULTIMATE and nodes and node not in nodes:
+        raise ValueError(
+            f"which layer makes the class scores of backbone {backbone!r} cannot be "
+            "told, and so not what enters it; name a depth, as --depth "
+            f"{nodes[-1]} (`featpipe depths {backbone}` lists all), or call a module "
+            f"of the network {PENULTIMATE!r}"
+        )
     if node not in nodes:
         choices = ", ".join(_nearest(node, nodes))
         hint = "; one depth at a time, please" if "+" in node else ""

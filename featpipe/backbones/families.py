@@ -12,97 +12,23 @@ import ast
 import difflib
 import functools
 import importlib
-import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
-from featpipe.backbones import mini, trunks
+from featpipe.backbones import mini, timm_networks, trunks
+from featpipe.backbones.architecture import Architecture, Entry, State
 from featpipe.backbones.preprocessing import Preprocessing
 
 __all__ = ["Architecture", "Entry", "find", "names"]
-
-State = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Weights that can be had by name.
-
-    Parameters
-    ----------
-    name : str
-        ``IMAGENET1K_V1``.
-    preprocessing : Preprocessing
-        What these weights were trained to see.
-    read : callable
-        Gives the state dict; may download it.
-    n_parameters : int or None
-    accuracy : float or None
-        Top-1 on ImageNet in percent.
-    build_arguments : dict
-        What the builder has to be told for these weights.
-    url : str or None
-        Where they are downloaded from.
-    """
-
-    name: str
-    preprocessing: Preprocessing
-    read: Callable[[], State]
-    n_parameters: int | None = None
-    accuracy: float | None = None
-    build_arguments: Mapping[str, Any] = field(default_factory=dict)
-    url: str | None = None
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network that can be built, and the weights entries it has.
-
-    Parameters
-    ----------
-    name : str
-        Canonical name.
-    builder : callable
-        Gives the network with random weights, whatever keyword arguments it takes.
-    entries : dict of str to Entry
-        Empty for your own networks.
-    default : str or None
-        The entry taken when no weights are named; None: as the builder leaves them.
-    newest : str or None
-        The entry that ``DEFAULT`` names: torchvision's own choice.
-    trusted : bool
-        Its recorded graph is known to compute what the network computes.
-    renamed : callable
-        From the names of old weights files to today's.
-    """
-
-    name: str
-    builder: Callable[..., nn.Module]
-    entries: Mapping[str, Entry] = field(default_factory=dict)
-    default: str | None = None
-    newest: str | None = None
-    trusted: bool = True
-    renamed: Callable[[str], str] = str
-
-    def build(self, entry: Entry | None) -> nn.Module:
-        """Build the network as these weights need it, filled at random.
-
-        ``entry`` None takes the arguments of the newest entry, so that a weights
-        file, and no weights, meet the network that the entry is made for.
-        """
-        if entry is None and self.newest is not None:
-            entry = self.entries[self.newest]
-        return self.builder(**(entry.build_arguments if entry else {}))
 
 
 def names() -> list[str]:
@@ -240,54 +166,6 @@ def _bundled(name: str) -> Architecture | None:
     )
 
 
-def _timm(name: str) -> Architecture | None:
-    if not name.startswith("timm:"):
-        return None
-    try:
-        timm = importlib.import_module("timm")
-    except ModuleNotFoundError as err:
-        raise ModuleNotFoundError(
-            f"backbone {name!r} needs the package timm, which is not installed; "
-            "`pip install featpipe[timm]`"
-        ) from err
-    model = name.removeprefix("timm:")
-    if not timm.is_model(model):
-        near = difflib.get_close_matches(model, timm.list_models(), n=10, cutoff=0.3)
-        raise ValueError(
-            f"timm has no network {model!r}; did you mean {', '.join(near)}? "
-            "`timm.list_models()` lists all"
-        )
-    builder = functools.partial(timm.create_model, model, pretrained=False)
-    configuration = timm.get_pretrained_cfg(model)
-    if configuration is None or not configuration.has_weights:
-        return Architecture(name=name, builder=builder, trusted=False)
-
-    def read() -> State:
-        return timm.create_model(model, pretrained=True).state_dict()
-
-    side = configuration.input_size[-1]
-    entry = Entry(
-        name="DEFAULT",
-        preprocessing=Preprocessing(
-            # timm's evaluation transform: the crop is this share of the resize.
-            resize=math.floor(side / configuration.crop_pct),
-            crop=side,
-            interpolation=configuration.interpolation,
-            mean=tuple(configuration.mean),
-            std=tuple(configuration.std),
-        ),
-        read=read,
-    )
-    return Architecture(
-        name=name,
-        builder=builder,
-        entries={"DEFAULT": entry},
-        default="DEFAULT",
-        newest="DEFAULT",
-        trusted=False,
-    )
-
-
 def _own(name: str) -> Architecture | None:
     """Your own callable, the current folder being importable."""
     address, _, query = name.partition("?")
@@ -344,6 +222,6 @@ _FAMILIES: tuple[Callable[[str], Architecture | None], ...] = (
     _torchvision,
     _trunk,
     _bundled,
-    _timm,
+    timm_networks.find,
     _own,
 )

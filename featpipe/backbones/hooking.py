@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from featpipe.backbones import depths
@@ -23,6 +24,7 @@ from featpipe.backbones.layers import AFTER_SCORES, is_leaf, makes_scores
 __all__ = ["Hooked"]
 
 _N_PROBE = 2
+_PRODUCTS = ("linear", "matmul", "__matmul__", "mm", "addmm", "einsum")
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,15 @@ class _Pass:
         self.n_started: dict[str, int] = {}
         self._network = network
         self._parameters: dict[int, int] = {}
-        self._head: tuple[_Tap, nn.Module, Seen] | None = None
+        self._heads: list[tuple[_Tap, nn.Module, Seen]] = []
+        self._product: Tensor | None = None
         self._entered: Tensor | None = None
         self._counter = FlopCounterMode(display=False) if costs else None
         names = {name for name, _ in network.named_modules()}
         images = _noise(height, width)
         counting = self._counter or nullcontext()
-        with torch.no_grad(), counting, _hooks(network, names, self._note):
+        products, hooks = _Products(self), _hooks(network, names, self._note)
+        with torch.no_grad(), counting, products, hooks:
             output = network(images)
         self._add_penultimate(output)
 
@@ -154,11 +158,12 @@ class _Pass:
         if isinstance(x, Tensor) and x.shape[:1] == (_N_PROBE,) and tap.module:
             name = f"{tap.module}_{tap.call}" if tap.call else tap.module
             self._add(name, tap, x)
-        if is_leaf(module) and not isinstance(module, AFTER_SCORES):
-            self._head = None
+        after = makes_scores(module) or isinstance(module, AFTER_SCORES)
+        if is_leaf(module) and not after:
+            self._heads = []
         if makes_scores(module) and isinstance(self._entered, Tensor):
             entering = _Tap(tap.module, tap.call, leaving=False)
-            self._head = entering, module, self._seen(self._entered)
+            self._heads.append((entering, module, self._seen(self._entered)))
 
     def _add(self, name: str, tap: _Tap, x: Tensor) -> None:
         self.taps[name] = tap
@@ -170,17 +175,47 @@ class _Pass:
         return Seen(tuple(x.shape[1:]), sum(self._parameters.values()), cost)
 
     def _add_penultimate(self, output: Any) -> None:
-        """Name what enters the last layer making scores, else the output."""
-        if self._head is not None and isinstance(output, Tensor) and output.ndim > 1:
-            tap, module, seen = self._head
-            n_scores = getattr(module, "out_features", None) or module.out_channels
-            if n_scores in (output.shape[1], output.shape[-1]):
+        """Name what enters the last layer making scores, else the output.
+
+        Nothing where several layers end with scores, or one outside of any module.
+        """
+        if PENULTIMATE in self.taps:
+            return
+        if isinstance(output, Tensor) and output.ndim > 1:
+            heads = [
+                head
+                for head in self._heads
+                if _n_scores(head[1]) in (output.shape[1], output.shape[-1])
+            ]
+            if len(heads) == 1 and heads[0] is self._heads[-1]:
+                tap, _, seen = heads[0]
                 self.taps[PENULTIMATE], self.seen[PENULTIMATE] = tap, seen
                 at = self.started.index(tap.module)
                 self.n_started[PENULTIMATE] = at
                 return
+            if heads or output is self._product:
+                return
         if isinstance(output, Tensor) and output.shape[:1] == (_N_PROBE,):
             self._add(PENULTIMATE, _Tap("", 0), output)
+
+
+def _n_scores(module: nn.Module) -> int:
+    return getattr(module, "out_features", None) or module.out_channels  # type: ignore[return-value]  # a layer that `makes_scores`
+
+
+class _Products(TorchFunctionMode):
+    """Notes the last product of a vector and weights that no module computes."""
+
+    def __init__(self, pass_: _Pass) -> None:
+        self._pass = pass_
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _PRODUCTS:
+            self._pass._product = output
+        return output
 
 
 @contextmanager

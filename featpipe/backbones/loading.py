@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from featpipe.backbones import families, outlines
+from featpipe.backbones.architecture import Architecture
 from featpipe.backbones.depths import (
     PENULTIMATE,
     Depth,
@@ -22,10 +23,10 @@ from featpipe.backbones.depths import (
     name_depth,
     parse,
 )
-from featpipe.backbones.families import Architecture
 from featpipe.backbones.network import Backbone, prepared
 from featpipe.backbones.outlines import Outline
 from featpipe.backbones.preprocessing import Preprocessing
+from featpipe.backbones.trial import dependence
 from featpipe.backbones.weights import Weights, choose, fill, read, sha256
 
 __all__ = ["layouts_of", "load", "outlined", "preprocessing_of", "resolve"]
@@ -46,6 +47,7 @@ def load(
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     interpolation: str | None = None,
+    allow_random: bool = False,
 ) -> Backbone:
     """Build a frozen backbone on the CPU, in float32.
 
@@ -65,12 +67,15 @@ def load(
         Pixels of the crop; the resize follows in proportion.
     resize, crop, mean, std, interpolation
         Replace those of the weights; see `Preprocessing`. ``resize=0``: no resizing.
+    allow_random : bool
+        Accept a network whose codes depend on more than their image; the reason is
+        then in `Backbone.random`.
 
     Raises
     ------
     ValueError
         Unknown name, weights or depth; weights that do not fit; an input size the
-        network cannot take.
+        network cannot take; codes that are not a function of the image.
     FileNotFoundError
         No such weights file.
     ConnectionError
@@ -98,6 +103,11 @@ def load(
         filled = fill(
             network, found, needed, source=source, renamed=architecture.renamed
         )
+    # Not fused: it may be exported.
+    cut = prepared(outline.cut(stops), torch.device("cpu"), "fp32", fused=False)
+    random = ""
+    if not architecture.trusted:
+        random = _tried(name, network, cut, preprocessing.crop, allow_random)
     return Backbone(
         architecture.name,
         chosen.name,
@@ -106,10 +116,30 @@ def load(
         stops,
         network,
         device=torch.device("cpu"),
+        random=random,
         _outline=outline,
-        # Not fused: it may be exported.
-        _cut=prepared(outline.cut(stops), torch.device("cpu"), "fp32", fused=False),
+        _cut=cut,
     )
+
+
+def _tried(
+    name: str, network: nn.Module, cut: nn.Module, side: int, allow_random: bool
+) -> str:
+    """Return why codes are no function of their image, if that is allowed, or nothing.
+
+    Raises
+    ------
+    ValueError
+        If they are none, and that is not allowed.
+    """
+    reason = dependence(network, cut, side)
+    if reason and not allow_random:
+        raise ValueError(
+            f"codes of backbone {name!r} are not a function of the image: {reason}; "
+            "mend its forward, or accept it with --allow-random (in Python "
+            "allow_random=True)"
+        )
+    return reason
 
 
 def resolve(
@@ -143,8 +173,9 @@ def preprocessing_of(
     entry = chosen.entry
     if entry is None and architecture.newest is not None:
         entry = architecture.entries[architecture.newest]
-    if entry is not None:
-        return entry.preprocessing.overridden(input_size=input_size)
+    own = architecture.preprocessing if entry is None else entry.preprocessing
+    if own is not None:
+        return own.overridden(input_size=input_size)
     side = _DEFAULT_SIDE if input_size is None else input_size
     return Preprocessing(resize=side, crop=side)
 

@@ -48,6 +48,8 @@ class Backbone:
     device : torch.device
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
+    random : str
+        Why codes depend on more than their image, where that was allowed; else empty.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Backbone:
     network: nn.Module = field(repr=False)
     device: torch.device
     precision: str = "fp32"
+    random: str = ""
     _outline: Outline = field(repr=False, kw_only=True)
     _cut: nn.Module = field(repr=False, kw_only=True)
 
@@ -148,10 +151,11 @@ class Backbone:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what of the backbone changes the numbers, as a JSON-able dict."""
+        random = {"random": self.random} if self.random else {}
         return {
             "backbone": self.name,
             "weights_sha256": self.weights_sha256,
-            "preprocessing": self.preprocessing.as_dict(),
+            "preprocessing": self.preprocessing.as_dict() | random,
         }
 
     def normalised(self, images: Tensor) -> Tensor:

@@ -77,7 +77,10 @@ def outline(network: nn.Module, *, side: int, trusted: bool = False) -> Outline:
     # A forward in Python may fail in any way when it is fed stand-ins for tensors.
     except Exception:
         return Hooked(network, side=side)
-    if trusted or _same_scores(network, traced.whole(), side):
+    if trusted:
+        return traced
+    if _same_scores(network, traced.whole(), side):
+        traced.drop_class_scores(side)
         return traced
     return Hooked(network, side=side)
 

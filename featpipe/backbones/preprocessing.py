@@ -31,6 +31,9 @@ _FILTERS = {
 }
 
 
+_CROP_MODES = ("center", "squash", "border")
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the input of a network.
@@ -47,6 +50,10 @@ class Preprocessing:
         Always True: Pillow widens its filter when it shrinks an image.
     mean, std : (3,) float
         Per channel, in units of the 0 to 1 range. The backbone applies them.
+    crop_mode : str
+        ``center``; or, as timm's networks may want it, ``squash`` (both sides resized
+        to ``resize``, whatever the shape was) or ``border`` (the longer side resized,
+        and what is lacking filled with the mean).
 
     Raises
     ------
@@ -67,6 +74,7 @@ class Preprocessing:
     antialias: bool = True
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", _three("mean", self.mean))
@@ -87,6 +95,11 @@ class Preprocessing:
             )
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std!r} must be above 0 in every channel")
+        if self.crop_mode not in _CROP_MODES:
+            raise ValueError(
+                f"unknown crop mode {self.crop_mode!r}; choose from "
+                f"{', '.join(_CROP_MODES)}"
+            )
         if not self.antialias:
             raise ValueError("antialias=False: Pillow always widens its filter")
 
@@ -102,7 +115,8 @@ class Preprocessing:
         -------
         (3, crop, crop) uint8
             Channels first, contiguous and writable; not yet normalised. An image left
-            smaller than the crop (``resize=None``) is centred on black.
+            smaller than the crop (``resize=None``) is centred on black, or with
+            ``crop_mode="border"`` on the mean.
         """
         return self.cropped(self.shrunk(image))
 
@@ -133,21 +147,37 @@ class Preprocessing:
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return width and height of an image after resizing, before the crop."""
-        return size if self.resize is None else _resized(size, self.resize)
+        if self.resize is None:
+            return size
+        if self.crop_mode == "squash":
+            return self.resize, self.resize
+        if self.crop_mode == "border":
+            ratio = max(size) / self.resize
+            return max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
+        return _resized(size, self.resize)
 
     def corner(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return left and top of the crop, in an image not smaller than it."""
         return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
 
     def _centred(self, image: Image.Image) -> Image.Image:
-        """Cut the central square; what an image lacks is black, split left-light."""
+        """Cut the central square; an odd pixel of what it lacks is right or bottom."""
         (width, height), side = image.size, self.crop
         if width < side or height < side:
-            canvas = Image.new("RGB", (max(width, side), max(height, side)))
+            canvas = Image.new(
+                "RGB", (max(width, side), max(height, side)), self._margin
+            )
             canvas.paste(image, (max(side - width, 0) // 2, max(side - height, 0) // 2))
             image = canvas
         left, top = self.corner(image.size)
         return image.crop((left, top, left + side, top + side))
+
+    @property
+    def _margin(self) -> tuple[int, int, int]:
+        if self.crop_mode != "border":
+            return 0, 0, 0
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
 
     def scaled(self, input_size: int) -> Preprocessing:
         """Return the same preprocessing for another crop, its resize in proportion."""
@@ -187,15 +217,21 @@ class Preprocessing:
         return replace(base, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON-able dict; :meth:`from_dict` reads it back."""
+        """Return it as a JSON-able dict; :meth:`from_dict` reads it back.
+
+        The usual crop mode is left out, as in files that were written before there
+        were others.
+        """
         fields = asdict(self)
+        if self.crop_mode == "center":
+            del fields["crop_mode"]
         return fields | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
         """Make it from the dict of :meth:`as_dict`; ValueError names a wrong field."""
         known = set(cls.__dataclass_fields__)
-        if set(fields) != known:
+        if {*fields, "crop_mode"} != known:
             raise ValueError(
                 f"a preprocessing has the fields {sorted(known)}, not {sorted(fields)}"
             )

@@ -13,8 +13,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from featpipe.backbones import families
+from featpipe.backbones.architecture import Architecture
 from featpipe.backbones.depths import PENULTIMATE, Shape, name_depth
-from featpipe.backbones.families import Architecture
 from featpipe.backbones.loading import layouts_of, outlined, preprocessing_of
 from featpipe.backbones.outlines import Outline
 from featpipe.backbones.weights import choose

@@ -39,6 +39,9 @@ _AFTER_SCORES_NAMES = {
     *("mul", "truediv", "add"),  # a temperature, a bias: no second tensor is computed
 }
 
+# What makes class scores without a layer.
+_PRODUCTS = {"linear", "matmul", "mm", "addmm", "einsum", "bilinear"}
+
 _IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
@@ -54,10 +57,37 @@ class Traced:
         self.network = network
         self._named = tracer.named
         self._begins = tracer.begins
-        penultimate = _penultimate(self._graph, network)
-        if penultimate is not None:
-            self._named[PENULTIMATE] = self._begins[PENULTIMATE] = penultimate
+        self._is_output = False
+        if PENULTIMATE not in self._named:  # a module of that name is what it says
+            penultimate, self._is_output = _penultimate(self._graph, network)
+            if penultimate is not None:
+                self._named[PENULTIMATE] = self._begins[PENULTIMATE] = penultimate
         self.nodes = tuple(self._named)
+
+    def drop_class_scores(self, side: int) -> None:
+        """Drop `penultimate` if it is the output and that may be class scores.
+
+        So it is where several heads are averaged, or scores are scaled in a way of the
+        network's own: the way back from the output meets a Linear before anything that
+        pools a map or tokens into a vector.
+        """
+        if not self._is_output:
+            return
+        walk = _Walk(self.whole(), costs=False)
+        walk.run_blank(side, side)
+        left, seen = [self._named[PENULTIMATE]], set()
+        while left:
+            node = left.pop()
+            if node in seen or len(walk.shapes.get(node, (0,))) != 1:
+                continue
+            seen.add(node)
+            module = _module(node, self.network)
+            if isinstance(module, nn.Linear) or _name(node) in _PRODUCTS:
+                del self._named[PENULTIMATE], self._begins[PENULTIMATE]
+                self.nodes = tuple(self._named)
+                return
+            if module is None or not any(True for _ in module.parameters()):
+                left += node.all_input_nodes
 
     def whole(self) -> fx.GraphModule:
         """Return the network as recorded, uncut."""
@@ -321,10 +351,10 @@ def _written(node: fx.Node, network: nn.Module) -> fx.Node | None:
     return first if in_place and isinstance(first, fx.Node) else None
 
 
-def _penultimate(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
-    """Return the node that enters the last layer making class scores.
+def _penultimate(graph: fx.Graph, network: nn.Module) -> tuple[fx.Node | None, bool]:
+    """Return the node that enters the last layer making class scores, and False.
 
-    Where no such layer ends the network (a trunk without a head), its output.
+    Where no such layer ends the network (a trunk without a head), its output and True.
     """
     output = _first_node(next(iter(reversed(graph.nodes))).args)
     node = output
@@ -332,11 +362,11 @@ def _penultimate(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
         module = _module(node, network)
         linear = node.target is nn.functional.linear
         if linear or (module is not None and makes_scores(module)):
-            return _skip_dropout(_first_node(node.args), network)
+            return _skip_dropout(_first_node(node.args), network), False
         known = isinstance(module, AFTER_SCORES) or _name(node) in _AFTER_SCORES_NAMES
         computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
         node = computed[0] if known and len(computed) == 1 else None
-    return output
+    return output, True
 
 
 def _skip_dropout(node: fx.Node | None, network: nn.Module) -> fx.Node | None:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from featpipe.backbones.families import Architecture, Entry
+from featpipe.backbones.architecture import Architecture, Entry
 
 __all__ = ["Weights", "choose", "fill", "read", "sha256"]
 

@@ -28,6 +28,7 @@ def extract(
     weights: o.Weights = None,
     depth: o.ExtractDepths = None,
     hflip: o.HFlip = False,
+    allow_random: o.AllowRandom = False,
     input_size: o.InputSize = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
@@ -85,6 +86,7 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
         interpolation=asked["interpolation"],
         mean=numbers(asked["mean"], "--mean"),
         std=numbers(asked["std"], "--std"),
+        allow_random=asked["allow_random"],
     )
     require_outputs(
         {"-o": asked["output"], "--json": asked["json_path"]},
@@ -146,6 +148,8 @@ def _say_done(codes: "Codes", tally: "Progress", asked: dict[str, Any]) -> None:
     for text in tally.messages:
         voice.remark(text)
     said = codes.provenance
+    if random := said["preprocessing"].get("random"):
+        voice.remark(f"codes are not a function of the image: {random}")
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
     voice.remark(
         f"{codes.path}: {said['backbone']}, weights {said['weights']}, "

@@ -216,6 +216,14 @@ Interpolation = Annotated[
         rich_help_panel=_PREPROCESSING,
     ),
 ]
+AllowRandom = Annotated[
+    bool,
+    typer.Option(
+        "--allow-random",
+        help="Accept a network of which codes are not a function of the image alone.",
+        rich_help_panel=NETWORK,
+    ),
+]
 Unlabelled = Annotated[
     bool,
     typer.Option("--unlabelled", help="Ignore what folders say of labels and splits."),

@@ -37,6 +37,7 @@ def extract(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     hflip: bool = False,
+    allow_random: bool = False,
     unlabelled: bool = False,
     limit: int | None = None,
     on_error: str = "skip",
@@ -94,6 +95,9 @@ def extract(
         Of the channels, in units of the range 0 to 1.
     hflip : bool
         Average the codes of each image and its mirror image.
+    allow_random : bool
+        Accept a network whose codes depend on more than their image (dropout in its
+        forward, batch norm without statistics). The file records why.
     unlabelled : bool
         Ignore what folders say of labels and splits.
     limit : int, optional
@@ -150,6 +154,7 @@ def extract(
         interpolation=interpolation,
         mean=mean,
         std=std,
+        allow_random=allow_random,
     )
     job = Job(
         recipe,

@@ -48,6 +48,8 @@ def pixels_of(
     decoded = images.decode(content, target=_target(preprocessing, exact))
     if _is_torch_to_resize(decoded, preprocessing, exact):
         smaller = _resized(decoded, preprocessing)
+        if min(smaller.shape[1:]) < preprocessing.crop:
+            return preprocessing.cropped(_as_image(smaller)), decoded.notes
         left, top = preprocessing.corner((smaller.shape[2], smaller.shape[1]))
         side = preprocessing.crop
         square = smaller[:, top : top + side, left : left + side]
@@ -61,11 +63,14 @@ def shrunk(
     """Decode and resize one image as `pixels_of` does, without the crop."""
     decoded = images.decode(content, target=_target(preprocessing, exact))
     if _is_torch_to_resize(decoded, preprocessing, exact):
-        from PIL import Image
-
-        smaller = _resized(decoded, preprocessing)
-        return Image.fromarray(smaller.permute(1, 2, 0).numpy()), decoded.notes
+        return _as_image(_resized(decoded, preprocessing)), decoded.notes
     return _shrunk(decoded, preprocessing), decoded.notes
+
+
+def _as_image(pixels: "Tensor") -> "Image.Image":
+    from PIL import Image
+
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _target(preprocessing: "Preprocessing", exact: bool) -> int | None:

@@ -50,6 +50,8 @@ class Recipe:
         Of random weights.
     input_size, resize, crop, interpolation, mean, std
         Overrides of the preprocessing, as in `backbones.load`.
+    allow_random : bool
+        Accept a network whose codes depend on more than their image.
     """
 
     backbone: str = "resnet50"
@@ -66,6 +68,7 @@ class Recipe:
     interpolation: str | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    allow_random: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in _PRECISIONS:
@@ -106,6 +109,8 @@ class Recipe:
         asked = asdict(self)
         for name in ("depths", "precision", "decoding", "dtype"):
             del asked[name]
+        if not self.allow_random:
+            del asked["allow_random"]  # as in files from before there was the choice
         asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
         asked["weights_file_sha256"] = digest = _file_digest(self.weights)
         # A file is the same wherever it lies.
@@ -151,6 +156,7 @@ class Recipe:
             interpolation=self.interpolation,
             mean=self.mean,
             std=self.std,
+            allow_random=self.allow_random,
         )
 
     def decoding_mode(self, precision: str) -> str:

@@ -132,6 +132,7 @@ class Model:
             interpolation=said["interpolation"],
             mean=tuple(said["mean"]),
             std=tuple(said["std"]),
+            allow_random="random" in said,
         )
 
     def as_record(self) -> dict[str, Any]:
@@ -221,12 +222,16 @@ _PREPROCESSING: dict[str, tuple[type, ...]] = {
     "std": (list,),
     "hflip": (bool,),
 }
+# Only where they are not what they always were: of the preprocessing.
+_OPTIONAL: dict[str, tuple[type, ...]] = {"crop_mode": (str,), "random": (str,)}
 assert set(_FINGERPRINT) == set(codes.FINGERPRINT)
 
 
 def _require_fields(
     what: str, record: Any, kinds: Mapping[str, tuple[type, ...]]
 ) -> None:
+    if isinstance(record, dict):
+        kinds = {**{k: v for k, v in _OPTIONAL.items() if k in record}, **kinds}
     if not isinstance(record, dict) or set(record) != set(kinds):
         have = sorted(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{what} has to have the fields {sorted(kinds)}, not {have}")

@@ -1,0 +1,112 @@
+"""Networks of timm: built so that `penultimate` is timm's own, seen as timm sees.
+
+timm is an extra, imported when a name asks for it. Never here: what other families do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from featpipe.backbones.architecture import Architecture, Entry
+from featpipe.backbones.depths import PENULTIMATE
+from featpipe.backbones.preprocessing import Preprocessing
+
+__all__ = ["find"]
+
+
+def find(name: str) -> Architecture | None:
+    """Look up ``timm:NAME``; None for names of other families.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If timm is not installed.
+    ValueError
+        If timm has no such network, or it takes images that are not square or not RGB.
+    """
+    if not name.startswith("timm:"):
+        return None
+    try:
+        timm = importlib.import_module("timm")
+    except ModuleNotFoundError as err:
+        raise ModuleNotFoundError(
+            f"backbone {name!r} needs the package timm, which is not installed; "
+            "`pip install featpipe[timm]`"
+        ) from err
+    model = name.removeprefix("timm:")
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), n=10, cutoff=0.3)
+        raise ValueError(
+            f"timm has no network {model!r}; did you mean {', '.join(near)}? "
+            "`timm.list_models()` lists all"
+        )
+    configuration = timm.get_pretrained_cfg(model)
+    preprocessing = _preprocessing(timm, name, configuration)
+    entries = {}
+    if configuration is not None and configuration.has_weights:
+
+        def read() -> Mapping[str, Tensor]:
+            return timm.create_model(model, pretrained=True).state_dict()
+
+        entries = {"DEFAULT": Entry("DEFAULT", preprocessing, read)}
+    return Architecture(
+        name=name,
+        builder=functools.partial(_build, timm, model),
+        entries=entries,
+        default="DEFAULT" if entries else None,
+        newest="DEFAULT" if entries else None,
+        trusted=False,
+        preprocessing=preprocessing,
+    )
+
+
+def _preprocessing(timm: Any, name: str, configuration: Any) -> Preprocessing:
+    """Return what timm.data.create_transform does to evaluate."""
+    own = {} if configuration is None else configuration.to_dict()
+    facts = timm.data.resolve_data_config(pretrained_cfg=own)
+    channels, height, width = facts["input_size"]
+    if channels != 3 or height != width:
+        raise ValueError(
+            f"backbone {name!r} takes images of {height}x{width} px with {channels} "
+            "channels; featpipe gives square RGB images, choose another"
+        )
+    return Preprocessing(
+        # The crop is this share of the resize.
+        resize=math.floor(height / facts["crop_pct"]),
+        crop=height,
+        interpolation=facts["interpolation"],
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
+        crop_mode=facts["crop_mode"],
+    )
+
+
+def _build(timm: Any, model: str) -> nn.Module:
+    network = timm.create_model(model, pretrained=False)
+    if not (hasattr(network, "forward_features") and hasattr(network, "forward_head")):
+        return network
+    # By name, so that whatever way sees into the network meets it as a depth.
+    network.add_module(PENULTIMATE, nn.Identity())
+    # On the class: torch.fx records the forward of the class.
+    network.__class__ = type(
+        type(network).__name__, (type(network),), {"forward": _pre_logits}
+    )
+    return network
+
+
+def _pre_logits(self: Any, x: Tensor) -> Tensor:
+    """Compute what enters the classifier, as timm defines it for each network.
+
+    Where several heads are averaged (deit's distilled networks, levit) no single layer
+    has it as its input.
+    """
+    features = self.forward_features(x)
+    found = self.forward_head(features, pre_logits=True)
+    return getattr(self, PENULTIMATE)(found)
