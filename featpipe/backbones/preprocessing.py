@@ -31,6 +31,9 @@ _FILTERS = {
 }
 
 
+# 1 where pixels are not divided, 1/255 where a network wants them from 0 to 255.
+_MIN_STD = 1 / 256
+_MAX_SIDE = 8192
 _CROP_MODES = ("center", "squash", "border")
 
 
@@ -93,8 +96,13 @@ class Preprocessing:
                 f"unknown interpolation {self.interpolation!r}; choose from "
                 f"{', '.join(_FILTERS)}"
             )
-        if min(self.std) <= 0:
-            raise ValueError(f"std={self.std!r} must be above 0 in every channel")
+        if max(self.crop, self.resize or 0) > _MAX_SIDE:
+            raise ValueError(
+                f"resize={self.resize!r} and crop={self.crop!r} must be at most "
+                f"{_MAX_SIDE:,} px"
+            )
+        _require_plausible("mean", self.mean, 0, 1)
+        _require_plausible("std", self.std, _MIN_STD, 1)
         if self.crop_mode not in _CROP_MODES:
             raise ValueError(
                 f"unknown crop mode {self.crop_mode!r}; choose from "
@@ -236,6 +244,19 @@ class Preprocessing:
                 f"a preprocessing has the fields {sorted(known)}, not {sorted(fields)}"
             )
         return cls(**fields)
+
+
+def _require_plausible(
+    name: str, values: Sequence[float], low: float, high: float
+) -> None:
+    """Refuse numbers that pixels between 0 and 1 cannot have."""
+    if low <= min(values) and max(values) <= high:
+        return
+    remedy = "; divide by 255" if max(values) > high else ""
+    raise ValueError(
+        f"{name}={tuple(values)} is in units of the range 0 to 1 and must be from "
+        f"{low:.4g} to {high:g}{remedy}"
+    )
 
 
 def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:

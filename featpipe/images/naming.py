@@ -15,6 +15,7 @@ from featpipe.images.imageset import Row
 
 __all__ = [
     *("SPLITS", "assign_labels_and_splits", "check_classes", "is_set_aside"),
+    "is_image_name",
     *("is_split", "splits_of", "wrapping_folder"),
 ]
 
@@ -75,6 +76,17 @@ def is_set_aside(name: str, *, is_folder: bool) -> bool:
     if is_folder or _IMAGE_SUFFIX.fullmatch(name):
         return False
     return _DOCUMENTS.fullmatch(name) is not None
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends as those of images do.
+
+    Examples
+    --------
+    >>> is_image_name("new.JPG"), is_image_name("photos.csv")
+    (True, False)
+    """
+    return _IMAGE_SUFFIX.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def is_split(name: str) -> bool:

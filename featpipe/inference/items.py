@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from featpipe import images
 from featpipe.images import ImageSet
 from featpipe.images.folder import FileReader
 from featpipe.images.imageset import Reader
+from featpipe.images.naming import is_image_name
 
 __all__ = ["from_items", "image_set_of"]
+
+_CHANNELS = (1, 3, 4)
 
 Source = str | os.PathLike[str] | ImageSet
 
@@ -27,22 +31,32 @@ def image_set_of(source: Source | Iterable[Any]) -> ImageSet:
 
     Parameters
     ----------
-    source : path, str or ImageSet, or a sequence of images
-        The first three as `images.scan`; a sequence as `from_items`.
+    source : path, str or ImageSet, or images
+        The first three as `images.scan`, or the path of one image file; everything
+        else as `from_items`.
     """
+    if isinstance(source, str | os.PathLike) and _is_image_file(source):
+        return from_items([source])
     if isinstance(source, str | os.PathLike | ImageSet):
         return images.scan(source)
     return from_items(source)
 
 
+def _is_image_file(source: str | os.PathLike[str]) -> bool:
+    return is_image_name(os.fspath(source)) and Path(source).is_file()
+
+
 def from_items(items: Iterable[Any]) -> ImageSet:
-    """Make an `ImageSet` of single images; row i is item i.
+    """Make an `ImageSet` of one image, or of several; row i is item i.
 
     Parameters
     ----------
-    items : sequence of path, PIL image or uint8 array
-        Kinds may be mixed. Arrays are (height, width), (height, width, 3) in the
-        order RGB, or (height, width, 4) with alpha.
+    items : image, or iterable of images
+        An image is a path, a PIL image, the bytes of a file (or a binary file such as
+        ``BytesIO``, or a pair (name, bytes)), or a uint8 array: (height, width),
+        (height, width, 3) in the order RGB, or (height, width, 4) with alpha. Kinds
+        may be mixed. An array of shape (height, width, 1, 3 or 4) is one image; one of
+        shape (n, height, width) or (n, height, width, 1, 3 or 4) is n of them.
 
     Raises
     ------
@@ -50,24 +64,21 @@ def from_items(items: Iterable[Any]) -> ImageSet:
         If there is none, or one is nothing of the kind; names its position. A file
         that cannot be read is found out when it is read.
     """
-    if isinstance(items, str | bytes | os.PathLike | Mapping):
-        raise ValueError(
-            f"images={items!r:.80} is one thing; give a list of paths, PIL images or "
-            "uint8 arrays"
-        )
-    if isinstance(items, np.ndarray) and items.dtype.kind in "OUS":
-        items = items.ravel()  # a column of paths, as a ColumnTransformer gives it
-    items = list(items)
+    items = _listed(items)
     if not items:
         raise ValueError("no images were given; give at least one")
     names = [_name(item, i) for i, item in enumerate(items)]
-    pictures = {
-        name: item
-        for name, item in zip(names, items, strict=True)
-        if not isinstance(item, str | os.PathLike)
-    }
+    contents: dict[str, bytes] = {}
+    pictures: dict[str, Any] = {}
+    for name, item in zip(names, items, strict=True):
+        content = _content(item)
+        if content is not None:
+            contents[name] = content
+        elif not isinstance(item, str | os.PathLike):
+            pictures[name] = item
     drawn = _drawn(pictures)
     sizes = dict(zip(drawn.paths, drawn.sizes.tolist(), strict=True)) if drawn else {}
+    sizes |= {name: len(content) for name, content in contents.items()}
     nothing, n = [""] * len(items), len(items)
     return ImageSet(
         source="the images given",
@@ -81,8 +92,56 @@ def from_items(items: Iterable[Any]) -> ImageSet:
         mtimes=np.zeros(n, np.int64),
         failures=[],
         n_hidden=0,
-        reader=_GivenReader(FileReader(""), drawn.reader if drawn else None, sizes),
+        reader=_GivenReader(
+            FileReader(""), drawn.reader if drawn else None, sizes, contents
+        ),
     )
+
+
+def _listed(items: Any) -> list[Any]:
+    """Return the images one by one; one image is a list of one."""
+    if isinstance(items, str | Mapping):
+        raise ValueError(
+            f"images={items!r:.80} is one thing; give a list of paths, PIL images or "
+            "uint8 arrays"
+        )
+    if _is_one(items):
+        return [items]
+    if not isinstance(items, np.ndarray):
+        if "path" in getattr(items, "columns", ()):
+            items = items["path"]  # a pandas frame
+        return list(items)
+    if items.dtype.kind in "OUS":
+        return list(items.ravel())  # a column of paths, as a ColumnTransformer gives it
+    if items.ndim == 4 and items.shape[3] not in _CHANNELS:
+        turned = items.shape[1] in _CHANNELS
+        remedy = "; images.transpose(0, 2, 3, 1) puts the channels last" * turned
+        raise ValueError(
+            f"images of shape {items.shape} are no batch; give uint8 of shape "
+            f"(n, height, width) or (n, height, width, 1, 3 or 4){remedy}"
+        )
+    return list(items)
+
+
+def _is_one(items: Any) -> bool:
+    """Whether this is an image itself, and not a sequence of images."""
+    if isinstance(items, np.ndarray) and items.dtype.kind not in "OUS":
+        last = items.shape[-1] if items.ndim else 0
+        return items.ndim < 3 or (items.ndim == 3 and last in _CHANNELS)
+    one = isinstance(items, bytes | bytearray | memoryview | os.PathLike)
+    return one or hasattr(items, "getexif") or hasattr(items, "read")
+
+
+def _content(item: Any) -> bytes | None:
+    """Return the content of a file that was handed over as bytes, else None."""
+    if isinstance(item, tuple) and len(item) == 2:
+        item = item[1]
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item)
+    if hasattr(item, "read") and not hasattr(item, "getexif"):
+        content = item.getvalue() if hasattr(item, "getvalue") else item.read()
+        return content if isinstance(content, bytes) else None
+    return None
 
 
 @dataclass(frozen=True)
@@ -92,8 +151,11 @@ class _GivenReader:
     files: Reader
     drawn: Reader | None
     in_memory: Mapping[str, int]
+    contents: Mapping[str, bytes]
 
     def read(self, path: str) -> bytes:
+        if path in self.contents:
+            return self.contents[path]
         if self.drawn is not None and path in self.in_memory:
             return self.drawn.read(path)
         return self.files.read(path)
@@ -103,10 +165,13 @@ def _name(item: Any, i: int) -> str:
     """Name a file by its path, and a picture so that no file has its name."""
     if isinstance(item, str | os.PathLike):
         return os.fsdecode(item)
-    if isinstance(item, np.ndarray) or hasattr(item, "getexif"):
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        return item[0]
+    picture = isinstance(item, np.ndarray) or hasattr(item, "getexif")
+    if picture or _content(item) is not None:
         return f"image {i}"
     raise ValueError(
-        f"image {i} is {item!r:.60}; give paths, PIL images or uint8 arrays"
+        f"image {i} is {item!r:.60}; give paths, PIL images, bytes or uint8 arrays"
     )
 
 
