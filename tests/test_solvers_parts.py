@@ -179,6 +179,7 @@ def test_column_hessians_are_exact_for_one_column_and_blocks_for_several():
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_both_preconditioners_lead_to_scipys_minimum(loss, factor_cost, monkeypatch):
     monkeypatch.setattr(newton_cg, "FACTOR_COST", factor_cost)
+    monkeypatch.setattr(newton_cg, "INVERSE_COST", factor_cost)
     given, splits = problem(loss=loss, n_classes=2)
     codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
     batch = objective(codes, given, [0.1])

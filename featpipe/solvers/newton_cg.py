@@ -39,9 +39,9 @@ MAX_TRIALS = 20
 SAMPLED, SLOW = 20, 0.3
 # Decrease of a gap beyond which, twice in a row, rounding stands in the way.
 STUCK = 0.5
-# Time of an operation in factoring Hessians of columns, relative to one in a product:
-# the former are large square products, the latter have few columns.
-FACTOR_COST = 0.4
+# Time of an operation in Hessians of columns, solved by or inverted, relative to one in
+# a product: the former are large square products, the latter have few columns.
+FACTOR_COST, INVERSE_COST = 0.4, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,12 +165,16 @@ class _Batch:
 def worth_factoring(objective: Objective, at: Evaluation) -> float:
     """Return how many conjugate gradient steps cost as much as factoring."""
     codes, rank = objective.codes, objective.codes.rank
+    n_rows = codes.rows.n_rows
+    if objective.joint:
+        # Every row bends every column a little, and the inverse is formed.
+        return INVERSE_COST * (n_rows * rank**2 + 2 * rank**3) / (2 * n_rows * rank)
     share = 1.0
-    if not objective.joint and at.curvature is not None:
+    if at.curvature is not None:
         # Rows that do not bend the loss are left out.
         share = max(float((part > 0).double().mean()) for part in at.curvature)
-    factor = share * codes.rows.n_rows * rank**2 + rank**3 / 3
-    return FACTOR_COST * factor / (2 * codes.rows.n_rows * rank)
+    factor = share * n_rows * rank**2 + rank**3 / 3
+    return FACTOR_COST * factor / (2 * n_rows * rank)
 
 
 def conjugate_gradients(

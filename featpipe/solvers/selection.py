@@ -11,8 +11,8 @@ rules, both tests at `CHANCE`, say where nothing more is solved (docs/solvers.md
 * **Beyond** the largest solved C a walk from score a reaches s with probability
   2 (1 - Φ((s - a) / √v)) (the reflection principle), v being twice the rows that turned
   in the last tenfold of C, since fewer turn in each that follows. Small: no larger C is
-  solved. Nor where hardly a row was told otherwise in the last tenfold: the solutions
-  have come to rest (Chu et al. 2015).
+  solved. Nor where hardly a row was told otherwise in the last tenfold, fewer than are
+  missing to s: the solutions have come to rest (Chu et al. 2015).
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Judge:
         missing = self.scores[self.best] - self.scores[high]
         v = 2 * self._turned(low, high)
         changed = self.weight @ (self.predicted[low] != self.predicted[high])
-        if changed <= AT_REST * self.weight.sum() or not v:
+        at_rest = changed <= AT_REST * self.weight.sum() and changed <= missing
+        if at_rest or not v:
             return False
         return bool(2 * norm.sf(missing / np.sqrt(v)) > CHANCE)
 
