@@ -6,7 +6,7 @@ C from out-of-fold predictions; predicting. Never here: optimisation (that is
 compares classifiers.
 """
 
-from featpipe.classifiers.choosing import Reader
+from featpipe.classifiers.checking import Reader
 from featpipe.classifiers.estimators import (
     NAMES,
     LinearClassifier,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -24,19 +24,18 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featpipe.classifiers.measures import METRICS, Labels, class_weights, judge
+from featpipe.classifiers.checking import check_parameters, is_reader
+from featpipe.classifiers.measures import Labels, class_weights, judge
 
 if TYPE_CHECKING:
     from featpipe import solvers
 
-__all__ = ["PathClassifier", "Reader"]
+__all__ = ["PathClassifier"]
 
 # Rows a reader is asked for at once when predicting.
 BLOCK_ROWS = 8192
 # Coefficients beyond which single precision might not hold a score.
 LARGE = 1e18
-# C beyond which an objective of finite codes might not be finite.
-SMALLEST_C, LARGEST_C = 1e-30, 1e30
 # Used when no class has two rows, so that nothing can be held out to choose C.
 C_WITHOUT_FOLDS = 1.0
 
@@ -49,21 +48,6 @@ class Job(NamedTuple):
     problem: solvers.Problem
     options: solvers.Options
     labels: Labels
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """Codes too large for memory, read some rows at a time.
-
-    Any object with these names can stand where ``X`` does.
-    """
-
-    shape: tuple[int, int]
-    dtype: np.dtype
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Return rows ``start`` to ``stop`` (not included) as (n, width)."""
-        ...
 
 
 class PathClassifier(ClassifierMixin, BaseEstimator):
@@ -131,7 +115,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         """Check what was given, and lay out what is to be solved."""
         from featpipe import solvers
 
-        self._check_parameters()
+        check_parameters(self)
         X, y = self._check_codes(X, y)
         labels = self._check_labels(X, y, sample_weight)
         self.classes_ = labels.classes
@@ -187,7 +171,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         (n, n_classes) float64, or (n,) for two classes
         """
         check_is_fitted(self)
-        if _is_reader(X):
+        if is_reader(X):
             blocks = range(0, X.shape[0], BLOCK_ROWS)
             parts = [X.rows(i, min(i + BLOCK_ROWS, X.shape[0])) for i in blocks]
             return np.concatenate([self.decision_function(part) for part in parts])
@@ -224,26 +208,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         numbers = values > 0 if values.ndim == 1 else values.argmax(axis=1)
         return self.classes_[numbers.astype(int)]
 
-    def _check_parameters(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(
-                f"metric={self.metric!r} is not known; choose from {', '.join(METRICS)}"
-            )
-        if not (isinstance(self.C, str) and self.C == "auto") and not _usable(self.C):
-            raise ValueError(
-                f"C={self.C!r} must be 'auto' or a number above zero, "
-                "from 1e-30 to 1e30"
-            )
-        if self.Cs is not None and not (len(self.Cs) and all(map(_usable, self.Cs))):
-            raise ValueError(
-                f"Cs={self.Cs!r} must be numbers above zero, from 1e-30 to 1e30"
-            )
-        for name in ("tol", "max_iter"):
-            if not _positive(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be above zero")
-
     def _check_codes(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
-        if not _is_reader(X):
+        if not is_reader(X):
             return validate_data(self, X, y, dtype=[np.float64, np.float32])
         y = column_or_1d(y)
         if len(y) != X.shape[0]:
@@ -409,17 +375,3 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         self.warnings_.append(message)
         if not any("not converged" in said for said in self.warnings_[:-1]):
             warnings.warn(message, ConvergenceWarning, stacklevel=4)
-
-
-def _is_reader(X: Any) -> bool:
-    # scipy's lil matrices have ``rows`` too, but as an array.
-    return isinstance(X, Reader) and callable(X.rows)
-
-
-def _usable(C: Any) -> bool:
-    return _positive(C) and bool(SMALLEST_C <= C <= LARGEST_C)
-
-
-def _positive(value: Any) -> bool:
-    numeric = isinstance(value, int | float | np.number)
-    return numeric and not isinstance(value, bool) and bool(0 < value < np.inf)
