@@ -192,7 +192,7 @@ def test_fit_needs_two_classes_and_a_depth_that_is_there(
         ([], "no images were given"),
         ([3], "image 0 is 3"),
         ([np.zeros((4, 4), np.float32)], "float32"),
-        (b"x", "is one thing"),
+        (b"x", "image 0: decode: a text file"),
     ],
 )
 def test_what_is_no_image_is_refused(
