@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sets", default="", help="names to run; default all")
     parser.add_argument("--classifiers", default="linear,svm,logistic")
     parser.add_argument("--no-rivals", action="store_true")
+    parser.add_argument("--rivals", default="", help="names that hold this text only")
     given = parser.parse_args(argv)
     wanted = [name for name in given.sets.split(",") if name]
     warm()
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> None:
             if given.no_rivals:
                 continue
             for rival, search in RIVALS[classifier].items():
+                if given.rivals not in rival:
+                    continue
                 theirs = timed(lambda search=search, X=X, y=y: search(X, y))
                 show("", "", rival, theirs, ours, len(y))
 

@@ -246,3 +246,21 @@ def test_objective_names_its_shape_and_its_precisions():
     assert finer is not None
     assert finer.product_dtype == torch.float64
     assert finer.finer() is None
+
+
+@pytest.mark.parametrize("loss", ["svm", "logistic"])
+def test_one_basis_for_all_folds_leads_to_the_same_solutions(loss, monkeypatch):
+    given, splits = problem(loss=loss)
+    monkeypatch.setattr(eigenbasis, "CACHE", 0)
+    own = solvers.solve_path(given, [0.01, 10.0], splits)
+    monkeypatch.setattr(eigenbasis, "OWN_BASES", 0)
+    common = solvers.solve_path(given, [0.01, 10.0], splits)
+    assert common.converged
+    codes = path._codes(given, splits, solvers.Options())
+    assert not codes.is_diagonal
+    for fold, (train, _) in enumerate(splits):
+        x = torch.from_numpy(fold_rows(given, train)[train])
+        gram = (torch.from_numpy(given.weights[train])[:, None] * x).T @ x
+        assert float(torch.linalg.eigvalsh(gram)[-1]) <= float(codes.top[fold])
+    for ours, theirs in zip(common.predicted, own.predicted, strict=True):
+        assert (ours == theirs).mean() > 0.98

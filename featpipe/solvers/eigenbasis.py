@@ -25,6 +25,9 @@ __all__ = ["fold_codes", "gram_matrices", "share_codes", "shared_rows"]
 RANK = 1e-12
 # Shares of the memory for standardised rows, rotated copies of them, and bases.
 ROWS, ROTATED, BASES = 0.6, 0.4, 0.5
+# Columns up to which every fold gets a basis of its own: eigenvectors of 2,048 columns
+# take over a second a fold, more than the steps they save.
+OWN_BASES = 1024
 # Bytes of rotated copies beyond which reading them takes longer than the products.
 CACHE = 16 * 2**20
 # Columns of a symmetric product that are computed at once, from the diagonal on.
@@ -91,8 +94,10 @@ def _key(
         digest.update(np.ascontiguousarray(part).tobytes() + b"|")
     codes = problem.codes
     where = codes.__array_interface__["data"][0], codes.shape, codes.strides
+    # Only wide codes differ by loss.
+    loss = problem.loss == "linear" and codes.shape[1] > OWN_BASES
     settings = problem.standardize, problem.n_classes, options.n_bytes, str(device)
-    return where, codes.dtype.str, settings, digest.hexdigest()
+    return where, codes.dtype.str, loss, settings, digest.hexdigest()
 
 
 def _fold_codes(
@@ -109,9 +114,17 @@ def _fold_codes(
     own = torch.nn.functional.one_hot(labels, problem.n_classes).double()
     rows = Rows(problem, device, int(ROWS * options.n_bytes))
     moments = fold_moments(rows, row_weights, weights, problem.standardize)
+    class_weight = weights @ own
     if _rotates(rows, weights, options):
-        return _rotated(rows, moments, labels, weights, weights @ own)
-    return _shared(rows, moments, labels, weights, weights @ own, options)
+        return _rotated(rows, moments, labels, weights, class_weight)
+    most = BASES * options.n_bytes
+    # Least squares needs each fold's own basis; for the others one is near enough.
+    exact = problem.loss == "linear" or rows.width <= OWN_BASES
+    exact = exact and 8 * (3 + 2 * n_folds) * rows.width**2 <= most
+    common = not exact and 8 * 5 * rows.width**2 <= most
+    return _shared(
+        rows, moments, labels, weights, class_weight, exact=exact, common=common
+    )
 
 
 def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:
@@ -189,25 +202,28 @@ def _shared(
     labels: torch.Tensor,
     weights: torch.Tensor,
     class_weight: torch.Tensor,
-    options: Options,
+    *,
+    exact: bool,
+    common: bool,
 ) -> SharedCodes:
     radius = _radius(rows, moments, weights)
     mass, (n_folds, width) = weights.sum(1), moments.ratio.shape
     # No eigenvalue exceeds the trace.
-    top, own = mass * radius**2, False
-    values, bases = mass[:, None].expand(n_folds, width), None
-    most = BASES * options.n_bytes
-    if 8 * (3 + 2 * n_folds) * width**2 <= most:
-        own = True
+    values, bases, top = mass[:, None].expand(n_folds, width), None, mass * radius**2
+    if exact:
         values, bases = torch.linalg.eigh(gram_matrices(rows, moments, weights))
         values = values.clamp_min(0)
         top = values[:, -1]
-    elif 8 * 5 * width**2 <= most:
-        mean = Moments(*(part.mean(0, keepdim=True) for part in moments))
-        gram = gram_matrices(rows, mean, weights.mean(0, keepdim=True))
-        value, basis = torch.linalg.eigh(gram / mass.mean())
-        values = mass[:, None] * value.clamp_min(0)
+    elif common:
+        every = weights.amax(0, keepdim=True)
+        middle = moments.centre.mean(0, keepdim=True)
+        gram = gram_matrices(rows, Moments(torch.ones_like(middle), middle), every)
+        value, basis = torch.linalg.eigh(gram[0])
+        value = value.clamp_min(0)
+        values = (mass / every.sum())[:, None] * value
         bases = basis.expand(n_folds, -1, -1)
+        # A fold's rows are some of all, about their own mean, in its own scales.
+        top = torch.minimum(top, value[-1] * moments.ratio.square().amax(1))
     return SharedCodes(
         rows=rows,
         moments=moments,
@@ -215,7 +231,7 @@ def _shared(
         weights=weights,
         eigenvalues=values,
         top=top,
-        is_diagonal=own,
+        is_diagonal=exact,
         radius=radius,
         class_weight=class_weight,
         bases=bases,

@@ -33,7 +33,7 @@ GROWING = 4.0
 TOGETHER = 1e8
 # Operations of a pass below which a CPU keeps to one thread: the threads would wait for
 # one another, and on a busy machine for other processes.
-ONE_THREAD = 4e8
+ONE_THREAD = 2.2e8
 # Operations of a pass from which a GPU is faster: a pass is some forty kernels, each
 # launched in about the time that a CPU takes for 1e6 operations.
 GPU_PAYS = 1e8
