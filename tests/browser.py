@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -21,10 +22,42 @@ def executable() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+# A browser is started this often before it is given up.
+STARTS = 3
+
+
+class BrowserError(Exception):
+    """There is a browser, but it does not start."""
+
+
 class Page:
     """One page of a browser of its own; everything it logs and asks for is kept."""
 
     def __init__(self, profile: Path, width: int = 1400, height: int = 1000) -> None:
+        # A browser that dies while it starts, as some do on a busy machine, is
+        # started again with a profile of its own.
+        for attempt in range(STARTS):
+            try:
+                target = self._start(profile / str(attempt), width, height)
+                break
+            except OSError as err:
+                self.close()
+                if attempt == STARTS - 1:
+                    raise BrowserError(f"Chromium does not start here: {err}") from err
+        self._loop = asyncio.new_event_loop()
+        self._socket = self._loop.run_until_complete(
+            self._connect(target["webSocketDebuggerUrl"])
+        )
+        self._ids = itertools.count(1)
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        self._loaded = False
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+        self.size(width, height)
+
+    def _start(self, profile: Path, width: int, height: int) -> dict:
+        """Start a browser and return its page, or raise OSError."""
         # A browser, its helpers and its profile end together: a group of their own.
         self._process = subprocess.Popen(
             [
@@ -41,26 +74,18 @@ class Page:
             start_new_session=True,
         )
         port_file = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 60
-        while not (port_file.exists() and port_file.read_text().count("\n")):
-            if time.monotonic() > deadline:
-                self.close()
-                raise TimeoutError("the browser did not open its port within 60 s")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                # The file can be there before anybody listens.
+                port = port_file.read_text().splitlines()[0]
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+                    pages = [t for t in json.load(answer) if t["type"] == "page"]
+                    return pages[0]
+            except (OSError, IndexError) as err:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise OSError(f"no page at its port: {err}") from err
             time.sleep(0.1)
-        port = port_file.read_text().splitlines()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            (target, *_) = [t for t in json.load(answer) if t["type"] == "page"]
-        self._loop = asyncio.new_event_loop()
-        self._socket = self._loop.run_until_complete(
-            self._connect(target["webSocketDebuggerUrl"])
-        )
-        self._ids = itertools.count(1)
-        self.problems: list[str] = []
-        self.requests: list[str] = []
-        self._loaded = False
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.send(f"{domain}.enable")
-        self.size(width, height)
 
     async def _connect(self, url: str) -> object:
         return await websocket_connect(url, max_message_size=2**28)
@@ -147,5 +172,6 @@ class Page:
         if hasattr(self, "_socket"):
             self._socket.close()
             self._loop.close()
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
