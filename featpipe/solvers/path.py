@@ -15,7 +15,7 @@ from featpipe.solvers.newton_cg import Result, minimize
 from featpipe.solvers.objective import Objective
 from featpipe.solvers.predict import predict_held_out
 from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
-from featpipe.solvers.ridge import ridge
+from featpipe.solvers.ridge import products, ridge
 from featpipe.solvers.selection import Judge
 
 __all__ = ["solve", "solve_path"]
@@ -162,6 +162,7 @@ class _Search:
         self.n_operations = _operations(problem, len(splits), codes.rank)
         free = self.n_operations * shape[1] <= FREE_RIDGE
         self.closed = problem.loss == "linear" and codes.is_diagonal
+        self.products = products(codes, problem.n_classes) if self.closed else None
         self.every = options.full_path or not judges or (self.closed and free)
 
     def run(self) -> None:
@@ -216,7 +217,7 @@ class _Search:
         n_folds, n = codes.n_folds, len(positions)
         if self.closed:
             Cs = torch.from_numpy(self.Cs[positions]).to(codes.rows.device)
-            theta = ridge(codes, self.problem.n_classes, Cs)
+            theta = ridge(codes, self.problem.n_classes, Cs, self.products)
             self.gaps[:, positions], self.n_passes[:, positions] = 0.0, 1
         else:
             Cs = self.Cs[positions].tolist()

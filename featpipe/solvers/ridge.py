@@ -10,10 +10,16 @@ import torch
 
 from featpipe.solvers.fold_codes import FoldCodes
 
-__all__ = ["ridge", "targets"]
+__all__ = ["Products", "products", "ridge", "targets"]
+
+# Codes times targets of each fold, and mean targets: all that least squares takes of
+# the rows, whatever C.
+Products = tuple[torch.Tensor, torch.Tensor]
 
 
-def ridge(codes: FoldCodes, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:
+def ridge(
+    codes: FoldCodes, n_classes: int, Cs: torch.Tensor, known: Products | None = None
+) -> torch.Tensor:
     """Return the minimum for every fold and C.
 
     Parameters
@@ -22,10 +28,22 @@ def ridge(codes: FoldCodes, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:
         Whose Gram matrices are diagonal.
     n_classes : int
     Cs : (n_C,) float64
+    known : Products or None
+        What `products` returned, if it was asked.
 
     Returns
     -------
     (n_folds, n_C, n_columns, rank + 1) float64
+    """
+    cross, mean = known or products(codes, n_classes)
+    w = cross[:, None] / (codes.eigenvalues[:, None] + 0.5 / Cs[:, None])[:, :, None]
+    return torch.cat([w, mean[:, None, :, None].expand(*w.shape[:3], 1)], dim=3)
+
+
+def products(codes: FoldCodes, n_classes: int) -> Products:
+    """Return codes times targets, and mean targets, from one pass over the rows.
+
+    These are (n_folds, n_columns, rank) and (n_folds, n_columns) float64.
     """
     y = targets(codes.labels, n_classes)
     mean = codes.weights @ y.T / codes.mass[:, None]
@@ -36,9 +54,7 @@ def ridge(codes: FoldCodes, n_classes: int, Cs: torch.Tensor) -> torch.Tensor:
         z = codes.block(start, stop, torch.float64)
         error = y[:, start:stop] - mean[:, :, None]
         sums += codes.adjoint(z, codes.weights[:, None, start:stop] * error)
-    cross = codes.from_rows(sums)[:, None, :, :-1]
-    w = cross / (codes.eigenvalues[:, None] + 0.5 / Cs[:, None])[:, :, None]
-    return torch.cat([w, mean[:, None, :, None].expand(*w.shape[:3], 1)], dim=3)
+    return codes.from_rows(sums)[..., :-1], mean
 
 
 def targets(labels: torch.Tensor, n_classes: int) -> torch.Tensor:
