@@ -157,7 +157,7 @@ class Job:
 
     @contextmanager
     def _remedy(self) -> Iterator[None]:
-        """Tell what to do about an old file that is damaged or no codes file."""
+        """Raise or pass over an old file that is damaged or no codes file."""
         try:
             yield
         except CodesError as error:

@@ -269,7 +269,9 @@ class Objective:
         for start, stop, curvature in self._curvature(kept, theta):
             bend = curvature.flatten(1, 2).double()
             if self.joint:
-                bend = bend * (1 - bend) * self.codes.weights[:, None, start:stop]
+                # Rounding makes some probabilities a little more than one.
+                bend = (bend * (1 - bend)).clamp_min_(0)
+                bend = bend * self.codes.weights[:, None, start:stop]
             yield start, stop, bend
 
     def _curvature(
