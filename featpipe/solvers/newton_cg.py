@@ -19,6 +19,7 @@ from featpipe.solvers.preconditioner import (
     column_hessians,
     mean_row,
     own_column,
+    solve_columns,
 )
 
 __all__ = ["Result", "minimize"]
@@ -143,8 +144,7 @@ class _Batch:
             self.n_cg = max(self.n_cg, int(worth) + 1)
             if not objective.joint:
                 self.n_passes += 1
-                h = column_hessians(objective, at, theta)
-                return torch.linalg.solve_ex(h, r.unsqueeze(-1))[0].squeeze(-1)
+                return solve_columns(column_hessians(objective, at, theta), r)
             precondition: Preconditioner = own_column(objective, at, theta)
             direction, n_cg = conjugate_gradients(
                 objective, at.curvature, theta, r, precondition, most

@@ -27,12 +27,15 @@ __all__ = [
     "column_hessians",
     "mean_row",
     "own_column",
+    "solve_columns",
 ]
 
 # Share of the largest eigenvalue of A below which it is rounding.
 FREE = 1e-10
 # Numbers gathered at once for the Hessians of columns.
 GATHERED = 2**24
+# A curvature of zero is taken to be this.
+TINY = 1e-300
 # Share of the rows up to which those that bend the loss are gathered.
 FEW = 0.7
 
@@ -102,7 +105,23 @@ Preconditioner = MeanRow | OwnColumn
 
 def own_column(objective: Objective, at: Evaluation, theta: torch.Tensor) -> OwnColumn:
     """Return each column's preconditioner where a batch was evaluated."""
-    return OwnColumn(torch.linalg.inv_ex(column_hessians(objective, at, theta))[0])
+    h = column_hessians(objective, at, theta)
+    diagonal = torch.diag_embed(1 / h.diagonal(dim1=-2, dim2=-1).clamp_min(TINY))
+    factor, info = torch.linalg.cholesky_ex(h)
+    fails = (info != 0)[..., None, None]
+    return OwnColumn(torch.where(fails, diagonal, torch.cholesky_inverse(factor)))
+
+
+def solve_columns(h: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """Return h⁻¹ r of every column; r over the diagonal of h where h is indefinite.
+
+    By Cholesky factors: MKL's LU of many large matrices was seen to return pivots out
+    of range.
+    """
+    factor, info = torch.linalg.cholesky_ex(h)
+    solved = torch.cholesky_solve(r.unsqueeze(-1), factor).squeeze(-1)
+    diagonal = r / h.diagonal(dim1=-2, dim2=-1).clamp_min(TINY)
+    return torch.where((info != 0)[..., None], diagonal, solved)
 
 
 def column_hessians(
