@@ -11,12 +11,12 @@ demo: .venv/.runtime
 test: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# The long proof: kills, errors of the disk, damaged files; writes docs/reliability.md.
+# The long proof: kills, errors of the disk, damaged files; writes docs/inside/reliability.md.
 MINUTES ?= 60
 SEED ?= 0
 soak: .venv/.development
 	$(BIN)/python tests/soak.py --minutes $(MINUTES) --seed $(SEED) \
-		--page docs/reliability.md
+		--page docs/inside/reliability.md
 
 lint: .venv/.development
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """A complete study of which classifier is best on the codes of one backbone.
 
 Extracts the codes (or only what is new since the last run), compares every classifier
-by the protocol of docs/protocol.md, prints the table and leaves its numbers in files::
+by the protocol of docs/concepts/protocol.md, prints the table and writes its numbers to
+files::
 
     python pipelines/compare_classifiers.py photos -o study --backbone resnet18
 

@@ -1,8 +1,8 @@
 """The long proof: kills, I/O faults, damaged and hostile files, counted.
 
-`python tests/soak.py --minutes 60 --seed 1 --page docs/reliability.md` runs every
-harness for its share of the time and writes the page from their counters. What ran in
-a shorter time is a smaller number on the page, never another one.
+`python tests/soak.py --minutes 60 --seed 1 --page docs/inside/reliability.md` runs
+every harness for its share of the time and writes the page from their counters. What
+ran in a shorter time is a smaller number on the page, never another one.
 """
 
 import argparse

@@ -68,7 +68,7 @@ def test_golden_file_is_what_this_version_writes(tmp_path):
 
 
 def test_plain_h5py_reads_codes_in_three_lines():
-    # As docs/format.md shows it.
+    # As docs/reference/format.md shows it.
     with h5py.File(make_golden.GOLDEN) as file:
         X, y = file["codes/penultimate"][:], file["labels"][:]
         paths = bytes(file["paths/bytes"][:]), file["paths/offsets"][:]

@@ -122,7 +122,7 @@ def test_a_first_block_of_nonsense_is_refused(tmp_path, facts):
 
 
 def test_the_digests_are_those_that_the_specification_gives():
-    # As docs/format.md says it, and by no code of ours.
+    # As docs/reference/format.md says it, and by no code of ours.
     said = json.loads(WHOLE[len(block.MAGIC) :].split(b"\n")[0])
     stretches = [WHOLE[start : start + length] for start, length in said["payload"]]
     payload = hashlib.sha256(b"".join(stretches)).hexdigest()

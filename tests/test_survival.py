@@ -1,4 +1,4 @@
-"""A short run of what `make soak` runs for long; see docs/reliability.md."""
+"""A short run of what `make soak` runs for long; see docs/inside/reliability.md."""
 
 import json
 import os

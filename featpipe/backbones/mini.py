@@ -2,7 +2,7 @@
 
 `mini` is a residual CNN of 1.27 M parameters, trained by ``pipelines/pretrain_mini.py``
 on 200 ImageNet classes at 64×64 pixels, so that the whole of featpipe runs without a
-download. ``docs/mini.md`` is its model card.
+download. ``docs/reference/mini.md`` is its model card.
 """
 
 from pathlib import Path

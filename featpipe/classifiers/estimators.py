@@ -60,7 +60,7 @@ _PARAMETERS = """
         The grid, ascending.
     C_curve_ : (n_C, 2) float64
         Each C and its mean metric over the folds; nan where C was given, or not
-        solved because it could hardly have been chosen (docs/solvers.md).
+        solved because it could hardly have been chosen (docs/inside/solvers.md).
     cv_score_ : float
         The mean metric at ``C_``; nan where C was given.
     cv_predicted_ : (n,) or None

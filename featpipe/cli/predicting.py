@@ -233,7 +233,7 @@ def export(
     """Write the whole model as one ONNX network: uint8 images in, labels out.
 
     Needs the extra `featpipe[export]`. onnxruntime has to agree with `predict` before
-    the file is written; docs/models.md shows how to deploy it.
+    the file is written; docs/reference/models.md shows how to deploy it.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""The codes file: write, read, verify, merge; `docs/format.md` specifies it.
+"""The codes file: write, read, verify, merge; `docs/reference/format.md` specifies it.
 
 Knows nothing of images, networks or classifiers. A codes file appears whole or not at
 all, every byte of it is under a SHA-256, and whatever is wrong with one is a

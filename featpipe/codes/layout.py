@@ -1,7 +1,7 @@
 """What stands where in the HDF5 part of a codes file, and how it is written.
 
-Knows the names and dtypes of ``docs/format.md``. Never checks a file that came from
-elsewhere (`reading` does) and never names one on the disk (`assembly` does).
+Knows the names and dtypes of ``docs/reference/format.md``. Never checks a file that
+came from elsewhere (`reading` does) and never names one on the disk (`assembly` does).
 """
 
 import json

@@ -46,7 +46,7 @@ def compare(
 
     Every contender gets the same folds and the same held-out images. The recommended
     row is the one with the highest cross-validated score on training rows; it is
-    fixed before any held-out label is read. ``docs/protocol.md`` explains the
+    fixed before any held-out label is read. ``docs/concepts/protocol.md`` explains the
     protocol and gives its sources.
 
     Parameters

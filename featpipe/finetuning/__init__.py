@@ -1,7 +1,8 @@
 """The rival of cached codes: the network itself trained, on the same split.
 
 `finetune` trains a backbone, or its last part, or a head alone, and judges it as
-`featpipe.compare` judges classifiers. `docs/finetuning.md` explains the choices.
+`featpipe.compare` judges classifiers. `docs/reference/finetuning.md` explains the
+choices.
 
 | module | what lives there |
 |---|---|

@@ -141,7 +141,7 @@ class Network:
         """Return a way to run that is not slower than plain torch, batch norm folded.
 
         Fused kernels won in float32, and in bf16 with AMX, wherever that was measured;
-        in bf16 without AMX they lose up to a half (docs/performance.md).
+        in bf16 without AMX they lose up to a half (docs/inside/performance.md).
 
         Parameters
         ----------

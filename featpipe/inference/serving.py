@@ -5,7 +5,7 @@ interpreter for each process would import torch as often. So one process is star
 that imports what is needed and nothing else, and forks a worker whenever it is asked
 for one. Not `multiprocessing`, which would run a user's script again from its top; and
 not torch's `DataLoader` on top of it, in which the death of one worker ends all of
-them (measured: docs/performance.md).
+them (measured: docs/inside/performance.md).
 
 A worker shares memory with the program. It is sent the names of some images and a row
 number, writes their pixels from that row on, and replies with what became of each. It

@@ -65,7 +65,7 @@ def export(
     The network takes ``images``, uint8 (n, 3, S, S), as `Preprocessing.apply` gives
     them, and gives ``label``, int64 (n,), a position in the class names; ``score``,
     float32 (n, n_classes), and, if the classifier has them, ``probability``, float32
-    (n, n_classes). ``docs/models.md`` shows how to use it.
+    (n, n_classes). ``docs/reference/models.md`` shows how to use it.
 
     Parameters
     ----------

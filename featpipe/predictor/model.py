@@ -53,7 +53,7 @@ class Model:
     embedded_sha256 : str or None
         Of the backbone's tensors that travel with the model.
     training : dict
-        How it was fitted; see ``docs/models.md``.
+        How it was fitted; see ``docs/reference/models.md``.
     score : Score or None
         On held-out images, where there were any.
     versions : dict of str

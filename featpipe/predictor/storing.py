@@ -1,7 +1,7 @@
 """The model file: safetensors with one strict JSON record, every byte under a digest.
 
-``docs/models.md`` specifies it. Nothing in a file is executed or imported, and
-nothing is allocated that the file does not hold. Never here: what the numbers mean.
+``docs/reference/models.md`` specifies it. Nothing in a file is executed or imported,
+and nothing is allocated that the file does not hold. Never here: what the numbers mean.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The regularisation path of linear classifiers, for every fold at once.
 
 Lives here: optimisation in torch, on CPU or GPU. Never here: scikit-learn, files, the
-choice of C itself, names of classes. docs/solvers.md has the algorithm; the modules in
-the order of a fit: `problem`, `standardize`, `eigenbasis` and `fold_codes`, `losses`,
-`objective`, `bound`, `preconditioner`, `newton_cg`, `ridge`, `predict`, `selection`,
-`path`.
+choice of C itself, names of classes. docs/inside/solvers.md has the algorithm; the
+modules in the order of a fit: `problem`, `standardize`, `eigenbasis` and `fold_codes`,
+`losses`, `objective`, `bound`, `preconditioner`, `newton_cg`, `ridge`, `predict`,
+`selection`, `path`.
 """
 
 from featpipe.solvers.eigenbasis import share_codes, shared_rows

@@ -6,7 +6,8 @@ Both have the form
 
 where ``step`` bounds what the best intercept for this W gains, and ``moved`` how far
 the gradient by W can change on the way there. The square is the strong convexity of
-the penalty (equally: the duality gap at the residuals). docs/solvers.md derives them.
+the penalty (equally: the duality gap at the residuals). docs/inside/solvers.md derives
+them.
 """
 
 from __future__ import annotations

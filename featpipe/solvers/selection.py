@@ -3,7 +3,8 @@
 C is chosen by a score on held-out rows: the share that is right, or a like metric. As C
 grows rows turn right and wrong one by one, so the score walks up and down by single
 rows. How many rows turned between two solved C is known; which walk it was is not. Two
-rules, both tests at `CHANCE`, say where nothing more is solved (docs/solvers.md):
+rules, both tests at `CHANCE`, say where nothing more is solved
+(docs/inside/solvers.md):
 
 * **Between** two solved C a walk from score a to score b, in which v rows turned,
   passes the best score s with probability exp(-2 (s - a) (s - b) / v), in rows (the
