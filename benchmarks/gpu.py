@@ -31,7 +31,7 @@ from featpipe.extraction import extract
 from featpipe.inference import Machine, Progress, Recipe
 from featpipe.inference.loader import Loader, LoadingBatch, worker_server
 from featpipe.inference.network import Network
-from featpipe.inference.pixels import pixels_of
+from featpipe.inference.pixels import Decoding, pixels_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -90,7 +90,7 @@ def loading_alone(photos: Path, n_threads: int, n_images: int) -> None:
                     lambda: square,
                     n_workers=n_threads,
                     in_lanes=0,
-                    exact=exact,
+                    decoding=Decoding(exact),
                     progress=Progress(),
                     server=server,
                 )
@@ -149,7 +149,7 @@ def whole(photos: Path, name: str, precision: str) -> None:
 def agreement(contents: list[bytes], name: str) -> None:
     """Compare the codes of the device with those of the CPU in float32."""
     square = Preprocessing(resize=256, crop=224)
-    squares = [pixels_of(c, square, exact=True)[0] for c in contents]
+    squares = [pixels_of(c, square, Decoding())[0] for c in contents]
     exact = torch.from_numpy(np.stack(squares))
 
     def codes(device: str, precision: str, pixels: torch.Tensor) -> torch.Tensor:

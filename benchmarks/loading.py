@@ -29,7 +29,7 @@ from featpipe import images
 from featpipe.backbones import Preprocessing
 from featpipe.inference import Progress, loader
 from featpipe.inference.loader import Loader, LoadingBatch, worker_server
-from featpipe.inference.pixels import pixels_of
+from featpipe.inference.pixels import Decoding, pixels_of
 
 SQUARE = Preprocessing(resize=256, crop=224)
 
@@ -47,7 +47,7 @@ class Batches(Dataset):
         for k, i in enumerate(at):
             content = self._images.read(i)
             digests.append(hashlib.sha256(content).digest())
-            pixels[k], _ = pixels_of(content, SQUARE, exact=False)
+            pixels[k], _ = pixels_of(content, SQUARE, Decoding(exact=False))
         return torch.from_numpy(pixels), digests
 
 
@@ -110,7 +110,7 @@ def own_loader(
             lambda: SQUARE,
             n_workers=n_workers,
             in_lanes=0,
-            exact=False,
+            decoding=Decoding(exact=False),
             progress=Progress(),
             server=server,
         )

@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 import featpipe
 from featpipe import backbones, codes, images, inference
 from featpipe.extraction import plan, runner
+from featpipe.inference.pixels import Decoding
 
 # Batch-mates change the last bits; nothing else may.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -350,7 +351,7 @@ def forward(self, x):
         images.scan(photos),
         6,
         lambda: [small],
-        exact=True,
+        decoding=Decoding(),
         hflip=False,
         workers=1,
         progress=progress,

@@ -21,7 +21,7 @@ from featpipe.inference import Machine, Progress, Recipe, pixels
 from featpipe.inference.engine import Engine
 from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.network import Network
-from featpipe.inference.pixels import pixels_of
+from featpipe.inference.pixels import Decoding, pixels_of
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_batch_fits_the_cache_of_a_processor(side, size):
 def test_exact_decoding_is_that_of_pillow_to_the_bit(large):
     preprocessing = Preprocessing(resize=64, crop=48)
     content = (large / "0.jpg").read_bytes()
-    pixels, _ = pixels_of(content, preprocessing, exact=True)
+    pixels, _ = pixels_of(content, preprocessing, Decoding())
     resized = Image.open(io.BytesIO(content)).resize(
         (85, 64), Image.Resampling.BILINEAR
     )
@@ -95,7 +95,7 @@ def test_exact_decoding_is_that_of_pillow_to_the_bit(large):
 def test_scaled_decoding_resizes_as_pillow_does_to_one_grey_level(large, interpolation):
     preprocessing = Preprocessing(40, 32, interpolation=interpolation)
     content = (large / "0.jpg").read_bytes()
-    pixels, _ = pixels_of(content, preprocessing, exact=False)
+    pixels, _ = pixels_of(content, preprocessing, Decoding(exact=False))
     half = images.decode(content, target=40).image
     assert half.size == (240, 180)
     expected = preprocessing.apply(half)
@@ -121,7 +121,7 @@ def test_scaled_decoding_shifts_no_picture_whatever_its_size(
     image.convert("RGB").save(file, "JPEG", quality=100, exif=exif)
     preprocessing = Preprocessing(31, 30, interpolation=interpolation)
     exact, scaled = (
-        pixels_of(file.getvalue(), preprocessing, exact=exact)[0].astype(float)
+        pixels_of(file.getvalue(), preprocessing, Decoding(exact))[0].astype(float)
         for exact in (True, False)
     )
     decoded = images.decode(file.getvalue(), target=31)
@@ -138,7 +138,7 @@ def test_scaled_decoding_leaves_alone_what_is_not_resized(large):
     content = (large / "0.jpg").read_bytes()
     whole = Preprocessing(resize=None, crop=32)
     exact, scaled = (
-        pixels_of(content, whole, exact=exact)[0] for exact in (True, False)
+        pixels_of(content, whole, Decoding(exact))[0] for exact in (True, False)
     )
     assert np.array_equal(exact, scaled)
 

@@ -18,6 +18,7 @@ from featpipe.finetuning.feeds import CachedFeed, Shelf, parts
 from featpipe.finetuning.network import Head, Tuned
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.training import Trainer
+from featpipe.inference.pixels import Decoding
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(2, 3, (40, 6)).astype(np.float32)
@@ -186,7 +187,7 @@ def test_preprocessing_leaves_a_cached_view_as_it_was_drawn(tmp_path, draw):
     found = images.scan(tmp_path)
     square = Preprocessing(resize=32, crop=24)
     kinds = ("flip", "crop")
-    drawn = views.views_of(found, 2, square, kinds, exact=True, seed=7)
+    drawn = views.views_of(found, 2, square, kinds, Decoding(), seed=7)
     assert drawn.paths == ["1/a/1.png", "2/a/1.png"]
     shrunk = np.asarray(square.shrunk(Image.open(path))).transpose(2, 0, 1)
     for i in range(2):

@@ -24,7 +24,7 @@ from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.inference import Progress, loader, processes, serving
 from featpipe.inference.loader import Loader, worker_server
 from featpipe.inference.loading import Loaded
-from featpipe.inference.pixels import pixels_of
+from featpipe.inference.pixels import Decoding, pixels_of
 from featpipe.inference.processes import SharedMemory, Worker, WorkerPool, WorkerServer
 
 SQUARE = Preprocessing(resize=40, crop=32)
@@ -101,7 +101,7 @@ def loader_of(image_set, server=None, *, exact=True, **changes) -> Loader:
         **{
             "n_workers": 2,
             "in_lanes": 2,
-            "exact": exact,
+            "decoding": Decoding(exact),
             "progress": Progress(),
             "server": server,
             **changes,
@@ -143,7 +143,7 @@ def test_processes_load_what_threads_load(folder, server, patient, exact):
     assert np.array_equal(pixels[good], others[good])
     for k in good:
         content = image_set.read(k)
-        assert np.array_equal(pixels[k], pixels_of(content, SQUARE, exact=exact)[0])
+        assert np.array_equal(pixels[k], pixels_of(content, SQUARE, Decoding(exact))[0])
     alone.close()
     apart.close()
 
@@ -171,7 +171,7 @@ def test_a_known_image_is_read_and_not_decoded(folder, server, patient):
 
 
 def pool(server: WorkerServer, read, **changes) -> WorkerPool:
-    setup = serving.Setup(read, SQUARE, True, loader.KnownDigests())
+    setup = serving.Setup(read, SQUARE, Decoding(), loader.KnownDigests())
     return WorkerPool(server, 2, 2, 8, setup)
 
 
@@ -182,7 +182,7 @@ def load(made: WorkerPool, items: list) -> list[Loaded]:
     found = made.load(worker, row, items).images
     for k, image in enumerate(found):
         if image.has_pixels:
-            expected, _ = pixels_of(read_or_end(items[k]), SQUARE, exact=True)
+            expected, _ = pixels_of(read_or_end(items[k]), SQUARE, Decoding())
             assert np.array_equal(memory[k], expected)
     made.give_back(row)
     return found
@@ -228,7 +228,7 @@ def test_an_image_that_hangs_says_for_how_long(folder, own_server, monkeypatch):
 def test_a_worker_ends_itself_when_an_image_takes_too_long():
     handled = serving.signal.getsignal(signal.SIGALRM)
     assert handled == signal.SIG_DFL
-    setup = serving.Setup(lambda path: b"", SQUARE, True, loader.KnownDigests())
+    setup = serving.Setup(lambda path: b"", SQUARE, Decoding(), loader.KnownDigests())
     try:
         serving._read(setup, "x")
         assert signal.alarm(0) == serving.SECONDS_PER_IMAGE

@@ -35,6 +35,7 @@ def extract(
     mean: o.Mean = None,
     std: o.Std = None,
     interpolation: o.Interpolation = None,
+    value_range: o.ValueRange = "file",
     device: o.Device = "auto",
     precision: o.PrecisionOption = Precision.auto,
     decoding: o.DecodingOption = Decoding.auto,
@@ -77,6 +78,7 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
         depths=tuple(asked["depth"] or ["penultimate"]),
         precision=asked["precision"].value,
         decoding=asked["decoding"].value,
+        value_range=asked["value_range"],
         dtype=asked["dtype"] and asked["dtype"].value,
         hflip=asked["hflip"],
         seed=asked["seed"],
@@ -145,11 +147,15 @@ def _say_plan(job: "Job", overwrite: bool) -> None:
 
 
 def _say_done(codes: "Codes", tally: "Progress", asked: dict[str, Any]) -> None:
+    from featpipe import images
+
     for text in tally.messages:
         voice.remark(text)
     said = codes.provenance
     if random := said["preprocessing"].get("random"):
         voice.remark(f"codes are not a function of the image: {random}")
+    if text := images.describe_unfilled(note for *_, note in codes.notes):
+        voice.remark(text)
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
     voice.remark(
         f"{codes.path}: {said['backbone']}, weights {said['weights']}, "

@@ -216,6 +216,16 @@ Interpolation = Annotated[
         rich_help_panel=_PREPROCESSING,
     ),
 ]
+ValueRange = Annotated[
+    str,
+    typer.Option(
+        "--value-range",
+        metavar="LO:HI|auto|file",
+        help="Values of images of more than 8 bits that become black and white, as "
+        "0:4095 for 12 bits. auto: each image's own; file: all that its bits can hold.",
+        rich_help_panel=_PREPROCESSING,
+    ),
+]
 AllowRandom = Annotated[
     bool,
     typer.Option(

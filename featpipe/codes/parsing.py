@@ -50,7 +50,7 @@ _PROVENANCE: dict[str, tuple[type, ...]] = {
     "batch_size": (int,),
 }
 _PARTS_OF_PROVENANCE: dict[str, dict[str, tuple[type, ...]]] = {
-    "decoding": {"mode": (str,)},
+    "decoding": {"mode": (str,), "value_range": (str, list)},
     "shard": {"number": (int,), "of": (int,), "listing": (str,)},
     "preprocessing": {
         "resize": (int, type(None)),

@@ -6,6 +6,7 @@ make the final file. Knows nothing of classifiers.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 
 from featpipe import images
@@ -27,6 +28,7 @@ def extract(
     device: str = "auto",
     precision: str = "auto",
     decoding: str = "auto",
+    value_range: str | tuple[float, float] = "file",
     dtype: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -76,6 +78,11 @@ def extract(
         below three times the size needed, and moves codes about as much as bf16 does;
         or ``"auto"``: the file's where there is one, else exact with fp32 and scaled
         otherwise.
+    value_range : str or (low, high)
+        Which values of images of more than 8 bits become black and white: ``"file"``,
+        0 and what the bits can hold; ``"auto"``, the lowest and the highest of each
+        image; ``"LO:HI"`` or ``(LO, HI)``, as ``(0, 4095)`` for 12 bits in 16. Images
+        that leave much of their range empty are noted.
     dtype : str, optional
         ``"float32"`` or ``"float16"``, as stored; default that of the file, else
         float32.
@@ -145,6 +152,7 @@ def extract(
         depths=(depth,) if isinstance(depth, str) else tuple(depth),
         precision=precision,
         decoding=decoding,
+        value_range=value_range,
         dtype=dtype,
         hflip=hflip,
         seed=seed,
@@ -167,4 +175,7 @@ def extract(
         shard=shard,
         progress=progress,
     )
-    return job.run(overwrite=overwrite, break_lock=break_lock)
+    codes = job.run(overwrite=overwrite, break_lock=break_lock)
+    if text := images.describe_unfilled(note for *_, note in codes.notes):
+        warnings.warn(f"{codes.path}: {text}", UserWarning, stacklevel=2)
+    return codes

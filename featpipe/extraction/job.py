@@ -33,6 +33,7 @@ from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
 from featpipe.inference.network import Network
+from featpipe.inference.pixels import Decoding
 from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe
@@ -142,9 +143,9 @@ class Job:
 
     def _early_server(self) -> AbstractContextManager[WorkerServer | None]:
         """Start worker processes now, so that they come while the network is loaded."""
-        mode = self._recipe.decoding_mode(self._recipe.precision)
+        exact = self._recipe.decoding_at(self._recipe.precision).exact
         return worker_server(
-            self._network.machine.n_workers, len(self._images), exact=mode == "exact"
+            self._network.machine.n_workers, len(self._images), exact=exact
         )
 
     def _existing(self) -> Codes | None:
@@ -297,7 +298,7 @@ class Job:
             self._images,
             plan.batch_size,
             partial(self._network.lanes, plan.depths, precision, plan.execution),
-            exact=outlook.provenance["decoding"]["mode"] == "exact",
+            decoding=Decoding.recorded(outlook.provenance["decoding"]),
             hflip=self._recipe.hflip,
             workers=self._network.machine.n_workers,
             progress=self._progress,

@@ -69,6 +69,7 @@ def finetune(
     interpolation: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    value_range: str | tuple[float, float] = "file",
     unlabelled: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -88,7 +89,7 @@ def finetune(
     path : path, optional
         The model file. With it every epoch leaves a checkpoint, and a stopped training
         goes on where it was; without, nothing is kept but the score.
-    backbone, weights, input_size, resize, crop, interpolation, mean, std
+    backbone, weights, input_size, resize, crop, interpolation, mean, std, value_range
         As in `featpipe.extract`; ``weights="none"`` trains from scratch.
     depth : str
         What the head sits on, ``NODE[:POOL]``.
@@ -207,6 +208,7 @@ def finetune(
         interpolation=interpolation,
         mean=mean,
         std=std,
+        value_range=value_range,
     )
     job = Job(
         settings,

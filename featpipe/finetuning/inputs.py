@@ -22,6 +22,7 @@ from featpipe.finetuning.pictures import Pictures
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.suits import CANDIDATES, suiting
 from featpipe.images import ImageSet
+from featpipe.inference.pixels import Decoding
 from featpipe.protocol import TuningRows
 
 __all__ = ["Inputs", "Where", "choose"]
@@ -49,8 +50,7 @@ class Where:
         On its device.
     folder : Path
         For more codes.
-    exact : bool
-        Images are decoded exactly.
+    decoding : Decoding
     workers : int or None
     extract : callable
         Given a recipe's depths, images and a path: gives codes.
@@ -62,7 +62,7 @@ class Where:
     labels: np.ndarray
     backbone: Backbone
     folder: Path
-    exact: bool
+    decoding: Decoding
     workers: int | None
     extract: Callable[[tuple[str, ...], ImageSet, Path], Codes]
 
@@ -136,9 +136,7 @@ class Inputs:
 
     def _whole(self, settings: Settings, where: Where) -> tuple[Part, Feed]:
         part = parting.whole(where.backbone, settings.node)
-        pictures = Pictures(
-            where.images, where.backbone.preprocessing, exact=where.exact
-        )
+        pictures = Pictures(where.images, where.backbone.preprocessing, where.decoding)
         kinds = self._kinds(settings, where, pictures)
         positions = where.positions()
         return part, PictureFeed(
@@ -160,16 +158,14 @@ class Inputs:
     def _views(self, settings: Settings, where: Where) -> list[Shelf]:
         assert self.cached is not None
         rows, positions = where.rows.train, where.positions()
-        pictures = Pictures(
-            where.images, where.backbone.preprocessing, exact=where.exact
-        )
+        pictures = Pictures(where.images, where.backbone.preprocessing, where.decoding)
         kinds = self._kinds(settings, where, pictures)
         drawn = views.views_of(
             where.images.take(positions[rows]),
             self.n_views - 1,
             where.backbone.preprocessing,
             kinds,
-            exact=where.exact,
+            where.decoding,
             seed=settings.seed,
         )
         codes = where.extract((self.cached.spec,), drawn, where.folder / "views.h5")

@@ -36,6 +36,7 @@ from featpipe.images import ImageSet
 from featpipe.inference import Machine, Recipe
 from featpipe.inference import Progress as ImageProgress
 from featpipe.inference.network import Network
+from featpipe.inference.pixels import Decoding
 from featpipe.predictor import Predictor
 from featpipe.protocol import (
     TuningRows,
@@ -232,7 +233,7 @@ class Job:
             labels=ready.labels,
             backbone=placed,
             folder=ready.folder,
-            exact=said["decoding"]["mode"] == "exact",
+            decoding=Decoding.recorded(said["decoding"]),
             workers=self._workers,
             extract=partial(self._extract, said),
         )

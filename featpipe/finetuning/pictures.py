@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featpipe.backbones import Preprocessing
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.pixels import shrunk
+from featpipe.inference.pixels import Decoding, shrunk
 
 __all__ = ["Pictures", "budget", "picture"]
 
@@ -27,7 +27,7 @@ def budget() -> int:
         return 2**32
 
 
-def picture(content: bytes, preprocessing: Preprocessing, *, exact: bool) -> Tensor:
+def picture(content: bytes, preprocessing: Preprocessing, decoding: Decoding) -> Tensor:
     """Decode an image file and resize it, uncropped.
 
     Parameters
@@ -35,8 +35,7 @@ def picture(content: bytes, preprocessing: Preprocessing, *, exact: bool) -> Ten
     content : bytes
         The whole file.
     preprocessing : Preprocessing
-    exact : bool
-        Decode every pixel; else JPEG may scale down by itself.
+    decoding : Decoding
 
     Returns
     -------
@@ -47,7 +46,7 @@ def picture(content: bytes, preprocessing: Preprocessing, *, exact: bool) -> Ten
     ImageError
         If it cannot be decoded.
     """
-    image, _ = shrunk(content, preprocessing, exact=exact)
+    image, _ = shrunk(content, preprocessing, decoding)
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
@@ -60,8 +59,7 @@ class Pictures:
     ----------
     image_set : ImageSet
     preprocessing : Preprocessing
-    exact : bool
-        As in `picture`.
+    decoding : Decoding
     memory : int
         Bytes that may be kept.
     """
@@ -70,13 +68,13 @@ class Pictures:
         self,
         image_set: ImageSet,
         preprocessing: Preprocessing,
+        decoding: Decoding,
         *,
-        exact: bool = True,
         memory: int | None = None,
     ) -> None:
         self._images = image_set
         self._preprocessing = preprocessing
-        self._exact = exact
+        self._decoding = decoding
         self._left = budget() if memory is None else memory
         self._kept: dict[int, Tensor] = {}
         self._guard = Lock()
@@ -101,7 +99,7 @@ class Pictures:
     def _decoded(self, i: int) -> Tensor:
         try:
             content = self._images.read(i)
-            return picture(content, self._preprocessing, exact=self._exact)
+            return picture(content, self._preprocessing, self._decoding)
         except ImageError as error:
             raise ValueError(
                 f"{self._images.paths[i]} could be read a moment ago, and now not: "

@@ -20,6 +20,7 @@ from featpipe.finetuning.augment import view
 from featpipe.finetuning.pictures import picture
 from featpipe.images import ImageSet
 from featpipe.images.imageset import Reader
+from featpipe.inference.pixels import Decoding
 
 __all__ = ["name", "views_of"]
 
@@ -34,8 +35,8 @@ def views_of(
     n_views: int,
     preprocessing: Preprocessing,
     kinds: Sequence[str],
+    decoding: Decoding,
     *,
-    exact: bool,
     seed: int,
 ) -> ImageSet:
     """List views 1 to ``n_views`` of each image, without labels.
@@ -48,13 +49,12 @@ def views_of(
         Of the network that will see them.
     kinds : sequence of str
         As `augment.view` takes them.
-    exact : bool
-        Decode every pixel.
+    decoding : Decoding
     seed : int
     """
     many = image_set.without_labels().take(np.tile(np.arange(len(image_set)), n_views))
     paths = [name(k + 1, path) for k in range(n_views) for path in image_set.paths]
-    reader = _Reader(image_set.reader, preprocessing, tuple(kinds), exact, seed)
+    reader = _Reader(image_set.reader, preprocessing, tuple(kinds), decoding, seed)
     return replace(many, paths=paths, failures=[], reader=reader)
 
 
@@ -65,7 +65,7 @@ class _Reader:
     files: Reader
     preprocessing: Preprocessing
     kinds: tuple[str, ...]
-    exact: bool
+    decoding: Decoding
     seed: int
 
     def read(self, path: str) -> bytes:
@@ -73,7 +73,7 @@ class _Reader:
         crop = self.preprocessing.crop
         side = self.preprocessing.resize or crop
         content = self.files.read(own)
-        whole = picture(content, self.preprocessing, exact=self.exact)
+        whole = picture(content, self.preprocessing, self.decoding)
         rng = np.random.default_rng(
             [self.seed, int(k), zlib.crc32(own.encode("utf-8", "surrogateescape"))]
         )

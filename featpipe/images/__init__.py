@@ -14,6 +14,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |
 | `colour` | the modes of Pillow to RGB |
+| `values` | values of more than 8 bits, and which of them become black and white |
 | `turbo` | the same pixels of plain JPEGs, faster |
 | `memory` | pixels of Pillow's without a copy |
 | `foreign` | what a file is that is no image |
@@ -23,6 +24,7 @@ from featpipe.images.datasets import from_arrays
 from featpipe.images.decoding import DECODING, Decoded, decode
 from featpipe.images.imageset import Failure, ImageError, ImageSet
 from featpipe.images.scanning import scan
+from featpipe.images.values import ValueRange, describe_unfilled, parse_value_range
 
 __all__ = [
     "DECODING",
@@ -30,7 +32,10 @@ __all__ = [
     "Failure",
     "ImageError",
     "ImageSet",
+    "ValueRange",
     "decode",
+    "describe_unfilled",
     "from_arrays",
+    "parse_value_range",
     "scan",
 ]

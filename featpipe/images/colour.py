@@ -6,19 +6,25 @@ pixel is done some rows at a time, so that the largest image takes 12 bytes a pi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from featpipe.images.values import Samples, ValueRange, bands, extremes
 
+if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["to_rgb"]
+__all__ = ["in_range", "to_rgb"]
 
 # Rows that are converted at once, where a conversion needs many bytes a pixel.
 _BAND = 256
+# Values outside the range asked for are noted from this share on.
+_NOTED = 0.01
+
+_Rows = Iterator[tuple[int, np.ndarray]]
+_Grey = Callable[[np.ndarray], np.ndarray]
 
 
 def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Image:
@@ -38,58 +44,89 @@ def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Im
 
 
 def _from_numbers(image: Image.Image, notes: list[str]) -> Image.Image:
-    from PIL import Image
-
+    """Apply the rules for 16 bits, 32 bits and floats."""
     deep = image.mode.startswith("I;16") or image.format == "PPM"
-    low, high = (0, 65535) if deep and image.mode != "F" else _range(image)
-    grey: Callable[[np.ndarray], np.ndarray]
+    low, high = (0, 65535) if deep and image.mode != "F" else extremes(bands(image))
     if image.mode == "F" or low < 0 or high > 65535:
         notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
-        scale = 255 / (high - low) if high > low else 0.0
+        return _painted(image, bands(image), _stretch(low, high), notes)
+    if not deep and high <= 255:
+        return _painted(image, bands(image), lambda values: values, notes)
+    notes.append("16-bit scaled")
+    return _painted(image, bands(image), lambda v: v.astype(np.uint32) >> 8, notes)
 
-        def grey(values: np.ndarray) -> np.ndarray:
-            finite = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high)
-            return (np.clip(finite, low, high) - low) * scale
 
-    elif deep or high > 255:
-        notes.append("16-bit scaled")
+def in_range(
+    image: Image.Image, samples: Samples, value_range: ValueRange, notes: list[str]
+) -> Image.Image:
+    """Return an image of more than 8 bits as RGB by a value range; add to ``notes``.
 
-        def grey(values: np.ndarray) -> np.ndarray:
-            return values.astype(np.uint32) >> 8
-
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Loaded.
+    samples : Samples
+        Its values.
+    value_range : ValueRange
+        ``"auto"``, or the values that become black and white.
+    notes : list of str
+    """
+    if isinstance(value_range, str):
+        low, high = extremes(samples.bands())
+        notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
     else:
+        low, high = value_range
+        notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
+        share = _share_outside(samples.bands(), low, high)
+        if share >= _NOTED:
+            notes.append(f"{100 * share:.0f} % of the values lie outside")
+    grey = _stretch(low, high)
+    if samples.alpha is None:
+        return _painted(image, samples.bands(), grey, notes)
+    colours = _painted(image, samples.bands(), grey, [])
+    colours.putalpha(samples.alpha)
+    return _over_white(colours, notes, "")
 
-        def grey(values: np.ndarray) -> np.ndarray:
-            return values
+
+def _stretch(low: float, high: float) -> _Grey:
+    """Return what takes ``low`` to 0 and ``high`` to 255, rounded down."""
+    scale = 255 / (high - low) if high > low else 0.0
+
+    def grey(values: np.ndarray) -> np.ndarray:
+        finite = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high)
+        return (np.clip(finite, low, high) - low) * scale
+
+    return grey
+
+
+def _share_outside(rows: _Rows, low: float, high: float) -> float:
+    outside = total = 0
+    for _, values in rows:
+        outside += int(np.count_nonzero((values < low) | (values > high)))
+        total += values.size
+    return outside / max(total, 1)
+
+
+def _painted(
+    image: Image.Image, rows: _Rows, grey: _Grey, notes: list[str]
+) -> Image.Image:
+    """Return RGB, values made grey, the colour that the image hides made white."""
+    from PIL import Image
 
     hidden = image.info.get("transparency")
-    result, hides = Image.new("L", image.size), False
-    for top, values in _bands(image):
-        band = Image.fromarray(grey(values).astype(np.uint8))
-        if isinstance(hidden, int) and bool((values == hidden).any()):
-            hides = True
-            band.paste(255, mask=Image.fromarray(values == hidden))
+    result, hides = Image.new("RGB", image.size), False
+    for top, values in rows:
+        band = Image.fromarray(grey(values).astype(np.uint8)).convert("RGB")
+        if isinstance(hidden, int | tuple):
+            mask = values == hidden
+            mask = mask.all(axis=-1) if mask.ndim == 3 else mask
+            if mask.any():
+                hides = True
+                band.paste((255, 255, 255), mask=Image.fromarray(mask))
         result.paste(band, (0, top))
     if hides:
         notes.append("alpha over white")
-    return result.convert("RGB")
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the values of an image some rows at a time, with the first row's number."""
-    for top in range(0, image.height, _BAND):
-        box = (0, top, image.width, min(top + _BAND, image.height))
-        yield top, np.asarray(image.crop(box))
-
-
-def _range(image: Image.Image) -> tuple[float, float]:
-    """Return the lowest and the highest finite value; 0 and 0 if there is none."""
-    low, high = np.inf, -np.inf
-    for _, values in _bands(image):
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            low, high = min(low, finite.min()), max(high, finite.max())
-    return (float(low), float(high)) if low <= high else (0.0, 0.0)
+    return result
 
 
 def _over_white(image: Image.Image, notes: list[str], depth: str) -> Image.Image:

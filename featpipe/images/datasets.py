@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,12 +131,31 @@ def _n_bytes(picture: Any) -> int:
 
 
 def _encoded(picture: Any) -> bytes:
-    """Return binary PGM (grey) or PPM (RGB) of a picture."""
+    """Return binary PGM (grey) or PPM (RGB) of a picture, TIFF of more than 8 bits."""
+    if _is_deep(picture):
+        return _encoded_deep(picture)
     if not isinstance(picture, np.ndarray) or picture.shape[2:] == (4,):
         picture = _flat(picture)
     height, width = picture.shape[:2]
     magic = b"P5" if picture.ndim == 2 else b"P6"
     return magic + b"\n%d %d\n255\n" % (width, height) + picture.tobytes()
+
+
+def _is_deep(picture: Any) -> bool:
+    mode = getattr(picture, "mode", "")
+    return mode in ("I;16", "I;16B", "I", "F") and "transparency" not in picture.info
+
+
+def _encoded_deep(picture: Any) -> bytes:
+    """Keep all bits: what becomes black and white is decided where it is decoded."""
+    picture.load()
+    picture = upright(picture, picture, [])
+    if picture.mode in ("I", "F"):
+        file = io.BytesIO()
+        picture.save(file, "TIFF")
+        return file.getvalue()
+    header = b"P5\n%d %d\n65535\n" % picture.size
+    return header + np.asarray(picture).astype(">u2").tobytes()
 
 
 def _flat(picture: Any) -> np.ndarray:

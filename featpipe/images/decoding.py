@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe.images import turbo
-from featpipe.images.colour import to_rgb
+from featpipe.images.colour import in_range, to_rgb
 from featpipe.images.foreign import foreign, unknown
 from featpipe.images.imageset import ImageError
 from featpipe.images.memory import rgbx
+from featpipe.images.values import ValueRange, note_unfilled, samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +137,9 @@ class Decoded:
         return self.full[0] / scale, self.full[1] / scale
 
 
-def decode(content: bytes, *, target: int | None = None) -> Decoded:
+def decode(
+    content: bytes, *, target: int | None = None, value_range: ValueRange = "file"
+) -> Decoded:
     """Decode the first frame of an image file to upright RGB.
 
     Thread-safe. Whatever bytes come, the answer is an image or an `ImageError`.
@@ -153,6 +156,11 @@ def decode(content: bytes, *, target: int | None = None) -> Decoded:
         are then decoded at 1/2, 1/4 or 1/8 where neither side gets below three times
         that; but not those to be turned whose sides are no multiples of 8. Plain ones
         are decoded by `turbo`. None, the default, is exact, and by Pillow alone.
+    value_range : str or (low, high)
+        What becomes black and white in images of more than 8 bits: ``"file"``, by the
+        rules of `DECODING`; ``"auto"``, the lowest and the highest value of this
+        image; or two values as they are stored. AVIF, colour JPEG 2000 and 16-bit
+        inks are always as the file says.
 
     Returns
     -------
@@ -165,7 +173,7 @@ def decode(content: bytes, *, target: int | None = None) -> Decoded:
         more than `MAX_PIXELS`.
     """
     try:
-        return _decode(content, target)
+        return _decode(content, target, value_range)
     except ImageError:
         raise
     except Exception as error:
@@ -174,7 +182,7 @@ def decode(content: bytes, *, target: int | None = None) -> Decoded:
         raise ImageError("decode", _reason(error)) from error
 
 
-def _decode(content: bytes, target: int | None) -> Decoded:
+def _decode(content: bytes, target: int | None, value_range: ValueRange) -> Decoded:
     image = _open(content)
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -188,12 +196,17 @@ def _decode(content: bytes, target: int | None) -> Decoded:
         plain = _plain(content, image, (width, height))
         if plain is not None:
             return plain
-    depth = str(image.tile)  # Pillow's name of the stored layout; loading forgets it
+    tile = list(image.tile)  # the stored layout, which loading forgets
     # The order matters: asking a PNG for EXIF or frames may decode it, and if that
     # fails the next load() would pass a half-decoded picture off as whole.
     image.load()
     notes: list[str] = []
-    pixels = to_rgb(image, notes, depth=depth)
+    samples = samples_of(image, tile, lambda: _open(content), content)
+    if samples is None or value_range == "file":
+        pixels = to_rgb(image, notes, depth=str(tile))
+        note_unfilled(image, samples, notes)
+    else:
+        pixels = in_range(image, samples, value_range, notes)
     if pixels is image and image.format != "JPEG":
         pixels = image.copy()  # counting frames may seek, and so empty `image`
     orientation = _orientation(image, notes)

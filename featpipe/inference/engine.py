@@ -25,6 +25,7 @@ from featpipe.inference.batch import Batch, Codes, LoadedImage
 from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.loader import Loader, LoadingBatch, worker_server
 from featpipe.inference.loading import Loaded
+from featpipe.inference.pixels import Decoding
 from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 
@@ -53,8 +54,7 @@ class Engine:
     backbones : callable
         Returns one `Backbone` for every lane, on its device; called when the first
         image needs it.
-    exact : bool
-        Decode every pixel; see `pixels`.
+    decoding : Decoding
     hflip : bool
         Average image and mirror image.
     workers : int
@@ -73,7 +73,7 @@ class Engine:
         batch_size: int,
         backbones: Callable[[], Sequence[Backbone]],
         *,
-        exact: bool,
+        decoding: Decoding,
         hflip: bool,
         workers: int,
         progress: Progress,
@@ -83,7 +83,7 @@ class Engine:
         self._images = image_set
         self._batch_size = batch_size
         self._backbones = backbones
-        self._exact = exact
+        self._decoding = decoding
         self._hflip = hflip
         self._progress = progress
         self._n_workers = workers
@@ -141,7 +141,9 @@ class Engine:
     def _started_server(self) -> AbstractContextManager[WorkerServer | None]:
         if self._server is not None:
             return nullcontext(self._server)
-        return worker_server(self._n_workers, self._n_images, exact=self._exact)
+        return worker_server(
+            self._n_workers, self._n_images, exact=self._decoding.exact
+        )
 
     def _loader(
         self, digests: Collection[bytes], server: WorkerServer | None
@@ -152,7 +154,7 @@ class Engine:
             lambda: self._backbones()[0].preprocessing,
             n_workers=self._n_workers,
             in_lanes=0 if server is None else _PER_LANE * len(self._backbones()),
-            exact=self._exact,
+            decoding=self._decoding,
             progress=self._progress,
             known=digests,
             server=server,

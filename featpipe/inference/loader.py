@@ -23,6 +23,7 @@ from threadpoolctl import ThreadpoolController
 from featpipe.images import ImageError, ImageSet
 from featpipe.images.folder import FileReader
 from featpipe.inference.loading import KnownDigests, Loaded, LoadedPiece, load
+from featpipe.inference.pixels import Decoding
 from featpipe.inference.processes import (
     WorkerPool,
     WorkerServer,
@@ -142,8 +143,7 @@ class Loader:
         Threads, or processes.
     in_lanes : int
         Batches that may be in the network, or wait for it.
-    exact : bool
-        As in `pixels.pixels_of`.
+    decoding : Decoding
     progress : Progress
         Told the time.
     known : collection of bytes
@@ -160,14 +160,14 @@ class Loader:
         *,
         n_workers: int,
         in_lanes: int,
-        exact: bool,
+        decoding: Decoding,
         progress: Progress,
         known: Collection[bytes] = (),
         server: WorkerServer | None = None,
     ) -> None:
         self._images = image_set
         self._preprocessing = preprocessing
-        self._exact = exact
+        self._decoding = decoding
         self._progress = progress
         self._known = KnownDigests(known)
         self._piece = min(batch_size, _AT_ONCE if server is None else _AT_ONCE_APART)
@@ -185,7 +185,7 @@ class Loader:
 
     def _setup(self) -> Setup:
         return Setup(
-            _reader(self._images), self._preprocessing(), self._exact, self._known
+            _reader(self._images), self._preprocessing(), self._decoding, self._known
         )
 
     def submit(self, positions: Sequence[int]) -> LoadingBatch:
@@ -228,14 +228,14 @@ class Loader:
     def _load_here(
         self, batch: LoadingBatch, first: int, positions: Sequence[int]
     ) -> LoadedPiece:
-        if not self._exact:
+        if not self._decoding.exact:
             self._take_one_processor()
         return load(
             [partial(self._images.read, i) for i in positions],
             lambda: batch.memory()[0][first:],
             self._preprocessing,
             self._known,
-            exact=self._exact,
+            self._decoding,
         )
 
     def _item(self, i: int) -> Item:

@@ -85,8 +85,7 @@ def load(
     rows: Callable[[], np.ndarray],
     preprocessing: Callable[[], Preprocessing],
     known: KnownDigests,
-    *,
-    exact: bool,
+    decoding: pixels.Decoding,
 ) -> LoadedPiece:
     """Load some images, each into its own row.
 
@@ -100,8 +99,7 @@ def load(
         Returns the `Preprocessing`; called only for an image that is decoded.
     known : KnownDigests
         Images that are only read, and not decoded.
-    exact : bool
-        As in `pixels.pixels_of`.
+    decoding : Decoding
     """
     piece = LoadedPiece()
     for k, read in enumerate(reads):
@@ -114,7 +112,7 @@ def load(
             if sha256 in known:
                 found = Loaded(sha256)
             else:
-                square, notes = pixels.pixels_of(content, preprocessing(), exact=exact)
+                square, notes = pixels.pixels_of(content, preprocessing(), decoding)
                 rows()[k] = square
                 found = Loaded(sha256, True, notes)
         except ImageError as error:

@@ -5,11 +5,14 @@ with Pillow images. Scaled, JPEG makes large images smaller by itself, and torch
 resizes what is left, three times as fast and one grey level off here and there.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featpipe import images
+from featpipe.images import ValueRange, parse_value_range
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,11 +21,54 @@ if TYPE_CHECKING:
     from featpipe.backbones.preprocessing import Preprocessing
     from featpipe.images import Decoded
 
-__all__ = ["pixels_of", "shrunk"]
+__all__ = ["Decoding", "pixels_of", "shrunk"]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How image files become pixels, as far as a user decides it.
+
+    Parameters
+    ----------
+    exact : bool
+        Use every pixel; see above.
+    value_range : str or (low, high)
+        As in `images.decode`.
+
+    Examples
+    --------
+    >>> Decoding.recorded({"mode": "scaled", "value_range": [0, 4095]})
+    Decoding(exact=False, value_range=(0.0, 4095.0))
+    """
+
+    exact: bool = True
+    value_range: ValueRange = "file"
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> "Decoding":
+        """Return what the ``decoding`` of a provenance has.
+
+        Raises
+        ------
+        ValueError
+            If its value range is none.
+        """
+        value_range = parse_value_range(record.get("value_range", "file"))
+        return cls(record.get("mode") == "exact", value_range)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return it as JSON, without what every file had before there was a choice."""
+        mode: dict[str, Any] = {"mode": "exact" if self.exact else "scaled"}
+        if self.value_range == "file":
+            return mode
+        is_text = isinstance(self.value_range, str)
+        return mode | {
+            "value_range": self.value_range if is_text else list(self.value_range)
+        }
 
 
 def pixels_of(
-    content: bytes, preprocessing: "Preprocessing", *, exact: bool
+    content: bytes, preprocessing: "Preprocessing", decoding: Decoding
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode one image, and make it as large as the network wants it.
 
@@ -31,8 +77,7 @@ def pixels_of(
     content : bytes
         The whole file.
     preprocessing : Preprocessing
-    exact : bool
-        Use every pixel; see above.
+    decoding : Decoding
 
     Returns
     -------
@@ -45,8 +90,8 @@ def pixels_of(
     ImageError
         If it cannot be decoded.
     """
-    decoded = images.decode(content, target=_target(preprocessing, exact))
-    if _is_torch_to_resize(decoded, preprocessing, exact):
+    decoded = _decoded(content, preprocessing, decoding)
+    if _is_torch_to_resize(decoded, preprocessing, decoding):
         smaller = _resized(decoded, preprocessing)
         if min(smaller.shape[1:]) < preprocessing.crop:
             return preprocessing.cropped(_as_image(smaller)), decoded.notes
@@ -58,11 +103,11 @@ def pixels_of(
 
 
 def shrunk(
-    content: bytes, preprocessing: "Preprocessing", *, exact: bool
+    content: bytes, preprocessing: "Preprocessing", decoding: Decoding
 ) -> tuple["Image.Image", tuple[str, ...]]:
     """Decode and resize one image as `pixels_of` does, without the crop."""
-    decoded = images.decode(content, target=_target(preprocessing, exact))
-    if _is_torch_to_resize(decoded, preprocessing, exact):
+    decoded = _decoded(content, preprocessing, decoding)
+    if _is_torch_to_resize(decoded, preprocessing, decoding):
         return _as_image(_resized(decoded, preprocessing)), decoded.notes
     return _shrunk(decoded, preprocessing), decoded.notes
 
@@ -73,15 +118,18 @@ def _as_image(pixels: "Tensor") -> "Image.Image":
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
-def _target(preprocessing: "Preprocessing", exact: bool) -> int | None:
+def _decoded(
+    content: bytes, preprocessing: "Preprocessing", decoding: Decoding
+) -> "Decoded":
     # Without a resize, the crop is of the image as it is.
-    return None if exact else preprocessing.resize
+    target = None if decoding.exact else preprocessing.resize
+    return images.decode(content, target=target, value_range=decoding.value_range)
 
 
 def _is_torch_to_resize(
-    decoded: "Decoded", preprocessing: "Preprocessing", exact: bool
+    decoded: "Decoded", preprocessing: "Preprocessing", decoding: Decoding
 ) -> bool:
-    if exact or preprocessing.interpolation not in ("bilinear", "bicubic"):
+    if decoding.exact or preprocessing.interpolation not in ("bilinear", "bicubic"):
         return False
     return preprocessing.resized(decoded.full) != decoded.size
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featpipe import __version__, images
+from featpipe.images import ValueRange, parse_value_range
+from featpipe.inference.pixels import Decoding
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
@@ -42,6 +44,10 @@ class Recipe:
         ``"exact"``, ``"scaled"`` (large JPEGs are decoded smaller, by themselves) or
         ``"auto"``: the file's where there is one, else exact with fp32 and scaled
         otherwise.
+    value_range : str or (low, high)
+        Which values of images of more than 8 bits become black and white:
+        ``"file"`` (0, and what the bits can hold), ``"auto"`` (the lowest and the
+        highest of each image), ``"LO:HI"`` or ``(LO, HI)``; kept as a pair.
     dtype : str, optional
         ``"float32"`` or ``"float16"``, as stored; default the file's, else float32.
     hflip : bool
@@ -59,6 +65,7 @@ class Recipe:
     depths: tuple[str, ...] = ("penultimate",)
     precision: str = "auto"
     decoding: str = "auto"
+    value_range: ValueRange = "file"
     dtype: str | None = None
     hflip: bool = False
     seed: int = 0
@@ -79,6 +86,8 @@ class Recipe:
             raise ValueError(
                 f"unknown decoding {self.decoding!r}; use {', '.join(_DECODINGS)}"
             )
+        value_range = parse_value_range(self.value_range)
+        object.__setattr__(self, "value_range", value_range)
         if self.dtype not in (None, *_DTYPES):
             raise ValueError(
                 f"unknown dtype {self.dtype!r}; use {' or '.join(_DTYPES)}"
@@ -111,6 +120,8 @@ class Recipe:
             del asked[name]
         if not self.allow_random:
             del asked["allow_random"]  # as in files from before there was the choice
+        if self.value_range == "file":
+            del asked["value_range"]  # likewise
         asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
         asked["weights_file_sha256"] = digest = _file_digest(self.weights)
         # A file is the same wherever it lies.
@@ -159,14 +170,15 @@ class Recipe:
             allow_random=self.allow_random,
         )
 
-    def decoding_mode(self, precision: str) -> str:
-        """Return how images are decoded at a precision: ``exact`` or ``scaled``.
+    def decoding_at(self, precision: str) -> Decoding:
+        """Return how images are decoded at a precision.
 
         Only what multiplies in less than float32 cannot tell scaled from exact.
         """
-        if self.decoding != "auto":
-            return self.decoding
-        return "exact" if precision == "fp32" else "scaled"
+        exact = self.decoding == "exact"
+        if self.decoding == "auto":
+            exact = precision == "fp32"
+        return Decoding(exact, self.value_range)
 
     def fingerprint(self, backbone: "Backbone", precision: str) -> dict[str, Any]:
         """Return the explicit list of what changes the numbers."""
@@ -174,7 +186,10 @@ class Recipe:
         return {
             **own,
             "preprocessing": {**own["preprocessing"], "hflip": self.hflip},
-            "decoding": {**images.DECODING, "mode": self.decoding_mode(precision)},
+            "decoding": {
+                **images.DECODING,
+                **self.decoding_at(precision).as_record(),
+            },
             "precision": precision,
         }
 

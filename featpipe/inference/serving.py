@@ -32,7 +32,7 @@ import numpy as np
 
 from featpipe.images import ImageError
 from featpipe.inference.loading import KnownDigests, LoadedPiece, load
-from featpipe.inference.pixels import pixels_of
+from featpipe.inference.pixels import Decoding, pixels_of
 
 if TYPE_CHECKING:
     from featpipe.backbones import Preprocessing
@@ -59,14 +59,13 @@ class Setup:
     read : callable
         Told a path; returns the whole file or raises `ImageError`.
     preprocessing : Preprocessing
-    exact : bool
-        As in `pixels.pixels_of`.
+    decoding : Decoding
     known : KnownDigests
     """
 
     read: Callable[[str], bytes]
     preprocessing: Preprocessing
-    exact: bool
+    decoding: Decoding
     known: KnownDigests
 
 
@@ -109,7 +108,7 @@ def _import_all(with_torch: bool) -> None:
 
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
-    pixels_of(file.getvalue(), Preprocessing(8, 8), exact=not with_torch)
+    pixels_of(file.getvalue(), Preprocessing(8, 8), Decoding(not with_torch))
 
 
 def _work(channel: Connection, memory: int) -> None:
@@ -134,7 +133,7 @@ def _load(setup: Setup, items: Sequence[Item], rows: np.ndarray) -> LoadedPiece:
             lambda: rows,
             lambda: setup.preprocessing,
             setup.known,
-            exact=setup.exact,
+            setup.decoding,
         )
     finally:
         signal.alarm(0)

@@ -6,6 +6,7 @@ seen; only nothing is written. Knows nothing of classifiers.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from featpipe.images import Failure, ImageError, ImageSet
+from featpipe.images import Failure, ImageError, ImageSet, describe_unfilled
 from featpipe.inference.batch import Batch as Computed
 from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
@@ -106,7 +107,7 @@ class Stream:
         ------
         Batch
         """
-        exact = self.recipe.decoding_mode(self.recipe.precision) == "exact"
+        exact = self.recipe.decoding_at(self.recipe.precision).exact
         n_workers = self._network.machine.n_workers
         with worker_server(n_workers, len(image_set), exact=exact) as server:
             yield from self._run(image_set, tell, server)
@@ -132,7 +133,7 @@ class Stream:
             image_set,
             size,
             lambda: lanes,
-            exact=self.recipe.decoding_mode(self.precision) == "exact",
+            decoding=self.recipe.decoding_at(self.precision),
             hflip=self.recipe.hflip,
             workers=self._network.machine.n_workers,
             progress=progress,
@@ -140,14 +141,18 @@ class Stream:
         )
         positions = range(len(image_set))
         groups = (positions[k : k + size] for k in positions[::size])
+        notes: list[str] = []
         with closing(engine.batches(groups, lambda i, sha256: None)) as computed:
             for whole in computed:
+                notes += [note for image in whole.images for note in image.notes]
                 batch = self._batch(whole, image_set)
                 progress.computed += len(batch.positions)
                 progress.failed += len(batch.failures)
                 if tell is not None:
                     tell(progress)
                 yield batch
+        if text := describe_unfilled(notes):
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     def whole(self, image_set: ImageSet) -> np.ndarray:
         """Give the codes of all images, (n, width) float32.

@@ -125,8 +125,10 @@ def require_same_decoding(fingerprint: Mapping[str, Any]) -> None:
     ValueError
         Names the rule.
     """
-    # How scaled is scaled, and what exact is, stand in the rules.
-    said = {k: v for k, v in fingerprint["decoding"].items() if k != "mode"}
+    # How scaled is scaled, what exact is, and what a value range does, are the rules;
+    # which of them was chosen is the recipe's.
+    chosen = ("mode", "value_range")
+    said = {k: v for k, v in fingerprint["decoding"].items() if k not in chosen}
     if said == images.DECODING:
         return
     differ = sorted(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featpipe import files, images
-from featpipe.images import ImageError, ImageSet
+from featpipe.images import ImageError, ImageSet, ValueRange
 from featpipe.inference import from_items, image_set_of
 from featpipe.predictor.predicting import Images, Predictor
 
@@ -290,10 +290,14 @@ def _run(
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     preprocessing = reference.load_backbone().preprocessing
+    value_range = reference.model.recipe(None).value_range
     rows = [i for i, path in enumerate(image_set.paths) if path in wanted]
     labels, values = [], []
     for start in range(0, len(rows), _BATCH):
-        batch = [_pixels(image_set, i, preprocessing) for i in rows[start:][:_BATCH]]
+        batch = [
+            _pixels(image_set, i, preprocessing, value_range)
+            for i in rows[start:][:_BATCH]
+        ]
         what = ["label", "probability" if logistic else "score"]
         label, value = session.run(what, {"images": np.stack(batch)})
         labels.append(label)
@@ -301,9 +305,14 @@ def _run(
     return np.concatenate(labels), np.concatenate(values)
 
 
-def _pixels(image_set: ImageSet, i: int, preprocessing: Any) -> np.ndarray:
+def _pixels(
+    image_set: ImageSet, i: int, preprocessing: Any, value_range: ValueRange
+) -> np.ndarray:
     try:
-        return preprocessing.apply(images.decode(image_set.read(i)).image)
+        content = image_set.read(i)
+        return preprocessing.apply(
+            images.decode(content, value_range=value_range).image
+        )
     except ImageError as error:
         raise ValueError(
             f"{image_set.paths[i]} could be read a moment ago, and now not: {error}"

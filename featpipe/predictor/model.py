@@ -123,6 +123,7 @@ class Model:
             depths=tuple(self.depth.split("+")),
             precision=self.fingerprint["precision"],
             decoding=self.fingerprint["decoding"].get("mode", "auto"),
+            value_range=self.fingerprint["decoding"].get("value_range", "file"),
             dtype=self.dtype,
             hflip=said["hflip"],
             seed=self.seed,

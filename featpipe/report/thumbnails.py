@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from featpipe.codes import Codes
-from featpipe.images import ImageError, decode, scan
+from featpipe.images import ImageError, decode, parse_value_range, scan
 
 __all__ = ["Sheet", "make_sheet"]
 
@@ -134,7 +134,10 @@ def _thumbnail(
     digest = codes.sha256[row].tobytes()
     if any(digest) and hashlib.sha256(content).digest() != digest:
         raise ImageError("read", "has changed since its code was computed")
-    image = decode(content, target=side).image
+    # As the network saw it: 12 bits of 16 would else be shown nearly black.
+    said = codes.provenance.get("decoding") or {}
+    value_range = parse_value_range(said.get("value_range", "file"))
+    image = decode(content, target=side, value_range=value_range).image
     # Small pictures keep their pixels' edges; large ones are shrunk smoothly.
     if max(image.size) < side:
         return _enlarged(image, side)

@@ -48,7 +48,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         is computed is added: an image is never computed twice, in whatever fold, fit
         or process. It may be one that `featpipe.extract` wrote. A depth that this
         file lacks gets a file of its own beside it, ``FILE-DEPTH.h5``.
-    device, precision, decoding, batch_size, workers, hflip, seed
+    device, precision, decoding, value_range, batch_size, workers, hflip, seed
         As `featpipe.extract`; "auto" is the cache's where there is one.
     input_size, resize, crop, interpolation, mean, std
         As `featpipe.extract`.
@@ -78,6 +78,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         device: str = "auto",
         precision: str = "auto",
         decoding: str = "auto",
+        value_range: str | tuple[float, float] = "file",
         batch_size: int | None = None,
         workers: int | None = None,
         hflip: bool = False,
@@ -97,6 +98,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.device = device
         self.precision = precision
         self.decoding = decoding
+        self.value_range = value_range
         self.batch_size = batch_size
         self.workers = workers
         self.hflip = hflip
@@ -191,6 +193,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             depths=tuple(dict.fromkeys(self.depth.split("+"))),
             precision=self.precision,
             decoding=self.decoding,
+            value_range=self.value_range,
             hflip=self.hflip,
             seed=self.seed,
             input_size=self.input_size,

@@ -1,0 +1,336 @@
+"""Numbers of more than 8 bits to greys and colours of 8, by a stated range.
+
+Lives here: which values a file holds, as they are stored, and which of them become
+black and white (`value_range`). Pillow keeps only the high bytes of 16-bit colours:
+the low ones are read in a second pass, and only where they are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = [
+    *("Samples", "ValueRange", "bands", "describe_unfilled", "extremes"),
+    *("note_unfilled", "parse_value_range", "samples_of", "unfilled"),
+]
+
+ValueRange = str | tuple[float, float]
+"""``"file"``, ``"auto"``, or the values that become black and white."""
+
+# Rows that are converted at once, where a conversion needs many bytes a pixel.
+_BAND = 256
+_MOST = 65535
+# Pillow's names of 16-bit colours as stored, and which of a sample's bytes it keeps.
+_COLOURS = re.compile(r"(RGB|RGBA|RGBX);16([LBN])$")
+_NOTE = re.compile(r"(?:brightest value|values ([\d,]+) to) ([\d,]+) of ([\d,]+)$")
+
+
+def parse_value_range(asked: object) -> ValueRange:
+    """Return a value range as it is kept, from what a user wrote.
+
+    Parameters
+    ----------
+    asked : str or sequence of two numbers
+        ``"file"``: 0 to what the bits can hold. ``"auto"``: the lowest to the highest
+        value of each image. ``"LO:HI"`` or ``(LO, HI)``: these, for all images.
+
+    Returns
+    -------
+    str or (low, high)
+
+    Raises
+    ------
+    ValueError
+        If it is nothing of the kind, or not finite, or LO is not below HI.
+
+    Examples
+    --------
+    >>> parse_value_range("0:4095"), parse_value_range("auto")
+    ((0.0, 4095.0), 'auto')
+    """
+    parts: Sequence[Any] = ()
+    if isinstance(asked, str):
+        if asked in ("file", "auto"):
+            return asked
+        parts = asked.split(":")
+    elif isinstance(asked, Sequence | np.ndarray):
+        parts = list(asked)
+    try:
+        low, high = (_number(part) for part in parts)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not low < high or not math.isfinite(high - low):
+        raise ValueError(
+            f"the value range is {asked!r}; use LO:HI (LO below HI, as 0:4095 for "
+            "images of 12 bits), auto, or file"
+        )
+    return low, high
+
+
+def _number(part: object) -> float:
+    if isinstance(part, bool) or not isinstance(part, str | Real):
+        raise TypeError
+    return float(part)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The values of an image of more than 8 bits, as they are stored.
+
+    Parameters
+    ----------
+    bands : callable
+        Yields rows some at a time: the first row's number and (n, W) or (n, W, 3).
+    highest : float
+        The highest value that the bits can hold; infinity for floats and 32 bits.
+    alpha : PIL.Image.Image, optional
+        8-bit opacity.
+    """
+
+    bands: Callable[[], Iterator[tuple[int, np.ndarray]]]
+    highest: float
+    alpha: Image.Image | None = None
+
+
+def samples_of(
+    image: Image.Image, tile: Sequence[Any], again: Callable[[], Any], content: bytes
+) -> Samples | None:
+    """Return the values of an image; None where none has more than 8 bits.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Loaded.
+    tile : sequence
+        Of `image` before it was loaded: how its samples are stored.
+    again : callable
+        Opens the same image anew, not loaded.
+    content : bytes
+        The file.
+
+    Returns
+    -------
+    Samples or None
+        None also for 16-bit inks, and 16-bit colours multiplied by their opacity.
+    """
+    mode = image.mode
+    if mode == "F" or mode.startswith("I"):
+        return _of_numbers(image, tile, content)
+    stored = _rawmode(tile)
+    if image.format == "PPM" and tile and tile[0][0].startswith("ppm"):
+        most = _ppm_highest(tile)
+        wide = cache(lambda: _ppm_as_numbers(again()))
+        return None if most < 256 else Samples(lambda: _ppm_bands(wide(), most), most)
+    if match := _COLOURS.match(stored):
+        kept = "L" if sys.byteorder == "little" else "B"
+        kept = kept if match[2] == "N" else match[2]
+        other = match[1] + ";16" + ("B" if kept == "L" else "L")
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        low = cache(lambda: _reread(again(), other))
+        return Samples(lambda: _two_bytes(image, low()), _MOST, alpha)
+    if stored == "LA;16B":
+        alpha, whole = image.getchannel("A"), cache(lambda: _reread(again(), "RGBA"))
+        return Samples(lambda: _grey_bytes(whole()), _MOST, alpha)
+    return None
+
+
+def _rawmode(tile: Sequence[Any]) -> str:
+    """Return Pillow's name of the stored layout, ``""`` if its tiles have several."""
+    args = {t[3] if isinstance(t[3], str) else str(t[3][0]) for t in tile if t[3]}
+    return args.pop() if len(args) == 1 else ""
+
+
+def _reread(image: Any, rawmode: str) -> Image.Image:
+    """Load an image as if its bytes were stored otherwise."""
+    image.tile = [
+        tile._replace(
+            args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:])
+        )
+        for tile in image.tile
+    ]
+    if rawmode == "RGBA":
+        image._mode = "RGBA"
+    image.load()
+    return image
+
+
+def _two_bytes(high: Any, low: Any) -> Iterator[tuple[int, np.ndarray]]:
+    for (top, one), (_, two) in zip(bands(high), bands(low), strict=True):
+        yield top, one[..., :3].astype(np.uint16) << 8 | two[..., :3]
+
+
+def _grey_bytes(image: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield 16-bit greys beside opacity, of which all four bytes were read as such."""
+    for top, rows in bands(image):
+        yield top, rows[..., 0].astype(np.uint16) << 8 | rows[..., 1]
+
+
+def _ppm_highest(tile: Sequence[Any]) -> int:
+    """Return the highest value that a PPM declares; 65535 where Pillow drops it."""
+    args = tile[0][3]
+    last = args if isinstance(args, int | str) else args[-1]
+    return last if isinstance(last, int) else _MOST
+
+
+def _ppm_as_numbers(image: Any) -> Image.Image:
+    """Load the colours of a PPM as greys, three a pixel, which keep 16 bits."""
+    width, height = image.size
+    image._mode, image._size = "I", (3 * width, height)
+    image.tile = [t._replace(extents=(0, 0, 3 * width, height)) for t in image.tile]
+    image.load()
+    return image
+
+
+def _ppm_bands(image: Image.Image, most: int) -> Iterator[tuple[int, np.ndarray]]:
+    for top, rows in bands(image):
+        yield top, _unscaled(rows, most).reshape(len(rows), -1, 3)
+
+
+def _unscaled(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return values that Pillow has scaled to 16 bits as they were stored."""
+    return np.rint(rows * (most / _MOST))
+
+
+def _of_numbers(image: Any, tile: Sequence[Any], content: bytes) -> Samples:
+    if image.format == "PPM" and image.mode != "F":
+        most = _ppm_highest(tile)
+        return Samples(
+            lambda: ((top, _unscaled(rows, most)) for top, rows in bands(image)), most
+        )
+    if image.format == "JPEG2000":
+        # Pillow shifts the bits that the file declares up to 16.
+        shift = 16 - _jpeg2000_bits(content)
+        return Samples(
+            lambda: ((top, rows >> shift) for top, rows in bands(image)), _MOST >> shift
+        )
+    deep = image.mode.startswith("I;16")
+    return Samples(lambda: bands(image), _MOST if deep else math.inf)
+
+
+def _jpeg2000_bits(content: bytes) -> int:
+    """Return the bits of a sample that the codestream's SIZ marker declares."""
+    at = content.find(b"\xff\x4f\xff\x51")
+    bits = (content[at + 42 : at + 43] or b"\x0f")[0] % 128 + 1 if at >= 0 else 16
+    return min(max(bits, 1), 16)
+
+
+def bands(image: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the values of an image some rows at a time, with the first row's number."""
+    for top in range(0, image.height, _BAND):
+        box = (0, top, image.width, min(top + _BAND, image.height))
+        yield top, np.asarray(image.crop(box))
+
+
+def extremes(rows: Iterable[tuple[int, np.ndarray]]) -> tuple[float, float]:
+    """Return the lowest and the highest finite value; 0 and 0 if there is none."""
+    low, high = np.inf, -np.inf
+    for _, values in rows:
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            low, high = min(low, finite.min()), max(high, finite.max())
+    return (float(low), float(high)) if low <= high else (0.0, 0.0)
+
+
+def unfilled(low: float, high: float, highest: float) -> str:
+    """Return a note where values leave much of their range empty, else ``""``.
+
+    Parameters
+    ----------
+    low, high : float
+        The lowest and the highest value of an image.
+    highest : float
+        The highest that its bits can hold.
+
+    Examples
+    --------
+    >>> unfilled(0, 4080, 65535)
+    'brightest value 4,080 of 65,535'
+    """
+    if 2 * high <= highest:
+        return f"brightest value {high:,.0f} of {highest:,.0f}"
+    if low < high and 4 * (high - low) <= highest:
+        return f"values {low:,.0f} to {high:,.0f} of {highest:,.0f}"
+    return ""
+
+
+def note_unfilled(image: Any, samples: Samples | None, notes: list[str]) -> None:
+    """Add to ``notes`` where values of up to 16 bits leave much of their range empty.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Loaded.
+    samples : Samples or None
+        Its values, as `samples_of` returned them.
+    notes : list of str
+    """
+    if samples is None or image.mode == "F" or _fills(image):
+        return
+    low, high = extremes(samples.bands())
+    highest = samples.highest
+    if highest == math.inf:  # 32 bits, of which values up to 65535 are taken for 16
+        if not (low >= 0 and 255 < high <= _MOST):
+            return
+        highest = _MOST
+    notes += filter(None, [unfilled(low, high, highest)])
+
+
+def _fills(image: Any) -> bool:
+    """Whether the high bytes of colours alone tell that they fill their range."""
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    pairs = image.getextrema()[:3]
+    low, high = min(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
+    return bool(high > 128 and high - low > 66)
+
+
+def describe_unfilled(notes: Iterable[str]) -> str:
+    """Return one sentence about all images that `unfilled` has noted, ``""`` if none.
+
+    Parameters
+    ----------
+    notes : iterable of str
+        Of all images, as `images.decode` returns them.
+
+    Examples
+    --------
+    >>> print(describe_unfilled(["brightest value 4,080 of 65,535", "16-bit scaled"]))
+    1 image of more than 8 bits does not fill its range (brightest value 4,080 of \
+65,535) and loses contrast; value range 0:4095 (--value-range) keeps it, auto \
+stretches each image by itself
+    """
+    found = [match for match in map(_NOTE.match, notes) if match]
+    if not found:
+        return ""
+    values = [[_plain(text) for text in match.groups("0")] for match in found]
+    low = min(each[0] for each in values)
+    high, highest = max(each[1] for each in values), max(each[2] for each in values)
+    what = f"brightest value {high:,} of {highest:,}"
+    if low > 0:
+        what = f"values {low:,} to {high:,} of {highest:,}"
+    else:
+        high = 2 ** next((bits for bits in (10, 12, 14) if high < 2**bits), 15) - 1
+    n = len(found)
+    one = n == 1
+    return (
+        f"{n:,} image{'s' * (not one)} of more than 8 bits "
+        f"{'does not fill its' if one else 'do not fill their'} range ({what}) and "
+        f"{'loses' if one else 'lose'} contrast; value range {low}:{high} "
+        "(--value-range) keeps it, auto stretches each image by itself"
+    )
+
+
+def _plain(text: str) -> int:
+    return int(text.replace(",", ""))
