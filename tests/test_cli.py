@@ -156,7 +156,7 @@ def test_run_leaves_codes_and_scores_behind(shapes: Path, tmp_path: Path) -> Non
     said = featpipe_says("run", shapes, "-o", folder, *SMALL, *grid)
     assert said.exit_code == 0, said.output
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("codes.h5", "scores.csv", "scores.json")
+        *("codes.h5", "run.json", "scores.csv", "scores.json")
     ]
     assert "linear" in said.stdout
 

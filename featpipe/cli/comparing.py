@@ -13,6 +13,7 @@ from featpipe.cli.extracting import extract, extract_codes
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.reporting import ReportPath, write_report
+from featpipe.cli.run_folder import RECORD, claim, default_folder
 from featpipe.cli.voice import voice
 
 __all__ = ["compare", "grid", "run"]
@@ -133,7 +134,8 @@ _Folder = Annotated[
         "-o",
         "--output",
         metavar="DIR",
-        help="A folder for codes and scores. Default: featpipe-SOURCE here.",
+        help="A folder for codes and scores, of one source. Default: "
+        "featpipe-SOURCE-BACKBONE here.",
     ),
 ]
 
@@ -142,14 +144,14 @@ def run(**asked: Any) -> None:
     """Do the whole job: extract the codes, compare the classifiers, show the table.
 
     Takes the options of `extract` and of `compare`. Leaves the codes and the scores in
-    a folder; run again, only what is new is computed.
+    a folder, one for each source and backbone; run again, only what is new is computed.
 
     For example:
 
         featpipe run flowers
         featpipe run flowers -o out --backbone mini --depth stage3 --depth penultimate
     """
-    folder = asked["output"] or Path(f"featpipe-{Path(asked['source']).stem}")
+    folder = asked["output"] or default_folder(asked["source"], asked["backbone"])
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
             f"{folder} is a file; give -o a folder for codes and scores"
@@ -157,10 +159,15 @@ def run(**asked: Any) -> None:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        if not asked["plan"]:
+            claim(
+                folder, asked["source"], asked["backbone"], overwrite=asked["overwrite"]
+            )
         _run_in(folder, asked)
     finally:
         # Bad input leaves no trace; unfinished work stays, to be gone on with.
-        if made and not any(folder.iterdir()):
+        if made and {path.name for path in folder.iterdir()} <= {RECORD}:
+            (folder / RECORD).unlink(missing_ok=True)
             folder.rmdir()
 
 
