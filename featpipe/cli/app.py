@@ -3,11 +3,10 @@
 import os
 import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Any
 
 import typer
 
-import featpipe
 from featpipe.cli import (
     advising,
     comparing,
@@ -18,6 +17,13 @@ from featpipe.cli import (
     listing,
     predicting,
     reporting,
+)
+from featpipe.cli.global_options import (
+    Debug,
+    Quiet,
+    Verbose,
+    Version,
+    with_global_options,
 )
 from featpipe.cli.voice import guarded, voice
 
@@ -49,15 +55,38 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Codes files": (files.inspect, files.verify, files.merge),
     "A first look": (demonstrating.demo,),
 }
+
+
+def _kept_by_finetune(asked: dict[str, Any]) -> str:
+    if asked.get("output") is None:
+        return (
+            "nothing is kept: with -o MODEL each finished epoch would be, and the same "
+            "command would go on from there"
+        )
+    return f"finished epochs are kept; the same command goes on to {asked['output']}"
+
+
+_CODES_KEPT = "finished images are kept; the same command goes on from there"
+_NOTHING_CHANGED = "nothing was changed"
+# What an interrupted command leaves behind. Every output is whole or not there.
+_KEPT: dict[str, str | Callable[[dict[str, Any]], str]] = {
+    "run": _CODES_KEPT,
+    "extract": _CODES_KEPT,
+    "demo": _CODES_KEPT,
+    "finetune": _kept_by_finetune,
+    "compare": "the codes are as they were; the same command begins anew",
+    "fit": "the codes are as they were, and no model was written",
+    "predict": "the model is as it was; the same command begins anew",
+    "export": "the model is as it was, and no network was written",
+    "advise": "the codes are as they were; the same command begins anew",
+    "report": "the codes are as they were; the same command begins anew",
+    "merge": "the files given are as they were, and no other was written",
+    **dict.fromkeys(("backbones", "depths", "inspect", "verify"), _NOTHING_CHANGED),
+}
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(guarded(_command))
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"featpipe {featpipe.__version__}")
-        raise typer.Exit
+        _ready = guarded(_command, kept=_KEPT[_command.__name__])
+        app.command(rich_help_panel=_panel)(with_global_options(_ready))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
@@ -68,19 +97,10 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object) -
 
 @app.callback()
 def _globals(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Say and end."
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Results and errors only.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Tracebacks instead of one line.")
-    ] = False,
+    version: Version = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
 ) -> None:
     """CNN codes once, classifiers in seconds.
 

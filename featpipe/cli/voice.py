@@ -92,12 +92,16 @@ def _console(*, stderr: bool) -> "Console":
     return console
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
+def guarded(
+    command: Callable[..., None], *, kept: str | Callable[[dict[str, Any]], str]
+) -> Callable[..., None]:
     """Make a command end as DESIGN says: 0, 1 with one line, 130 when interrupted.
 
     Parameters
     ----------
     command : callable
+    kept : str or callable
+        What is left of an interrupted command; told its arguments.
 
     Returns
     -------
@@ -112,9 +116,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
             _flush()
         except KeyboardInterrupt:
+            what = kept if isinstance(kept, str) else kept(kwargs)
             voice.err.print(
-                "interrupted; nothing that was finished is lost: the same command "
-                "goes on from here",
+                f"interrupted; {visible(what)}",
+                markup=False,
                 highlight=False,
                 soft_wrap=True,
             )

@@ -1,0 +1,91 @@
+"""The options that stand before or after every command: -q, -v, --debug, --version."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+import featpipe
+from featpipe.cli.voice import voice
+
+__all__ = ["Debug", "Quiet", "Verbose", "Version", "with_global_options"]
+
+_PANEL = "Before or after every command"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"featpipe {featpipe.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Show the version and exit.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "-q", "--quiet", help="Results and errors only.", rich_help_panel=_PANEL
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", help="Say more.", rich_help_panel=_PANEL),
+]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug", help="Tracebacks instead of one line.", rich_help_panel=_PANEL
+    ),
+]
+_OPTIONS = {
+    "quiet_": Quiet,
+    "verbose_": Verbose,
+    "debug_": Debug,
+    "version_": Version,
+}
+
+
+def with_global_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the global options after its name too.
+
+    Parameters
+    ----------
+    command : callable
+        With a signature that typer reads.
+
+    Returns
+    -------
+    callable
+        With the global options added to that signature. What was given before the
+        command holds as well.
+    """
+    given = inspect.signature(command)
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asked = {name: kwargs.pop(name, False) for name in _OPTIONS}
+        voice.quiet |= asked["quiet_"]
+        voice.verbose |= asked["verbose_"]
+        voice.debug |= asked["debug_"]
+        command(*args, **kwargs)
+
+    more = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option
+        )
+        for name, option in _OPTIONS.items()
+    ]
+    parameters = [*given.parameters.values(), *more]
+    run.__signature__ = given.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
+    run.__annotations__ = {**command.__annotations__, **_OPTIONS}
+    return run
