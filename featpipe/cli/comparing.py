@@ -77,7 +77,7 @@ def compare_codes(asked: dict[str, Any]) -> None:
         found = comparison_of(
             asked["files"],
             classifiers=asked["classifiers"].split(","),
-            depths=asked["depth"] or None,
+            depth=asked["depth"] or None,
             folds=asked["folds"],
             Cs=Cs,
             metric=asked["metric"].value,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import h5py
 import numpy as np
 
-from featpipe.codes import block, parsing
+from featpipe.codes import block, parsing, showing
 from featpipe.codes.block import CodesError
 from featpipe.codes.layout import SPLITS, Tables
 
@@ -58,6 +58,12 @@ class Codes:
 
     def __len__(self) -> int:
         return len(self.tables.paths)
+
+    def __repr__(self) -> str:
+        return showing.one_line(self)
+
+    def _repr_html_(self) -> str:
+        return showing.as_html(self)
 
     @property
     def n_images(self) -> int:
@@ -134,6 +140,19 @@ class Codes:
         """The part of `provenance` that changes the numbers."""
         return {name: self.provenance.get(name) for name in FINGERPRINT}
 
+    @property
+    def default_depth(self) -> str:
+        """The only depth, or the penultimate of several.
+
+        Raises
+        ------
+        CodesError
+            If there are several, and none of them is ``penultimate``.
+        """
+        if len(self.depths) == 1:
+            return self.depths[0]
+        return self.spec("penultimate")
+
     def spec(self, depth: str) -> str:
         """Find the canonical name of one depth.
 
@@ -176,7 +195,7 @@ class Codes:
         depth : str
             One depth.
         start, stop : int
-            As in a slice.
+            As in a slice; negative ones count from the end.
 
         Returns
         -------
@@ -189,26 +208,52 @@ class Codes:
             If the file has changed since it was read, or is damaged there.
         """
         with self._dataset(depth) as dataset:
-            return dataset[start:stop]
+            return dataset[slice(*slice(start, stop).indices(len(self)))]
 
-    def take(self, depth: str, rows: np.ndarray) -> np.ndarray:
-        """Read some rows of one depth, in any order.
+    def take(self, depth: str, rows: Any) -> np.ndarray:
+        """Read some rows of one depth, in any order, as numpy indexes an array.
 
         Parameters
         ----------
         depth : str
             One depth.
-        rows : (n_rows,) int64
+        rows : int, (n_rows,) int or (n,) bool
+            Or a list of them; negative ones count from the end.
 
         Returns
         -------
         (n_rows, width) float32 or float16
+            One row, (width,), for an int.
 
         Raises
         ------
+        IndexError
+            If a row is beyond the end, or no whole number.
         CodesError
             As `rows`.
         """
+        wanted = self._positions(rows)
+        return self._take(depth, wanted.ravel()).reshape(
+            *wanted.shape, *self.shapes[self.spec(depth)][1:]
+        )
+
+    def _positions(self, rows: Any) -> np.ndarray:
+        """Return the positions that numpy means by an index, none of them negative."""
+        wanted, n = np.asarray(rows), len(self)
+        if wanted.dtype == bool and wanted.shape == (n,):
+            return np.flatnonzero(wanted)
+        if not wanted.size:
+            return wanted.astype(np.int64)
+        if wanted.dtype.kind not in "iu":
+            raise IndexError(
+                f"rows={rows!r:.60} are no positions; give whole numbers, or {n} bools"
+            )
+        if wanted.max() >= n or wanted.min() < -n:
+            row = wanted.max() if wanted.max() >= n else wanted.min()
+            raise IndexError(f"row {row} of {self.path}, which has {n:,} rows")
+        return np.where(wanted < 0, wanted + n, wanted).astype(np.int64)
+
+    def _take(self, depth: str, rows: np.ndarray) -> np.ndarray:
         order = np.argsort(rows, kind="stable")
         ascending = rows[order]
         # Stretches of neighbours: HDF5 reads a slice far faster than a list of rows.
@@ -236,14 +281,15 @@ class Codes:
                 raise CodesError(f"{self.path} {error}") from error
 
     def arrays(
-        self, depth: str, split: str | None = None
+        self, depth: str | None = None, split: str | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read the codes of one depth and their labels.
 
         Parameters
         ----------
-        depth : str
+        depth : str, optional
             A depth, or several joined by ``+``, whose codes are put side by side.
+            Default `default_depth`.
         split : str, optional
             ``"train"``, ``"val"``, ``"test"`` or ``""``; default all rows.
 
@@ -262,6 +308,7 @@ class Codes:
         """
         if split is not None and split not in SPLITS:
             raise ValueError(f"no split {split!r}; use 'train', 'val', 'test' or ''")
+        depth = self.default_depth if depth is None else depth
         chosen = slice(None) if split is None else self.splits == split
         n_rows = len(self.labels[chosen])
         X = np.empty((n_rows, self.width(depth)), np.float32)
@@ -273,12 +320,12 @@ class Codes:
             column += width
         return X, self.labels[chosen].copy()
 
-    def to_frame(self, depth: str) -> "pandas.DataFrame":
+    def to_frame(self, depth: str | None = None) -> "pandas.DataFrame":
         """Give the codes of one depth as a table, one row an image.
 
         Parameters
         ----------
-        depth : str
+        depth : str, optional
             As for `arrays`.
 
         Returns

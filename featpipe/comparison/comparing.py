@@ -29,6 +29,7 @@ def compare(
     codes: OneOrMore,
     *,
     classifiers: Sequence[str] = ("linear", "svm", "logistic"),
+    depth: str | Sequence[str] | None = None,
     depths: Sequence[str] | None = None,
     folds: int = 5,
     Cs: Sequence[float] | np.ndarray | None = None,
@@ -57,9 +58,11 @@ def compare(
         ``"linear"``, ``"svm"``, ``"logistic"``; from scikit-learn ``"knn"`` (5 nearest
         by angle), ``"nearest-mean"``, ``"lda"`` (shrunk); ``"ensemble"``, the mean
         probability of the logistic rows over depths.
-    depths : sequence of str, optional
+    depth : str or sequence of str, optional
         As in the files, or shorter; ``"a+b"`` puts the codes of two depths side by
         side. Default: every depth that is not a map, each alone.
+    depths : sequence of str, optional
+        The same as ``depth``; give one of them.
     folds : int
         Folds for choosing C, and for judging where there is no split.
     Cs : (n_C,) float, optional
@@ -100,14 +103,14 @@ def compare(
 
     Examples
     --------
-    >>> found = featpipe.compare("flowers.h5", depths=["penultimate"])  # doctest: +SKIP
+    >>> found = featpipe.compare("flowers.h5", depth="penultimate")  # doctest: +SKIP
     >>> found.recommended.classifier                                    # doctest: +SKIP
     'logistic'
     """
     _refuse_unknown(classifiers, metric)
     files = _opened(codes)
     labelled, sources = agree(files)
-    chosen = choose_depths(sources, depths)
+    chosen = choose_depths(sources, _wanted(depth, depths))
     protocol = plan(
         labelled.labels,
         labelled.splits,
@@ -170,6 +173,18 @@ def _opened(codes: OneOrMore) -> list[Codes]:
 
 def _silent(done: int, total: int, what: str) -> None:
     pass
+
+
+def _wanted(
+    depth: str | Sequence[str] | None, depths: str | Sequence[str] | None
+) -> Sequence[str] | None:
+    if depth is not None and depths is not None:
+        raise ValueError(
+            f"depth={depth!r} and depths={depths!r} ask for the same; give depth or "
+            "depths, not both"
+        )
+    asked = depths if depth is None else depth
+    return [asked] if isinstance(asked, str) else asked
 
 
 def _refuse_unknown(classifiers: Sequence[str], metric: str) -> None:

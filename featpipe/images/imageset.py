@@ -6,7 +6,9 @@ Lives here: `ImageSet`, what could not be listed (`Failure`), the one error of a
 
 from __future__ import annotations
 
+import html
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
@@ -125,6 +127,32 @@ class ImageSet:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        """Return one line: how many images there are, and where; no list of paths."""
+        failed = f", {len(self.failures):,} failures" * bool(self.failures)
+        return (
+            f"<ImageSet {self.source}: {len(self):,} images in "
+            f"{len(self.class_names):,} classes{failed}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the images of each class and split as a table for a notebook."""
+        splits = sorted(set(self.splits))
+        counts = Counter(zip(self.labels.tolist(), self.splits, strict=True))
+        rows = [["class", *(split or "images" for split in splits)]]
+        rows += [
+            [name, *(f"{counts[k, split]:,}" for split in splits)]
+            for k, name in [*enumerate(self.class_names), (-1, "unlabelled")]
+            if any(counts[k, split] for split in splits)
+        ]
+        lines = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in rows
+        )
+        return (
+            f"<table><caption>{html.escape(repr(self)[1:-1])}</caption>{lines}</table>"
+        )
 
     def read(self, i: int) -> bytes:
         """Return the bytes of image ``i``; several threads may do so at once.

@@ -6,6 +6,7 @@ Knows nothing of networks and models; it holds names, numbers and failures.
 from __future__ import annotations
 
 import csv
+import html
 import io
 import os
 from collections.abc import Sequence
@@ -17,12 +18,16 @@ import numpy as np
 
 from featpipe import files
 from featpipe.codes import Failure
+from featpipe.files import visible
 from featpipe.scores import judge
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Predictions"]
+
+# Images in the table of a notebook.
+_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +64,40 @@ class Predictions:
     def __len__(self) -> int:
         """Return the number of images with a label."""
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        """Return one line: how many images have a label, and how right they are."""
+        failed = f", {len(self.failures):,} failed" * bool(self.failures)
+        measures = self.measures()
+        right = ""
+        if measures is not None:
+            right = f", accuracy {100 * (measures['accuracy'] or 0):.1f} %"
+        return (
+            f"<Predictions for {len(self):,} images of {len(self.class_names):,} "
+            f"classes{failed}{right}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the first images with their labels as a table for a notebook."""
+        what = "score" if self.probabilities is None else "probability"
+        rows = [["image", "label", what]]
+        rows += [
+            [path, name, f"{value:.3f}"]
+            for path, [(name, value)] in zip(
+                self.paths[:_SHOWN], self.top(1), strict=False
+            )
+        ]
+        if len(self) > _SHOWN:
+            rows.append([f"… and {len(self) - _SHOWN:,} more", "", ""])
+        lines = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(visible(cell))}</td>" for cell in row)
+            + "</tr>"
+            for row in rows
+        )
+        return (
+            f"<table><caption>{html.escape(repr(self)[1:-1])}</caption>{lines}</table>"
+        )
 
     @property
     def labels(self) -> np.ndarray:
