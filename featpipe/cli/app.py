@@ -14,10 +14,12 @@ from featpipe.cli import (
     extracting,
     files,
     finetuning,
+    fitting,
     listing,
     predicting,
     reporting,
 )
+from featpipe.cli.encoding import allow_any_encoding
 from featpipe.cli.global_options import (
     Debug,
     Quiet,
@@ -49,7 +51,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         comparing.compare,
         finetuning.finetune,
     ),
-    "Models": (predicting.fit, predicting.predict, predicting.export),
+    "Models": (fitting.fit, predicting.predict, fitting.export),
     "Answers": (advising.advise, reporting.report),
     "What there is": (listing.backbones, listing.depths),
     "Codes files": (files.inspect, files.verify, files.merge),
@@ -116,4 +118,5 @@ def _globals(
 
 def main() -> None:
     """Run the command line."""
+    allow_any_encoding()
     app(prog_name="featpipe")

@@ -1,20 +1,24 @@
 """`compare` and `run`: stage two, and the whole job, on the command line."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.choices import Metric
 from featpipe.cli.extracting import extract, extract_codes
-from featpipe.cli.outputs import require_outputs
+from featpipe.cli.outputs import require_outputs, run_all
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.reporting import ReportPath, write_report
 from featpipe.cli.run_folder import RECORD, claim, default_folder
 from featpipe.cli.voice import voice
+
+if TYPE_CHECKING:
+    from featpipe.comparison import Comparison
 
 __all__ = ["compare", "grid", "run"]
 
@@ -57,7 +61,6 @@ def compare(
 def compare_codes(asked: dict[str, Any]) -> None:
     """Do what the options of `compare` ask."""
     from featpipe.comparison import compare as comparison_of
-    from featpipe.comparison.details import describe
 
     Cs = grid(asked["c_grid"])
     require_outputs(
@@ -90,25 +93,40 @@ def compare_codes(asked: dict[str, Any]) -> None:
             full_path=asked["full_path"],
             progress=progress,
         )
-    voice.out.print(found)
-    for part in describe(found):
-        voice.out.print(part)
+    run_all(*_writers(found, asked), lambda: _print(found))
+
+
+def _writers(found: "Comparison", asked: dict[str, Any]) -> Iterator[Callable]:
+    """Yield what writes each file that was asked for."""
     for name, write in {
         "json_path": found.write_json,
         "csv_path": found.write_csv,
         "predictions": found.write_predictions,
     }.items():
         if asked[name]:
-            write(asked[name])
-            voice.remark(f"wrote {asked[name]}")
+            yield partial(_write, write, asked[name])
     if asked["report_path"]:
-        write_report(
+        yield partial(
+            write_report,
             asked["files"],
             asked["report_path"],
             scores=found.scores,
             notes=found.notes,
             seed=asked["seed"],
         )
+
+
+def _write(write: Callable[[Path], None], path: Path) -> None:
+    write(path)
+    voice.remark(f"wrote {path}")
+
+
+def _print(found: "Comparison") -> None:
+    from featpipe.comparison.details import describe
+
+    voice.out.print(found)
+    for part in describe(found):
+        voice.out.print(part)
 
 
 def _joined(one: Callable, two: Callable, drop: set[str]) -> inspect.Signature:
@@ -172,7 +190,9 @@ def run(**asked: Any) -> None:
 
 
 def _run_in(folder: Path, asked: dict[str, Any]) -> None:
-    codes = extract_codes({**asked, "output": folder / "codes.h5", "json_path": None})
+    # stdout is for the table, which comes when the files are written.
+    request = {**asked, "output": folder / "codes.h5", "json_path": None}
+    codes = extract_codes(request, finish=voice.remark)
     if codes is None:
         return
     written = {

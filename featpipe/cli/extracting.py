@@ -1,6 +1,7 @@
 """`extract`: stage one on the command line."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,13 @@ def extract(
     extract_codes(dict(locals()))
 
 
-def extract_codes(asked: dict[str, Any]) -> "Codes | None":
-    """Do what the options of `extract` ask; None if only the plan was asked for."""
+def extract_codes(
+    asked: dict[str, Any], finish: Callable[[str], None] = voice.result
+) -> "Codes | None":
+    """Do what the options of `extract` ask; None if only the plan was asked for.
+
+    ``finish`` prints the last line.
+    """
     from featpipe import files, images
     from featpipe.extraction import Job
     from featpipe.inference import Machine, Recipe
@@ -121,7 +127,10 @@ def extract_codes(asked: dict[str, Any]) -> "Codes | None":
             _say_plan(job, asked["overwrite"])
             return None
         codes = job.run(overwrite=asked["overwrite"], break_lock=asked["break_lock"])
-    _say_done(codes, seen[0], asked)
+    if asked["json_path"]:
+        _write_json(asked["json_path"], codes, seen[0])
+    _say_done(codes, seen[0])
+    finish(summary(seen[0]))
     return codes
 
 
@@ -146,7 +155,7 @@ def _say_plan(job: "Job", overwrite: bool) -> None:
         voice.result(f"{name}: {value}")
 
 
-def _say_done(codes: "Codes", tally: "Progress", asked: dict[str, Any]) -> None:
+def _say_done(codes: "Codes", tally: "Progress") -> None:
     from featpipe import images
 
     for text in tally.messages:
@@ -167,9 +176,6 @@ def _say_done(codes: "Codes", tally: "Progress", asked: dict[str, Any]) -> None:
     if len(codes.failures) > shown:
         more = len(codes.failures) - shown
         voice.remark(f"… and {more:,} more; `featpipe inspect -v {codes.path}`")
-    voice.result(summary(tally))
-    if asked["json_path"]:
-        _write_json(asked["json_path"], codes, tally)
 
 
 def _write_json(path: Path, codes: "Codes", tally: "Progress") -> None:

@@ -254,9 +254,10 @@ def finetune(
             seed=seed,
             progress=progress,
         )
-    _say(found)
     if json_path:
         found.write_json(json_path)
+    _say(found)
+    if json_path:
         voice.remark(f"wrote {json_path}")
 
 

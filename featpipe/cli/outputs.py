@@ -1,12 +1,13 @@
-"""Checks of the files that a command names, before it does any work."""
+"""The files that a command names: checked before any work, written before any print."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from featpipe import files
 
-__all__ = ["require_outputs"]
+__all__ = ["require_outputs", "run_all"]
 
 
 def require_outputs(
@@ -33,3 +34,14 @@ def require_outputs(
     for name, given in inputs.items():
         for path in given if isinstance(given, list | tuple) else [given]:
             files.require_distinct(outputs, {name: path})
+
+
+def run_all(*steps: Callable[[], None]) -> None:
+    """Run each step, also after one that has failed; raise the last error in the end.
+
+    Results take long: a full disk must not keep a table from being printed, nor a
+    broken terminal a file from being written.
+    """
+    with ExitStack() as stack:
+        for step in reversed(steps):
+            stack.callback(step)

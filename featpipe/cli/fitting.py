@@ -1,0 +1,183 @@
+"""`fit` and `export`: models that travel, on the command line."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from featpipe.cli import options as o
+from featpipe.cli.choices import FitClassifier, Metric
+from featpipe.cli.comparing import grid
+from featpipe.cli.outputs import require_outputs
+from featpipe.cli.voice import voice
+
+if TYPE_CHECKING:
+    from featpipe.predictor import Predictor
+
+__all__ = ["export", "fit"]
+
+
+def fit(
+    path: o.CodesPath,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="MODEL", help="The model file.")
+    ],
+    classifier: Annotated[
+        FitClassifier, typer.Option("--classifier", help="What is fitted.")
+    ] = FitClassifier.logistic,
+    depth: Annotated[
+        str | None,
+        typer.Option(
+            "--depth",
+            metavar="SPEC",
+            help="A depth in the file; a+b puts two side by side. Default: the only "
+            "one, or penultimate.",
+        ),
+    ] = None,
+    c: Annotated[
+        str,
+        typer.Option(
+            "--C", metavar="auto|x", help="auto chooses it, as `compare` does."
+        ),
+    ] = "auto",
+    embed_weights: Annotated[
+        bool,
+        typer.Option(
+            "--embed-weights",
+            help="Put the backbone's weights into the file: it is then the whole "
+            "model.",
+        ),
+    ] = False,
+    weights: o.WeightsNow = None,
+    backbone: o.BackboneNow = None,
+    folds: o.Folds = 5,
+    c_grid: o.CGrid = None,
+    metric: o.MetricOption = Metric.accuracy,
+    class_weight: o.ClassWeightOption = None,
+    device: o.Device = "auto",
+    memory: o.Memory = None,
+    seed: o.Seed = 0,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="F.json",
+            help="Take C from this record of `compare --json`, on the same file with "
+            "the same options, instead of searching again.",
+        ),
+    ] = None,
+) -> None:
+    """Fit one classifier on all training rows, bound to the recipe of its codes.
+
+    C is chosen as `compare` chooses it; held-out images choose nothing and give the
+    accuracy that the model carries.
+
+    For example:
+
+        featpipe fit flowers.h5 -o flowers.model
+        featpipe fit flowers.h5 --classifier svm --depth layer3 -o flowers.model
+        featpipe fit flowers.h5 -o flowers.model --embed-weights
+        featpipe fit flowers.h5 -o flowers.model --scores scores.json
+    """
+    from featpipe.predictor import fit as fitted
+
+    require_outputs({"-o": output}, {"FILE.h5": path, "--weights": weights})
+    model = fitted(
+        path,
+        classifier.value,
+        depth=depth,
+        C=_c(c),
+        Cs=grid(c_grid),
+        folds=folds,
+        metric=metric.value,
+        class_weight=class_weight and class_weight.value,
+        device=device,
+        memory=memory,
+        seed=seed,
+        weights=weights,
+        recorded=scores,
+    )
+    model.using(backbone=backbone).save(output, embed_weights=embed_weights)
+    _say_fit(model, output)
+
+
+def _c(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--C is {text!r}; give a number, or auto") from None
+
+
+def _say_fit(model: "Predictor", output: Path) -> None:
+    said, training = model.model, model.model.training
+    for text in training["warnings"]:
+        voice.remark(text)
+    names = ", ".join(said.class_names[:5])
+    more = f" and {len(said.class_names) - 5} more" * (len(said.class_names) > 5)
+    voice.remark(
+        f"{output}: {said.classifier}, C={said.C:.3g}, on {said.backbone} "
+        f"{said.depth} ({said.width}); {names}{more}"
+    )
+    facts = [f"fitted on {training['n_images']:,} images"]
+    if training["cv_score"] is not None:
+        facts.append(
+            f"cross-validated {training['metric']} {100 * training['cv_score']:.1f} %"
+        )
+    score = said.score
+    if score is not None:
+        facts.append(
+            f"accuracy on the {score.n_test:,} of {score.protocol!r} "
+            f"{100 * score.accuracy:.1f} % [{100 * score.accuracy_low:.1f}, "
+            f"{100 * score.accuracy_high:.1f}]"
+        )
+    voice.result("; ".join(facts))
+
+
+def export(
+    model: o.ModelPath,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="F.onnx", help="The network.")
+    ],
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="SOURCE",
+            help="Images on which the network has to agree with `predict`. Default: "
+            "20 views of the two photos that come with scikit-learn.",
+        ),
+    ] = None,
+    weights: o.WeightsNow = None,
+    backbone: o.BackboneNow = None,
+) -> None:
+    """Write the whole model as one ONNX network: uint8 images in, labels out.
+
+    Needs the extra `featpipe[export]`. onnxruntime has to agree with `predict` before
+    the file is written; docs/reference/models.md shows how to deploy it.
+
+    For example:
+
+        featpipe export flowers.model -o flowers.onnx
+        featpipe export flowers.model -o flowers.onnx --check new_photos
+    """
+    from featpipe.predictor import export as exported
+    from featpipe.predictor import load
+
+    require_outputs(
+        {"-o": output}, {"MODEL": model, "--check": check, "--weights": weights}
+    )
+    predictor = load(model, weights=weights, backbone=backbone, device="cpu")
+    found = exported(predictor, output, check=check)
+    precision = predictor.model.fingerprint["precision"]
+    if precision != "fp32":
+        voice.remark(
+            f"the codes were made in {precision}, the network computes in fp32: labels "
+            "near the border between two classes may differ from those of `predict`"
+        )
+    what = "probability" if predictor.model.probable else "score"
+    voice.result(
+        f"{output}: {output.stat().st_size:,} bytes; onnxruntime agrees on "
+        f"{found.n_images:,} images, largest difference of a {what} {found.largest:.0e}"
+    )

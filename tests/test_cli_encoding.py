@@ -1,0 +1,132 @@
+"""A terminal of few characters loses no result, nor does a name of any bytes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featpipe.cli.encoding import replace_characters
+from featpipe.cli.outputs import run_all
+
+# Every command in one process: starting Python and torch takes most of the time.
+COMMANDS = """
+import sys
+from pathlib import Path
+from featpipe.cli import main
+
+folder = Path(sys.argv[1])
+out, codes, model = folder / "out", folder / "out" / "codes.h5", folder / "a.model"
+small = ["--backbone", "mini", "--weights", "none", "--input-size", "32"]
+images = str(folder / "images")
+for command in (
+    ["run", images, "-o", out, *small, "--classifiers", "logistic,svm"],
+    ["extract", images, "-o", codes, *small, "--json", folder / "extract.json"],
+    ["compare", codes, "--json", folder / "scores.json", "--csv", folder / "scores.csv",
+     "--predictions", folder / "predictions.csv"],
+    ["fit", codes, "-o", model, "--C", "1"],
+    ["predict", model, images, "-o", folder / "labels.csv"],
+    ["predict", model, images, "--top", "2"],
+    ["finetune", images, *small, "--train", "head", "--epochs", "1", "--lr", "0.1",
+     "--json", folder / "tuned.json"],
+    ["inspect", codes], ["verify", codes], ["advise", codes],
+    ["compare", "--help"], ["depths", "mini"], ["compare", folder / "caf\\xe9.h5"],
+):
+    sys.argv = ["featpipe", *map(str, command)]
+    try:
+        main()
+    except SystemExit as end:
+        print(command[0], "ends with", end.code, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw 20 images of two classes; names are not ASCII, and some are no text."""
+    folder = tmp_path_factory.mktemp("encoding") / "images"
+    rng = np.random.default_rng(0)
+    for name, low in (("caf\xe9 ★", 0), ("\N{CJK UNIFIED IDEOGRAPH-732B}", 120)):
+        (folder / name).mkdir(parents=True)
+        for k in range(10):
+            pixels = rng.integers(low, low + 135, (24, 30, 3), dtype=np.uint8)
+            odd = os.fsdecode(b"\xff%d.png" % k)
+            Image.fromarray(pixels).save(folder / name / odd)
+    (folder / "caf\xe9 ★" / os.fsdecode(b"\xfebroken.jpg")).write_text("no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+    ],
+    ids=["cp1252", "ascii"],
+)
+def test_every_command_finishes_and_writes_its_files_in_a_small_encoding(
+    images: Path, tmp_path: Path, setting: dict[str, str]
+) -> None:
+    (tmp_path / "images").symlink_to(images)
+    said = subprocess.run(
+        [sys.executable, "-c", COMMANDS, tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **setting},
+        capture_output=True,
+        check=False,
+    )
+    stdout, stderr = said.stdout.decode("cp1252"), said.stderr.decode("cp1252")
+    assert said.returncode == 0, stderr
+    assert "Error" not in stderr
+    assert "unexpected" not in stderr
+    ends = [line.split()[-1] for line in stdout.splitlines() if " ends with " in line]
+    assert ends == ["0"] * 12 + ["1"], stdout + stderr
+    assert "* recommended: highest cross-validated" in stdout
+    assert r"\u732b" in stdout
+    assert "?" not in stdout.partition("recommended")[2]
+    scores = json.loads((tmp_path / "scores.json").read_text("utf-8"))["scores"]
+    assert {score["classifier"] for score in scores} == {"linear", "logistic", "svm"}
+    with (tmp_path / "labels.csv").open(
+        encoding="utf-8", errors="surrogateescape"
+    ) as file:
+        rows = list(csv.DictReader(file))
+    assert {row["label"] for row in rows} == {"caf\xe9 ★", "猫"}
+    for name in ("scores.csv", "predictions.csv", "extract.json", "tuned.json"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_terminal_that_is_full_loses_no_file(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(images)
+    run = [*("run", "images", "-o", "out"), "--classifiers", "linear"]
+    small = ["--backbone", "mini", "--weights", "none", "--input-size", "32"]
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(
+            [sys.executable, "-m", "featpipe", *run, *small],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert said.returncode == 1
+    assert b"error: " in said.stderr
+    assert b"Traceback" not in said.stderr
+    assert json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))["scores"]
+
+
+def test_a_file_that_cannot_be_written_keeps_no_table_from_being_printed() -> None:
+    done: list[str] = []
+
+    def full() -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        run_all(lambda: done.append("csv"), full, lambda: done.append("table"))
+    assert done == ["csv", "table"]
+
+
+def test_replaced_characters_are_plain() -> None:
+    error = UnicodeEncodeError("ascii", "a★\udcffé…b", 1, 5, "")
+    assert replace_characters(error) == (r"*\udcff\xe9...", 5)
