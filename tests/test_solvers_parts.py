@@ -160,7 +160,7 @@ def test_column_hessians_are_exact_for_one_column_and_blocks_for_several():
     at = batch.evaluate(theta)
     h = preconditioner.column_hessians(batch, at, theta)
     product = batch.hessian_product(step, at.curvature, theta)
-    ours = (h @ step.unsqueeze(-1)).squeeze(-1)
+    ours = (h.double() @ step.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(ours, product, rtol=1e-3, atol=1e-2)
     given, splits = problem()
     batch = objective(codes, given)
@@ -171,7 +171,7 @@ def test_column_hessians_are_exact_for_one_column_and_blocks_for_several():
         step = torch.zeros(batch.shape, dtype=torch.float64)
         step[:, :, column] = drawn(batch.shape, 1)[:, :, column]
         product = batch.hessian_product(step, at.curvature, theta)[:, :, column]
-        ours = (h[:, :, column] @ step[:, :, column].unsqueeze(-1)).squeeze(-1)
+        ours = (h[:, :, column].double() @ step[:, :, column].unsqueeze(-1)).squeeze(-1)
         torch.testing.assert_close(ours, product, rtol=1e-3, atol=1e-2)
 
 

@@ -282,11 +282,15 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         chooses: solvers.Judge,
         gaps: np.ndarray,
     ) -> None:
-        """Choose C by what a judge knows; ``gaps`` are (n_splits, n_C)."""
+        """Choose C by what a judge knows.
+
+        ``gaps`` are (n_splits, n_C), nan where a C was not solved to its minimum.
+        """
         self.Cs_ = self._grid()
         curve = np.full(len(self.Cs_), np.nan)
         for position, score in chooses.scores.items():
-            curve[position] = score
+            if not np.isnan(gaps[:, position]).any():
+                curve[position] = score
         best = self._best = chooses.best
         self.C_ = float(self.Cs_[best])
         self.C_curve_ = np.column_stack([self.Cs_, curve])

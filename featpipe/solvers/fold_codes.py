@@ -132,8 +132,8 @@ class FoldCodes(ABC):
         """Return the scores of a block, (n_folds, m, n_rows)."""
 
     @abstractmethod
-    def fold_rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return rows of every fold in its basis, (n_folds, n, rank + 1) float64."""
+    def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return rows of every fold in its basis, (n_folds, n, rank + 1)."""
 
     @abstractmethod
     def fold_scores(
@@ -211,9 +211,9 @@ class RotatedCodes(FoldCodes):
         """Return the scores of a block."""
         return v @ z.mT
 
-    def fold_rows(self, start: int, stop: int) -> torch.Tensor:
+    def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows of every fold in its basis."""
-        return self.rotated[:, start:stop]
+        return self.block(start, stop, dtype)
 
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
@@ -305,12 +305,12 @@ class SharedCodes(FoldCodes):
         f = torch.addmm(flat[:, -1:], flat[:, :-1], z.T)
         return f.view(*v.shape[:2], len(z))
 
-    def fold_rows(self, start: int, stop: int) -> torch.Tensor:
+    def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows of every fold in its basis."""
         z = self.rows.read(start, stop, torch.float64)
         x = (z - self.moments.centre[:, None]) * self.moments.ratio[:, None]
         x = x if self.bases is None else x @ self.bases
-        return torch.cat([x, torch.ones_like(x[..., :1])], dim=2)
+        return torch.cat([x, torch.ones_like(x[..., :1])], dim=2).to(dtype)
 
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor

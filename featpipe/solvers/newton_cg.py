@@ -9,6 +9,7 @@ batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,8 @@ import torch
 from featpipe.solvers.objective import Curvature, Evaluation, Objective
 from featpipe.solvers.preconditioner import (
     Preconditioner,
-    column_hessians,
     mean_row,
     own_column,
-    solve_columns,
 )
 
 __all__ = ["Result", "minimize"]
@@ -40,6 +39,9 @@ MAX_TRIALS = 20
 SAMPLED, SLOW = 20, 0.3
 # Decrease of a gap beyond which, twice in a row, rounding stands in the way.
 STUCK = 0.5
+# Decrease of the objective that is none, and steps in a row without any, after which
+# rounding lets nothing more be gained.
+IDLE, IDLE_STEPS = 1e-15, 5
 # Time of an operation in Hessians of columns, solved by or inverted, relative to one in
 # a product: the former are large square products, the latter have few columns.
 FACTOR_COST, INVERSE_COST = 0.4, 1.0
@@ -63,7 +65,11 @@ class Result:
 
 
 def minimize(
-    objective: Objective, theta: torch.Tensor, tol: float, max_passes: int
+    objective: Objective,
+    theta: torch.Tensor,
+    tol: float,
+    max_passes: int,
+    stop: Callable[[torch.Tensor], bool] | None = None,
 ) -> Result:
     """Minimise every unit of a batch to a proven relative gap.
 
@@ -76,6 +82,8 @@ def minimize(
         Proven relative gap to reach.
     max_passes : int
         Products with the codes and back at most, a unit.
+    stop : callable or None
+        Asked after every step, with coefficients like ``theta``; true ends the batch.
 
     Returns
     -------
@@ -92,7 +100,9 @@ def minimize(
         result.theta[:, units] = batch.theta
         result.gap[:, units], result.n_passes[:, units] = batch.at.gap, batch.n_passes
         going = (batch.at.gap > tol).any(0).nonzero()[:, 0]
-        if not len(going) or batch.n_passes >= max_passes:
+        if not len(going) or batch.n_passes >= max_passes or batch.n_idle >= IDLE_STEPS:
+            return result
+        if stop is not None and batch.n_passes > 1 and stop(result.theta):
             return result
         if len(going) < len(units):
             units = units[going]
@@ -106,7 +116,7 @@ class _Batch:
     def __init__(self, objective: Objective, theta: torch.Tensor) -> None:
         self.objective, self.theta = objective, theta
         self.at = objective.evaluate(theta)
-        self.n_passes, self.n_stuck, self.n_cg = 1, 0, 0
+        self.n_passes, self.n_stuck, self.n_cg, self.n_idle = 1, 0, 0, 0
         codes = objective.codes
         self.stride = max(1, codes.rows.n_rows // (SAMPLED * codes.rank))
 
@@ -117,7 +127,7 @@ class _Batch:
 
     def step(self, tol: float, max_passes: int) -> None:
         """Take one Newton step with the units whose gap is above ``tol``."""
-        before, active = self.at.gap, self.at.gap > tol
+        before, value, active = self.at.gap, self.at.value, self.at.gap > tol
         direction = self._direction(active, max_passes - self.n_passes)
         direction = torch.where(direction.isfinite(), direction, 0.0)
         self.theta, self.at, n_trials = search(
@@ -128,6 +138,8 @@ class _Batch:
         if share > SLOW:
             self.stride = max(1, self.stride // 2)
         self.n_stuck = self.n_stuck + 1 if share > STUCK else 0
+        falls = (value - self.at.value > IDLE * value.abs()) & active
+        self.n_idle = 0 if bool(falls.any()) else self.n_idle + 1
         finer = self.objective.finer() if self.n_stuck > 1 else None
         if finer is not None:
             self.objective, self.n_stuck = finer, 0
@@ -139,25 +151,20 @@ class _Batch:
         objective, at, theta = self.objective, self.at, self.theta
         r = -at.gradient * active[..., None, None]
         worth = worth_factoring(objective, at)
-        if 2 * self.n_cg > worth:
+        model, curvature = objective, at.curvature
+        factors = 2 * self.n_cg > worth
+        if factors:
             # The last direction cost more than half of what factoring does.
-            self.n_cg = max(self.n_cg, int(worth) + 1)
-            if not objective.joint:
-                self.n_passes += 1
-                return solve_columns(column_hessians(objective, at, theta), r)
             precondition: Preconditioner = own_column(objective, at, theta)
-            direction, n_cg = conjugate_gradients(
-                objective, at.curvature, theta, r, precondition, most
-            )
         else:
-            model, curvature = objective, at.curvature
+            precondition = mean_row(objective, at)
             if self.stride > 1:
                 model = objective.sampled(self.stride)
                 curvature = model.curvature(theta)
-            direction, n_cg = conjugate_gradients(
-                model, curvature, theta, r, mean_row(objective, at), most
-            )
-            self.n_cg = n_cg
+        direction, n_cg = conjugate_gradients(
+            model, curvature, theta, r, precondition, most
+        )
+        self.n_cg = max(self.n_cg, int(worth) + 1) if factors else n_cg
         self.n_passes += n_cg
         return direction
 

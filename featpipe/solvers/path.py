@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -22,12 +22,17 @@ __all__ = ["solve", "solve_path"]
 
 # Steps of the grid between the C that are solved first.
 STRIDE = 4
+# A grid of so few C is solved whole: it was written down to be seen.
+FEW = 8
 # A C within one row of the best, and a single fit, are solved this much finer.
 FINER = 1e-2
 # Growth of the norm of the coefficients over a stride, from which they are taken to
 # grow like C: the penalty rules, and nothing has been fitted yet. On codes of 245 to
 # 2,000 images it falls from 10 through 4 where accuracy nears its best.
 GROWING = 4.0
+# Steps in a row after which a C must be out of reach to be dropped: scores of
+# coefficients that are far from the minimum yet go up and down.
+IN_A_ROW = 2
 # Operations of a pass up to which C that have a start on both sides go together: what
 # Python takes for a pass, at the rate of products of few columns.
 TOGETHER = 1e8
@@ -163,7 +168,8 @@ class _Search:
         free = self.n_operations * shape[1] <= FREE_RIDGE
         self.closed = problem.loss == "linear" and codes.is_diagonal
         self.products = products(codes, problem.n_classes) if self.closed else None
-        self.every = options.full_path or not judges or (self.closed and free)
+        few = shape[1] <= FEW
+        self.every = options.full_path or not judges or few or (self.closed and free)
 
     def run(self) -> None:
         """Solve what is needed."""
@@ -212,24 +218,31 @@ class _Search:
         return bool(after > GROWING**2 * before)
 
     def _solve(self, positions: list[int], finer: float = 1.0) -> None:
-        """Solve some C together, and note their held-out predictions."""
+        """Solve some C together, and note their held-out predictions.
+
+        On the way they are dropped if none of them can be chosen any more.
+        """
         codes, k = self.codes, self.problem.n_columns
         n_folds, n = codes.n_folds, len(positions)
+        gaps: np.ndarray | float = 0.0
+        passes: np.ndarray | int = 1
         if self.closed:
             Cs = torch.from_numpy(self.Cs[positions]).to(codes.rows.device)
             theta = ridge(codes, self.problem.n_classes, Cs, self.products)
-            self.gaps[:, positions], self.n_passes[:, positions] = 0.0, 1
         else:
             Cs = self.Cs[positions].tolist()
             objective = _objective(self.problem, codes, Cs, self.options)
             start = torch.cat([self._start(p) for p in positions], dim=1)
+            race = self._race(positions)
             tol = finer * self.options.tol
-            result = _minimize(objective, start, tol, self.options)
+            result = _minimize(objective, start, tol, self.options, race)
             theta = result.theta.view(n_folds, n, k, -1)
-            gap = result.gap.view(n_folds, n, -1).amax(2)
-            self.gaps[:, positions] = gap.cpu().numpy()
-            passes = result.n_passes.view(n_folds, n, -1).amax(2)
-            self.n_passes[:, positions] += passes.cpu().numpy()
+            gaps = result.gap.view(n_folds, n, -1).amax(2).cpu().numpy()
+            passes = result.n_passes.view(n_folds, n, -1).amax(2).cpu().numpy()
+            if race is not None and race.lost:
+                gaps = np.nan
+        self.gaps[:, positions] = gaps
+        self.n_passes[:, positions] += passes
         predicted = predict_held_out(codes, theta, self.held_out)
         for i, position in enumerate(positions):
             self.theta[position] = theta[:, i]
@@ -238,20 +251,36 @@ class _Search:
             for judge in self.judges:
                 judge.add(position, [of_fold[i] for of_fold in predicted])
 
+    def _race(self, positions: list[int]) -> _Race | None:
+        """Return what drops these C on the way; None where they are solved anyhow."""
+        below = [p for p in self.theta if p < positions[0]]
+        if self.every or not below or positions[0] in self.theta:
+            return None
+        before = [of_fold[max(below)] for of_fold in self.predicted]
+        return _Race(self.judges, self.codes, self.held_out, [before] * len(positions))
+
     def _start(self, position: int) -> torch.Tensor:
-        """Return where to begin: the solution, or one between those at either side."""
+        """Return where to begin: the solution, or one read off those nearest by log C.
+
+        Between two solved C they are joined by a line; beyond them the line goes on.
+        """
         codes, k = self.codes, self.problem.n_columns
-        below = [p for p in self.theta if p <= position]
-        above = [p for p in self.theta if p > position]
-        if not below:
+        if position in self.theta:
+            return self.theta[position][:, None]
+        solved = sorted(self.theta)
+        if not solved:
             shape = codes.n_folds, 1, k, codes.rank + 1
             return torch.zeros(shape, dtype=torch.float64, device=codes.rows.device)
-        low = self.theta[max(below)]
-        if max(below) == position or not above:
-            return low[:, None]
-        a, b = np.log(self.Cs[[max(below), min(above)]])
-        share = (np.log(self.Cs[position]) - a) / (b - a)
-        return torch.lerp(low, self.theta[min(above)], float(share))[:, None]
+        high = int(np.searchsorted(solved, position).clip(1, max(1, len(solved) - 1)))
+        ends = solved[high - 1 : high + 1]
+        if len(ends) == 1:
+            return self.theta[ends[0]][:, None]
+        a, b = np.log(self.Cs[ends])
+        share = float((np.log(self.Cs[position]) - a) / (b - a))
+        if self.problem.loss == "svm":
+            # Rows enter and leave the hinge: beyond the last C the line misleads.
+            share = min(share, 1.0)
+        return torch.lerp(self.theta[ends[0]], self.theta[ends[1]], share)[:, None]
 
     def path(self) -> Path:
         """Return what was solved."""
@@ -267,6 +296,36 @@ class _Search:
         chosen = range(len(theta)) if folds is None else folds
         each = [self.codes.as_given(theta[fold], fold) for fold in chosen]
         return Start(*(np.mean(part, axis=0) for part in zip(*each, strict=True)))
+
+
+class _Race:
+    """Whether C under way may still be chosen, asked from time to time."""
+
+    def __init__(
+        self,
+        judges: list[Judge],
+        codes: FoldCodes,
+        held_out: list[np.ndarray],
+        before: list[list[np.ndarray]],
+    ) -> None:
+        self.judges, self.codes, self.held_out = judges, codes, held_out
+        self.before, self.n_lost = before, 0
+
+    def __call__(self, theta: torch.Tensor) -> bool:
+        """Decide whether every C has lost, by coefficients after one more step."""
+        n_folds, n = len(theta), len(self.before)
+        each = theta.view(n_folds, n, -1, theta.shape[-1])
+        predicted = predict_held_out(self.codes, each, self.held_out)
+        now = [[of_fold[i] for of_fold in predicted] for i in range(n)]
+        pairs = list(zip(self.before, now, strict=True))
+        loses = all(j.rejects(*pair) for j in self.judges for pair in pairs)
+        self.before, self.n_lost = now, self.n_lost + 1 if loses else 0
+        return self.lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether every C is out of reach."""
+        return self.n_lost >= IN_A_ROW
 
 
 def _objective(
@@ -290,10 +349,15 @@ def _objective(
 
 
 def _minimize(
-    objective: Objective, start: torch.Tensor, tol: float, options: Options
+    objective: Objective,
+    start: torch.Tensor,
+    tol: float,
+    options: Options,
+    stop: Callable[[torch.Tensor], bool] | None = None,
 ) -> Result:
     """Minimise a batch from coefficients (n_folds, n_C, n_columns, rank + 1)."""
-    return minimize(objective, start.reshape(objective.shape), tol, options.max_passes)
+    start = start.reshape(objective.shape)
+    return minimize(objective, start, tol, options.max_passes, stop)
 
 
 def _codes(problem: Problem, splits: list[Split], options: Options) -> FoldCodes:

@@ -27,7 +27,6 @@ __all__ = [
     "column_hessians",
     "mean_row",
     "own_column",
-    "solve_columns",
 ]
 
 # Share of the largest eigenvalue of A below which it is rounding.
@@ -36,6 +35,8 @@ FREE = 1e-10
 GATHERED = 2**24
 # A curvature of zero is taken to be this.
 TINY = 1e-300
+# Rounding of single precision, with a margin, relative to the largest sum.
+SINGLE = 1e-6
 # Share of the rows up to which those that bend the loss are gathered.
 FEW = 0.7
 
@@ -84,63 +85,64 @@ def mean_row(objective: Objective, at: Evaluation) -> MeanRow:
 
 @dataclass(frozen=True, eq=False)
 class OwnColumn:
-    """Inverse of each column's own Hessian, of units whose columns sum to zero.
+    """Inverse of each column's own Hessian; of several columns, they sum to zero.
 
     Parameters
     ----------
-    inverse : (n_folds, n_units, n_columns, rank + 1, rank + 1) float64
+    factor : (n_folds, n_units, n_columns, rank + 1, rank + 1)
+        Of Cholesky.
     """
 
-    inverse: torch.Tensor
+    factor: torch.Tensor
 
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the inverse times a gradient, (n_folds, n_units, n_columns, -1)."""
-        gradient = gradient - gradient.mean(2, keepdim=True)
-        x = (self.inverse @ gradient.unsqueeze(-1)).squeeze(-1)
-        return x - x.mean(2, keepdim=True)
+        joint = gradient.shape[2] > 1
+        if joint:
+            gradient = gradient - gradient.mean(2, keepdim=True)
+        right = gradient.to(self.factor.dtype).unsqueeze(-1)
+        x = torch.cholesky_solve(right, self.factor).squeeze(-1).double()
+        return x - x.mean(2, keepdim=True) if joint else x
 
 
 Preconditioner = MeanRow | OwnColumn
 
 
 def own_column(objective: Objective, at: Evaluation, theta: torch.Tensor) -> OwnColumn:
-    """Return each column's preconditioner where a batch was evaluated."""
-    h = column_hessians(objective, at, theta)
-    diagonal = torch.diag_embed(1 / h.diagonal(dim1=-2, dim2=-1).clamp_min(TINY))
-    factor, info = torch.linalg.cholesky_ex(h)
-    fails = (info != 0)[..., None, None]
-    return OwnColumn(torch.where(fails, diagonal, torch.cholesky_inverse(factor)))
-
-
-def solve_columns(h: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-    """Return h⁻¹ r of every column; r over the diagonal of h where h is indefinite.
+    """Return each column's preconditioner where a batch was evaluated.
 
     By Cholesky factors: MKL's LU of many large matrices was seen to return pivots out
-    of range.
+    of range. A Hessian that is not positive definite is replaced by its diagonal.
     """
+    h = column_hessians(objective, at, theta)
+    diagonal = torch.diag_embed(h.diagonal(dim1=-2, dim2=-1).clamp_min(TINY).sqrt())
     factor, info = torch.linalg.cholesky_ex(h)
-    solved = torch.cholesky_solve(r.unsqueeze(-1), factor).squeeze(-1)
-    diagonal = r / h.diagonal(dim1=-2, dim2=-1).clamp_min(TINY)
-    return torch.where((info != 0)[..., None], diagonal, solved)
+    return OwnColumn(torch.where((info != 0)[..., None, None], diagonal, factor))
 
 
 def column_hessians(
     objective: Objective, at: Evaluation, theta: torch.Tensor
 ) -> torch.Tensor:
-    """Return each column's Hessian, (n_folds, n_units, n_columns, size, size)."""
+    """Return each column's Hessian, (n_folds, n_units, n_columns, size, size).
+
+    In single precision where the penalty is above the rounding of the sums.
+    """
     codes, (n_folds, n_units, k, size) = objective.codes, objective.shape
-    h = theta.new_zeros(n_folds, n_units * k, size, size)
+    dtype = objective.product_dtype
+    if float(objective.C.max() * codes.top.max()) * SINGLE > 1:
+        dtype = torch.float64
+    h = theta.new_zeros(n_folds, n_units * k, size, size, dtype=dtype)
     step = max(1, GATHERED // (n_folds * codes.rows.n_rows * size))
     for start, stop, bend in objective.column_bends(at.curvature, theta):
-        z = codes.fold_rows(start, stop)
+        z, bend = codes.fold_rows(start, stop, dtype), bend.to(dtype)
         for first in range(0, n_units * k, step):
             some = slice(first, first + step)
             h[:, some] += _bent_gram(z, bend[:, some])
     h = h.view(n_folds, n_units, k, size, size)
-    h *= objective.C[:, None, None, None]
+    h *= objective.C[:, None, None, None].to(dtype)
     diagonal = h.diagonal(dim1=-2, dim2=-1)
     # Rounding of large sums must not outweigh the penalty.
-    diagonal += objective.penalty + torch.finfo(h.dtype).eps * diagonal
+    diagonal += objective.penalty + torch.finfo(dtype).eps * diagonal
     return h
 
 
@@ -149,8 +151,8 @@ def _bent_gram(z: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
 
     Parameters
     ----------
-    z : (n_folds, n_rows, size) float64
-    bend : (n_folds, n_columns, n_rows) float64
+    z : (n_folds, n_rows, size)
+    bend : (n_folds, n_columns, n_rows)
 
     Returns
     -------

@@ -57,10 +57,8 @@ class Judge:
 
     def add(self, position: int, predicted: list[np.ndarray]) -> None:
         """Note the held-out predictions of the C at a position, an array a fold."""
-        pooled = np.concatenate([predicted[fold][at] for fold, at in self.held_out])
-        self.predicted[position] = pooled
-        right = float(self.weight @ (pooled == self.truth))
-        self.scores[position] = right if self.score is None else self.score(pooled)
+        self.predicted[position] = self._pool(predicted)
+        self.scores[position] = self._score(self.predicted[position])
 
     @property
     def best(self) -> int:
@@ -73,11 +71,27 @@ class Judge:
         least = self.scores[self.best] - self.weight.max() - 1e-12
         return [p for p, score in self.scores.items() if score >= least]
 
+    def rejects(self, before: list[np.ndarray], now: list[np.ndarray]) -> bool:
+        """Decide whether a C under way is out of reach of the best.
+
+        Either it is worse on the same rows by more than chance, or hardly a row turns
+        any more.
+
+        Parameters
+        ----------
+        before, now : list of arrays
+            Held-out predictions, as `add` takes them, by coefficients on the way to the
+            minimum: where this was asked last, or the way began, and now.
+        """
+        then, here, best = *map(self._pool, (before, now)), self.predicted[self.best]
+        v = min(2 * self._turned(then, here), self._turned(best, here))
+        return not self._reaches(self._score(here), v)
+
     def needs_between(self, low: int, high: int) -> bool:
         """Decide whether a C between two solved ones might be chosen."""
         best = self.scores[self.best]
         a, b = best - self.scores[low], best - self.scores[high]
-        v = self._turned(low, high)
+        v = self._turned(self.predicted[low], self.predicted[high])
         return bool(v > 0 and np.exp(-2 * a * b / v) > CHANCE)
 
     def needs_beyond(self, low: int, high: int, growing: bool) -> bool:
@@ -88,15 +102,29 @@ class Judge:
         """
         if growing:
             return True
+        before, after = self.predicted[low], self.predicted[high]
         missing = self.scores[self.best] - self.scores[high]
-        v = 2 * self._turned(low, high)
-        changed = self.weight @ (self.predicted[low] != self.predicted[high])
-        at_rest = changed <= AT_REST * self.weight.sum() and changed <= missing
-        if at_rest or not v:
+        changed = self.weight @ (before != after)
+        if changed <= AT_REST * self.weight.sum() and changed <= missing:
             return False
-        return bool(2 * norm.sf(missing / np.sqrt(v)) > CHANCE)
+        return self._reaches(self.scores[high], 2 * self._turned(before, after))
 
-    def _turned(self, low: int, high: int) -> float:
-        """Return the squared weight of the rows that are right at one C only."""
-        right = [self.predicted[p] == self.truth for p in (low, high)]
-        return float(np.square(self.weight) @ (right[0] != right[1]))
+    def _reaches(self, score: float, v: float) -> bool:
+        """Decide whether a walk of variance ``v`` may end above the best score."""
+        missing = self.scores[self.best] - score
+        if missing <= 0:
+            return True
+        return bool(v > 0 and 2 * norm.sf(missing / np.sqrt(v)) > CHANCE)
+
+    def _turned(self, before: np.ndarray, after: np.ndarray) -> float:
+        """Return the squared weight of the rows that are right in one of them only."""
+        right = (before == self.truth) != (after == self.truth)
+        return float(np.square(self.weight) @ right)
+
+    def _pool(self, predicted: list[np.ndarray]) -> np.ndarray:
+        """Return the predictions of the rows that count, fold after fold."""
+        return np.concatenate([predicted[fold][at] for fold, at in self.held_out])
+
+    def _score(self, pooled: np.ndarray) -> float:
+        right = float(self.weight @ (pooled == self.truth))
+        return right if self.score is None else self.score(pooled)
