@@ -107,9 +107,12 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             If X or y is not usable, if y holds one class only, or if a parameter
             is out of its range.
         """
+        from featpipe import solvers
+
         job = self._prepare(X, y, sample_weight)
-        path = self._choose(job)
-        return self._refit(job, path)
+        # Standardised rows, and a basis of all of them, serve the final fit again.
+        with solvers.share_codes():
+            return self._refit(job, self._choose(job))
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Job:
         """Check what was given, and lay out what is to be solved."""

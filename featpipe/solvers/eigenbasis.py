@@ -7,10 +7,10 @@ standardise and rotate it once. Outside, nothing is kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ CACHE = 16 * 2**20
 # Columns of a symmetric product that are computed at once, from the diagonal on.
 HALVED = 128
 
+T = TypeVar("T")
+
 # What was made inside the block, and beside it the array, so that its address is not
 # used again.
 _made: ContextVar[dict[Hashable, tuple[np.ndarray, Any]] | None] = ContextVar(
@@ -42,7 +44,13 @@ _made: ContextVar[dict[Hashable, tuple[np.ndarray, Any]] | None] = ContextVar(
 
 @contextmanager
 def share_codes() -> Iterator[None]:
-    """Share standardised and rotated codes among the fits inside the block."""
+    """Share standardised and rotated codes among the fits inside the block.
+
+    A block inside another shares with the outer one.
+    """
+    if _made.get() is not None:
+        yield
+        return
     token = _made.set({})
     try:
         yield
@@ -50,16 +58,28 @@ def share_codes() -> Iterator[None]:
         _made.reset(token)
 
 
+def _once(codes: Any, key: Hashable, make: Callable[[], T]) -> T:
+    """Return what ``make`` makes of the codes, made once inside the block."""
+    made = _made.get()
+    if made is None or not isinstance(codes, np.ndarray):
+        return make()
+    where = codes.__array_interface__["data"][0], codes.shape, codes.strides
+    whole = where, codes.dtype.str, key
+    if whole not in made:
+        made[whole] = codes, make()
+    return made[whole][1]
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes() + b"|")
+    return digest.hexdigest()
+
+
 def shared_rows(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return a copy of some rows, the same one each time inside the block."""
-    made = _made.get()
-    if made is None:
-        return codes[rows]
-    where = codes.__array_interface__["data"][0], codes.shape, codes.strides
-    key = where, hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
-    if key not in made:
-        made[key] = codes, codes[rows]
-    return made[key][1]
+    return _once(codes, ("copy", _digest(rows)), lambda: codes[rows])
 
 
 def fold_codes(
@@ -75,29 +95,16 @@ def fold_codes(
     options : Options
     device : torch.device
     """
-    made = _made.get()
-    if made is None or not isinstance(problem.codes, np.ndarray):
-        return _fold_codes(problem, splits, options, device)
-    key = _key(problem, splits, options, device)
-    if key not in made:
-        codes = _fold_codes(problem, splits, options, device)
-        made[key] = problem.codes, codes
-    return made[key][1]
-
-
-def _key(
-    problem: Problem, splits: list[Split], options: Options, device: torch.device
-) -> Hashable:
-    digest = hashlib.sha256()
-    parts = [problem.labels, problem.weights, problem.row_weights]
-    for part in parts + [np.asarray(train) for train, _ in splits]:
-        digest.update(np.ascontiguousarray(part).tobytes() + b"|")
-    codes = problem.codes
-    where = codes.__array_interface__["data"][0], codes.shape, codes.strides
+    arrays = [problem.labels, problem.weights, problem.row_weights]
+    digest = _digest(*arrays, *(np.asarray(train) for train, _ in splits))
     # Only wide codes differ by loss.
-    loss = problem.loss == "linear" and codes.shape[1] > OWN_BASES
+    wide = problem.loss == "linear" and problem.codes.shape[1] > OWN_BASES
     settings = problem.standardize, problem.n_classes, options.n_bytes, str(device)
-    return where, codes.dtype.str, loss, settings, digest.hexdigest()
+    return _once(
+        problem.codes,
+        ("folds", digest, wide, settings),
+        lambda: _fold_codes(problem, splits, options, device),
+    )
 
 
 def _fold_codes(
@@ -112,7 +119,9 @@ def _fold_codes(
     row_weights = use * torch.from_numpy(problem.row_weights).to(device)
     labels = torch.from_numpy(problem.labels).to(device)
     own = torch.nn.functional.one_hot(labels, problem.n_classes).double()
-    rows = Rows(problem, device, int(ROWS * options.n_bytes))
+    kept = int(ROWS * options.n_bytes)
+    key = _digest(problem.row_weights), problem.standardize, kept, str(device)
+    rows = _once(problem.codes, ("rows", key), lambda: Rows(problem, device, kept))
     moments = fold_moments(rows, row_weights, weights, problem.standardize)
     class_weight = weights @ own
     if _rotates(rows, weights, options):
@@ -216,10 +225,11 @@ def _shared(
         top = values[:, -1]
     elif common:
         every = weights.amax(0, keepdim=True)
-        middle = moments.centre.mean(0, keepdim=True)
-        gram = gram_matrices(rows, Moments(torch.ones_like(middle), middle), every)
-        value, basis = torch.linalg.eigh(gram[0])
-        value = value.clamp_min(0)
+        value, basis = _once(
+            rows.codes,
+            ("basis", _digest(every.cpu().numpy()), str(rows.device)),
+            lambda: _common_basis(rows, moments, every),
+        )
         values = (mass / every.sum())[:, None] * value
         bases = basis.expand(n_folds, -1, -1)
         # A fold's rows are some of all, about their own mean, in its own scales.
@@ -236,6 +246,16 @@ def _shared(
         class_weight=class_weight,
         bases=bases,
     )
+
+
+def _common_basis(
+    rows: Rows, moments: Moments, every: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return eigenvalues and eigenvectors of the Gram matrix of all rows that serve."""
+    middle = moments.centre.mean(0, keepdim=True)
+    gram = gram_matrices(rows, Moments(torch.ones_like(middle), middle), every)
+    value, basis = torch.linalg.eigh(gram[0])
+    return value.clamp_min(0), basis
 
 
 def _radius(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.Tensor:
