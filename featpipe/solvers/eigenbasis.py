@@ -277,9 +277,30 @@ def gram_matrices(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.
     Rows that serve the same folds are summed once, and the sum is shared: all folds
     together cost one pass over the rows.
     """
-    n_folds, width = moments.ratio.shape
-    gram = weights.new_zeros(n_folds, width, width)
-    first = weights.new_zeros(n_folds, width)
+    every = weights.amax(0)
+    key = "sums", _digest(every.cpu().numpy()), str(rows.device)
+    # The sums over all rows are left behind for a final fit on them.
+    behind: list[tuple[torch.Tensor, torch.Tensor]] = _once(rows.codes, key, list)
+    if len(weights) == 1 and behind:
+        gram, first = behind[0]
+    else:
+        gram, first, total = _fold_sums(rows, weights)
+        behind[:] = [total]
+    outer = first[:, :, None] * moments.centre[:, None]
+    mass = weights.sum(1)[:, None, None]
+    square = moments.centre[:, :, None] * moments.centre[:, None]
+    centred = gram - outer - outer.mT + mass * square
+    return moments.ratio[:, :, None] * centred * moments.ratio[:, None]
+
+
+def _fold_sums(
+    rows: Rows, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Return Σ w z zᵀ and Σ w z of every fold, and both of all rows that serve."""
+    n_folds, width = len(weights), rows.width
+    # The last is for all rows.
+    gram = weights.new_zeros(n_folds + 1, width, width)
+    first = weights.new_zeros(n_folds + 1, width)
     power = 2.0 ** torch.arange(n_folds, dtype=torch.float64, device=weights.device)
     for start, stop in rows.blocks():
         z = rows.read(start, stop, torch.float64)
@@ -290,16 +311,14 @@ def gram_matrices(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.
             if not number:
                 continue
             chosen = (code == number).nonzero()[:, 0]
-            used = part[:, chosen[0]] > 0
+            used = (part[:, chosen[0]] > 0).nonzero()[:, 0].tolist()
             root = part.amax(0)[chosen].sqrt()[:, None]
             rooted = z[chosen] * root
-            gram[used] += _square(rooted)
-            first[used] += (rooted * root).sum(0)
-    outer = first[:, :, None] * moments.centre[:, None]
-    mass = weights.sum(1)[:, None, None]
-    square = moments.centre[:, :, None] * moments.centre[:, None]
-    centred = gram - outer - outer.mT + mass * square
-    return moments.ratio[:, :, None] * centred * moments.ratio[:, None]
+            square, linear = _square(rooted), (rooted * root).sum(0)
+            for fold in (*used, n_folds):
+                gram[fold] += square
+                first[fold] += linear
+    return gram[:-1], first[:-1], (gram[-1:], first[-1:])
 
 
 def _square(z: torch.Tensor) -> torch.Tensor:

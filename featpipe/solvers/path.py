@@ -189,6 +189,10 @@ class _Search:
     def _climb(self) -> None:
         """Solve every `STRIDE`-th C upwards, and the last, while they matter."""
         coarse = sorted({*range(0, len(self.Cs), STRIDE), len(self.Cs) - 1})
+        if self.closed:
+            # What costs is reading the rows, whatever the number of C.
+            self._solve(coarse)
+            return
         for i, position in enumerate(coarse):
             self._solve([position])
             if self.every or not i:
@@ -209,6 +213,7 @@ class _Search:
             if not halfway:
                 break
             group = int(max(1, TOGETHER / self.n_operations))
+            group = len(halfway) if self.closed else group
             for first in range(0, len(halfway), group):
                 self._solve(halfway[first : first + group])
 
