@@ -264,3 +264,34 @@ def test_one_basis_for_all_folds_leads_to_the_same_solutions(loss, monkeypatch):
         assert float(torch.linalg.eigvalsh(gram)[-1]) <= float(codes.top[fold])
     for ours, theirs in zip(common.predicted, own.predicted, strict=True):
         assert (ours == theirs).mean() > 0.98
+
+
+def test_columns_of_a_thousand_coefficients_are_factored():
+    # MKL's LU of matrices this large and this many has returned bad pivots.
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1198, 2048)).astype(np.float32)
+    y = rng.integers(5, size=len(X))
+    ones = np.ones(len(y))
+    given = solvers.Problem(X, y, 5, "svm", ones, ones)
+    splits = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))[:2]
+    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    assert codes.rank > 950
+    batch = objective(codes, given, [0.01])
+    theta, step = drawn(batch.shape) / 100, drawn(batch.shape, 1)
+    at = batch.evaluate(theta)
+    inverse = preconditioner.own_column(batch, at, theta)
+    product = batch.hessian_product(step, at.curvature, theta)
+    torch.testing.assert_close(inverse(product), step, rtol=1e-2, atol=1e-3)
+    result = newton_cg.minimize(batch, 0 * theta, 1e-4, 1000)
+    assert (result.gap <= 1e-4).all()
+
+
+@pytest.mark.parametrize("loss", ["svm", "logistic"])
+def test_steps_that_gain_nothing_end(loss):
+    given, splits = problem(loss=loss)
+    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    batch = objective(codes, given, [1e5])
+    start = torch.zeros(batch.shape, dtype=torch.float64)
+    result = newton_cg.minimize(batch, start, 1e-40, 10**7)
+    assert (result.gap <= 1e-6).all()
+    assert result.n_passes.max() < 50_000

@@ -65,6 +65,49 @@ def test_nothing_is_needed_beyond_solutions_at_rest():
     assert not judge.needs_beyond(0, 1, growing=False)
 
 
+def predictions(right):
+    return [np.asarray(right).astype(np.int64)]
+
+
+def test_a_C_that_is_worse_by_more_than_chance_loses_on_the_way():
+    rng = np.random.default_rng(0)
+    best = rng.random(1000) < 0.9
+    judge = judge_of(best[None])
+    start = rng.random(1000) < 0.5
+    worse = np.where(rng.random(1000) < 0.2, False, best)
+    assert judge.rejects(predictions(start), predictions(worse))
+    # Nearly as many rows became right as wrong.
+    about = best.copy()
+    about[np.flatnonzero(best)[:20]] = False
+    about[np.flatnonzero(~best)[:16]] = True
+    assert not judge.rejects(predictions(start), predictions(about))
+
+
+def test_a_C_where_hardly_a_row_turns_loses_by_a_few_rows():
+    rng = np.random.default_rng(0)
+    best = rng.random(1000) < 0.9
+    judge = judge_of(best[None])
+    behind = rng.permutation(best)
+    behind[np.flatnonzero(behind)[:10]] = False
+    still = behind.copy()
+    still[:2] = ~still[:2]
+    assert judge.rejects(predictions(still), predictions(behind))
+    moving = rng.permutation(behind)
+    assert not judge.rejects(predictions(moving), predictions(behind))
+
+
+def test_a_C_that_is_level_with_the_best_never_loses():
+    best = np.arange(100) < 90
+    judge = judge_of(best[None])
+    assert not judge.rejects(predictions(best), predictions(best))
+
+
+def test_a_short_grid_is_solved_whole():
+    X, y = load_digits(return_X_y=True)
+    model = classifiers.make("svm", Cs=np.logspace(-5, 0, 8)).fit(X[::4], y[::4])
+    assert not np.isnan(model.C_curve_).any()
+
+
 @pytest.mark.parametrize("loss", ["logistic", "svm", "linear"])
 @pytest.mark.parametrize("load", [load_digits, load_breast_cancer, load_wine])
 def test_the_chosen_C_scores_like_the_best_of_all_C(loss, load):

@@ -35,8 +35,8 @@ DECREASE, OVERSHOOT = 1e-4, 0.5
 # Lengths tried along one direction at most.
 MAX_TRIALS = 20
 # Rows for each column of the basis that Hessian products are taken of (Byrd et al.
-# 2011), and the decrease of a gap beyond which that sample is too small.
-SAMPLED, SLOW = 20, 0.3
+# 2011); that sample is too small where gaps of so many units fall to no less than this.
+SAMPLED, MANY, SLOW = 20, 0.25, 0.3
 # Decrease of a gap beyond which, twice in a row, rounding stands in the way.
 STUCK = 0.5
 # Decrease of the objective that is none, and steps in a row without any, after which
@@ -134,10 +134,10 @@ class _Batch:
             self.objective, self.at, self.theta, direction, active
         )
         self.n_passes += n_trials
-        share = torch.where(self.at.gap > tol, self.at.gap / before, 0.0).max().item()
-        if share > SLOW:
+        share = torch.where(self.at.gap > tol, self.at.gap / before, 0.0)
+        if bool((share > SLOW).sum() > MANY * active.sum()):
             self.stride = max(1, self.stride // 2)
-        self.n_stuck = self.n_stuck + 1 if share > STUCK else 0
+        self.n_stuck = self.n_stuck + 1 if bool((share > STUCK).any()) else 0
         falls = (value - self.at.value > IDLE * value.abs()) & active
         self.n_idle = 0 if bool(falls.any()) else self.n_idle + 1
         finer = self.objective.finer() if self.n_stuck > 1 else None
