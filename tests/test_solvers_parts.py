@@ -144,7 +144,7 @@ def test_mean_row_inverts_the_hessian_where_every_row_bends_alike(monkeypatch):
         batch = objective(codes, given)
         theta = torch.zeros(batch.shape, dtype=torch.float64)
         at = batch.evaluate(theta)
-        inverse = preconditioner.mean_row(batch, at)
+        inverse = preconditioner.mean_row(batch, at, theta)
         # Steps whose columns sum to zero, as all steps do.
         step = drawn(batch.shape)
         step -= step.mean(2, keepdim=True)
@@ -179,7 +179,7 @@ def test_column_hessians_are_exact_for_one_column_and_blocks_for_several():
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_both_preconditioners_lead_to_scipys_minimum(loss, factor_cost, monkeypatch):
     monkeypatch.setattr(newton_cg, "FACTOR_COST", factor_cost)
-    monkeypatch.setattr(newton_cg, "INVERSE_COST", factor_cost)
+    monkeypatch.setattr(newton_cg, "JOINT_COST", factor_cost)
     given, splits = problem(loss=loss, n_classes=2)
     codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
     batch = objective(codes, given, [0.1])

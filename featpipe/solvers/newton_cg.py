@@ -23,6 +23,8 @@ from featpipe.solvers.preconditioner import (
 
 __all__ = ["Result", "minimize"]
 
+Method = Callable[[Objective, Evaluation, torch.Tensor], Preconditioner]
+
 # Share of the gradient, in the preconditioner's norm, that a direction is solved to.
 # Passes of logistic over 245, 500 and 2,000 codes of 512 numbers: 1,313, 1,124 and 634
 # with 0.03; 1,014, 890 and 548 with 0.1; 852, 959 and 462 with 0.3.
@@ -37,14 +39,17 @@ MAX_TRIALS = 20
 # Rows for each column of the basis that Hessian products are taken of (Byrd et al.
 # 2011); that sample is too small where gaps of so many units fall to no less than this.
 SAMPLED, MANY, SLOW = 20, 0.25, 0.3
-# Decrease of a gap beyond which, twice in a row, rounding stands in the way.
-STUCK = 0.5
+# Decrease of a gap beyond which, twice in a row, rounding stands in the way, if the
+# objective falls by no more than this: some rounding of single precision. (Gaps of
+# ``svm`` go up and down while rows leave the hinge, and the objective falls by much.)
+STUCK, ROUNDED = 0.5, 1e-4
 # Decrease of the objective that is none, and steps in a row without any, after which
 # rounding lets nothing more be gained.
 IDLE, IDLE_STEPS = 1e-15, 5
-# Time of an operation in Hessians of columns, solved by or inverted, relative to one in
-# a product: the former are large square products, the latter have few columns.
-FACTOR_COST, INVERSE_COST = 0.4, 1.0
+# Time of an operation in forming and factoring Hessians of columns relative to one in a
+# product: the former are large square products, the latter have few columns. Factors
+# of a joint loss save fewer steps, since every row bends every column a little.
+FACTOR_COST, JOINT_COST = 0.4, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +121,9 @@ class _Batch:
     def __init__(self, objective: Objective, theta: torch.Tensor) -> None:
         self.objective, self.theta = objective, theta
         self.at = objective.evaluate(theta)
-        self.n_passes, self.n_stuck, self.n_cg, self.n_idle = 1, 0, 0, 0
+        self.n_passes, self.n_stuck, self.n_idle = 1, 0, 0
+        # Units whose last direction was not solved in the steps that factoring costs.
+        self.slow = torch.zeros(theta.shape[1], dtype=torch.bool, device=theta.device)
         codes = objective.codes
         self.stride = max(1, codes.rows.n_rows // (SAMPLED * codes.rank))
 
@@ -124,6 +131,7 @@ class _Batch:
         """Let the other units go."""
         self.objective = self.objective.select(units)
         self.theta, self.at = self.theta[:, units], self.at.select(units)
+        self.slow = self.slow[units]
 
     def step(self, tol: float, max_passes: int) -> None:
         """Take one Newton step with the units whose gap is above ``tol``."""
@@ -137,8 +145,10 @@ class _Batch:
         share = torch.where(self.at.gap > tol, self.at.gap / before, 0.0)
         if bool((share > SLOW).sum() > MANY * active.sum()):
             self.stride = max(1, self.stride // 2)
-        self.n_stuck = self.n_stuck + 1 if bool((share > STUCK).any()) else 0
-        falls = (value - self.at.value > IDLE * value.abs()) & active
+        fall = (value - self.at.value) / value.abs()
+        stuck = (share > STUCK) & (fall < ROUNDED)
+        self.n_stuck = self.n_stuck + 1 if bool(stuck.any()) else 0
+        falls = (fall > IDLE) & active
         self.n_idle = 0 if bool(falls.any()) else self.n_idle + 1
         finer = self.objective.finer() if self.n_stuck > 1 else None
         if finer is not None:
@@ -148,40 +158,50 @@ class _Batch:
 
     def _direction(self, active: torch.Tensor, most: int) -> torch.Tensor:
         """Return a direction for the active units, zero for the others."""
+        r = -self.at.gradient * active[..., None, None]
+        direction = torch.zeros_like(r)
+        going, worth = active.any(0), worth_factoring(self.objective, self.at)
+        quick = (going & ~self.slow).nonzero()[:, 0]
+        if len(quick):
+            # A direction that is not there after half of it is worth factoring.
+            some = self._part(quick, r, max(1, min(most, int(worth / 2))), mean_row)
+            direction[:, quick] = some
+        slow = (going & self.slow).nonzero()[:, 0]
+        if len(slow):
+            direction[:, slow] = self._part(slow, r, min(most, MAX_CG), own_column)
+        return direction
+
+    def _part(
+        self, units: torch.Tensor, r: torch.Tensor, most: int, method: Method
+    ) -> torch.Tensor:
+        """Return the direction of some units, and note which of them are slow."""
         objective, at, theta = self.objective, self.at, self.theta
-        r = -at.gradient * active[..., None, None]
-        worth = worth_factoring(objective, at)
+        if len(units) < theta.shape[1]:
+            objective, at = objective.select(units), at.select(units)
+            theta, r = theta[:, units], r[:, units]
         model, curvature = objective, at.curvature
-        factors = 2 * self.n_cg > worth
-        if factors:
-            # The last direction cost more than half of what factoring does.
-            precondition: Preconditioner = own_column(objective, at, theta)
-        else:
-            precondition = mean_row(objective, at)
-            if self.stride > 1:
-                model = objective.sampled(self.stride)
-                curvature = model.curvature(theta)
-        direction, n_cg = conjugate_gradients(
-            model, curvature, theta, r, precondition, most
+        if self.stride > 1 and method is mean_row:
+            model = objective.sampled(self.stride)
+            curvature = model.curvature(theta)
+        direction, n_cg, unsolved = conjugate_gradients(
+            model, curvature, theta, r, method(objective, at, theta), most
         )
-        self.n_cg = max(self.n_cg, int(worth) + 1) if factors else n_cg
+        if method is mean_row:
+            self.slow[units] = unsolved
         self.n_passes += n_cg
         return direction
 
 
 def worth_factoring(objective: Objective, at: Evaluation) -> float:
     """Return how many conjugate gradient steps cost as much as factoring."""
-    codes, rank = objective.codes, objective.codes.rank
-    n_rows = codes.rows.n_rows
-    if objective.joint:
-        # Every row bends every column a little, and the inverse is formed.
-        return INVERSE_COST * (n_rows * rank**2 + 2 * rank**3) / (2 * n_rows * rank)
+    n_rows, rank = objective.codes.rows.n_rows, objective.codes.rank
     share = 1.0
-    if at.curvature is not None:
+    if at.curvature is not None and not objective.joint:
         # Rows that do not bend the loss are left out.
         share = max(float((part > 0).double().mean()) for part in at.curvature)
     factor = share * n_rows * rank**2 + rank**3 / 3
-    return FACTOR_COST * factor / (2 * n_rows * rank)
+    cost = JOINT_COST if objective.joint else FACTOR_COST
+    return cost * factor / (2 * n_rows * rank)
 
 
 def conjugate_gradients(
@@ -191,7 +211,7 @@ def conjugate_gradients(
     r: torch.Tensor,
     preconditioner: Preconditioner,
     max_steps: int,
-) -> tuple[torch.Tensor, int]:
+) -> tuple[torch.Tensor, int, torch.Tensor]:
     """Solve Hessian · direction = r to `FORCING`.
 
     Parameters
@@ -207,6 +227,8 @@ def conjugate_gradients(
     -------
     direction : like ``theta``
     n_steps : int
+    unsolved : (n_units,) bool
+        Units that were not solved in ``max_steps``, in any fold.
     """
     z = preconditioner(r)
     direction, p = torch.zeros_like(theta), z
@@ -214,7 +236,8 @@ def conjugate_gradients(
     target, tiny = FORCING**2 * rz, torch.finfo(rz.dtype).tiny
     eps = torch.finfo(objective.product_dtype).eps
     n_steps = 0
-    for _ in range(max(1, min(MAX_CG, max_steps))):
+    going = torch.ones_like(rz, dtype=torch.bool)
+    for _ in range(max(1, max_steps)):
         hp = objective.hessian_product(p, curvature, theta)
         n_steps += 1
         bend = inner(p, hp)
@@ -232,7 +255,7 @@ def conjugate_gradients(
         beta = torch.where(going, new / rz.clamp_min(tiny), 0.0)
         p = torch.addcmul(z, beta[..., None, None], p) * going[..., None, None]
         rz = new * going
-    return direction, n_steps
+    return direction, n_steps, going.any(0)
 
 
 def search(

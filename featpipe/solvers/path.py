@@ -181,6 +181,7 @@ class _Search:
         fine: set[int] = set()
         while not self.closed:
             close = {p for judge in self.judges for p in judge.within_one_row()} - fine
+            close -= set(np.flatnonzero(np.isnan(self.gaps).any(0)).tolist())
             if not close:
                 break
             self._solve(sorted(close), FINER)

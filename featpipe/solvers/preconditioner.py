@@ -65,7 +65,7 @@ class MeanRow:
         return x - x.mean(2, keepdim=True)
 
 
-def mean_row(objective: Objective, at: Evaluation) -> MeanRow:
+def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanRow:
     """Return the preconditioner of a batch where it was evaluated."""
     codes, penalty = objective.codes, objective.penalty
     weight = torch.cat([codes.eigenvalues, codes.mass[:, None]], dim=1)
@@ -100,8 +100,11 @@ class OwnColumn:
         joint = gradient.shape[2] > 1
         if joint:
             gradient = gradient - gradient.mean(2, keepdim=True)
-        right = gradient.to(self.factor.dtype).unsqueeze(-1)
-        x = torch.cholesky_solve(right, self.factor).squeeze(-1).double()
+        x = gradient.to(self.factor.dtype).unsqueeze(-1)
+        # `torch.cholesky_solve` copies the factors, and takes four times as long.
+        x = torch.linalg.solve_triangular(self.factor, x, upper=False)
+        x = torch.linalg.solve_triangular(self.factor.mT, x, upper=True)
+        x = x.squeeze(-1).double()
         return x - x.mean(2, keepdim=True) if joint else x
 
 
@@ -115,9 +118,12 @@ def own_column(objective: Objective, at: Evaluation, theta: torch.Tensor) -> Own
     of range. A Hessian that is not positive definite is replaced by its diagonal.
     """
     h = column_hessians(objective, at, theta)
-    diagonal = torch.diag_embed(h.diagonal(dim1=-2, dim2=-1).clamp_min(TINY).sqrt())
     factor, info = torch.linalg.cholesky_ex(h)
-    return OwnColumn(torch.where((info != 0)[..., None, None], diagonal, factor))
+    fails = info != 0
+    if bool(fails.any()):
+        diagonal = h[fails].diagonal(dim1=-2, dim2=-1).clamp_min(TINY).sqrt()
+        factor[fails] = torch.diag_embed(diagonal)
+    return OwnColumn(factor)
 
 
 def column_hessians(
