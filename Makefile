@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint clean
+.PHONY: demo test slow soak lint docs clean
 
 demo: .venv/.runtime
 	$(BIN)/python -m featpipe demo demo
@@ -10,6 +10,14 @@ demo: .venv/.runtime
 # One thread a process: the tests run side by side, one process a core.
 test: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# sdist and wheel in an environment of their own; minutes, and a package index.
+slow: .venv/.development
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 0
+
+# The site; a broken link or an undocumented public name fails.
+docs: .venv/.documentation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The long proof: kills, errors of the disk, damaged files; writes docs/inside/reliability.md.
 MINUTES ?= 60
@@ -35,5 +43,9 @@ lint: .venv/.development
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,export,frame,plot,report]"
 	touch $@ .venv/.runtime
 
+.venv/.documentation: .venv/.development
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from featpipe.predictor import Predictor, fit, load
     from featpipe.transformer import CNNCodes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOM_OF = {
     "extract": "extraction",

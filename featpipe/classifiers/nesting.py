@@ -24,7 +24,7 @@ __all__ = ["Part", "fit_nested"]
 class Part(NamedTuple):
     """Rows that one model learns from, and how its C is chosen among them.
 
-    Parameters
+    Attributes
     ----------
     train : (n_train,) int64
     selection : list of (train, held-out)

@@ -42,7 +42,7 @@ RowReader = Callable[[int, int], np.ndarray]
 class Failure(NamedTuple):
     """An input that gave no row.
 
-    Parameters
+    Attributes
     ----------
     path : str
         Relative to the images' root.

@@ -36,7 +36,7 @@ _LARGEST_BATCH = 512
 class Batch(NamedTuple):
     """Some neighbouring images: the codes of those that gave one, and the others.
 
-    Parameters
+    Attributes
     ----------
     positions : (n,) int64
         In the `ImageSet`, ascending.

@@ -38,7 +38,7 @@ _TOLERANCE = 1e-4
 class Agreement(NamedTuple):
     """How well the ONNX network and the model agree.
 
-    Parameters
+    Attributes
     ----------
     n_images : int
         On which both were run.

@@ -15,7 +15,7 @@ NAMES = ("train", "val", "test")
 class SplitRows(NamedTuple):
     """Sorted row numbers, int64, by the part they have.
 
-    Parameters
+    Attributes
     ----------
     train : (n_train,)
         Rows of split ``train``.

@@ -19,7 +19,7 @@ __all__ = ["TuningRows", "describe_rows", "tuning_rows", "unseen_classes"]
 class TuningRows(NamedTuple):
     """Sorted row numbers, int64 each.
 
-    Parameters
+    Attributes
     ----------
     train : (n_train,)
         All rows that may be learned from: ``fit`` and ``select`` together.

@@ -97,7 +97,7 @@ class Options:
 class Start(NamedTuple):
     """Coefficients to begin from, on the scale of the codes as given.
 
-    Parameters
+    Attributes
     ----------
     coef : (n_columns, width)
     intercept : (n_columns,)
