@@ -1,6 +1,5 @@
 """The docstrings of public names: complete sections, and examples that run."""
 
-import doctest
 import inspect
 import re
 from collections.abc import Iterator
@@ -26,7 +25,9 @@ NAMES = dict(documented())
 
 
 def sections(item: object) -> dict[str, str]:
-    parts = re.split(r"^(\w[\w ]+)\n-{3,}$", inspect.getdoc(item) or "", flags=re.MULTILINE)
+    parts = re.split(
+        r"^([\w*][\w ]+)\n-{3,}$", inspect.getdoc(item) or "", flags=re.MULTILINE
+    )
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
@@ -42,9 +43,10 @@ def test_every_parameter_has_its_line(name: str) -> None:
         return
     shown = sections(item)
     text = shown.get("Parameters", "") + shown.get("Attributes", "")
-    lines = re.findall(r"^(\w[\w, *]*?) : ", text, re.MULTILINE)
+    lines = re.findall(r"^([\w*][\w, *]*?)(?: : .*)?$", text, re.MULTILINE)
     described = {word.strip(" *") for line in lines for word in line.split(",")}
-    assert [p for p in asked(item) if p not in described] == []
+    missing = [p for p in asked(item) if p not in described]
+    assert missing == [], missing
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,7 +27,9 @@ def test_version_is_the_same_everywhere() -> None:
 
 
 def test_every_dependency_has_a_floor() -> None:
-    extras = [each for group in PROJECT["optional-dependencies"].values() for each in group]
+    extras = [
+        each for group in PROJECT["optional-dependencies"].values() for each in group
+    ]
     for requirement in [*PROJECT["dependencies"], *extras]:
         assert re.match(r"[\w-]+(\[\w+\])?>=\d", requirement), requirement
     assert "torch==2.11" in floors()

@@ -184,7 +184,17 @@ class Codes:
         return found[0]
 
     def width(self, depth: str) -> int:
-        """Give the length of a code; of ``"a+b"``, the sum."""
+        """Return the length of a code.
+
+        Parameters
+        ----------
+        depth : str
+            A depth of the file; of ``"a+b"`` the widths are added.
+
+        Returns
+        -------
+        int
+        """
         return sum(math.prod(self.shapes[self.spec(d)][1:]) for d in depth.split("+"))
 
     def rows(self, depth: str, start: int, stop: int) -> np.ndarray:
@@ -321,7 +331,7 @@ class Codes:
         return X, self.labels[chosen].copy()
 
     def to_frame(self, depth: str | None = None) -> "pandas.DataFrame":
-        """Give the codes of one depth as a table, one row an image.
+        """Return the codes of one depth as a table, one row an image.
 
         Parameters
         ----------

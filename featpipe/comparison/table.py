@@ -223,11 +223,23 @@ class Comparison:
         return pandas.DataFrame(rows, columns=self._columns())
 
     def write_json(self, path: str | os.PathLike) -> None:
-        """Write the score document: strict JSON, whole or not at all."""
+        """Write the score document: strict JSON, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            An older file there is replaced.
+        """
         write_json(path, self.scores, seed=self.seed, options=self.options)
 
     def write_csv(self, path: str | os.PathLike) -> None:
-        """Write the scores flat: the curve as JSON, warnings joined by ``; ``."""
+        """Write the scores as CSV, a line for each row of the table.
+
+        Parameters
+        ----------
+        path : path
+            Curves are JSON in one cell, warnings are joined by ``; ``.
+        """
         rows = []
         for score in self.scores:
             record = _flat(score)
@@ -242,10 +254,14 @@ class Comparison:
         return [*_FLAT, *(OF_TRAINING if trained else ())]
 
     def write_predictions(self, path: str | os.PathLike) -> None:
-        """Write what every contender predicted for each judged image.
+        """Write what every classifier predicted for each held-out image, as CSV.
 
-        Columns ``path,label,split``, then one per score, in their order: the predicted
-        class name, empty where that score did not judge the image.
+        Parameters
+        ----------
+        path : path
+            Gets the columns ``path,label,split``, then one for each score, in their
+            order: the predicted class name, empty where that score did not judge the
+            image.
         """
         columns = [dict(zip(s.test_paths, s.test_predicted, strict=True))
                    for s in self.scores]  # fmt: skip

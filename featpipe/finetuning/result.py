@@ -96,7 +96,13 @@ class Finetuned:
         return self.score.warnings
 
     def write_json(self, path: str | os.PathLike[str]) -> None:
-        """Write the score document that ``compare --with`` reads."""
+        """Write the score document that ``compare --with`` reads.
+
+        Parameters
+        ----------
+        path : path
+            An older file there is replaced.
+        """
         scores.write_json(path, [self.score], seed=self.seed)
 
 

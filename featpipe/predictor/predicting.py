@@ -154,7 +154,7 @@ class Predictor:
         )
 
     def predict(self, images: Images) -> np.ndarray:
-        """Give the class name of each image.
+        """Return the class name of each image.
 
         Parameters
         ----------
@@ -174,7 +174,16 @@ class Predictor:
         return self._all(images).labels
 
     def predict_proba(self, images: Images) -> np.ndarray:
-        """Give the probability of each class, (n, n_classes) float64.
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        images : as `classify`
+
+        Returns
+        -------
+        (n, n_classes) float64
+            Rows add up to 1; columns are in the order of `class_names`.
 
         Raises
         ------
@@ -191,9 +200,16 @@ class Predictor:
         return found
 
     def decision_function(self, images: Images) -> np.ndarray:
-        """Give the decision value of each class, (n, n_classes) float64.
+        """Return the decision value of each class.
 
-        Of two classes, those of the first are the second's with the other sign.
+        Parameters
+        ----------
+        images : as `classify`
+
+        Returns
+        -------
+        (n, n_classes) float64
+            Of two classes, the values of the first are those of the second negated.
 
         Raises
         ------
@@ -203,7 +219,18 @@ class Predictor:
         return self._all(images).scores
 
     def top(self, images: Images, k: int = 5) -> list[list[tuple[str, float]]]:
-        """Give the ``k`` likeliest classes of each image with their probability.
+        """Return the ``k`` likeliest classes of each image with their probability.
+
+        Parameters
+        ----------
+        images : as `classify`
+        k : int
+            At most so many.
+
+        Returns
+        -------
+        list of list of (str, float)
+            Likeliest first.
 
         Raises
         ------
@@ -281,7 +308,14 @@ class Predictor:
     def using(self, **changes: Any) -> Predictor:
         """Return the same model with other ``weights``, ``backbone``, ``device``, ….
 
-        Takes the keyword arguments of the constructor.
+        Parameters
+        ----------
+        **changes
+            Keyword arguments of the constructor.
+
+        Returns
+        -------
+        Predictor
         """
         now = {
             "path": self.path,

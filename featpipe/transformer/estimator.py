@@ -134,13 +134,25 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> np.ndarray:
-        """Fit, and give the codes of the same images; see `transform`."""
+        """Fit, and return the codes of the same images.
+
+        Parameters
+        ----------
+        X : sequence of path, PIL image or uint8 array
+            As `transform`.
+        y : None
+            Not looked at.
+
+        Returns
+        -------
+        (n_images, width) float32
+        """
         found = self._codes(X)
         self.width_ = found.shape[1]
         return found
 
     def transform(self, X: Any) -> np.ndarray:
-        """Give the codes of images.
+        """Return the codes of images.
 
         Parameters
         ----------
