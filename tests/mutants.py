@@ -1,10 +1,11 @@
 """Damaged and hostile images, codes files and models, by the thousand.
 
-`python mutants.py KIND SECONDS SEED N` prints one line of JSON with what it counted.
+`python mutants.py KIND SECONDS SEED N [FIRST]` prints a line of JSON with its counts.
 Each mutant is read in a fork that reads many; where one ends its fork by a signal, or
 takes more than five seconds, that is counted and the next fork goes on behind it.
 """
 
+import functools
 import io
 import json
 import os
@@ -88,14 +89,18 @@ def reading_of(path: Path) -> list[Any]:
     return said + [found.rows(spec, 0, len(found)).tobytes() for spec in found.depths]
 
 
+@functools.cache
+def whole_codes() -> list[Any]:
+    return reading_of(make_golden.GOLDEN)
+
+
 def read_codes(content: bytes, path: Path) -> str:
     path.write_bytes(content)
     try:
         now = reading_of(path)
     except CodesError as error:
         return "refused" if str(path) in str(error) else f"without its path: {error}"
-    path.write_bytes(CODES)
-    if now == reading_of(path):
+    if now == whole_codes():
         return "read identically"
     # Its author has sealed it, and it is laid out as a codes file.
     sealed = content[: 2**9] != CODES[: 2**9]
@@ -135,14 +140,18 @@ def model_of(path: Path) -> list[Any]:
     return [model.as_record(), model.coef.tobytes(), model.intercept.tobytes()]
 
 
+@functools.cache
+def whole_model() -> list[Any]:
+    return model_of(make_golden_model.GOLDEN)
+
+
 def read_model(content: bytes, path: Path) -> str:
     path.write_bytes(content)
     try:
         now = model_of(path)
     except ValueError as error:
         return "refused" if str(path) in str(error) else f"without its path: {error}"
-    path.write_bytes(MODEL)
-    if now == model_of(path):
+    if now == whole_model():
         return "read identically"
     sealed = b"sha256" in content and content[-200:] != MODEL[-200:]
     sealed = sealed or content[:8] != MODEL[:8] or content[8:400] != MODEL[8:400]
@@ -217,18 +226,22 @@ def _read_some(kind: Kind, seed: int, start: int, stop: int, pipe: int) -> None:
     path.unlink(missing_ok=True)
 
 
-def count(name: str, seconds: float, seed: int, n: int) -> dict[str, Any]:
+def count(
+    name: str, seconds: float, seed: int, n: int, first: int = 0
+) -> dict[str, Any]:
     """Read up to ``n`` mutants in so many seconds; return what was counted."""
-    kind, end, k = KINDS[name], time.monotonic() + seconds, 0
+    kind, end, k, last = KINDS[name], time.monotonic() + seconds, first, first + n
     outcomes: Counter[str] = Counter()
     if name == "images":
         PICTURES[:] = _pictures()
-    while k < n and time.monotonic() < end:
+    else:  # read once, and not in every fork
+        whole_codes() if name == "codes" else whole_model()
+    while k < last and time.monotonic() < end:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reader)
-            _read_some(kind, seed, k, min(n, k + BATCH), writer)
+            _read_some(kind, seed, k, min(last, k + BATCH), writer)
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as pipe:
@@ -243,13 +256,13 @@ def count(name: str, seconds: float, seed: int, n: int) -> dict[str, Any]:
             outcomes["over 5 s" if hung else f"signal {number}"] += 1
             print(f"{name} seed {seed} mutant {k}: signal {number}", file=sys.stderr)
             k += 1
-    return {"kind": name, "seed": seed, "n": k, "outcomes": dict(outcomes)}
+    return {"kind": name, "seed": seed, "n": k - first, "outcomes": dict(outcomes)}
 
 
 def main() -> None:
-    name, seconds, seed, n = sys.argv[1:]
+    name, seconds, *numbers = sys.argv[1:]
     warnings.simplefilter("ignore")  # Pillow's, about EXIF and TIFF tags
-    print(json.dumps(count(name, float(seconds), int(seed), int(n))))
+    print(json.dumps(count(name, float(seconds), *map(int, numbers))))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The long proof: kills, I/O faults, damaged and hostile files, counted.
+"""The long proof: kills, errors of the disk, damaged and hostile files, counted.
 
-`python tests/soak.py --minutes 60 --seed 1 --page docs/inside/reliability.md` runs
-every harness for its share of the time and writes the page from their counters. What
-ran in a shorter time is a smaller number on the page, never another one.
+`python tests/soak.py --minutes 60 --record R.json --page R.md` runs every harness, a
+process a processor, until it has tried as many as it should or its share of the time is
+over. Each run is appended to the record, and the page is written from all that is
+recorded: runs add up.
 """
 
 import argparse
@@ -14,59 +15,99 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import featpipe
+
 HERE = Path(__file__).parent
-# Shares of the time. One process each, one after another.
-STAGES = {"kills": 0.35, "faults": 0.25, "codes": 0.2, "models": 0.1, "images": 0.1}
+# Shares of the time, and how many to try in one run.
+STAGES = {"kills": 0.3, "faults": 0.3, "codes": 0.3, "models": 0.05, "images": 0.05}
+VOLUMES = {"kills": 1000, "faults": 10**6} | dict.fromkeys(
+    ("codes", "models", "images"), 100_000
+)
 GOOD = ("refused", "read identically", "another sound file, sealed", "decoded")
+Run = dict[str, Any]
 
 
-def run(stage: str, seconds: float, seed: int) -> list[dict[str, Any]]:
-    """Run one harness; return the lines of JSON that it printed."""
+def run(stage: str, seconds: float, seed: int, n: int, jobs: int) -> dict[str, Any]:
+    """Run one harness in several processes; return what they counted."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    survival = stage in ("kills", "faults")
+    share = -(-n // jobs)
     with tempfile.TemporaryDirectory() as folder:
-        if stage in ("kills", "faults"):
-            command = ["surviving.py", f"{folder}/work", stage, seconds, seed, 10**6]
-        else:
-            command = ["mutants.py", stage, seconds, seed, 10**6]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-        done = subprocess.run(
-            [sys.executable, HERE / command[0], *map(str, command[1:])],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            env=environment,
-        )
-    return [json.loads(line) for line in done.stdout.splitlines()]
+        running = []
+        for k in range(jobs):
+            if survival:
+                command = ["surviving.py", f"{folder}/{k}", stage, seconds, seed, n]
+                command += [k, jobs]
+            else:
+                command = ["mutants.py", stage, seconds, seed, share, k * share]
+            words = [sys.executable, str(HERE / str(command[0]))]
+            words += map(str, command[1:])
+            running.append(
+                subprocess.Popen(
+                    words, stdout=subprocess.PIPE, text=True, env=environment
+                )
+            )
+        said = [process.communicate()[0].splitlines() for process in running]
+    if any(process.returncode for process in running):
+        raise SystemExit(f"the harness for {stage} ended with an error")
+    lines = [[json.loads(line) for line in each] for each in said]
+    return survival_counts(lines) if survival else mutant_counts(lines)
 
 
-def survival(lines: list[dict[str, Any]]) -> Iterator[str]:
-    """Write a table of a job a line: what was tried, and what went wrong."""
-    points, tried = lines[0]["points"], lines[1:]
-    yield f"{len(tried):,} of {points:,} points were tried, drawn at random; a point"
-    yield "inside a write of many last."
+def survival_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Count what was tried, by command; keep what went wrong word for word."""
+    tried = [each for lines in said for each in lines[1:]]
+    jobs: dict[str, Any] = {}
+    for each in tried:
+        mine = jobs.setdefault(each["job"], {"tried": 0, "wrong": 0, "calls": {}})
+        mine["tried"] += 1
+        mine["wrong"] += bool(each["wrong"])
+        mine["calls"][each["call"]] = mine["calls"].get(each["call"], 0) + 1
+    wrong = [
+        f"{each['job']}, {each['act']} at {each['call']} {each['k']}: {text}"
+        for each in tried
+        for text in each["wrong"]
+    ]
+    return {"points": said[0][0]["points"], "n": len(tried), "jobs": jobs,
+            "wrong": wrong}  # fmt: skip
+
+
+def mutant_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Add up the outcomes of the processes."""
+    outcomes: Counter[str] = Counter()
+    for [counted] in said:
+        outcomes.update(counted["outcomes"])
+    return {"n": sum(counted["n"] for [counted] in said), "outcomes": dict(outcomes)}
+
+
+def survival(runs: Sequence[Run]) -> Iterator[str]:
+    """Write a table of a command a line: what was tried, and what went wrong."""
+    yield f"{sum(each['n'] for each in runs):,} points were tried, drawn at random from"
+    yield f"the {max(each['points'] for each in runs):,} there are; a point inside a"
+    yield "write of many comes last."
     yield ""
     yield "| command | tried | kinds of call | wrong |"
     yield "|---|---|---|---|"
-    for job in sorted({each["job"] for each in tried}):
-        mine = [each for each in tried if each["job"] == job]
-        calls = ", ".join(sorted({each["call"] for each in mine}))
-        wrong = sum(bool(each["wrong"]) for each in mine)
-        yield f"| {job} | {len(mine):,} | {calls} | {wrong} |"
+    for job in sorted({job for each in runs for job in each["jobs"]}):
+        mine = [each["jobs"][job] for each in runs if job in each["jobs"]]
+        calls = ", ".join(sorted({call for each in mine for call in each["calls"]}))
+        tried, wrong = (sum(each[what] for each in mine) for what in ("tried", "wrong"))
+        yield f"| {job} | {tried:,} | {calls} | {wrong} |"
     yield ""
-    for each in tried:
-        for text in each["wrong"]:
-            yield f"- wrong: {each['job']}, {each['act']} at {each['call']} "
-            yield f"{each['k']}: {text}"
+    yield from (f"- wrong: {text}" for each in runs for text in each["wrong"])
 
 
-def mutants(found: dict[str, Any]) -> Iterator[str]:
+def mutants(runs: Sequence[Run]) -> Iterator[str]:
     """Write a table of the outcomes."""
-    outcomes = Counter(found["outcomes"])
-    yield f"{found['n']:,} files, seed {found['seed']}."
+    outcomes: Counter[str] = Counter()
+    for each in runs:
+        outcomes.update(each["outcomes"])
+    yield f"{sum(each['n'] for each in runs):,} files."
     yield ""
     yield "| outcome | files |"
     yield "|---|---|"
@@ -107,48 +148,78 @@ TITLES = {
 }
 
 
-def page(results: dict[str, Any], facts: dict[str, str]) -> str:
-    """Return the page: what ran, when, and what was counted."""
+def page(runs: Sequence[Run]) -> str:
+    """Return the page: what ran, when, and what all runs counted."""
     lines = [
         "# Reliability: what was tried, and what came of it",
         "",
-        "Written by `make soak` (`tests/soak.py`) from its own counters; `make test` "
-        "tries some of the same points each time. Longer: `make soak MINUTES=240`.",
+        "Written by `make soak` (`tests/soak.py`) from the counters of its runs, which "
+        "are in `reliability.json`; `make test` tries some of the same points each "
+        "time. More: `make soak MINUTES=240`, or a part, `make soak ONLY=kills`; each "
+        "run adds to the record.",
         "",
-        *(f"- {name}: {value}" for name, value in facts.items()),
+        "Branch coverage of `codes`, `extraction`, `files` and `inference` by the "
+        "tests is printed by `make coverage`.",
         "",
     ]
-    for stage, found in results.items():
-        title, text = TITLES[stage]
-        lines += [f"## {title}", "", text, ""]
-        survived = stage in ("kills", "faults")
-        lines += [*(survival(found) if survived else mutants(found[0])), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    for stage, (title, text) in TITLES.items():
+        mine = [each for each in runs if each["stage"] == stage]
+        if mine:
+            lines += [f"## {title}", "", text, ""]
+            lines += survival(mine) if stage in ("kills", "faults") else mutants(mine)
+            lines.append("")
+    return "\n".join([*lines, *listing(runs)]).rstrip() + "\n"
+
+
+def listing(runs: Sequence[Run]) -> Iterator[str]:
+    """Write a line for every run."""
+    yield "## The runs"
+    yield ""
+    yield "| what | began (UTC) | minutes | seed | tried | machine |"
+    yield "|---|---|---|---|---|---|"
+    for each in runs:
+        minutes = f"{each['seconds'] / 60:.1f}"
+        yield f"| {each['stage']} | {each['began']} | {minutes} | {each['seed']} | " + (
+            f"{each['n']:,} | {each['machine']} |"
+        )
 
 
 def main() -> None:
-    """Run the stages, and write the page after each, so that none is lost."""
+    """Run the stages; record each and write the page after it, so that none is lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="kills, faults, codes, …, by commas")
+    parser.add_argument("--seed", type=int, help="default: one that was not used yet")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--record", type=Path)
     parser.add_argument("--page", type=Path)
     asked = parser.parse_args()
-    start = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-    results: dict[str, Any] = {}
-    begin = time.monotonic()
-    for stage, share in STAGES.items():
-        results[stage] = run(stage, 60 * asked.minutes * share, asked.seed)
-        facts = {
-            "began": f"{start}, ended {datetime.now(UTC):%Y-%m-%d %H:%M:%S} (UTC)",
-            "took": f"{(time.monotonic() - begin) / 60:.1f} of {asked.minutes:g} min",
-            "seed": str(asked.seed),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} "
-            f"processors, Python {platform.python_version()}",
-        }
-        text = page(results, facts)
+    stages = asked.only.split(",") if asked.only else list(STAGES)
+    if unknown := set(stages) - set(STAGES):
+        parser.error(f"no harness {unknown.pop()!r}; there are {', '.join(STAGES)}")
+    kept = asked.record is not None and asked.record.exists()
+    runs: list[Run] = json.loads(asked.record.read_text()) if kept else []
+    seed = asked.seed
+    if seed is None:
+        seed = 1 + max((each["seed"] for each in runs), default=0)
+    end = time.monotonic() + 60 * asked.minutes
+    machine = (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, "
+        f"Python {platform.python_version()}, featpipe {featpipe.__version__}"
+    )
+    for k, stage in enumerate(stages):
+        share = STAGES[stage] / sum(STAGES[name] for name in stages[k:])
+        start, began = time.monotonic(), f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+        left = max(1.0, share * (end - start))
+        found = run(stage, left, seed, VOLUMES[stage], asked.jobs)
+        seconds = round(time.monotonic() - start, 1)
+        facts = {"stage": stage, "began": began, "seconds": seconds, "seed": seed}
+        runs.append({**facts, "machine": machine, **found})
+        if asked.record:
+            asked.record.write_text(json.dumps(runs, indent=1) + "\n")
         if asked.page:
-            asked.page.write_text(text)
-    print(text)
+            asked.page.write_text(page(runs))
+    print(page(runs))
 
 
 if __name__ == "__main__":

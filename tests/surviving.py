@@ -1,8 +1,9 @@
 """Every command killed, and made to fail, at every change it makes to a disk.
 
-`python surviving.py WORK kills|faults SECONDS SEED N` prints one line of JSON an
+`python surviving.py WORK kills|faults SECONDS SEED N [K OF]` prints one line of JSON an
 experiment, judged already: what is wrong with it is in ``wrong``. One process for all
-of them: torch is imported once, and each run is a fork that may die.
+of them: torch is imported once, and each run is a fork that may die. Of several
+processes side by side, number K takes every OF-th experiment.
 """
 
 import hashlib
@@ -248,7 +249,7 @@ def prepare(work: Path) -> None:
 
 
 def experiments(
-    work: Path, kinds: str, seconds: float, seed: int, n: int
+    work: Path, kinds: str, seconds: float, seed: int, n: int, k: int = 0, of: int = 1
 ) -> Iterator[dict[str, Any]]:
     """Yield experiments in an order drawn at random, until the time is over."""
     prepare(work)
@@ -267,16 +268,16 @@ def experiments(
     listed.sort(key=lambda each: each[1].call in ("write", "hdf5 write"))
     yield {"points": len(listed), "counts": {n: t.counts for n, t in trials.items()}}
     end = time.monotonic() + seconds
-    for name, trap in listed[:n]:
+    for name, trap in listed[:n][k::of]:
         if time.monotonic() > end:
             return
         yield trials[name].run(trap)
 
 
 def main() -> None:
-    work, kinds, seconds, seed, n = sys.argv[1:]
+    work, kinds, seconds, *numbers = sys.argv[1:]
     Path(work).mkdir(parents=True, exist_ok=True)
-    for found in experiments(Path(work), kinds, float(seconds), int(seed), int(n)):
+    for found in experiments(Path(work), kinds, float(seconds), *map(int, numbers)):
         print(json.dumps(found), flush=True)
 
 

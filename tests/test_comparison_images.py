@@ -1,5 +1,7 @@
 """Images that several files must agree on, and images on both sides of a split."""
 
+import itertools
+
 import numpy as np
 import pytest
 from drawn_codes import draw, splits_of, write
@@ -100,6 +102,34 @@ def test_near_duplicates_equal_those_of_plain_loops(monkeypatch):
     for copy in found:
         assert copy.cosine == pytest.approx(expected[copy.row, copy.kind][0], abs=1e-5)
         assert not copy.exact
+
+
+def test_across_only_compares_images_of_two_sides_whatever_is_on_their_own(monkeypatch):
+    monkeypatch.setattr(duplicates, "_BLOCK", 7)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 8))
+    sides, labels = rng.integers(-1, 3, 60), rng.integers(0, 2, 60)
+    same = np.flatnonzero(sides == 2)[:2]
+    first = np.flatnonzero(sides == 0)[0]
+    X[same[0]], X[same[1]] = X[first] + 0.05, X[first] + 0.05  # nearer to each other
+    labels[[first, same[0], same[1]]] = 0, 1, 0
+    digests = rng.integers(0, 256, (60, 32), np.uint8)
+    digests[same[1]] = digests[same[0]]  # one file twice, on one side
+    directions = (X - X.mean(axis=0)) / X.std(axis=0)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    expected = {}
+    for i, j in itertools.product(range(60), range(60)):
+        cosine = directions[i] @ directions[j]
+        if sides[i] > sides[j] >= 0 and cosine >= 0.6:
+            kind = "relabelled" if labels[i] != labels[j] else "across"
+            expected[i, kind] = max(expected.get((i, kind), (0, 0)), (cosine, j))
+    found = duplicates.find(
+        X.astype(np.float32), digests, sides, labels, 0.6, across_only=True
+    )
+    assert {(t.row, t.kind): t.other for t in found} == {
+        key: j for key, (_, j) in expected.items()
+    }
+    assert (same[0], "relabelled") in expected
 
 
 def test_copies_are_reported_by_what_they_spoil(tmp_path):

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_codes import draw, splits_of, write
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix, f1_score
+from PIL import Image
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import confusion_matrix, f1_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
@@ -96,6 +98,55 @@ def test_out_of_sample_probabilities_are_those_of_fits_without_the_image():
     for fitted, left_out in folds(labels[:60]):
         expected[left_out] = plain(fitted, left_out)
     np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_the_probabilities_of_linear_are_scaled_ridge_scores_of_fits_without_it():
+    labels, made = draw(90)
+    X, judged = made["layer1:avg"], np.arange(90) >= 60
+    found = out_of_sample(X, labels, judged, classifier="linear", C=0.1)
+    scores = np.empty_like(found)
+
+    def plain(fitted, asked):
+        model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1 / 0.2))
+        return model.fit(X[fitted], labels[fitted]).decision_function(X[asked])
+
+    scores[60:] = plain(np.arange(60), np.arange(60, 90))
+    for fitted, left_out in folds(labels[:60]):
+        scores[left_out] = plain(fitted, left_out)
+
+    def loss(scale):
+        return log_loss(labels[:60], softmax(scale * scores[:60], axis=1))
+
+    # One factor for all, and no other explains the cross-validated labels better.
+    scale = np.log(found[0, 0] / found[0, 1]) / (scores[0, 0] - scores[0, 1])
+    np.testing.assert_allclose(found, softmax(scale * scores, axis=1), atol=1e-5)
+    assert loss(scale) < min(loss(0.99 * scale), loss(1.01 * scale))
+
+
+def test_two_classes_and_a_class_the_fit_never_saw_have_probabilities_of_linear():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 5)).astype(np.float32)
+    labels = np.arange(60) % 2
+    found = out_of_sample(X, labels, np.zeros(60, bool), classifier="linear", C=0.1)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    labels[-1], judged = 2, np.arange(60) == 59
+    found = out_of_sample(X, labels, judged, classifier="linear")
+    assert found.shape == (60, 3)
+    assert (found[:, 2] == 0).all()
+
+
+def test_a_large_sheet_has_the_best_quality_that_fits(monkeypatch):
+    from featpipe.report import thumbnails
+
+    rng = np.random.default_rng(0)
+    tiles = rng.integers(0, 256, (20, 20, 3), np.uint8)
+    sheet = Image.fromarray(tiles).resize((640, 640), Image.Resampling.BICUBIC)
+    sizes = [len(thumbnails._encode(sheet, q)) for q in thumbnails._QUALITIES]
+    for size in sizes:  # a few lines tell a size to a tenth
+        monkeypatch.setattr(thumbnails, "_MOST_BYTES", int(1.1 * size))
+        assert len(thumbnails._webp(sheet, 32)) == size
+    monkeypatch.setattr(thumbnails, "_MOST_BYTES", 10)
+    assert len(thumbnails._webp(sheet, 32)) == sizes[-1]
 
 
 def test_the_learning_curve_ends_at_the_fit_on_all_images():

@@ -65,15 +65,40 @@ def test_a_harness_that_cannot_fail_is_none(tmp_path, monkeypatch):
     assert mutants.count("codes", 60, 0, 2)["outcomes"] == {"signal 11": 2}
 
 
-def test_the_page_is_made_of_what_was_counted():
+def test_the_page_adds_up_what_the_runs_counted():
     tried = {"job": "fit", "call": "fsync", "k": 1, "act": "EIO", "wrong": ["it is"]}
-    results = {
-        "kills": [{"points": 7}, {**tried, "wrong": []}, tried],
-        "codes": [{"n": 3, "seed": 5, "outcomes": {"refused": 2, "signal 11": 1}}],
-    }
-    text = soak.page(results, {"seed": "5"})
-    assert "| fit | 2 | fsync | 1 |" in text
-    assert "2 of 7 points were tried" in text
-    assert "wrong: fit, EIO at fsync" in text
+    first = [{"points": 7}, {**tried, "wrong": []}, tried]
+    second = [{"points": 7}, {**tried, "call": "link", "wrong": []}]
+    facts = {"began": "now", "seconds": 60.0, "seed": 5, "machine": "one"}
+    counts = [
+        ("kills", soak.survival_counts([first, second])),
+        ("kills", soak.survival_counts([second])),
+        ("codes", {"n": 3, "outcomes": {"refused": 2, "signal 11": 1}}),
+        ("codes", soak.mutant_counts([[{"n": 4, "outcomes": {"refused": 4}}]] * 2)),
+    ]
+    runs = [{"stage": stage, **facts, **found} for stage, found in counts]
+    text = soak.page(json.loads(json.dumps(runs)))
+    assert "| fit | 4 | fsync, link | 1 |" in text
+    assert "4 points were tried, drawn at random from\nthe 7 there are" in text
+    assert "wrong: fit, EIO at fsync 1: it is" in text
     assert "| signal 11 | 1 |" in text
+    assert "| refused | 10 |" in text
+    assert "11 files." in text
     assert "Wrong: 1." in text
+    assert text.count("| now | 1.0 | 5 |") == 4
+
+
+def test_a_soak_adds_to_its_record(tmp_path):
+    record, page = tmp_path / "r.json", tmp_path / "r.md"
+    for _ in range(2):
+        command = [sys.executable, soak.__file__, "--only", "models", "--minutes"]
+        command += ["0.001", "--jobs", "1", "--record", record, "--page", page]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    runs = json.loads(record.read_text())
+    assert [each["seed"] for each in runs] == [1, 2]
+    assert all(each["n"] >= 500 for each in runs)  # a batch
+    assert f"{sum(each['n'] for each in runs):,} files." in page.read_text()
+    done = subprocess.run([sys.executable, soak.__file__, "--only", "x"], text=True,
+                          stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 2
+    assert "no harness 'x'" in done.stderr

@@ -12,7 +12,7 @@ import numpy as np
 from featpipe.advice.finetuning import Outlook, outlook_lines
 from featpipe.advice.lines import Line
 from featpipe.advice.transferability import h_score, logme, loo_predictions
-from featpipe.codes import Codes, read
+from featpipe.codes import Codes, checked, read
 from featpipe.comparison.sources import agree, choose_depths
 from featpipe.protocol import plan
 from featpipe.scores import SIGNIFICANT, mcnemar
@@ -170,7 +170,7 @@ def advise(
     >>> featpipe.advise("flowers.h5").case                       # doctest: +SKIP
     'small, similar'
     """
-    file = codes if isinstance(codes, Codes) else read(codes)
+    file = checked(codes) if isinstance(codes, Codes) else read(codes)
     labelled, (source,) = agree([file])
     protocol = plan(
         labelled.labels,

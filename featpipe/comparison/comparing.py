@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from featpipe.classifiers import NAMES
-from featpipe.codes import Codes, read
+from featpipe.codes import Codes, checked, read
 from featpipe.comparison import details, duplicates, ensemble
 from featpipe.comparison.contenders import BASELINES, Fitted, Settings, contend
 from featpipe.comparison.judging import Judged, Row, nested_choice, rank
@@ -168,7 +168,7 @@ def _opened(codes: OneOrMore) -> list[Codes]:
     several = [codes] if isinstance(codes, Codes | str | os.PathLike) else codes
     if not several:
         raise ValueError("compare needs at least one codes file, got none")
-    return [each if isinstance(each, Codes) else read(each) for each in several]
+    return [checked(x) if isinstance(x, Codes) else read(x) for x in several]
 
 
 def _silent(done: int, total: int, what: str) -> None:

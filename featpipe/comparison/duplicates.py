@@ -138,6 +138,8 @@ def find(
     sides: np.ndarray,
     labels: np.ndarray,
     alike: float = ALIKE,
+    *,
+    across_only: bool = False,
 ) -> list[NearDuplicate]:
     """Return, for each image and kind, the closest of the images before it.
 
@@ -153,6 +155,9 @@ def find(
         Class numbers.
     alike : float
         Cosine of standardised codes from which two images count as copies.
+    across_only : bool
+        Compare images of two sides only: of 60,000 images to learn from and 4,000 to
+        judge on, a ninth of the work.
 
     Returns
     -------
@@ -161,18 +166,24 @@ def find(
     """
     order = np.argsort(sides, kind="stable")
     order = order[sides[order] >= 0]
-    copies = _equal_files(digests, order, sides, labels)
+    copies = _equal_files(digests, order, sides, labels, across_only)
+    sorted_sides = sides[order]
     mean, scale = _standard(X)
     for mine in _blocks(len(order)):
         rows = order[mine]
         directions = _directions(X[rows], mean, scale)
         best = np.full((len(KINDS), len(rows)), -np.inf)
         other = np.full((len(KINDS), len(rows)), -1)
-        for theirs in _blocks(mine.start + len(rows)):
+        end = mine.start + len(rows)
+        if across_only:  # sides ascend: those before the last row's are the others
+            end = int(np.searchsorted(sorted_sides, sides[rows[-1]]))
+        for theirs in _blocks(end):
             earlier = order[theirs]
             cosines = directions @ _directions(X[earlier], mean, scale).T
             if theirs == mine:
                 cosines[np.triu_indices(len(rows))] = -np.inf
+            if across_only:
+                cosines[sides[rows][:, None] <= sides[earlier]] = -np.inf
             if cosines.max() >= alike:
                 kinds = _kinds(rows[:, None], earlier, sides, labels)
                 _keep_closest(best, other, cosines, kinds, earlier)
@@ -210,7 +221,11 @@ def _kinds(
 
 
 def _equal_files(
-    digests: np.ndarray, order: np.ndarray, sides: np.ndarray, labels: np.ndarray
+    digests: np.ndarray,
+    order: np.ndarray,
+    sides: np.ndarray,
+    labels: np.ndarray,
+    across_only: bool,
 ) -> Copies:
     """Return, by row and kind, the first row before it with the same bytes."""
     copies: Copies = {}
@@ -222,6 +237,8 @@ def _equal_files(
             continue
         earlier = seen.setdefault(digest, {})
         for other in earlier.values():
+            if across_only and sides[row] == sides[other]:
+                continue
             kind = KINDS[int(_kinds(np.array(row), np.array(other), sides, labels))]
             copy = NearDuplicate(row, other, 1.0, True, kind)
             copies.setdefault((row, kind), copy)

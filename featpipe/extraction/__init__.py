@@ -125,6 +125,9 @@ def extract(
     Returns
     -------
     Codes
+        Of a file that had nothing to do, with ``is_checked`` False: its codes have
+        not been read, for that takes a second a gigabyte. Whatever learns from them
+        (`compare`, `fit`, `finetune`, …) checks them first, once.
 
     Raises
     ------

@@ -30,6 +30,7 @@ except ModuleNotFoundError:  # not on Windows
 __all__ = [
     "create",
     "explained",
+    "free_space",
     "is_stream",
     "remove_temporaries",
     "replacing",
@@ -153,7 +154,7 @@ def explained(path: Path, needed: int) -> Iterator[None]:
         remedy = "make room there" if no_room else "choose another place or mend it"
         text = (
             f"cannot write {path}: {error.strerror}; it needs {needed:,} bytes"
-            f"{_free(path)}; {remedy} and run the same command again"
+            f"{free_space(path)}; {remedy} and run the same command again"
         )
         if error.errno == errno.EPIPE:
             # With its number it would be a BrokenPipeError: the end of a `| head`.
@@ -254,7 +255,8 @@ def _send(file: IO[bytes], path: Path) -> None:
         shutil.copyfileobj(file, stream)
 
 
-def _free(path: Path) -> str:
+def free_space(path: Path) -> str:
+    """Return words for the bytes that are free where ``path`` is; none if unknown."""
     try:
         return f" and {shutil.disk_usage(follow_links(path).parent).free:,} are free"
     except OSError:

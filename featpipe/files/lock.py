@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from featpipe.files.atomic import create, remove_temporaries, temporary_name
+from featpipe.files.atomic import create, free_space, remove_temporaries, temporary_name
 
 try:
     import fcntl
@@ -101,8 +101,9 @@ class Lock:
             target = self.path.name.removesuffix(".lock")
             raise OSError(
                 error.errno,
-                f"no file can be made in {self.path.parent} ({error.strerror}); make "
-                f"room there or choose another place for {target}",
+                f"no file can be made in {self.path.parent} ({error.strerror}); it "
+                f"needs {len(self._mine):,} bytes{free_space(self.path)}; make room "
+                f"there or choose another place for {target}",
             ) from error
         try:
             os.link(temporary, self.path)

@@ -176,7 +176,8 @@ class Job:
             Machine(self._machine.device, workers=self._workers),
             progress=progress,
         )
-        return extraction.run()
+        # A run with nothing to do has not read the codes, which will be trained on.
+        return codes.checked(extraction.run())
 
     def _trained(
         self, ready: _Ready, inputs: Inputs, start: float

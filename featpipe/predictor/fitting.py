@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from featpipe import classifiers, codes, scores
-from featpipe.codes import Codes, CodesError
+from featpipe.codes import Codes, CodesError, checked
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
 from featpipe.predictor.recorded import check_rows, find_record
@@ -100,7 +100,10 @@ def fit(
     >>> model.predict(["new.jpg"])                                # doctest: +SKIP
     array(['tulip'], dtype='<U5')
     """
-    file = codes_file if isinstance(codes_file, Codes) else codes.read(codes_file)
+    if isinstance(codes_file, Codes):
+        file = checked(codes_file)
+    else:
+        file = codes.read(codes_file)
     recipe = _recipe(file, weights)
     depth = _depth(file, depth)
     part, protocol = _part(file, folds, seed)

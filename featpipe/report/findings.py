@@ -20,7 +20,9 @@ from featpipe.scores import Score
 __all__ = ["ClassScore", "Findings", "Map", "examine", "examine_unlabelled"]
 
 _MANY = 20_000_000  # codes times classes from which draws are few
-_VERY_MANY = 1_000_000_000  # and from which folds are, too, and the curve is linear's
+# And from which folds are, too, and probabilities and curve are those of ``linear``,
+# which has a closed form.
+_VERY_MANY = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Findings:
         By the recommended row where it judges, elsewhere by `out_of_sample`.
     probabilities : (n, n_classes) float64
         By `out_of_sample`.
+    classifier : str
+        Whose probabilities they are: ``"logistic"``, of very many codes ``"linear"``.
     doubtful : Doubtful
     curve : LearningCurve
     near_duplicates : list
@@ -102,6 +106,7 @@ class Findings:
     judged: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray
+    classifier: str
     doubtful: Doubtful
     curve: LearningCurve
     near_duplicates: list
@@ -176,17 +181,20 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
         If the scores were judged on images that the files do not have.
     """
     codes = _file_of(files, scores[0])
-    depth, C = _depth_and_C(codes, scores)
+    depth = _depth(codes, scores)
     rows, judged, predicted = _align(codes, scores[0])
     labels = codes.labels[rows]
     X = codes.arrays(depth)[0][rows]
+    very_large = _is_very_large(X, labels)
+    classifier = "linear" if very_large else "logistic"
     probabilities = out_of_sample(
         X,
         labels,
         judged,
-        C=C,
+        classifier=classifier,
+        C=_C_of(classifier, depth, scores),
         groups=codes.groups[rows],
-        n_folds=3 if _is_very_large(X, labels) else 5,
+        n_folds=3 if very_large else 5,
         seed=seed,
     )
     predicted = np.where(judged, predicted, probabilities.argmax(axis=1))
@@ -201,8 +209,11 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
         judged=judged,
         predicted=predicted,
         probabilities=probabilities,
+        classifier=classifier,
         doubtful=doubtful_labels(probabilities, labels),
-        curve=_curve(X, labels, judged, scores, depth, seed),
+        curve=_curve(
+            X, labels, judged, classifier, _C_of(classifier, depth, scores), seed
+        ),
         near_duplicates=_near_duplicates(X, codes, rows, judged),
         map=Map(rows[shown], points, method, depth),
     )
@@ -245,14 +256,14 @@ def _deepest(codes: Codes) -> str:
     return "penultimate" if "penultimate" in vectors else vectors[-1]
 
 
-def _depth_and_C(codes: Codes, scores: Sequence[Score]) -> tuple[str, float | None]:
-    """Choose the codes to look at, and the C of the logistic row on them."""
+def _depth(codes: Codes, scores: Sequence[Score]) -> str:
+    """Return the depth of the recommended row, if one depth is what it looks at."""
     depth = scores[0].depth
     try:
         codes.width(depth)
     except CodesError:
-        depth = _deepest(codes)
-    return depth, _C_of("logistic", depth, scores)
+        return _deepest(codes)
+    return depth
 
 
 def _C_of(classifier: str, depth: str, scores: Sequence[Score]) -> float | None:
@@ -294,16 +305,11 @@ def _curve(
     X: np.ndarray,
     labels: np.ndarray,
     judged: np.ndarray,
-    scores: Sequence[Score],
-    depth: str,
+    classifier: str,
+    C: float | None,
     seed: int,
 ) -> LearningCurve:
-    """Draw the curve on the judged images, or on a fifth where all are judged.
-
-    Of very many codes it is that of ``linear``, which has a closed form.
-    """
-    very_large = _is_very_large(X, labels)
-    classifier = "linear" if very_large else "logistic"
+    """Draw the curve on the judged images, or on a fifth where all are judged."""
     rows = np.arange(len(labels))
     if judged.all():
         held = np.random.default_rng(seed).permutation(len(labels)) % 5 == 0
@@ -317,7 +323,7 @@ def _curve(
         rows[~held],
         rows[held],
         classifier=classifier,
-        C=_C_of(classifier, depth, scores) or 1.0,
+        C=C or 1.0,
         shots=(5, 10, 20, 50, 100) if large else (5, 10, 20, 50, 100, 200, 500, 1000),
         n_draws=3 if large else 10,
         seed=seed,
@@ -332,7 +338,7 @@ def _near_duplicates(
         return []
     sample = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(np.int64))
     alike = duplicates.threshold(duplicates.unrelated_similarity(X[sample]))
-    copies = duplicates.find(
-        X, codes.sha256[rows], judged.astype(np.int64), codes.labels[rows], alike
+    sides, digests = judged.astype(np.int64), codes.sha256[rows]
+    return duplicates.find(
+        X, digests, sides, codes.labels[rows], alike, across_only=True
     )
-    return [copy for copy in copies if judged[copy.row] != judged[copy.other]]

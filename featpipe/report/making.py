@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featpipe.codes import Codes, read
+from featpipe.codes import Codes, checked, read
 from featpipe.comparison import compare
 from featpipe.files import write_bytes
 from featpipe.report.figures import figures_of, png_of
@@ -121,7 +121,7 @@ def make_report(
     """
     require_packages()
     several = [codes] if isinstance(codes, Codes | str | os.PathLike) else codes
-    files = [each if isinstance(each, Codes) else read(each) for each in several]
+    files = [checked(x) if isinstance(x, Codes) else read(x) for x in several]
     if not any((file.labels >= 0).any() for file in files):
         return Report(files, None, examine_unlabelled(files[0], seed=seed), list(notes))
     if scores is None:

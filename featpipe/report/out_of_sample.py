@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 from sklearn.exceptions import ConvergenceWarning
 
-from featpipe.classifiers import LogisticClassifier
+from featpipe import classifiers
 from featpipe.protocol import folds
 
 __all__ = ["out_of_sample"]
 
-_MOST_FOR_C = 4000  # images that choose it then
+_FEW = 4000  # images that choose C, or the scale of scores
 _CS = np.geomspace(1e-4, 1e2, 7)  # coarse: used only where no score names a C
 
 
@@ -23,12 +25,13 @@ def out_of_sample(
     y: np.ndarray,
     judged: np.ndarray,
     *,
+    classifier: str = "logistic",
     C: float | None = None,
     groups: Sequence[str] | np.ndarray | None = None,
     n_folds: int = 5,
     seed: int = 0,
 ) -> np.ndarray:
-    """Predict each image by a logistic classifier fitted without it.
+    """Predict each image by a classifier fitted without it.
 
     Judged images are predicted by a fit on all others, the others by cross-validation
     among themselves; where all are judged, all are cross-validated.
@@ -41,6 +44,9 @@ def out_of_sample(
         Class numbers.
     judged : (n,) bool
         The held-out images.
+    classifier : {"logistic", "linear"}
+        The scores of ``"linear"`` become probabilities by a softmax; its scale is the
+        one with the lowest log-loss over the cross-validated images.
     C : float, optional
         Default: chosen by cross-validation on at most 4,000 of the images to learn
         from.
@@ -54,26 +60,54 @@ def out_of_sample(
     (n, n_classes) float64
         Zero for classes that a fit did not see.
     """
-    n_classes = int(y.max()) + 1
     learned = np.flatnonzero(~judged) if not judged.all() else np.arange(len(y))
+    few = np.random.default_rng(seed).permutation(learned)[:_FEW]
     if C is None:
-        few = np.random.default_rng(seed).permutation(learned)[:_MOST_FOR_C]
-        C = float(_fit(X[few], y[few], Cs=_CS).C_)
-    found = np.zeros((len(y), n_classes))
+        C = float(_fit(classifier, X[few], y[few], Cs=_CS).C_)
+    scores = np.full((len(y), int(y.max()) + 1), -np.inf)
     inner = None if groups is None else np.asarray(groups, object)[learned]
     for fitted, left_out in folds(y[learned], inner, n_folds=n_folds, seed=seed):
-        model = _fit(X[learned[fitted]], y[learned[fitted]], C=C)
-        rows = learned[left_out]
-        found[np.ix_(rows, model.classes_)] = model.predict_proba(X[rows])
+        _score(classifier, C, X, y, learned[fitted], learned[left_out], scores)
     if not judged.all() and judged.any():
-        model = _fit(X[learned], y[learned], C=C)
-        rows = np.flatnonzero(judged)
-        found[np.ix_(rows, model.classes_)] = model.predict_proba(X[rows])
-    return found
+        _score(classifier, C, X, y, learned, np.flatnonzero(judged), scores)
+    scale = 1.0 if classifier == "logistic" else _softmax_scale(scores[few], y[few])
+    scores *= scale
+    return softmax(scores, axis=1)
 
 
-def _fit(X: np.ndarray, y: np.ndarray, **options: Any) -> LogisticClassifier:
+def _score(
+    classifier: str,
+    C: float,
+    X: np.ndarray,
+    y: np.ndarray,
+    fitted: np.ndarray,
+    rows: np.ndarray,
+    scores: np.ndarray,
+) -> None:
+    """Fit on some rows and write the scores of others."""
+    model = _fit(classifier, X[fitted], y[fitted], C=C)
+    values = model.decision_function(X[rows])
+    if values.ndim == 1:  # of two classes; halves, so that they differ by the score
+        values = np.column_stack([-values, values]) / 2
+    scores[np.ix_(rows, model.classes_)] = values
+
+
+def _softmax_scale(scores: np.ndarray, y: np.ndarray) -> float:
+    """Return the factor of scores whose softmax has the lowest log-loss."""
+    seen = np.isfinite(scores[np.arange(len(y)), y])
+    scores, y = scores[seen], y[seen]
+
+    def loss(log_scale: float) -> float:
+        logs = log_softmax(np.exp(log_scale) * scores, axis=1)
+        return -float(logs[np.arange(len(y)), y].mean())
+
+    if not len(y):
+        return 1.0
+    return float(np.exp(minimize_scalar(loss, bounds=(-4, 8), method="bounded").x))
+
+
+def _fit(classifier: str, X: np.ndarray, y: np.ndarray, **options: Any) -> Any:
     with warnings.catch_warnings():
         # The comparison has reported how this depth converges.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticClassifier(**options).fit(X, y)
+        return classifiers.make(classifier, **options).fit(X, y)

@@ -76,7 +76,7 @@ def render(
         galleries=[_gallery(g, findings, sheet) for g in galleries],
         pairs=_pairs(findings, sheet),
         map=interactive_map(made.points, groups, names, wrong),
-        map_words=f"{made.method}, {made.depth} codes",
+        map_words=_map_words(codes, findings, made),
         map_data=_map_data(codes, findings, made, sheet, groups, names),
         names=[_text(name) for name in names],
         labelled=findings is not None,
@@ -140,9 +140,18 @@ def _score(score: Score, lowest: float) -> dict[str, Any]:
         "balanced": _percent(score.balanced_accuracy),
         "f1": _percent(score.macro_f1),
         "C": "" if score.C is None else f"{score.C:.2g}",
+        "difference": _difference(score),
         "p": "" if score.p_value is None else f"{score.p_value:.2g}",
         "bar": _bar(score, lowest),
     }
+
+
+def _difference(score: Score) -> str:
+    ends = (score.difference, score.difference_low, score.difference_high)
+    if None in ends:
+        return ""
+    middle, low, high = (f"{100 * end:+.1f}" for end in ends if end is not None)
+    return f"{middle} [{low}, {high}]"
 
 
 def _own_notes(findings: Findings | None) -> list[str]:
@@ -162,7 +171,7 @@ def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:
     """Return id, title, explanation and images (positions in rows) of each gallery."""
     mistakes = findings.mistakes
     suspected = int(findings.doubtful.suspected.sum())
-    by = f"by a logistic classifier on {findings.depth} that never saw the image"
+    by = f"by {_judge(findings)} that never saw the image"
     return [
         (
             "mistakes",
@@ -186,6 +195,14 @@ def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:
             findings.doubtful.order[:_GALLERY],
         ),
     ]
+
+
+def _judge(findings: Findings) -> str:
+    """Say whose probabilities the galleries show."""
+    scores = (
+        ", its scores through a softmax," if findings.classifier == "linear" else ""
+    )
+    return f"a {findings.classifier} classifier on {findings.depth}{scores}"
 
 
 def _wanted_rows(
@@ -266,6 +283,12 @@ def _map_data(
             "probability": np.round(findings.confidence[at], 3).tolist(),
         }
     return data
+
+
+def _map_words(codes: Codes, findings: Findings | None, made: Map) -> str:
+    n, total = len(made.rows), len(codes if findings is None else findings.rows)
+    drawn = f"{n:,} images" if n == total else f"{n:,} of {total:,} images, drawn"
+    return f"{made.method}, {made.depth} codes; {drawn}"
 
 
 def _missing(codes: Codes, sheet: Sheet) -> str:

@@ -22,6 +22,7 @@ __all__ = ["Sheet", "make_sheet"]
 _MOST_BYTES = 4_500_000  # a third more as base64: leaves the page below 10 MB
 _SIDES = ((1500, 96), (math.inf, 64))  # up to how many pictures, pixels a side
 _QUALITIES = (80, 60, 40, 25, 10)
+_PROBE_LINES = 6  # of pictures, by which the size of the sheet is judged
 _THREADS = 4
 
 
@@ -105,7 +106,7 @@ def make_sheet(codes: Codes, rows: Sequence[int] | np.ndarray) -> Sheet:
     for number, each in enumerate(pictures.values()):
         image.paste(each, (number % columns * side, number // columns * side))
     place = {row: number for number, row in enumerate(pictures)}
-    return Sheet(_webp(image), side, columns, place, missing)
+    return Sheet(_webp(image, side), side, columns, place, missing)
 
 
 def _reader(codes: Codes) -> Callable[[int], bytes]:
@@ -153,13 +154,33 @@ def _enlarged(image: Image.Image, side: int) -> Image.Image:
     return found
 
 
-def _webp(image: Image.Image) -> bytes:
-    """Encode at the best quality that keeps the page small."""
-    content = b""
-    for quality in _QUALITIES:
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=quality, method=4)
-        content = buffer.getvalue()
+def _webp(image: Image.Image, side: int) -> bytes:
+    """Encode at the best quality that keeps the page small.
+
+    A large sheet takes seconds: a few of its lines tell the quality to begin with.
+    """
+    probe, times = _probe(image, side)
+    likely = [q for q in _QUALITIES if times * len(_encode(probe, q)) <= _MOST_BYTES]
+    first = _QUALITIES.index(likely[0]) if likely else len(_QUALITIES) - 1
+    for quality in _QUALITIES[first:]:
+        content = _encode(image, quality)
         if len(content) <= _MOST_BYTES:
             break
     return content
+
+
+def _probe(image: Image.Image, side: int) -> tuple[Image.Image, float]:
+    """Return lines spread over the sheet, and how often they go into it."""
+    n = image.height // side
+    lines = np.unique(np.linspace(0, n - 1, _PROBE_LINES).round().astype(int))
+    probe = Image.new("RGB", (image.width, len(lines) * side))
+    for k, line in enumerate(lines.tolist()):
+        box = (0, line * side, image.width, (line + 1) * side)
+        probe.paste(image.crop(box), (0, k * side))
+    return probe, n / len(lines)
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()

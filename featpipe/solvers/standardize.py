@@ -21,8 +21,8 @@ __all__ = ["Moments", "Rows", "fold_moments"]
 READ_BYTES = 32 * 2**20
 # A fold's variance below this share of its second moment is rounding.
 FLAT = 1e-12
-# Columns whose numbers are all smaller are constant.
-SMALLEST = 1e-290
+# Below it a column's coefficients, on its own scale, could be infinite.
+SMALLEST = 1e-302
 # Numbers in the codes up to which everything is double precision.
 SMALL = 2 * 10**6
 
@@ -80,8 +80,14 @@ class Rows:
         for start, stop in self.blocks():
             raw = self._given(start, stop)
             np.maximum(largest, np.abs(raw).max(axis=0), out=largest)
-        # Columns this small are constant: their coefficients would be infinite.
-        largest[largest < SMALLEST] = 1.0
+        tiny = np.flatnonzero((largest > 0) & (largest < SMALLEST))
+        if len(tiny):
+            raise ValueError(
+                f"column {tiny[0]} of the codes holds no number above "
+                f"{largest[tiny[0]]:.3g}, too small for coefficients on its scale; "
+                f"multiply it so that one reaches {SMALLEST:g}, or leave it out"
+            )
+        largest[largest == 0] = 1.0
         return torch.from_numpy(2.0 ** np.floor(np.log2(largest))).to(self.device)
 
     def every(self, stride: int) -> Rows:

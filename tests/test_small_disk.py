@@ -1,0 +1,128 @@
+"""Every command on a real disk of two megabytes that is full, and then is not.
+
+The disk is a tmpfs: posix_fallocate, writes and renames really fail on it. Nothing may
+die of a signal (libhdf5 does on a full disk), and no file may be half there.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from surviving import digest
+from trapping import apart
+from typer.testing import CliRunner
+
+import featpipe
+from featpipe.cli.app import app
+
+pytest_plugins = ["predictor_fixtures"]
+
+SIZE = 2 * 2**20
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None:
+        pytest.skip("there is no mount on this system")
+    command = [mount, "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def model(kinds_h5) -> Path:
+    path = kinds_h5.path.with_name("small.model")
+    featpipe.fit(kinds_h5, "linear", C=0.1).save(path)
+    return path
+
+
+def fill(disk: Path, free: int) -> Path:
+    """Leave so many bytes."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(b"x" * (shutil.disk_usage(disk).free - free))
+    return ballast
+
+
+def run(words: list[str]) -> dict:
+    """Run a command in a fork, which may die."""
+
+    def act() -> dict:
+        done = CliRunner().invoke(app, words)
+        return {"status": done.exit_code, "stderr": done.stderr}
+
+    return apart(act)
+
+
+EXTRACT = (
+    "extract {src} -o {disk}/c.h5 --backbone mini --weights none --input-size 32 "
+    "--precision fp32 --workers 1"
+)
+# Each with what it writes, and the bytes that are left: none, and some.
+COMMANDS = {
+    "extract": (EXTRACT, ["c.h5"], 200_000),
+    "extract, replacing": (f"{EXTRACT} --overwrite", ["c.h5"], 200_000),
+    "extract, a depth more": (f"{EXTRACT} --depth penultimate --depth stage3", ["c.h5"],
+                              200_000),
+    "merge": ("merge {h5} -o {disk}/all.h5", ["all.h5"], 60_000),
+    "compare --json": ("compare {h5} --classifiers linear --json {disk}/s.json",
+                       ["s.json"], 4096),
+    "compare --csv": ("compare {h5} --classifiers linear --csv {disk}/s.csv",
+                      ["s.csv"], 0),
+    "compare --predictions": (
+        "compare {h5} --classifiers linear --predictions {disk}/p.csv", ["p.csv"], 0),
+    "fit": ("fit {h5} --classifier linear -o {disk}/m", ["m"], 4096),
+    "predict": ("predict {model} {src} -o {disk}/f.csv", ["f.csv"], 0),
+    "report": ("report {h5} -o {disk}/r.html", ["r.html"], 300_000),
+    "report --png": ("report {h5} --png {disk}/plots", ["plots"], 60_000),
+    "finetune": ("finetune {src} -o {disk}/t --backbone networks:tiny --weights none "
+                 "--depth stem:avg --train head --epochs 1 --lr 0.01 --workers 1",
+                 ["t"], 4096),
+}  # fmt: skip
+
+
+CASES = [(name, free) for name, (*_, some) in COMMANDS.items() for free in {0, some}]
+
+
+@pytest.mark.parametrize(("name", "free"), sorted(CASES))
+def test_a_full_disk_costs_one_sentence_and_a_rerun(
+    name, free, disk, kinds, kinds_h5, model
+):
+    text, outputs, _ = COMMANDS[name]
+    if name.startswith("report"):
+        pytest.importorskip("bokeh", reason="the extra `report` is not installed")
+    words = text.format(src=kinds, disk=disk, h5=kinds_h5.path, model=model).split()
+    old = {}
+    if name.startswith("extract, "):
+        shutil.copy(kinds_h5.path, disk / "c.h5")
+        old = {"c.h5": digest(disk / "c.h5")}
+    ballast = fill(disk, free)
+    first = run(words)
+    assert first["signal"] == 0, first
+    assert first["value"]["status"] == 1, first["value"]["stderr"]
+    said = first["value"]["stderr"].strip().splitlines()
+    assert str(disk) in said[-1], said
+    assert re.search(r"needs? [\d,]+ bytes", said[-1]), said
+    assert "free" in said[-1], said
+    assert "Traceback" not in first["value"]["stderr"]
+    for output in outputs:
+        there = (disk / output).is_file()
+        assert there == (output in old), f"{output} is half there"
+        assert not there or digest(disk / output) == old[output]
+    ballast.unlink()
+    again = run(words)
+    assert again["signal"] == 0, again
+    assert again["value"]["status"] == 0, again
+    for output in outputs:
+        made = disk / output
+        assert made.is_dir() or digest(made)
+    left = {each.name for each in disk.iterdir()} - set(outputs) - {"c.h5.failures.csv"}
+    assert not left
