@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow soak lint docs clean
+.PHONY: demo test slow soak coverage lint docs clean
 
 demo: .venv/.runtime
 	$(BIN)/python -m featpipe demo demo
@@ -19,12 +19,17 @@ slow: .venv/.development
 docs: .venv/.documentation
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The long proof: kills, errors of the disk, damaged files; writes docs/inside/reliability.md.
+# The long proof: kills, errors of the disk, damaged files. Each run adds to the record
+# from which docs/inside/reliability.md is written; ONLY=kills,faults runs a part of it.
 MINUTES ?= 60
-SEED ?= 0
+ONLY ?=
 soak: .venv/.development
-	$(BIN)/python tests/soak.py --minutes $(MINUTES) --seed $(SEED) \
-		--page docs/inside/reliability.md
+	$(BIN)/python tests/soak.py --minutes $(MINUTES) --only "$(ONLY)" \
+		--record docs/inside/reliability.json --page docs/inside/reliability.md
+
+# Branch coverage of what writes and reads files, worker processes included.
+coverage: .venv/.development
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term
 
 lint: .venv/.development
 	$(BIN)/ruff check .
