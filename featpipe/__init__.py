@@ -4,7 +4,7 @@ featpipe runs a frozen, pretrained network over images once, keeps the codes
 (its activations at chosen depths) in one checked HDF5 file, and compares
 classifiers on them.
 
-The rooms, in the order of the flow:
+The packages, in the order of the flow:
 
 - ``images``: which images exist, their labels and splits; decoding one image
 - ``backbones``: names to frozen networks, their weights and preprocessing
@@ -19,7 +19,7 @@ The rooms, in the order of the flow:
 - ``report``: pictures: one HTML page, and the same plots as figures
 - ``transformer``: `CNNCodes`, extraction as a scikit-learn transformer
 - ``predictor``: a fitted model bound to its recipe: save, load, predict, export
-- ``finetuning``: the rival: the network itself trained, on the same split
+- ``finetuning``: trains the network itself, on the same split
 - ``demo``, ``cli``: the offline demo, the command line
 
 The public names below are loaded when first used, so that ``import featpipe``

@@ -126,7 +126,7 @@ def test_the_frozen_part_runs_without_gradients():
 def test_a_tail_fed_with_what_enters_it_gives_the_codes(name):
     node, _ = PARTS[name]
     backbone = backbones.load(name, weights="none", input_size=side_of(name))
-    entering = parting.entrance(backbone, node)
+    entering = parting.input_depth(backbone, node)
     assert entering is not None
     before = backbones.load(
         name, weights="none", input_size=side_of(name), depths=[entering.spec]
@@ -144,7 +144,7 @@ def test_a_tail_fed_with_what_enters_it_gives_the_codes(name):
 
 def test_in_the_midst_of_a_residual_block_nothing_can_be_cached():
     backbone = backbones.load("tuned_networks:resnet", weights="none", input_size=SIDE)
-    assert parting.entrance(backbone, "layer4.0.conv2") is None
+    assert parting.input_depth(backbone, "layer4.0.conv2") is None
 
 
 def test_stochastic_depth_comes_back_in_training():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from predictor_models import draw
 
-from featpipe.finetuning.journal import Journal
+from featpipe.finetuning.checkpoint import Checkpoint
 
 HERE = Path(__file__).parent
 
@@ -38,18 +38,18 @@ def test_killed_at_random_and_run_again_it_gives_the_same_weights(tmp_path):
 
 def test_a_journal_comes_back_as_it_was_but_only_for_its_own_training(tmp_path):
     path, cpu = tmp_path / "checkpoint.pt", torch.device("cpu")
-    journal = Journal("mine", tried={0.01: 0.5, 0.1: 0.7}, epoch=3, best_epoch=2)
-    journal.now = {"head.linear.bias": torch.arange(3.0)}
-    journal.write(path)
-    again = Journal.read(path, "mine", cpu)
+    checkpoint = Checkpoint("mine", tried={0.01: 0.5, 0.1: 0.7}, epoch=3, best_epoch=2)
+    checkpoint.now = {"head.linear.bias": torch.arange(3.0)}
+    checkpoint.write(path)
+    again = Checkpoint.read(path, "mine", cpu)
     assert (again.rate, again.epoch, again.best_epoch) == (0.01, 3, 2)
     assert torch.equal(again.now["head.linear.bias"], torch.arange(3.0))
-    assert Journal.read(path, "another", cpu).epoch == 0
-    assert Journal.read(tmp_path / "none", "mine", cpu).epoch == 0
+    assert Checkpoint.read(path, "another", cpu).epoch == 0
+    assert Checkpoint.read(tmp_path / "none", "mine", cpu).epoch == 0
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"cut short")
     with pytest.raises(ValueError, match=r"checkpoint.pt is damaged .* remove it"):
-        Journal.read(path, "mine", torch.device("cpu"))
+        Checkpoint.read(path, "mine", torch.device("cpu"))

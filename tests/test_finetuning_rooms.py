@@ -14,7 +14,7 @@ from torch import nn
 from featpipe import codes, images
 from featpipe.backbones import Preprocessing
 from featpipe.finetuning import augment, rates, views
-from featpipe.finetuning.feeds import CachedFeed, Shelf, parts
+from featpipe.finetuning.feeds import CachedFeed, CachedRows, parts
 from featpipe.finetuning.network import Head, Tuned
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.training import Trainer
@@ -42,7 +42,7 @@ def written(path, X, labels=None, splits=None, groups=None):
 def trainer(path, options, weights=None):
     file = written(path, X, Y)
     feed = CachedFeed(
-        [Shelf(file, "deep", np.arange(len(X)))],
+        [CachedRows(file, "deep", np.arange(len(X)))],
         np.arange(len(X)),
         channels_last=False,
         device=torch.device("cpu"),
@@ -202,7 +202,7 @@ def test_the_cache_gives_each_row_its_own_map_in_memory_or_not(tmp_path):
     rows = np.array([3, 5, 8, 13, 21])
     for memory in (0, 10**6):
         feed = CachedFeed(
-            [Shelf(file, "deep", np.arange(40))] * 2,
+            [CachedRows(file, "deep", np.arange(40))] * 2,
             rows,
             channels_last=False,
             device=torch.device("cpu"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from featpipe.images.memory import rgbx
+from featpipe.images.memory import pixel_view
 
 
 def drawn(width: int, height: int) -> np.ndarray:
@@ -20,7 +20,7 @@ def drawn(width: int, height: int) -> np.ndarray:
 @settings(max_examples=60, deadline=None)
 def test_lent_pixels_are_those_that_pillow_copies_out(width, height):
     expected = drawn(width, height)
-    found = rgbx(Image.fromarray(expected))
+    found = pixel_view(Image.fromarray(expected))
     assert found.shape == (height, width, 4)
     assert np.array_equal(found[..., :3], expected)
 
@@ -28,7 +28,7 @@ def test_lent_pixels_are_those_that_pillow_copies_out(width, height):
 def test_lent_pixels_outlive_their_image():
     expected = drawn(640, 480)
     image = Image.fromarray(expected)
-    found = rgbx(image)
+    found = pixel_view(image)
     image.close()
     del image
     gc.collect()
@@ -40,7 +40,7 @@ def test_lent_pixels_outlive_their_image():
 
 def test_nothing_is_copied():
     image = Image.new("RGB", (64, 48), "black")
-    found = rgbx(image)
+    found = pixel_view(image)
     image.paste("white", (0, 0, 64, 48))
     assert (found[..., :3] == 255).all()
 
@@ -49,6 +49,6 @@ def test_nothing_is_copied():
 def test_an_image_in_several_pieces_is_copied(size):
     image = Image.new("RGB", size, (1, 2, 3))
     image.putpixel((size[0] - 1, size[1] - 1), (4, 5, 6))
-    found = rgbx(image)
+    found = pixel_view(image)
     assert found.shape == (size[1], size[0], 3)
     assert np.array_equal(found, np.asarray(image))

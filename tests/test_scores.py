@@ -33,7 +33,7 @@ def example(**changes):
 
 def test_the_record_has_exactly_the_fields_of_the_design():
     own = [field.name for field in fields(Score)]
-    assert own == [*FIELDS_OF_THE_DESIGN, *scores.OF_TRAINING]
+    assert own == [*FIELDS_OF_THE_DESIGN, *scores.FINETUNE_FIELDS]
     assert list(example().as_dict()) == FIELDS_OF_THE_DESIGN
 
 

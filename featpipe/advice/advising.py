@@ -13,7 +13,7 @@ from featpipe.advice.finetuning import Outlook, outlook_lines
 from featpipe.advice.lines import Line
 from featpipe.advice.transferability import h_score, logme, loo_predictions
 from featpipe.codes import Codes, checked, read
-from featpipe.comparison.sources import agree, choose_depths
+from featpipe.comparison.sources import align_files, choose_depths
 from featpipe.protocol import plan
 from featpipe.scores import SIGNIFICANT, mcnemar
 
@@ -171,7 +171,7 @@ def advise(
     'small, similar'
     """
     file = checked(codes) if isinstance(codes, Codes) else read(codes)
-    labelled, (source,) = agree([file])
+    labelled, (source,) = align_files([file])
     protocol = plan(
         labelled.labels,
         labelled.splits,

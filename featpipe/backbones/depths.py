@@ -1,6 +1,6 @@
 """Words for depths: ``NODE[:POOL]``, and what pooling does to a map or to tokens.
 
-Which shape a node gives is looked at elsewhere (`outlines`); here that shape gets
+Which shape a node gives is looked at elsewhere (`network_graph`); here that shape gets
 its meaning, a pool and a canonical name. No network is built or run here.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    *("PENULTIMATE", "Depth", "Layout", "Seen", "Shape"),
+    *("PENULTIMATE", "Depth", "Layout", "NodeInfo", "Shape"),
     *("name_depth", "parse", "pool"),
 ]
 
@@ -90,7 +90,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NodeInfo:
     """What a node was seen to give.
 
     Parameters
@@ -155,7 +155,7 @@ def parse(spec: str, nodes: Sequence[str], *, backbone: str) -> tuple[str, str |
 
 
 def name_depth(node: str, how: str | None, shape: Shape, layout: Layout) -> Depth:
-    """Give a node its pool, canonical name and width.
+    """Return the depth of a node: its pool, canonical name and width.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ _RELUS = (torch.relu, nn.functional.relu)
 _PURE = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
 
 # Layers that make no NaN of finite numbers.
-_TAME_MODULES = {
+_NAN_FREE_MODULES = {
     *(*_PURE, *_ACTIVATIONS, nn.Linear, nn.Flatten, nn.Dropout, nn.ELU),
     *(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
     StochasticDepth,
@@ -128,7 +128,7 @@ class FusedConvolution(nn.Module):
         )
 
     def _shape(self, x: Tensor) -> tuple[int, ...]:
-        """Give the shape of what comes out."""
+        """Return the shape of the output."""
         sides = zip(x.shape[2:], self._kernel, *self._geometry, strict=True)
         return (
             x.shape[0],
@@ -197,7 +197,7 @@ def _stays_finite(network: fx.GraphModule, modules: _Modules) -> bool:
         "placeholder": lambda target: True,
         "output": lambda target: True,
         "get_attr": lambda target: False,
-        "call_module": lambda target: type(modules[target]) in _TAME_MODULES,
+        "call_module": lambda target: type(modules[target]) in _NAN_FREE_MODULES,
         "call_function": _TAME_FUNCTIONS.__contains__,
         "call_method": _TAME_METHODS.__contains__,
     }
@@ -221,7 +221,7 @@ def _has_kernel(module: nn.Module | None, node: fx.Node) -> TypeGuard[nn.Conv2d]
 def _covered(
     node: fx.Node, modules: _Modules
 ) -> tuple[list[fx.Node], fx.Node | None, _Activation]:
-    """Give the nodes that one kernel can stand for, what it adds, how it activates."""
+    """Return the nodes one kernel replaces, what it adds, and how it activates."""
     user = _only_user(node)
     if user is None or not _nothing_writes(node, user, modules):
         return [node], None, _NONE
@@ -243,7 +243,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _summand(node: fx.Node, one: fx.Node) -> fx.Node | None:
-    """Give what a sum adds to ``one``; None if it is no sum, or of something else."""
+    """Return what a sum adds to ``one``; None if it is no sum that has ``one``."""
     if node.op != "call_function" or node.target not in _SUMS or node.kwargs:
         return None
     others = [x for x in node.args if x is not one]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from featpipe.backbones import depths
-from featpipe.backbones.depths import PENULTIMATE, Depth, Seen
+from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo
 from featpipe.backbones.layers import AFTER_SCORES, is_leaf, makes_scores
 
 __all__ = ["Hooked"]
@@ -37,7 +37,7 @@ class _Tap:
 
 
 class Hooked:
-    """The modules of a network in eval mode; see `outlines.Outline`."""
+    """The modules of a network in eval mode; see `network_graph.NetworkGraph`."""
 
     def __init__(self, network: nn.Module, *, side: int) -> None:
         self.network = network
@@ -58,7 +58,7 @@ class Hooked:
         return keys & self.network.state_dict().keys()
 
     def before(self, node: str) -> set[str]:
-        """See `outlines.Outline.before`."""
+        """See `network_graph.NetworkGraph.before`."""
         begins = self._started.index(self._taps[node].module)
         names: set[str] = set()
         for name in self._started[:begins]:
@@ -67,24 +67,24 @@ class Hooked:
             names.update(f"{name}.{key}".strip(".") for key in own)
         return names
 
-    def entrance(self, node: str, stops: Sequence[Depth]) -> str | None:
-        """See `outlines.Outline.entrance`: hooks cannot tell."""
+    def input_node(self, node: str, stops: Sequence[Depth]) -> str | None:
+        """See `network_graph.NetworkGraph.input_node`: hooks cannot tell."""
         return None
 
     def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:
-        """See `outlines.Outline.tail`."""
-        # Only where there is an entrance, and there is none; see above.
+        """See `network_graph.NetworkGraph.tail`."""
+        # Called only where there is an input node, and there is none; see above.
         raise NotImplementedError("a network seen through hooks runs from its start")
 
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
-    ) -> dict[str, Seen]:
-        """See `outlines.Outline.look`."""
+    ) -> dict[str, NodeInfo]:
+        """See `network_graph.NetworkGraph.look`."""
         seen = _Pass(self.network, height, width, costs=costs).seen
         return {name: seen[name] for name in nodes if name in seen}
 
     def cut(self, stops: Sequence[Depth]) -> nn.Module:
-        """See `outlines.Outline.cut`."""
+        """See `network_graph.NetworkGraph.cut`."""
         taps = [self._taps[stop.node] for stop in stops]
         return _Cut(self.network, list(zip(taps, stops, strict=True)))
 
@@ -130,12 +130,12 @@ class _Pass:
         self, network: nn.Module, height: int, width: int, *, costs: bool = False
     ) -> None:
         self.taps: dict[str, _Tap] = {}
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, NodeInfo] = {}
         self.started: list[str] = []
         self.n_started: dict[str, int] = {}
         self._network = network
         self._parameters: dict[int, int] = {}
-        self._heads: list[tuple[_Tap, nn.Module, Seen]] = []
+        self._heads: list[tuple[_Tap, nn.Module, NodeInfo]] = []
         self._product: Tensor | None = None
         self._entered: Tensor | None = None
         self._counter = FlopCounterMode(display=False) if costs else None
@@ -170,9 +170,9 @@ class _Pass:
         self.seen[name] = self._seen(x)
         self.n_started[name] = len(self.started)
 
-    def _seen(self, x: Tensor) -> Seen:
+    def _seen(self, x: Tensor) -> NodeInfo:
         cost = self._counter.get_total_flops() if self._counter else 0
-        return Seen(tuple(x.shape[1:]), sum(self._parameters.values()), cost)
+        return NodeInfo(tuple(x.shape[1:]), sum(self._parameters.values()), cost)
 
     def _add_penultimate(self, output: Any) -> None:
         """Name what enters the last layer making scores, else the output.

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from featpipe.backbones import families, outlines
+from featpipe.backbones import families, network_graph
 from featpipe.backbones.architecture import Architecture
 from featpipe.backbones.depths import (
     PENULTIMATE,
     Depth,
     Layout,
-    Seen,
+    NodeInfo,
     Shape,
     name_depth,
     parse,
 )
 from featpipe.backbones.network import Backbone, prepared
-from featpipe.backbones.outlines import Outline
+from featpipe.backbones.network_graph import NetworkGraph
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.backbones.trial import dependence
 from featpipe.backbones.weights import Weights, choose, fill, read, sha256
@@ -198,17 +198,17 @@ def _reset(network: nn.Module) -> None:
             reset()
 
 
-def outlined(architecture: Architecture, network: nn.Module, side: int) -> Outline:
-    """Find the nodes of a network, as `outlines.outline`, or say what size it minds."""
+def outlined(architecture: Architecture, network: nn.Module, side: int) -> NetworkGraph:
+    """Return the graph of a network, or raise with the image size that it refuses."""
     try:
-        return outlines.outline(network, side=side, trusted=architecture.trusted)
+        return network_graph.outline(network, side=side, trusted=architecture.trusted)
     # What a network says to a size it cannot take differs from one to the next.
     except Exception as err:
         raise _size_error(architecture.name, side, err) from err
 
 
 def _stops(
-    outline: Outline, specs: Sequence[str], name: str, side: int
+    outline: NetworkGraph, specs: Sequence[str], name: str, side: int
 ) -> tuple[Depth, ...]:
     """Turn specs into depths that exist, each once, with their widths."""
     if isinstance(specs, str):
@@ -242,8 +242,10 @@ def _size_error(name: str, side: int, err: Exception) -> ValueError:
     )
 
 
-def layouts_of(outline: Outline, seen: dict[str, Seen], side: int) -> dict[str, Layout]:
-    """Tell vectors, tokens and maps apart, and where the channels of a map are."""
+def layouts_of(
+    outline: NetworkGraph, seen: dict[str, NodeInfo], side: int
+) -> dict[str, Layout]:
+    """Return whether a shape is a vector, tokens or a map, and where channels are."""
     shapes = {node: s.shape for node, s in seen.items()}
     unclear = [n for n, s in shapes.items() if len(s) == 3 and not _tells_order(s)]
     wider: dict[str, Shape] = {}

@@ -141,7 +141,7 @@ def load_weights() -> dict[str, Tensor]:
 
 
 def _convolution(n_in: int, n_out: int, side: int, stride: int = 1) -> list[nn.Module]:
-    """Give a convolution that keeps the size (over `stride`), and its batch norm."""
+    """Return a convolution that keeps the size (over `stride`), and its batch norm."""
     return [
         nn.Conv2d(n_in, n_out, side, stride, padding=side // 2, bias=False),
         nn.BatchNorm2d(n_out),

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from featpipe.backbones.depths import Depth
 from featpipe.backbones.fusing import can_fuse, fuse
-from featpipe.backbones.outlines import Outline
+from featpipe.backbones.network_graph import NetworkGraph
 from featpipe.backbones.preprocessing import Preprocessing
 
 __all__ = ["Backbone", "prepared"]
@@ -61,7 +61,7 @@ class Backbone:
     device: torch.device
     precision: str = "fp32"
     random: str = ""
-    _outline: Outline = field(repr=False, kw_only=True)
+    _outline: NetworkGraph = field(repr=False, kw_only=True)
     _cut: nn.Module = field(repr=False, kw_only=True)
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
@@ -159,7 +159,7 @@ class Backbone:
         }
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Give uint8 images (n, 3, S, S) as the network takes them, on the device."""
+        """Return uint8 images (n, 3, S, S) as the network takes them, on the device."""
         x = images.to(self.device, non_blocking=True)
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
         mean = x.new_tensor(self.preprocessing.mean).view(3, 1, 1)
@@ -215,7 +215,7 @@ def _is_foldable(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Give a convolution new weights that do the batch norm's work too."""
+    """Fold a batch norm into the weights of the convolution before it."""
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     # In float64, because 1 / sqrt(var + eps) may be large.
     gain = 1 / (var.double() + norm.eps).sqrt()

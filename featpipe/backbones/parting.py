@@ -18,7 +18,7 @@ from featpipe.backbones.hooking import Hooked
 from featpipe.backbones.loading import layouts_of
 from featpipe.backbones.network import Backbone
 
-__all__ = ["Part", "entrance", "nodes", "tail", "whole"]
+__all__ = ["Part", "input_depth", "nodes", "tail", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Part:
     channels_last: bool = False
 
     def is_frozen(self, name: str) -> bool:
-        """Say whether a layer or parameter of `network` stays as it is."""
+        """Return whether a layer or parameter of `network` stays as it is."""
         own = name.removeprefix(self.prefix)
         return any(own == f or own.startswith(f"{f}.") for f in self.frozen)
 
@@ -87,8 +87,8 @@ def whole(backbone: Backbone, node: str | None = None) -> Part:
     return part
 
 
-def entrance(backbone: Backbone, node: str, how: str = "map32") -> Depth | None:
-    """Give the depth whose codes are all that a node and what follows needs.
+def input_depth(backbone: Backbone, node: str, how: str = "map32") -> Depth | None:
+    """Return the depth whose codes are all that a node and what follows needs.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def entrance(backbone: Backbone, node: str, how: str = "map32") -> Depth | None:
     """
     _require_node(backbone, node)
     outline, side = backbone._outline, backbone.preprocessing.crop
-    name = outline.entrance(node, backbone.depths)
+    name = outline.input_node(node, backbone.depths)
     if name is None:
         return None
     seen = outline.look([name], side, side)
@@ -118,8 +118,8 @@ def entrance(backbone: Backbone, node: str, how: str = "map32") -> Depth | None:
 
 
 def tail(backbone: Backbone, node: str) -> Part:
-    """Copy the network from a node to the depths; takes what `entrance` names."""
-    entering = entrance(backbone, node)
+    """Copy the network from a node to the depths; takes what `input_depth` names."""
+    entering = input_depth(backbone, node)
     assert entering is not None
     network = copy.deepcopy(backbone._outline.tail(node, backbone.depths))
     return Part(network, "", frozenset(), entering.layout.channels_last)

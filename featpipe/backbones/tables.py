@@ -16,7 +16,7 @@ from featpipe.backbones import families
 from featpipe.backbones.architecture import Architecture
 from featpipe.backbones.depths import PENULTIMATE, Shape, name_depth
 from featpipe.backbones.loading import layouts_of, outlined, preprocessing_of
-from featpipe.backbones.outlines import Outline
+from featpipe.backbones.network_graph import NetworkGraph
 from featpipe.backbones.weights import choose
 
 __all__ = ["BackboneRow", "DepthRow", "catalogue", "describe_depths"]
@@ -152,7 +152,7 @@ class _NoWeights(TorchFunctionMode):
         return func(*args, **(kwargs or {}) | placed)
 
 
-def _outer(outline: Outline) -> set[str]:
+def _outer(outline: NetworkGraph) -> set[str]:
     """Names of the outer modules: the network's children and theirs, blocks unopened.
 
     Opened are plain containers, and what holds a chain of blocks (vit's encoder).

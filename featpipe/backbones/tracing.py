@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth
 
 from featpipe.backbones import depths
-from featpipe.backbones.depths import PENULTIMATE, Depth, Seen, Shape
+from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo, Shape
 from featpipe.backbones.layers import AFTER_SCORES, DROPOUTS, is_leaf, makes_scores
 
 __all__ = ["Traced"]
@@ -46,7 +46,7 @@ _IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
 class Traced:
-    """The recorded graph of a network in eval mode; see `outlines.Outline`."""
+    """The recorded graph of a network in eval mode; a `NetworkGraph`."""
 
     def __init__(self, network: nn.Module) -> None:
         tracer = _Tracer()
@@ -104,33 +104,33 @@ class Traced:
         return {key for key in keys if any(_lies_in(key, t) for t in targets)}
 
     def before(self, node: str) -> set[str]:
-        """See `outlines.Outline.before`."""
+        """See `network_graph.NetworkGraph.before`."""
         return {
             str(early.target)
             for early in self._before(node)
             if early.op in ("call_module", "get_attr")
         }
 
-    def entrance(self, node: str, stops: Sequence[Depth]) -> str | None:
-        """See `outlines.Outline.entrance`."""
+    def input_node(self, node: str, stops: Sequence[Depth]) -> str | None:
+        """See `network_graph.NetworkGraph.input_node`."""
         early = self._before(node)
         needed = self._needed(self._named[stop.node] for stop in stops) - early
         entering = {x for late in needed for x in late.all_input_nodes} & early
         if len(entering) != 1:
             return None
-        (entrance,) = entering
-        if any(_written(other, self.network) is entrance for other in early):
+        (input_node,) = entering
+        if any(_written(other, self.network) is input_node for other in early):
             return None
-        names = [name for name, n in self._named.items() if n is entrance]
+        names = [name for name, n in self._named.items() if n is input_node]
         # The outermost is named last, but for the penultimate, whatever that is.
         return next((name for name in reversed(names) if name != PENULTIMATE), None)
 
     def tail(self, node: str, stops: Sequence[Depth]) -> fx.GraphModule:
-        """See `outlines.Outline.tail`."""
-        entrance = self.entrance(node, stops)
-        assert entrance is not None
+        """See `network_graph.NetworkGraph.tail`."""
+        input_node = self.input_node(node, stops)
+        assert input_node is not None
         early = self._before(node)
-        return self._cut(stops, lambda n: n not in early, self._named[entrance])
+        return self._cut(stops, lambda n: n not in early, self._named[input_node])
 
     def _before(self, node: str) -> set[fx.Node]:
         """Nodes that run before a node, or before anything inside a module."""
@@ -147,8 +147,8 @@ class Traced:
 
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
-    ) -> dict[str, Seen]:
-        """See `outlines.Outline.look`."""
+    ) -> dict[str, NodeInfo]:
+        """See `network_graph.NetworkGraph.look`."""
         named = {name: self._named[name] for name in nodes}
         graph, copies = _copy(self._graph, self._needed(named.values()))
         graph.output(tuple(copies[node] for node in named.values()))
@@ -156,13 +156,13 @@ class Traced:
         walk.run_blank(height, width)
         sums = _sums(graph, walk) if costs else {}
         return {
-            name: Seen(walk.shapes[copies[node]], *sums.get(copies[node], ()))
+            name: NodeInfo(walk.shapes[copies[node]], *sums.get(copies[node], ()))
             for name, node in named.items()
             if copies[node] in walk.shapes
         }
 
     def cut(self, stops: Sequence[Depth]) -> fx.GraphModule:
-        """See `outlines.Outline.cut`; pooling stands right behind its node.
+        """See `network_graph.NetworkGraph.cut`; pooling stands right behind its node.
 
         So a map is freed once it is pooled, and no in-place layer that follows can
         write into it first.
@@ -173,7 +173,7 @@ class Traced:
         self,
         stops: Sequence[Depth],
         runs: Callable[[fx.Node], bool],
-        entrance: fx.Node | None = None,
+        input_node: fx.Node | None = None,
     ) -> fx.GraphModule:
         """Cut at ``stops``; of what they need, only the nodes that are to run."""
         wanted: dict[fx.Node, list[int]] = {}
@@ -187,7 +187,7 @@ class Traced:
                 codes[position] = copy.graph.call_function(depths.pool, (copy,), how)
 
         needed = set(filter(runs, self._needed(wanted)))
-        graph, _ = _copy(self._graph, needed, pool_behind, entrance)
+        graph, _ = _copy(self._graph, needed, pool_behind, input_node)
         graph.output(tuple(codes[position] for position in range(len(stops))))
         return fx.GraphModule(self.network, graph)
 
@@ -320,16 +320,16 @@ def _copy(
     graph: fx.Graph,
     needed: set[fx.Node],
     after: Callable[[fx.Node, fx.Node], None] | None = None,
-    entrance: fx.Node | None = None,
+    input_node: fx.Node | None = None,
 ) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """Copy the needed nodes, in order; ``after`` may add nodes behind each.
 
-    What ``entrance`` gives becomes the input.
+    What ``input_node`` gives becomes the input.
     """
     new = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    if entrance is not None:
-        copies[entrance] = new.placeholder("entering")
+    if input_node is not None:
+        copies[input_node] = new.placeholder("entering")
     for node in graph.nodes:
         if node in needed:
             copies[node] = new.node_copy(node, copies.__getitem__)

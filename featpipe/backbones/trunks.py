@@ -63,12 +63,12 @@ def build(*, name: str, eps: float | None = None) -> nn.Module:
 
 
 def epsilon(name: str, entry: str) -> float | None:
-    """Say what epsilon a weights entry wants; None: the builder's own."""
+    """Return the epsilon that a weights entry wants; None: the builder's own."""
     return _NO_EPSILON if name in _WITHOUT_EPSILON and entry == "COCO_V1" else None
 
 
 def preprocessing(name: str, transform: Any) -> Preprocessing:
-    """Say what the weights were trained to see, as a square.
+    """Return what the weights were trained to see, as a square.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ class Weights:
 
 
 def choose(architecture: Architecture, weights: str | os.PathLike | None) -> Weights:
-    """Say which weights are meant; reads nothing but whether a file is there.
+    """Return which weights are meant; read nothing but whether a file exists.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Codes of labelled images into a table of contenders, judged by the protocol.
+"""Turn codes of labelled images into a table of classifiers, scored by the protocol.
 
 ``sources`` finds the images all files agree on, ``contenders``
-and ``ensemble`` fit without seeing a held-out label, ``comparing`` ranks and judges,
-``table`` prints and writes. ``duplicates`` looks for leaks, ``rivals`` brings in scores
+and ``ensemble`` fit without seeing a held-out label, ``comparing`` ranks and scores,
+``table`` prints and writes. ``duplicates`` looks for leaks, ``external`` reads scores
 from elsewhere. Knows nothing of images or networks, and imports no torch.
 """
 

@@ -10,10 +10,10 @@ import numpy as np
 from featpipe.classifiers import NAMES
 from featpipe.codes import Codes, checked, read
 from featpipe.comparison import details, duplicates, ensemble
-from featpipe.comparison.contenders import BASELINES, Fitted, Settings, contend
-from featpipe.comparison.judging import Judged, Row, nested_choice, rank
-from featpipe.comparison.rivals import invite
-from featpipe.comparison.sources import Labelled, Source, agree, choose_depths
+from featpipe.comparison.contenders import BASELINES, Fitted, Settings, fit_and_predict
+from featpipe.comparison.external import read_external
+from featpipe.comparison.judging import HeldOut, Row, nested_choice, rank
+from featpipe.comparison.sources import Labelled, Source, align_files, choose_depths
 from featpipe.comparison.table import Comparison
 from featpipe.comparison.testing import describe_power, judge_all, majority_notes
 from featpipe.protocol import Protocol, plan
@@ -109,7 +109,7 @@ def compare(
     """
     _refuse_unknown(classifiers, metric)
     files = _opened(codes)
-    labelled, sources = agree(files)
+    labelled, sources = align_files(files)
     chosen = choose_depths(sources, _wanted(depth, depths))
     protocol = plan(
         labelled.labels,
@@ -120,8 +120,8 @@ def compare(
         test_size=test_size,
         seed=seed,
     )
-    judged = Judged(labelled, protocol, metric, seed)
-    rivals = invite(with_, judged.paths, judged.names, judged.first_fold)
+    judged = HeldOut(labelled, protocol, metric, seed)
+    external = read_external(with_, judged.paths, judged.names, judged.first_fold)
     settings = Settings(
         n_classes=len(labelled.class_names),
         Cs=None if Cs is None else np.asarray(Cs, dtype=np.float64),
@@ -138,7 +138,7 @@ def compare(
         sources, chosen, classifiers, y, protocol, settings, progress or _silent
     )
     entries = [judged.enter(row) for row in rank(asked)]
-    entries += [judged.enter_rival(rival) for rival in rivals]
+    entries += [judged.enter_external(external_score) for external_score in external]
     scores = judge_all(entries, judged)
     notes = [
         *_protocol_notes(labelled, protocol, judged, class_weight, classifiers),
@@ -203,7 +203,7 @@ def _refuse_unknown(classifiers: Sequence[str], metric: str) -> None:
 def _by_number(
     class_weight: str | dict | None, class_names: list[str]
 ) -> str | dict | None:
-    """Give weights the class numbers that the fits know."""
+    """Return class weights by the class numbers that the fits know."""
     if not isinstance(class_weight, dict):
         return class_weight
     unknown = sorted(set(class_weight) - set(class_names))
@@ -250,11 +250,11 @@ def _fit_all(
             with share_codes():
                 for name in names:
                     progress(len(rows), total, f"{name} on {depth}")
-                    fitted[name] = contend(name, X, y, protocol, settings)
+                    fitted[name] = fit_and_predict(name, X, y, protocol, settings)
                     rows.append(Row(source, depth, X.shape[1], name, fitted[name]))
             if depth in alone and len(alone) > 1:
                 progress(len(rows), total, f"ensemble on {depth}")
-                logistic = fitted.get("logistic") or contend(
+                logistic = fitted.get("logistic") or fit_and_predict(
                     "logistic", X, y, protocol, settings
                 )
                 members.append(
@@ -278,7 +278,7 @@ def _fit_all(
 def _protocol_notes(
     labelled: Labelled,
     protocol: Protocol,
-    judged: Judged,
+    judged: HeldOut,
     class_weight: str | dict | None,
     classifiers: Sequence[str],
 ) -> Iterator[str]:
@@ -298,7 +298,7 @@ def _protocol_notes(
 
 
 def _gathered_warnings(scores: Sequence[Score]) -> Iterator[str]:
-    """Give each warning once, with the rows it concerns."""
+    """Yield each warning once, with the rows it concerns."""
     concerned: dict[str, list[str]] = {}
     for score in scores:
         for text in score.warnings:

@@ -25,7 +25,14 @@ from featpipe.comparison.sources import take
 from featpipe.protocol import Pairs, Part, Protocol, resolve_C
 from featpipe.scores import METRICS
 
-__all__ = ["BASELINES", "Fitted", "Settings", "contend", "out_of_fold", "spread"]
+__all__ = [
+    "BASELINES",
+    "Fitted",
+    "Settings",
+    "align_probabilities",
+    "fit_and_predict",
+    "out_of_fold",
+]
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Fitted:
     warnings: list[str] = field(default_factory=list)
 
 
-def contend(
+def fit_and_predict(
     name: str, X: np.ndarray, y: np.ndarray, protocol: Protocol, settings: Settings
 ) -> Fitted:
     """Fit a classifier as the protocol says, and predict everything that is judged.
@@ -121,7 +128,7 @@ def contend(
         at, held = np.searchsorted(judged, part.held), take(X, part.held)
         predicted[at] = model.predict(held)
         if probabilities is not None:
-            probabilities[at] = spread(model, held, settings.n_classes)
+            probabilities[at] = align_probabilities(model, held, settings.n_classes)
     said = [text for model in [final, *models] for text in model.warnings_]
     return Fitted(
         C=final.C_,
@@ -187,8 +194,8 @@ def _repeated_score(
     return classifiers.repeated_score(model, X, y, part.selection, repeats)
 
 
-def spread(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
-    """Give probabilities a column for every class, zero where none was learned."""
+def align_probabilities(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return probabilities with a column for every class, zero where not learned."""
     probabilities = np.zeros((len(X), n_classes))
     probabilities[:, model.classes_] = model.predict_proba(X)
     return probabilities
@@ -213,7 +220,7 @@ def out_of_fold(
             # The path that chose C has said how this C converges.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(take(X, fitted), y[fitted])
-        found[scored] = spread(model, take(X, scored), settings.n_classes)
+        found[scored] = align_probabilities(model, take(X, scored), settings.n_classes)
     return found
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from featpipe.comparison.contenders import Fitted
-from featpipe.comparison.rivals import Rival
+from featpipe.comparison.external import ExternalScore
 from featpipe.comparison.sources import Labelled, Source
 from featpipe.protocol import Protocol, group_numbers
 from featpipe.scores import Score, fold_variance_ratio, judge
 
-__all__ = ["Entry", "Judged", "Row", "nested_choice", "rank"]
+__all__ = ["Entry", "HeldOut", "Row", "nested_choice", "rank"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def _rounded(score: float) -> float:
     return round(score, 9) if math.isfinite(score) else -math.inf
 
 
-class Judged:
+class HeldOut:
     """The judged images and their labels: read only once the order is fixed.
 
     Parameters
@@ -151,18 +151,25 @@ class Judged:
         )
         return Entry(score, everywhere, fitted.predicted == self.labels)
 
-    def enter_rival(self, rival: Rival) -> Entry:
+    def enter_external(self, external_score: ExternalScore) -> Entry:
         """Judge a score from elsewhere anew, by its predictions.
 
         Only its log-loss cannot be: that takes probabilities.
         """
-        names = [*self.class_names, *sorted({*rival.predicted} - {*self.class_names})]
+        names = [
+            *self.class_names,
+            *sorted({*external_score.predicted} - {*self.class_names}),
+        ]
         number = {name: k for k, name in enumerate(names)}
-        predicted = np.array([number[name] for name in rival.predicted], np.int64)
-        measures = self.measure(predicted, rival.at, None)
+        predicted = np.array(
+            [number[name] for name in external_score.predicted], np.int64
+        )
+        measures = self.measure(predicted, external_score.at, None)
         del measures["log_loss"]
-        score = replace(rival.score, **measures)
-        return Entry(score, rival.at, predicted == self.labels[rival.at])
+        score = replace(external_score.score, **measures)
+        return Entry(
+            score, external_score.at, predicted == self.labels[external_score.at]
+        )
 
 
 def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
@@ -173,7 +180,7 @@ def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
     return named[protocol.judged]
 
 
-def nested_choice(asked: Sequence[Row], judged: Judged) -> str:
+def nested_choice(asked: Sequence[Row], judged: HeldOut) -> str:
     """Return the score of the choice itself, where all images took part in choosing.
 
     With folds only, the recommended row's own accuracy has the winner's luck; choosing
@@ -183,7 +190,7 @@ def nested_choice(asked: Sequence[Row], judged: Judged) -> str:
     ----------
     asked : sequence of Row
         In the order they were asked for: that of the ranked rows has seen all images.
-    judged : Judged
+    judged : HeldOut
     """
     if not judged.nested or len(asked) < 2:
         return ""

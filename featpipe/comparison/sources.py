@@ -10,7 +10,7 @@ import numpy as np
 
 from featpipe.codes import Codes, CodesError
 
-__all__ = ["Labelled", "Source", "agree", "choose_depths", "take"]
+__all__ = ["Labelled", "Source", "align_files", "choose_depths", "take"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Source:
 
 
 def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Give rows of an array, as a view where they are neighbours in order.
+    """Return rows of an array, as a view where they are neighbours in order.
 
     Files are sorted by path, so a split is usually one run of rows: slicing it
     spares a copy of hundreds of megabytes.
@@ -91,7 +91,7 @@ def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return array[rows]
 
 
-def agree(files: Sequence[Codes]) -> tuple[Labelled, list[Source]]:
+def align_files(files: Sequence[Codes]) -> tuple[Labelled, list[Source]]:
     """Find the labelled images of the files, which must be the same in all.
 
     Raises
@@ -130,7 +130,7 @@ def _labelled(codes: Codes) -> Labelled:
 
 
 def _match(first: Labelled, other: Labelled, a: Codes, b: Codes) -> np.ndarray:
-    """Give the position in ``other`` of each image of ``first``."""
+    """Return the position in ``other`` of each image of ``first``."""
     position = {path: i for i, path in enumerate(other.paths)}
     here, there = os.fspath(a.path), os.fspath(b.path)
     known = set(first.paths)
@@ -211,7 +211,7 @@ def _is_map(source: Source, depth: str) -> bool:
 
 
 def _canonical(codes: Codes, spec: str) -> str | None:
-    """Give the file's own name of a depth or concatenation; None if it has none."""
+    """Return the file's own name of a depth or concatenation; None if it has none."""
     try:
         return "+".join(codes.spec(part) for part in spec.split("+"))
     except CodesError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from featpipe.files import visible, write_text
 from featpipe.scores import (
-    OF_TRAINING,
+    FINETUNE_FIELDS,
     SIGNIFICANT,
     Score,
     write_json,
@@ -32,7 +32,9 @@ _WIDE = 96
 _MEASURES = {"balanced_accuracy": "bal. %", "macro_f1": "F1 %"}
 _NOT_FLAT = ("test_paths", "test_predicted")
 _FLAT = [
-    each.name for each in fields(Score) if each.name not in (*_NOT_FLAT, *OF_TRAINING)
+    each.name
+    for each in fields(Score)
+    if each.name not in (*_NOT_FLAT, *FINETUNE_FIELDS)
 ]
 
 
@@ -251,7 +253,7 @@ class Comparison:
     def _columns(self) -> list[str]:
         """Name the columns of the record, with those of training where it is used."""
         trained = any(score.trained is not None for score in self.scores)
-        return [*_FLAT, *(OF_TRAINING if trained else ())]
+        return [*_FLAT, *(FINETUNE_FIELDS if trained else ())]
 
     def write_predictions(self, path: str | os.PathLike) -> None:
         """Write what every classifier predicted for each held-out image, as CSV.
@@ -298,7 +300,7 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
 
 def _flat(score: Score) -> dict[str, Any]:
     record = score.as_dict()
-    return {name: record.get(name) for name in (*_FLAT, *OF_TRAINING)}
+    return {name: record.get(name) for name in (*_FLAT, *FINETUNE_FIELDS)}
 
 
 def _titles(scores: Sequence[Score]) -> list[str]:

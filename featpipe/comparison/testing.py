@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from featpipe.comparison.judging import Entry, Judged
+from featpipe.comparison.judging import Entry, HeldOut
 from featpipe.scores import (
     SIGNIFICANT,
     Score,
@@ -27,10 +27,10 @@ from featpipe.scores import (
 __all__ = ["describe_power", "judge_all", "majority_notes"]
 
 
-def judge_all(entries: Sequence[Entry], judged: Judged) -> list[Score]:
+def judge_all(entries: Sequence[Entry], judged: HeldOut) -> list[Score]:
     """Test each contender against the recommended one, which is the first.
 
-    Rows keep their order; rivals, which were never ranked, come last.
+    Rows keep their order; external scores, which were never ranked, come last.
     """
     p_values = _p_values(entries, judged)
     majority = holm(_majority_p_value(entry, judged) for entry in entries)
@@ -48,7 +48,7 @@ def judge_all(entries: Sequence[Entry], judged: Judged) -> list[Score]:
     ]
 
 
-def _p_values(entries: Sequence[Entry], judged: Judged) -> list[float]:
+def _p_values(entries: Sequence[Entry], judged: HeldOut) -> list[float]:
     """Return the corrected p-value of each entry against the first; nan for that."""
     if not judged.nested:
         tested = [_paired(entry, entries[0], judged) for entry in entries[1:]]
@@ -62,7 +62,7 @@ def _p_values(entries: Sequence[Entry], judged: Judged) -> list[float]:
     return [float(p_value[id(entry)]) for entry in entries]
 
 
-def _paired(entry: Entry, recommended: Entry, judged: Judged) -> float:
+def _paired(entry: Entry, recommended: Entry, judged: HeldOut) -> float:
     at = entry.at
     correct = recommended.correct[np.searchsorted(recommended.at, at)], entry.correct
     if judged.grouped:
@@ -70,7 +70,7 @@ def _paired(entry: Entry, recommended: Entry, judged: Judged) -> float:
     return mcnemar(*correct)
 
 
-def _chosen(entries: Sequence[Entry], judged: Judged) -> np.ndarray:
+def _chosen(entries: Sequence[Entry], judged: HeldOut) -> np.ndarray:
     """Test the first entry, chosen among all, on the images that all have judged."""
     at = entries[-1].at
     correct = [entry.correct[np.searchsorted(entry.at, at)] for entry in entries]
@@ -82,7 +82,7 @@ def _chosen(entries: Sequence[Entry], judged: Judged) -> np.ndarray:
     )
 
 
-def _difference(entry: Entry, recommended: Entry, judged: Judged) -> dict[str, Any]:
+def _difference(entry: Entry, recommended: Entry, judged: HeldOut) -> dict[str, Any]:
     if entry is recommended:
         return {}
     at = entry.at
@@ -99,7 +99,7 @@ def _difference(entry: Entry, recommended: Entry, judged: Judged) -> dict[str, A
     }
 
 
-def _majority_p_value(entry: Entry, judged: Judged) -> float:
+def _majority_p_value(entry: Entry, judged: HeldOut) -> float:
     """Test whether a contender does better than naming the most frequent class.
 
     By what was asked to be measured: each image counts the same for the accuracy,
@@ -118,7 +118,7 @@ def _majority_p_value(entry: Entry, judged: Judged) -> float:
     )
 
 
-def majority_notes(scores: Sequence[Score], judged: Judged) -> Iterator[str]:
+def majority_notes(scores: Sequence[Score], judged: HeldOut) -> Iterator[str]:
     """Yield which rows seem to have learned nothing, and what to do about it."""
     idle = [score for score in scores if not score.better_than_majority]
     if not idle:
@@ -137,7 +137,7 @@ def majority_notes(scores: Sequence[Score], judged: Judged) -> Iterator[str]:
         )
 
 
-def describe_power(entries: Sequence[Entry], judged: Judged) -> Iterator[str]:
+def describe_power(entries: Sequence[Entry], judged: HeldOut) -> Iterator[str]:
     """Yield what these images cannot show: no difference at all, or none so small."""
     others = entries[1:]
     if not others:
@@ -165,7 +165,7 @@ def describe_power(entries: Sequence[Entry], judged: Judged) -> Iterator[str]:
             )
 
 
-def _n_discordant(entry: Entry, recommended: Entry, judged: Judged) -> int:
+def _n_discordant(entry: Entry, recommended: Entry, judged: HeldOut) -> int:
     """Count the images, or groups, on which two do not equally well."""
     other = recommended.correct[np.searchsorted(recommended.at, entry.at)]
     gain = entry.correct.astype(int) - other
@@ -174,7 +174,7 @@ def _n_discordant(entry: Entry, recommended: Entry, judged: Judged) -> int:
     return int(np.count_nonzero(gain))
 
 
-def _lowest_p(n_units: int, judged: Judged) -> float:
+def _lowest_p(n_units: int, judged: HeldOut) -> float:
     """Return the p-value were the recommended row better on every unit that differs.
 
     Where the choice is inside the test, a difference counts for less; of groups this

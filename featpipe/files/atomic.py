@@ -222,7 +222,7 @@ def _remove_unless_held(temporary: Path) -> None:
 
 
 def _copy_permissions(path: Path, file: IO[bytes]) -> None:
-    """Give a new file the owner and the permissions of the one that it replaces."""
+    """Copy owner and permissions of the file that is replaced to the new one."""
     with suppress(OSError, AttributeError):
         before = path.stat()
         if os.fstat(file.fileno()).st_uid != before.st_uid:

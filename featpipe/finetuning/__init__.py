@@ -1,4 +1,4 @@
-"""The rival of cached codes: the network itself trained, on the same split.
+"""Train the network itself, on the same split as classifiers on cached codes.
 
 `finetune` trains a backbone, or its last part, or a head alone, and judges it as
 `featpipe.compare` judges classifiers. `docs/reference/finetuning.md` explains the
@@ -7,13 +7,13 @@ choices.
 | module | what lives there |
 |---|---|
 | `settings` | what is asked, checked |
-| `network`, `start` | what learns and what is frozen; the head, and its start |
-| `augment`, `suits` | random views of a picture, and which of them fit |
+| `network`, `head` | what learns and what is frozen; the head, and its start |
+| `augment`, `augmentation_check` | random views of a picture, and which of them fit |
 | `pictures`, `views` | decoded pictures kept, and views as images for the cache |
 | `feeds`, `inputs` | batches: of images for the whole network, or out of the cache |
 | `training` | one epoch, one measurement |
 | `rates` | which learning rate |
-| `course`, `journal` | the course of a training, and its checkpoint |
+| `training_loop`, `checkpoint` | the course of a training, and its checkpoint |
 | `job`, `result` | from images to a judged model |
 """
 

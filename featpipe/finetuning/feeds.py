@@ -21,7 +21,7 @@ from featpipe.codes import Codes
 from featpipe.finetuning.augment import centre, view
 from featpipe.finetuning.pictures import Pictures, budget
 
-__all__ = ["CachedFeed", "Feed", "PictureFeed", "Shelf", "parts"]
+__all__ = ["CachedFeed", "CachedRows", "Feed", "PictureFeed", "parts"]
 
 Draw = Sequence[int]
 Batch = tuple[np.ndarray, Tensor]
@@ -109,7 +109,7 @@ class PictureFeed:
         return part, self._backbone.normalised(pixels)
 
 
-class Shelf(NamedTuple):
+class CachedRows(NamedTuple):
     """One view of the images, as a depth of a codes file.
 
     Parameters
@@ -145,7 +145,7 @@ class CachedFeed:
 
     def __init__(
         self,
-        shelves: Sequence[Shelf],
+        shelves: Sequence[CachedRows],
         rows: np.ndarray,
         *,
         channels_last: bool,

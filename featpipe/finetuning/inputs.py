@@ -17,15 +17,15 @@ from featpipe.backbones import Backbone, Depth, parting
 from featpipe.backbones.parting import Part
 from featpipe.codes import Codes
 from featpipe.finetuning import views
-from featpipe.finetuning.feeds import CachedFeed, Feed, PictureFeed, Shelf
+from featpipe.finetuning.augmentation_check import CANDIDATES, check_augmentations
+from featpipe.finetuning.feeds import CachedFeed, CachedRows, Feed, PictureFeed
 from featpipe.finetuning.pictures import Pictures
 from featpipe.finetuning.settings import Settings
-from featpipe.finetuning.suits import CANDIDATES, suiting
 from featpipe.images import ImageSet
 from featpipe.inference.pixels import Decoding
 from featpipe.protocol import TuningRows
 
-__all__ = ["Inputs", "Where", "choose"]
+__all__ = ["DataContext", "Inputs", "choose"]
 
 _MOST_BYTES = 8 * 2**30
 # Several views only where they are small: writing and reading them takes time too.
@@ -35,7 +35,7 @@ _NEAR = 0.01
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Where:
+class DataContext:
     """Where the images and their codes are.
 
     Parameters
@@ -67,7 +67,7 @@ class Where:
     extract: Callable[[tuple[str, ...], ImageSet, Path], Codes]
 
     def positions(self) -> np.ndarray:
-        """Give the image of each row, (n_rows,) int64."""
+        """Return the image of each row, (n_rows,) int64."""
         at = {path: i for i, path in enumerate(self.images.paths)}
         return np.array([at[path] for path in self.codes.paths], np.int64)
 
@@ -97,7 +97,7 @@ class Inputs:
         more = () if self.cached is None else (self.cached.spec,)
         return tuple(dict.fromkeys((self.depth.spec, *more)))
 
-    def make(self, settings: Settings, where: Where) -> tuple[Part | None, Feed]:
+    def make(self, settings: Settings, where: DataContext) -> tuple[Part | None, Feed]:
         """Build the part of the network that runs in every epoch, and its input.
 
         Returns
@@ -109,7 +109,9 @@ class Inputs:
         if self.cached is None:
             return self._whole(settings, where)
         rows = where.rows.train
-        shelves = [Shelf(where.codes, self.cached.spec, np.arange(len(where.codes)))]
+        shelves = [
+            CachedRows(where.codes, self.cached.spec, np.arange(len(where.codes)))
+        ]
         if settings.node is None:
             part = None
         else:
@@ -134,7 +136,7 @@ class Inputs:
         )
         return part, feed
 
-    def _whole(self, settings: Settings, where: Where) -> tuple[Part, Feed]:
+    def _whole(self, settings: Settings, where: DataContext) -> tuple[Part, Feed]:
         part = parting.whole(where.backbone, settings.node)
         pictures = Pictures(where.images, where.backbone.preprocessing, where.decoding)
         kinds = self._kinds(settings, where, pictures)
@@ -143,7 +145,7 @@ class Inputs:
             where.backbone, pictures, positions, kinds, where.workers
         )
 
-    def _agrees(self, part: Part, where: Where) -> bool:
+    def _agrees(self, part: Part, where: DataContext) -> bool:
         """Whether cached maps give the codes that the whole network gives."""
         assert self.cached is not None
         rows = where.rows.train[:16]
@@ -155,7 +157,7 @@ class Inputs:
         off = np.abs(found.numpy() - codes).max()
         return bool(off <= _NEAR * np.abs(codes).max())
 
-    def _views(self, settings: Settings, where: Where) -> list[Shelf]:
+    def _views(self, settings: Settings, where: DataContext) -> list[CachedRows]:
         assert self.cached is not None
         rows, positions = where.rows.train, where.positions()
         pictures = Pictures(where.images, where.backbone.preprocessing, where.decoding)
@@ -175,17 +177,17 @@ class Inputs:
             at = np.full(len(where.codes), -1, np.int64)
             for row in rows:
                 at[row] = found.get(views.name(k, where.codes.paths[row]), -1)
-            shelves.append(Shelf(codes, self.cached.spec, at))
+            shelves.append(CachedRows(codes, self.cached.spec, at))
         return shelves
 
     def _kinds(
-        self, settings: Settings, where: Where, pictures: Pictures
+        self, settings: Settings, where: DataContext, pictures: Pictures
     ) -> tuple[str, ...]:
         """Take the augmentations asked for, or ask which of them fit."""
         kinds = settings.augment
         why = ""
         if isinstance(kinds, str):
-            found = suiting(
+            found = check_augmentations(
                 where.codes,
                 where.rows,
                 where.labels,
@@ -259,8 +261,8 @@ def choose(
 
 
 def _entering(backbone: Backbone, node: str) -> list[Depth]:
-    """Give what enters a node, in float32 and in float16; nothing if it is not one."""
-    found = (parting.entrance(backbone, node, how) for how in ("map32", "map"))
+    """Return the depths of a node's input, float32 and float16; empty if several."""
+    found = (parting.input_depth(backbone, node, how) for how in ("map32", "map"))
     return list({each.spec: each for each in found if each is not None}.values())
 
 

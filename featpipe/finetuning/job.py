@@ -1,7 +1,8 @@
 """One fine-tuning from images to a judged model.
 
 Calls the others in turn: extraction makes the codes, `protocol` divides their rows,
-`inputs` decides what the network is fed, `course` trains, `result` writes and judges.
+`inputs` decides what the network is fed, `training_loop` trains, `result` writes and
+judges.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from featpipe.codes import Codes
 from featpipe.extraction import Job as Extraction
 from featpipe.files import Lock, remove_temporaries
 from featpipe.finetuning import result
-from featpipe.finetuning.course import Course
-from featpipe.finetuning.inputs import Inputs, Where, choose
-from featpipe.finetuning.journal import Journal
+from featpipe.finetuning.checkpoint import Checkpoint
+from featpipe.finetuning.head import head_initialiser
+from featpipe.finetuning.inputs import DataContext, Inputs, choose
 from featpipe.finetuning.network import Tuned
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
-from featpipe.finetuning.start import starts
 from featpipe.finetuning.training import Trainer
+from featpipe.finetuning.training_loop import TrainingLoop
 from featpipe.images import ImageSet
 from featpipe.inference import Machine, Recipe
 from featpipe.inference import Progress as ImageProgress
@@ -106,12 +107,12 @@ class Job:
             file = self._extracted(folder, inputs.specs)
             rows = self._divide(file)
             ready = _Ready.of(folder, backbone, file, rows)
-            network, journal = self._trained(ready, inputs, start)
-            return self._judged(ready, network, journal)
+            network, checkpoint = self._trained(ready, inputs, start)
+            return self._judged(ready, network, checkpoint)
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
-        """Give a folder for what is unfinished; it goes once all is done."""
+        """Return a folder for unfinished work; it is removed once all is done."""
         if self._path is None:
             with tempfile.TemporaryDirectory() as name:
                 yield Path(name)
@@ -181,14 +182,16 @@ class Job:
 
     def _trained(
         self, ready: _Ready, inputs: Inputs, start: float
-    ) -> tuple[Tuned, Journal]:
+    ) -> tuple[Tuned, Checkpoint]:
         """Train, or go on with it; give the network with its final weights."""
         settings, rows, labels = self._settings, ready.rows, ready.labels
         placed = ready.backbone.to(self._machine.device)
         part, feed = inputs.make(settings, self._where(ready, placed))
         self._notes += inputs.notes
         weights = _weights(settings, labels[rows.train], ready.names)
-        head = starts(settings, ready.codes, ready.depth, rows, labels, weights)
+        head = head_initialiser(
+            settings, ready.codes, ready.depth, rows, labels, weights
+        )
         network = Tuned(part, head(rows.fit), train=settings.train != "head")
         trainer = Trainer(
             network,
@@ -208,26 +211,26 @@ class Job:
 
         path = None if self._path is None else ready.folder / "checkpoint.pt"
         digest = ready.digest(settings, type(feed).__name__)
-        journal = Journal.read(path, digest, placed.device)
-        if not journal.seconds:
-            journal.seconds = time.perf_counter() - start
-            journal.n_passes = max(1, inputs.n_views) * len(rows.train)
-        course = Course(
+        checkpoint = Checkpoint.read(path, digest, placed.device)
+        if not checkpoint.seconds:
+            checkpoint.seconds = time.perf_counter() - start
+            checkpoint.n_passes = max(1, inputs.n_views) * len(rows.train)
+        course = TrainingLoop(
             trainer,
             settings,
             rows,
             labels,
             begin,
-            journal=journal,
+            checkpoint=checkpoint,
             path=path,
             tell=self._tell,
         )
         course.run()
-        return network, journal
+        return network, checkpoint
 
-    def _where(self, ready: _Ready, placed: Backbone) -> Where:
+    def _where(self, ready: _Ready, placed: Backbone) -> DataContext:
         said = ready.codes.provenance
-        return Where(
+        return DataContext(
             images=self._images,
             codes=ready.codes,
             rows=ready.rows,
@@ -239,20 +242,22 @@ class Job:
             extract=partial(self._extract, said),
         )
 
-    def _judged(self, ready: _Ready, network: Tuned, journal: Journal) -> Finetuned:
+    def _judged(
+        self, ready: _Ready, network: Tuned, checkpoint: Checkpoint
+    ) -> Finetuned:
         """Write the model, read it back, and put the held-out images to it."""
         backbone, file, rows = ready.backbone, ready.codes, ready.rows
-        best = journal.best_epoch
+        best = checkpoint.best_epoch
         assert best is not None
         facts = {
             "settings": _plain(self._settings),
-            "rates": [[rate, _finite(loss)] for rate, loss in journal.tried.items()],
+            "rates": [[rate, _finite(loss)] for rate, loss in checkpoint.tried.items()],
             "epoch": best,
-            "history": journal.history,
-            "image_passes": journal.n_passes,
+            "history": checkpoint.history,
+            "image_passes": checkpoint.n_passes,
             "n_images": len(rows.train if self._settings.refit else rows.fit),
-            "seconds": journal.seconds,
-            "warnings": journal.warnings,
+            "seconds": checkpoint.seconds,
+            "warnings": checkpoint.warnings,
         }
         model, weights = result.bind(backbone, network, file, ready.classes, facts)
         draft = ready.folder / "model.safetensors"
@@ -277,23 +282,23 @@ class Job:
             "C": None,
             "protocol": rows.protocol,
             "n_train": facts["n_images"],
-            "cv_accuracy": journal.history[best]["held_out_score"],
-            "fit_seconds": journal.seconds,
+            "cv_accuracy": checkpoint.history[best]["held_out_score"],
+            "fit_seconds": checkpoint.seconds,
             "warnings": [
                 *unseen_classes(file.class_names, ready.classes, truth),
-                *journal.warnings,
+                *checkpoint.warnings,
             ],
             "trained": self._settings.words,
-            "image_passes": journal.n_passes,
+            "image_passes": checkpoint.n_passes,
         }
         score = result.judge(predictor, held, truth, file.class_names, record)
         if self._path is not None:
             result.write_model(self._path, replace(model, score=score), weights)
         return Finetuned(
             score=score,
-            rates=dict(journal.tried),
+            rates=dict(checkpoint.tried),
             epoch=best,
-            history=journal.history,
+            history=checkpoint.history,
             notes=[*self._notes, *describe_rows(rows, refit=self._settings.refit)],
             path=self._path,
             seed=self._settings.seed,
@@ -350,7 +355,7 @@ def _batch_size(n_fit: int) -> int:
 def _weights(
     settings: Settings, labels: np.ndarray, names: list[str]
 ) -> np.ndarray | None:
-    """Give the weight of each class in the loss."""
+    """Return the weight of each class in the loss."""
     given = settings.class_weight
     if given is None:
         return None

@@ -71,7 +71,7 @@ class Head(nn.Module):
         self.linear.bias.copy_(_float(intercept + coef @ mean))
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give coef and intercept on the scale of the codes, the scaler folded in.
+        """Return coef and intercept on the scale of the codes, the scaler folded in.
 
         Returns
         -------
@@ -125,7 +125,7 @@ class Tuned(nn.Module):
         return self
 
     def groups(self, weight_decay: float) -> list[dict]:
-        """Give the parameters that learn, as an optimiser takes them.
+        """Return the parameters that learn, as an optimiser takes them.
 
         The head's groups have ``head`` True. Weight decay pulls on filters and matrices
         only: on biases and on the scales of norms it is known to hurt.
@@ -156,7 +156,7 @@ class Tuned(nn.Module):
             x.copy_(learned[name])
 
     def trunk_state(self) -> dict[str, Tensor]:
-        """Give the layers that learn by the backbone's own names."""
+        """Return the layers that learn by the backbone's own names."""
         assert self._part is not None
         prefix = f"trunk.{self._part.prefix}"
         return {

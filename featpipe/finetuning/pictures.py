@@ -80,7 +80,7 @@ class Pictures:
         self._guard = Lock()
 
     def get(self, i: int) -> Tensor:
-        """Give picture ``i``, (3, H, W) uint8; not to be written to.
+        """Return picture ``i``, (3, H, W) uint8; not to be written to.
 
         Raises
         ------

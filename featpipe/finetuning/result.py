@@ -216,7 +216,7 @@ def judge(
 def _numbered(
     found: Predictions, class_names: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give class numbers, and probabilities with a column for every class."""
+    """Return class numbers, and probabilities with a column for every class."""
     columns = [class_names.index(name) for name in found.class_names]
     probabilities = np.zeros((len(found), len(class_names)))
     probabilities[:, columns] = found.probabilities

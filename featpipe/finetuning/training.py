@@ -1,4 +1,4 @@
-"""One epoch of training and one measurement; what lasts longer is in `course`.
+"""One epoch of training and one measurement; what lasts longer is in `training_loop`.
 
 Gradients, learning rates and arithmetic live here. Never here: where the input comes
 from, or which epoch is best.
@@ -177,7 +177,7 @@ class Trainer:
         return Measure(loss, spread / math.sqrt(len(rows)), score, correct)
 
     def state(self) -> dict[str, Any]:
-        """Give what the next epoch depends on, beside the network."""
+        """Return what the next epoch depends on, beside the network."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),

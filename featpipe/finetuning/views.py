@@ -26,7 +26,7 @@ __all__ = ["name", "views_of"]
 
 
 def name(k: int, path: str) -> str:
-    """Give view ``k`` of an image its path."""
+    """Return the path of view ``k`` of an image."""
     return f"{k}/{path}"
 
 

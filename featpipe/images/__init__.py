@@ -17,7 +17,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `values` | values of more than 8 bits, and which of them become black and white |
 | `turbo` | the same pixels of plain JPEGs, faster |
 | `memory` | pixels of Pillow's without a copy |
-| `foreign` | what a file is that is no image |
+| `non_images` | what a file is that is no image |
 """
 
 from featpipe.images.datasets import from_arrays

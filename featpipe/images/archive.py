@@ -26,7 +26,7 @@ from featpipe.images.naming import (
     wrapping_folder,
 )
 
-__all__ = ["Member", "identity_of", "listed", "opened", "slice_of", "whole"]
+__all__ = ["Member", "archive_errors", "identity_of", "listed", "opened", "slice_of"]
 
 
 class Member(NamedTuple):
@@ -96,7 +96,7 @@ def _with_slashes(members: list[Member]) -> list[Member]:
 def _sorted_out(
     members: Iterable[Member],
 ) -> tuple[list[Member], set[str], list[Failure]]:
-    """Tell images, names set aside and failures apart."""
+    """Sort the members into images, names set aside, and failures."""
     kept: list[Member] = []
     aside: set[str] = set()
     failures: list[Failure] = []
@@ -136,7 +136,7 @@ def _set_aside(name: str, is_folder: bool) -> str:
 
 
 @contextmanager
-def whole(source: str, kind: str) -> Iterator[None]:
+def archive_errors(source: str, kind: str) -> Iterator[None]:
     """Turn whatever a damaged archive makes the standard library raise into one."""
     try:
         yield

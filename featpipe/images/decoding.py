@@ -21,9 +21,9 @@ import numpy as np
 
 from featpipe.images import turbo
 from featpipe.images.colour import in_range, to_rgb
-from featpipe.images.foreign import foreign, unknown
 from featpipe.images.imageset import ImageError
-from featpipe.images.memory import rgbx
+from featpipe.images.memory import pixel_view
+from featpipe.images.non_images import describe_non_image, unknown
 from featpipe.images.values import ValueRange, note_unfilled, samples_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Decoded:
     def pixels(self) -> np.ndarray:
         """The image in memory: (H, W, 3 or 4) uint8, the fourth without meaning."""
         found = self._found
-        return found if isinstance(found, np.ndarray) else rgbx(found)
+        return found if isinstance(found, np.ndarray) else pixel_view(found)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -266,7 +266,9 @@ def _open(content: bytes) -> Any:
             raise
         except Exception as error:
             damage = damage or f"damaged {name}: {_reason(error)}"
-    known = foreign(content) or damage or unknown(content, DECODING["formats"])
+    known = (
+        describe_non_image(content) or damage or unknown(content, DECODING["formats"])
+    )
     raise ImageError("decode", known)
 
 
@@ -276,7 +278,7 @@ def upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
 
 
 def _orientation(source: Any, notes: list[str]) -> int:
-    """Give what EXIF says, 1 to 8; 1 where it says nothing, or nothing sensible."""
+    """Return the EXIF orientation, 1 to 8; 1 where there is none that makes sense."""
     from PIL.Image import Exif
 
     # Not ImageOps.exif_transpose: it also writes the EXIF anew, and fails where that

@@ -248,7 +248,7 @@ def kind(mode: int) -> str:
 
 
 def problem(error: Exception) -> str:
-    """Say in a few words why a path cannot be read."""
+    """Return in a few words why a path cannot be read."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["rgbx"]
+__all__ = ["pixel_view"]
 
 
 class _Array(ctypes.Structure):
@@ -43,7 +43,7 @@ _pointer.restype = ctypes.c_void_p
 _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-class _Lent:
+class _ArrowView:
     """An image's memory as numpy asks for it; lives as long as an array of it."""
 
     def __init__(self, image: "Image.Image") -> None:
@@ -64,8 +64,8 @@ class _Lent:
         }
 
 
-def rgbx(image: "Image.Image") -> np.ndarray:
-    """Give the pixels of an RGB image, where they are if that is possible.
+def pixel_view(image: "Image.Image") -> np.ndarray:
+    """Return the pixels of an RGB image, without a copy if that is possible.
 
     Parameters
     ----------
@@ -80,6 +80,6 @@ def rgbx(image: "Image.Image") -> np.ndarray:
         keeps in several pieces: beyond 16 MB.
     """
     try:
-        return np.asarray(_Lent(image))
+        return np.asarray(_ArrowView(image))
     except ValueError:
         return np.array(image)

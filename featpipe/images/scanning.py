@@ -124,7 +124,7 @@ def _scan(
 
 
 def _opener(path: str) -> Callable[[str, bool], ImageSet]:
-    """Tell the kind of a path; FIFOs and devices are never opened."""
+    """Return the scanner for a path of this kind; never open a FIFO or a device."""
     if "\0" in path:
         raise ValueError(f"{path!r} is no path; give {_KINDS}")
     mode = os.stat(path).st_mode  # noqa: PTH116 - Path drops a trailing slash

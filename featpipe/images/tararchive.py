@@ -25,7 +25,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from featpipe.images.archive import Member, identity_of, listed, opened, slice_of, whole
+from featpipe.images.archive import (
+    Member,
+    archive_errors,
+    identity_of,
+    listed,
+    opened,
+    slice_of,
+)
 from featpipe.images.imageset import MAX_BYTES, ImageError, ImageSet, Reader, too_large
 
 __all__ = ["scan_tar"]
@@ -45,7 +52,7 @@ def scan_tar(source: str, unlabelled: bool = False) -> ImageSet:
         identity = identity_of(file)
         packed = _decompressor(file) is not None
     spool = _Spool(path, identity)
-    with whole(source, "tar"):
+    with archive_errors(source, "tar"):
         if packed:
             members = _tar_members(spool.file())
         else:

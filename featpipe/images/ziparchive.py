@@ -17,7 +17,14 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from featpipe.images.archive import Member, identity_of, listed, opened, slice_of, whole
+from featpipe.images.archive import (
+    Member,
+    archive_errors,
+    identity_of,
+    listed,
+    opened,
+    slice_of,
+)
 from featpipe.images.imageset import MAX_BYTES, ImageError, ImageSet, too_large
 
 __all__ = ["scan_zip"]
@@ -37,7 +44,7 @@ def scan_zip(source: str, unlabelled: bool = False) -> ImageSet:
     """
     with open(source, "rb") as file:
         identity = identity_of(file)
-        with whole(source, "zip"), zipfile.ZipFile(file) as archive:
+        with archive_errors(source, "zip"), zipfile.ZipFile(file) as archive:
             members = [_zip_member(info) for info in archive.infolist()]
     path = os.path.abspath(source)
     return listed(

@@ -56,7 +56,7 @@ class SharedMemory:
         self.pixels: np.ndarray = np.frombuffer(memory, np.uint8).reshape(shape)
 
     def close(self) -> None:
-        """Give up the file; the memory goes with the last array that shows it."""
+        """Close the file; the memory is freed with the last array that uses it."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

@@ -20,7 +20,7 @@ from featpipe.scores.intervals import (
 from featpipe.scores.measures import METRICS, judge
 from featpipe.scores.paired import SIGNIFICANT, holm, mcnemar, sign_flip
 from featpipe.scores.record import (
-    OF_TRAINING,
+    FINETUNE_FIELDS,
     Document,
     Score,
     read_document,
@@ -30,8 +30,8 @@ from featpipe.scores.record import (
 from featpipe.scores.selected import fold_variance_ratio, gain_p_value, max_t
 
 __all__ = [
+    "FINETUNE_FIELDS",
     "METRICS",
-    "OF_TRAINING",
     "SIGNIFICANT",
     "Document",
     "Score",

@@ -20,7 +20,7 @@ __all__ = [
 Interval = tuple[float, float, float]
 
 
-def difference_interval(correct: np.ndarray, rival_correct: np.ndarray) -> Interval:
+def difference_interval(correct: np.ndarray, other_correct: np.ndarray) -> Interval:
     """Return the difference of two accuracies on the same images, with 95 % limits.
 
     Newcombe's square-and-add interval for paired proportions (his method 10) [1]_: the
@@ -28,7 +28,7 @@ def difference_interval(correct: np.ndarray, rival_correct: np.ndarray) -> Inter
 
     Parameters
     ----------
-    correct, rival_correct : (n_images,) bool
+    correct, other_correct : (n_images,) bool
         Whether each contender is right on each image, in the same order.
 
     Returns
@@ -48,7 +48,7 @@ def difference_interval(correct: np.ndarray, rival_correct: np.ndarray) -> Inter
     >>> [round(value, 3) for value in difference_interval(first, second)]
     [0.2, 0.056, 0.329]
     """
-    first, second = np.asarray(correct, bool), np.asarray(rival_correct, bool)
+    first, second = np.asarray(correct, bool), np.asarray(other_correct, bool)
     n = len(first)
     p1, p2 = float(first.mean()), float(second.mean())
     low1, high1 = wilson(int(first.sum()), n)
@@ -82,7 +82,7 @@ def _phi(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def grouped_difference(
-    correct: np.ndarray, rival_correct: np.ndarray, groups: np.ndarray
+    correct: np.ndarray, other_correct: np.ndarray, groups: np.ndarray
 ) -> Interval:
     """Return the difference of two accuracies on images in groups, with 95 % limits.
 
@@ -91,7 +91,7 @@ def grouped_difference(
 
     Parameters
     ----------
-    correct, rival_correct : (n_images,) bool
+    correct, other_correct : (n_images,) bool
     groups : (n_images,) int64
 
     Returns
@@ -107,7 +107,7 @@ def grouped_difference(
     """
     _, number = np.unique(groups, return_inverse=True)
     sizes = np.bincount(number).astype(float)
-    gain = np.asarray(correct, float) - np.asarray(rival_correct, float)
+    gain = np.asarray(correct, float) - np.asarray(other_correct, float)
     n, n_groups = len(gain), len(sizes)
     difference = float(gain.mean())
     if n_groups < 2:

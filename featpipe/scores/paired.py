@@ -13,7 +13,7 @@ SIGNIFICANT = 0.05
 """Corrected p-values at or above this leave two contenders tied."""
 
 
-def mcnemar(correct: np.ndarray, rival_correct: np.ndarray) -> float:
+def mcnemar(correct: np.ndarray, other_correct: np.ndarray) -> float:
     """Test two contenders on the same images: exact, two-sided McNemar [1]_.
 
     Only images on which exactly one of the two is right say anything; if the two
@@ -22,7 +22,7 @@ def mcnemar(correct: np.ndarray, rival_correct: np.ndarray) -> float:
 
     Parameters
     ----------
-    correct, rival_correct : (n_images,) bool
+    correct, other_correct : (n_images,) bool
         Whether each contender is right on each image, in the same order.
 
     Returns
@@ -40,14 +40,14 @@ def mcnemar(correct: np.ndarray, rival_correct: np.ndarray) -> float:
     >>> mcnemar(np.array([True] * 6 + [False]), np.array([False] * 6 + [False]))
     0.03125
     """
-    correct, rival_correct = _paired(correct, rival_correct)
-    only_first = int((correct & ~rival_correct).sum())
-    n_different = int((correct != rival_correct).sum())
+    correct, other_correct = _paired(correct, other_correct)
+    only_first = int((correct & ~other_correct).sum())
+    n_different = int((correct != other_correct).sum())
     return float(binomtest(only_first, n_different).pvalue) if n_different else 1.0
 
 
 def sign_flip(
-    correct: np.ndarray, rival_correct: np.ndarray, groups: np.ndarray
+    correct: np.ndarray, other_correct: np.ndarray, groups: np.ndarray
 ) -> float:
     """Test two contenders on images that come in groups: exact sign-flip test.
 
@@ -61,7 +61,7 @@ def sign_flip(
 
     Parameters
     ----------
-    correct, rival_correct : (n_images,) bool
+    correct, other_correct : (n_images,) bool
         Whether each contender is right on each image, in the same order.
     groups : (n_images,) int64
         The number of each image's group, as `featpipe.protocol.group_numbers` has it.
@@ -76,10 +76,10 @@ def sign_flip(
     >>> sign_flip(np.ones(6, bool), np.zeros(6, bool), np.array([0, 0, 1, 1, 2, 2]))
     0.25
     """
-    correct, rival_correct = _paired(correct, rival_correct)
+    correct, other_correct = _paired(correct, other_correct)
     _, number = np.unique(groups, return_inverse=True)
     difference = np.bincount(
-        number, weights=correct.astype(float) - rival_correct, minlength=1
+        number, weights=correct.astype(float) - other_correct, minlength=1
     ).astype(np.int64)
     observed = abs(int(difference.sum()))
     chances = np.ones(1)

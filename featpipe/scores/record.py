@@ -16,7 +16,7 @@ import numpy as np
 from featpipe.files import write_text
 
 __all__ = [
-    "OF_TRAINING",
+    "FINETUNE_FIELDS",
     "Document",
     "Score",
     "read_document",
@@ -24,7 +24,7 @@ __all__ = [
     "write_json",
 ]
 
-OF_TRAINING = ("trained", "image_passes")
+FINETUNE_FIELDS = ("trained", "image_passes")
 """Fields that only the scores of trained networks have."""
 
 _OF_COMPARISON = (
@@ -162,7 +162,7 @@ class Score:
         """
         record = _plain(asdict(self))
         return {
-            k: v for k, v in record.items() if k not in OF_TRAINING or v is not None
+            k: v for k, v in record.items() if k not in FINETUNE_FIELDS or v is not None
         }
 
     @classmethod
@@ -176,7 +176,7 @@ class Score:
             do not pair up with its paths.
         """
         known = {f.name for f in fields(cls)}
-        missing = sorted(known - set(record) - {*OF_TRAINING, *_OF_COMPARISON})
+        missing = sorted(known - set(record) - {*FINETUNE_FIELDS, *_OF_COMPARISON})
         unknown = sorted(set(record) - known)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")

@@ -47,7 +47,7 @@ class Cache:
     compute: Callable[[Recipe, ImageSet, Path], Codes]
 
     def codes(self, image_set: ImageSet, timeout: float) -> np.ndarray:
-        """Give the codes of images, computing those that are nowhere yet."""
+        """Return the codes of images, computing those that are nowhere yet."""
         digests = [self._digest(image_set, i) for i in range(len(image_set))]
         position = {digest: i for i, digest in enumerate(digests)}
         deadline, pause = time.monotonic() + timeout, 0.05
@@ -81,7 +81,7 @@ class Cache:
     def _existing(self) -> Codes | None:
         """Read the file that has the depths asked for, if there is one."""
         # The one beside first: it was made because the other lacks them.
-        for path in (self._beside, self.path):
+        for path in (self._sibling_path, self.path):
             if path.exists():
                 file = codes.read(path, check=False)
                 if set(self._specs(file)) <= set(file.depths):
@@ -89,12 +89,12 @@ class Cache:
         return None
 
     @property
-    def _beside(self) -> Path:
+    def _sibling_path(self) -> Path:
         depth = "+".join(self.recipe.depths).replace(":", "-")
         return self.path.with_name(f"{self.path.stem}-{depth}{self.path.suffix}")
 
     def _specs(self, file: Codes) -> list[str]:
-        """Give the canonical names of the depths asked for."""
+        """Return the canonical names of the depths asked for."""
         specs = [self._spec(file, depth) for depth in self.recipe.depths]
         if None in specs:
             return [depth.spec for depth in self.stream().loaded.depths]
@@ -121,7 +121,7 @@ class Cache:
         """Compute what is missing; also finds out whether the file is of the recipe."""
         old = self._existing()
         if old is None:
-            path = self._beside if self.path.exists() else self.path
+            path = self._sibling_path if self.path.exists() else self.path
         else:
             path = old.path
         named = {

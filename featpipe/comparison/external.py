@@ -10,11 +10,11 @@ import numpy as np
 
 from featpipe.scores import Score, read_json
 
-__all__ = ["Rival", "invite"]
+__all__ = ["ExternalScore", "read_external"]
 
 
 @dataclass(frozen=True, eq=False)
-class Rival:
+class ExternalScore:
     """A score read from a file, matched to the images of this comparison.
 
     Attributes
@@ -33,12 +33,12 @@ class Rival:
     predicted: np.ndarray
 
 
-def invite(
+def read_external(
     files: Sequence[str | os.PathLike],
     paths: Sequence[str],
     labels: Sequence[str],
     first_fold: Sequence[str] = (),
-) -> list[Rival]:
+) -> list[ExternalScore]:
     """Read scores of the same held-out images.
 
     Parameters
@@ -72,7 +72,7 @@ def _line_up(
     position: dict[str, int],
     truth: np.ndarray,
     first_fold: set[str],
-) -> Rival:
+) -> ExternalScore:
     judged_on = set(score.test_paths)
     whole = judged_on == set(position)
     if len(judged_on) < len(score.test_paths) or not (whole or judged_on == first_fold):
@@ -104,4 +104,6 @@ def _line_up(
             f"its own cross-validated score, {100 * score.cv_accuracy:.1f} %, is of "
             "other images than the folds and is not compared"
         )
-    return Rival(replace(score, cv_accuracy=None, warnings=warnings), at, predicted)
+    return ExternalScore(
+        replace(score, cv_accuracy=None, warnings=warnings), at, predicted
+    )

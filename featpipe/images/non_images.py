@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-__all__ = ["foreign", "unknown"]
+__all__ = ["describe_non_image", "unknown"]
 
 _FOREIGN = (
     (
@@ -38,7 +38,7 @@ _FOREIGN = (
 )
 
 
-def foreign(content: bytes) -> str:
+def describe_non_image(content: bytes) -> str:
     """Name what is certainly something else than an image of ours; else empty."""
     head = content[:512]
     for pattern, name in _FOREIGN:
@@ -48,7 +48,7 @@ def foreign(content: bytes) -> str:
 
 
 def unknown(content: bytes, formats: Sequence[str]) -> str:
-    """Say what can be said of content that is in none of these formats."""
+    """Return a description of content that is in none of these formats."""
     allowed = ", ".join(formats)
     head = content[:512]
     if not any(head):

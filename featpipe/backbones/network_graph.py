@@ -13,14 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from featpipe.backbones.depths import Depth, Seen
+from featpipe.backbones.depths import Depth, NodeInfo
 from featpipe.backbones.hooking import Hooked
 from featpipe.backbones.tracing import Traced
 
-__all__ = ["Outline", "outline"]
+__all__ = ["NetworkGraph", "outline"]
 
 
-class Outline(Protocol):
+class NetworkGraph(Protocol):
     """The nodes of a network in eval mode, what they give, and cutting it there."""
 
     network: nn.Module
@@ -35,21 +35,21 @@ class Outline(Protocol):
         Before anything inside it, if it is a module.
         """
 
-    def entrance(self, node: str, stops: Sequence[Depth]) -> str | None:
+    def input_node(self, node: str, stops: Sequence[Depth]) -> str | None:
         """Name of the node whose output is all that a node and what follows needs.
 
         None where there is no such node, or it cannot be told.
         """
 
     def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:
-        """Return a module from what the entrance gives to a tuple of codes.
+        """Return a module from the output of the input node to a tuple of codes.
 
-        Only where there is an entrance.
+        Only where there is an input node.
         """
 
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
-    ) -> dict[str, Seen]:
+    ) -> dict[str, NodeInfo]:
         """Run the network on blank images and note what these nodes give.
 
         Nodes that give no tensor with the batch in front are left out.
@@ -59,7 +59,7 @@ class Outline(Protocol):
         """Return a module that gives a tuple of codes and runs nothing beyond."""
 
 
-def outline(network: nn.Module, *, side: int, trusted: bool = False) -> Outline:
+def outline(network: nn.Module, *, side: int, trusted: bool = False) -> NetworkGraph:
     """Find the nodes of a network in eval mode.
 
     Parameters

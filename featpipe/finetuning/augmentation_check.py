@@ -21,7 +21,7 @@ from featpipe.finetuning.augment import centre, view
 from featpipe.finetuning.pictures import Pictures
 from featpipe.protocol import TuningRows
 
-__all__ = ["CANDIDATES", "suiting"]
+__all__ = ["CANDIDATES", "check_augmentations"]
 
 CANDIDATES = ("flip", "crop")
 _MOST_IMAGES = 500
@@ -31,7 +31,7 @@ _C = 0.01
 _TOLERATED = 0.1
 
 
-def suiting(
+def check_augmentations(
     codes: Codes,
     rows: TuningRows,
     labels: np.ndarray,

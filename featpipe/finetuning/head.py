@@ -14,10 +14,10 @@ from featpipe.finetuning.network import Head
 from featpipe.finetuning.settings import Settings
 from featpipe.protocol import Pairs, TuningRows, folds
 
-__all__ = ["starts"]
+__all__ = ["head_initialiser"]
 
 
-def starts(
+def head_initialiser(
     settings: Settings,
     codes: Codes,
     depth: str,
@@ -25,7 +25,7 @@ def starts(
     labels: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Callable[[np.ndarray], Head]:
-    """Give what makes the head that training on some rows starts from.
+    """Return what makes the head that training on some rows starts from.
 
     Scaler and classifier learn from these rows only, so that those that choose, or
     judge, never had a part in them. The same rows get the same head.

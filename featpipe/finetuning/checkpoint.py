@@ -16,11 +16,11 @@ from torch import Tensor
 
 from featpipe import files
 
-__all__ = ["Journal"]
+__all__ = ["Checkpoint"]
 
 
 @dataclass
-class Journal:
+class Checkpoint:
     """What is known so far.
 
     Parameters
@@ -86,17 +86,17 @@ class Journal:
             files.write_bytes(path, file.getvalue())
 
     @classmethod
-    def read(cls, path: Path | None, digest: str, device: torch.device) -> Journal:
-        """Read the journal of this very training; an empty one where there is none."""
+    def read(cls, path: Path | None, digest: str, device: torch.device) -> Checkpoint:
+        """Read the checkpoint of this training; an empty one where there is none."""
         if path is None or not path.is_file():
             return cls(digest)
         try:
             with path.open("rb") as file:
                 found = torch.load(file, map_location=device, weights_only=True)
-            journal = cls(**found)
+            checkpoint = cls(**found)
         except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
             raise ValueError(
                 f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:100]})"
                 "; remove it to begin anew"
             ) from error
-        return journal if journal.digest == digest else cls(digest)
+        return checkpoint if checkpoint.digest == digest else cls(digest)

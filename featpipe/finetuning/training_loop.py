@@ -1,7 +1,7 @@
 """The course of a training: choose the rate, choose the epoch, train on everything.
 
 Rate and epoch are chosen on the same images, which are part of the training rows. Held-
-out rows and their labels never come in here; neither do files but the journal's.
+out rows and their labels never come in here; neither do files but the checkpoint's.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from featpipe.finetuning import rates
-from featpipe.finetuning.journal import Journal
+from featpipe.finetuning.checkpoint import Checkpoint
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.stopping import decided, out_of_time, unbeatable
 from featpipe.finetuning.training import Diverged, Measure, Trainer
 from featpipe.protocol import TuningRows
 from featpipe.scores import METRICS
 
-__all__ = ["Course"]
+__all__ = ["TrainingLoop"]
 
 _FIRST_TRIED = {"adamw": 1e-3, "sgd": 1e-2}
 _TRIAL_STEPS = 8, 100
@@ -34,7 +34,7 @@ _LEAST_GAIN = 0.01  # of the loss, by which an epoch shows that it learned
 Tell = Callable[[int, int, str], None]
 
 
-class Course:
+class TrainingLoop:
     """One training from its first step to its last.
 
     Parameters
@@ -46,10 +46,10 @@ class Course:
         Class numbers of the rows that train; −1 elsewhere.
     start : callable
         Told the rows that will be learned from, puts the network at its start.
-    journal : Journal
+    checkpoint : Checkpoint
         Gone on with where it stands.
     path : Path or None
-        Of the journal.
+        Of the checkpoint.
     tell : callable
         Called with images done and in all of the stage at hand, and a few words.
     """
@@ -62,7 +62,7 @@ class Course:
         labels: np.ndarray,
         start: Callable[[np.ndarray], None],
         *,
-        journal: Journal,
+        checkpoint: Checkpoint,
         path: Path | None,
         tell: Tell,
     ) -> None:
@@ -70,7 +70,7 @@ class Course:
         self.settings = settings
         self.rows = rows
         self.labels = labels
-        self.journal = journal
+        self.checkpoint = checkpoint
         self._start = start
         self._path = path
         self._tell = tell
@@ -86,27 +86,29 @@ class Course:
         ValueError
             If training diverges before anything was learned.
         """
-        self._since = time.perf_counter() - self.journal.seconds
-        if self.settings.budget is not None and not self.journal.start_correct:
+        self._since = time.perf_counter() - self.checkpoint.seconds
+        if self.settings.budget is not None and not self.checkpoint.start_correct:
             self._start(self.rows.fit)
             correct = self.trainer.measure(self.rows.select).correct
-            self.journal.start_correct = list(correct)
-        if not self.journal.tried:
+            self.checkpoint.start_correct = list(correct)
+        if not self.checkpoint.tried:
             self._choose_rate()
-        if self.journal.stage == "select":
+        if self.checkpoint.stage == "select":
             self._select()
         self._finish()
-        self.journal.warnings += [
-            said for said in self.trainer.said if said not in self.journal.warnings
+        self.checkpoint.warnings += [
+            said for said in self.trainer.said if said not in self.checkpoint.warnings
         ]
         self._write()
 
     def _choose_rate(self) -> None:
         given = self.settings.lr
-        if self.settings.budget is not None and unbeatable(self.journal.start_correct):
+        if self.settings.budget is not None and unbeatable(
+            self.checkpoint.start_correct
+        ):
             given = given or _FIRST_TRIED[self.settings.optimiser]  # never used
         if given is not None:
-            self.journal.tried = {given: math.nan}
+            self.checkpoint.tried = {given: math.nan}
             return
         self._start(self.rows.fit)
         before = self.trainer.network.learned()
@@ -133,7 +135,7 @@ class Course:
                 return math.inf
 
         found = rates.choose(trial, _FIRST_TRIED[self.settings.optimiser])
-        self.journal.tried = found
+        self.checkpoint.tried = found
         self._write()
 
     def _select(self) -> None:
@@ -141,20 +143,20 @@ class Course:
         n_epochs = self.settings.epochs
         self._stage(n_epochs * len(self.rows.fit))
         self._resume(self.rows.fit)
-        if not self.journal.history:
+        if not self.checkpoint.history:
             before = self.trainer.measure(self.rows.select)
             start = {"epoch": 0, "loss": None, "seconds": None}
             self._note(start, before, may_be_best=self.settings.init == "probe")
-        stop = self._stop(self.journal.epoch, measure=None, seconds=0.0)
-        for epoch in range(self.journal.epoch, n_epochs):
+        stop = self._stop(self.checkpoint.epoch, measure=None, seconds=0.0)
+        for epoch in range(self.checkpoint.epoch, n_epochs):
             if stop:
-                self.journal.warnings.append(stop)
+                self.checkpoint.warnings.append(stop)
                 break
             self._words = f"epoch {epoch + 1} of {n_epochs}, {self._standing()}"
             since = time.perf_counter()
             try:
                 loss = self._epoch(
-                    self.rows.fit, (_SELECT, epoch), self.journal.rate, n_epochs
+                    self.rows.fit, (_SELECT, epoch), self.checkpoint.rate, n_epochs
                 )
                 seconds = time.perf_counter() - since
                 measure = self.trainer.measure(self.rows.select)
@@ -168,15 +170,19 @@ class Course:
             self._keep(epoch + 1)
             stop = self._stop(epoch + 1, measure, time.perf_counter() - since)
         self._notice()
-        self.trainer.network.put_back(self.journal.best)
-        self.journal.stage, self.journal.epoch, self.journal.now = "refit", 0, {}
+        self.trainer.network.put_back(self.checkpoint.best)
+        self.checkpoint.stage, self.checkpoint.epoch, self.checkpoint.now = (
+            "refit",
+            0,
+            {},
+        )
         self._write()
 
     def _stop(self, epoch: int, measure: Measure | None, seconds: float) -> str | None:
         """Return why a training with a budget ends here, or None."""
         if self.settings.budget is None:
             return None
-        probe = self.journal.start_correct
+        probe = self.checkpoint.start_correct
         if measure is None and (reason := unbeatable(probe)):
             return reason
         if measure is not None and (reason := decided(probe, measure.correct, epoch)):
@@ -188,25 +194,25 @@ class Course:
 
     def _finish(self) -> None:
         """Train anew on all training rows, for as long as was best."""
-        best = self.journal.best_epoch
+        best = self.checkpoint.best_epoch
         assert best is not None
         if not self.settings.refit:
-            self.trainer.network.put_back(self.journal.best)
+            self.trainer.network.put_back(self.checkpoint.best)
             return
         self._stage(best * len(self.rows.train))
         self._resume(self.rows.train)
-        for epoch in range(self.journal.epoch, best):
+        for epoch in range(self.checkpoint.epoch, best):
             self._words = f"all training images, epoch {epoch + 1} of {best}"
             try:
-                n_epochs, rate = self.settings.epochs, self.journal.rate
+                n_epochs, rate = self.settings.epochs, self.checkpoint.rate
                 self._epoch(self.rows.train, (_REFIT, epoch), rate, n_epochs)
             except Diverged:
-                self.journal.warnings.append(
+                self.checkpoint.warnings.append(
                     f"training on all training images diverged in epoch {epoch + 1} at "
                     f"learning rate {rate:g}; the weights are those trained without "
                     f"the {len(self.rows.select)} images that chose the epoch"
                 )
-                self.trainer.network.put_back(self.journal.best)
+                self.trainer.network.put_back(self.checkpoint.best)
                 return
             self._keep(epoch + 1)
 
@@ -228,7 +234,7 @@ class Course:
         return self.trainer.epoch(rows, (self.settings.seed, *draw), rate_at)
 
     def _factor(self, at: float, step: float, level: bool) -> float:
-        """Give the share of the learning rate at a share of all steps."""
+        """Return the share of the learning rate at a share of all steps."""
         warmup = self.settings.warmup
         if at < warmup:
             return min(1.0, (at + step) / warmup)
@@ -239,13 +245,13 @@ class Course:
         return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (1 - warmup)))
 
     def _resume(self, rows: np.ndarray) -> None:
-        """Put network and optimiser where the journal left them in this stage."""
+        """Put network and optimiser where the checkpoint left them in this stage."""
         self._start(rows)
         self.trainer.begin()
-        if self.journal.now:
-            self.trainer.network.put_back(self.journal.now)
-            self.trainer.put_back(self.journal.trainer)
-            self._done = self.journal.epoch * len(rows)
+        if self.checkpoint.now:
+            self.trainer.network.put_back(self.checkpoint.now)
+            self.trainer.put_back(self.checkpoint.trainer)
+            self._done = self.checkpoint.epoch * len(rows)
 
     def _note(
         self, entry: dict[str, Any], measure: Measure, may_be_best: bool = True
@@ -256,11 +262,11 @@ class Course:
             "held_out_loss_error": measure.error,
             "held_out_score": measure.score,
         }
-        self.journal.history.append(entry)
-        first = self.journal.best_epoch is None
+        self.checkpoint.history.append(entry)
+        first = self.checkpoint.best_epoch is None
         if may_be_best and (first or self._is_best(measure)):
-            self.journal.best_epoch = entry["epoch"]
-            self.journal.best = self.trainer.network.learned()
+            self.checkpoint.best_epoch = entry["epoch"]
+            self.checkpoint.best = self.trainer.network.learned()
 
     def _is_best(self, measure: Measure) -> bool:
         """Whether the images that choose cannot tell this epoch from the best so far.
@@ -269,7 +275,7 @@ class Course:
         score and of the lowest loss (the rule of Breiman et al. 1984 for trees), the
         last epoch is taken: the learning rate has fallen furthest there.
         """
-        history = self.journal.history
+        history = self.checkpoint.history
         highest = max(entry["held_out_score"] for entry in history)
         error = math.sqrt(highest * (1 - highest) / len(self.rows.select))
         lowest = min(history, key=lambda entry: entry["held_out_loss"])
@@ -277,8 +283,8 @@ class Course:
         return measure.score >= highest - error and measure.loss <= largest
 
     def _best(self) -> dict[str, Any] | None:
-        for entry in self.journal.history:
-            if entry["epoch"] == self.journal.best_epoch:
+        for entry in self.checkpoint.history:
+            if entry["epoch"] == self.checkpoint.best_epoch:
                 return entry
         return None
 
@@ -287,33 +293,33 @@ class Course:
         return "" if best is None else f"held-out {100 * best['held_out_score']:.1f} %"
 
     def _keep(self, epoch: int) -> None:
-        self.journal.epoch = epoch
-        self.journal.now = self.trainer.network.learned()
-        self.journal.trainer = self.trainer.state()
+        self.checkpoint.epoch = epoch
+        self.checkpoint.now = self.trainer.network.learned()
+        self.checkpoint.trainer = self.trainer.state()
         self._write()
 
     def _write(self) -> None:
-        self.journal.n_passes += self.trainer.n_passes
+        self.checkpoint.n_passes += self.trainer.n_passes
         self.trainer.n_passes = 0
-        self.journal.seconds = time.perf_counter() - self._since
-        self.journal.write(self._path)
+        self.checkpoint.seconds = time.perf_counter() - self._since
+        self.checkpoint.write(self._path)
 
     def _say_diverged(self, epoch: int) -> None:
-        rate, best = self.journal.rate, self.journal.best_epoch
+        rate, best = self.checkpoint.rate, self.checkpoint.best_epoch
         if best is None:
             raise ValueError(
                 f"training diverged in its first epoch at learning rate {rate:g} (the "
                 "loss is not a finite number), so there is nothing to keep; give a "
                 "smaller rate, or none, so that one is chosen"
             )
-        self.journal.warnings.append(
+        self.checkpoint.warnings.append(
             f"training diverged in epoch {epoch} at learning rate {rate:g} (the loss "
             f"is not a finite number); what was learned by epoch {best} is kept"
         )
 
     def _notice(self) -> None:
-        """Say so where training has come to nothing."""
-        best, start = self._best(), self.journal.history[0]
+        """Warn if nothing was learned."""
+        best, start = self._best(), self.checkpoint.history[0]
         assert best is not None
         fit, select = self.labels[self.rows.fit], self.labels[self.rows.select]
         # One image more of each class, so that none is impossible.
@@ -324,7 +330,7 @@ class Course:
         guesses = best["held_out_loss"] >= loss and best["held_out_score"] <= score
         as_before = best["held_out_loss"] > (1 - _LEAST_GAIN) * start["held_out_loss"]
         if guesses or (as_before and self.settings.init == "random"):
-            self.journal.warnings.append(
+            self.checkpoint.warnings.append(
                 f"the network did not learn: on the {len(select)} images that choose "
                 f"the epoch its {self.settings.metric} went from "
                 f"{100 * start['held_out_score']:.1f} to "
