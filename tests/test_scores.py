@@ -113,3 +113,48 @@ def test_a_record_written_before_the_comparison_fields_is_read():
     read = Score.from_dict(record)
     assert read.difference is None
     assert read.better_than_majority is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("depth", 5),
+        ("codes", None),
+        ("accuracy", "much"),
+        ("accuracy", True),
+        ("accuracy_low", None),
+        ("accuracy_high", 1.5),
+        ("macro_f1", -0.1),
+        ("n_test", 2.5),
+        ("recommended", 1),
+        ("p_value", []),
+        ("C_curve", [[1.0]]),
+        ("C_curve", [1.0, 2.0]),
+        ("warnings", "careful"),
+        ("warnings", [1]),
+        ("test_paths", [[]]),
+        ("trained", {}),
+    ],
+)
+def test_a_field_of_another_type_is_an_error_with_the_path(name, value, tmp_path):
+    path = tmp_path / "s.json"
+    scores.write_json(path, [example()], seed=0)
+    assert len(scores.read_json(path)) == 1
+    document = json.loads(path.read_text())
+    document["scores"][0][name] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"s\.json' is not a scores file .*{name}"):
+        scores.read_json(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": "x"}, {"options": 5}, {"options": {"folds": "5"}},
+     {"options": {"metric": 1}}, {"options": {"class_weight": 2}}],
+)  # fmt: skip
+def test_options_of_another_type_are_an_error_with_the_path(change, tmp_path):
+    path = tmp_path / "s.json"
+    scores.write_json(path, [example()], seed=0)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"s\.json' is not a scores file"):
+        scores.read_json(path)

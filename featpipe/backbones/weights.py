@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,8 +219,8 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         if _is_safetensors(path):
             return safetensors.load_file(path)
-        # An open file, for of a path torch would believe the suffix.
-        with path.open("rb") as file:
+        # Of a path torch would believe the suffix; it warns of pickles it will refuse.
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise ValueError(

@@ -9,7 +9,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -34,6 +35,9 @@ _OF_COMPARISON = (
     "majority_p_value",
     "better_than_majority",
 )
+
+
+_SHARES = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -172,20 +176,41 @@ class Score:
         Raises
         ------
         ValueError
-            If the record lacks a field, has one too many, or has predictions that
-            do not pair up with its paths.
+            If the record lacks a field, has one too many or one of another type, or
+            has predictions that do not pair up with its paths.
         """
         known = {f.name for f in fields(cls)}
         missing = sorted(known - set(record) - {*FINETUNE_FIELDS, *_OF_COMPARISON})
         unknown = sorted(set(record) - known)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")
+        for name, kind in get_type_hints(cls).items():
+            value = record.get(name)
+            if name in record and not _is_of(value, kind):
+                raise ValueError(f"{name} is {value!r:.60}, which it cannot be")
+        if any(len(pair) != 2 for pair in record["C_curve"]):
+            raise ValueError("C_curve has something else than pairs of C and a score")
+        for name in _SHARES:
+            if not 0 <= record[name] <= 1:
+                raise ValueError(f"{name} is {record[name]!r}, not between 0 and 1")
         if len(record["test_paths"]) != len(record["test_predicted"]):
             raise ValueError(
                 f"score has {len(record['test_paths'])} test_paths but "
                 f"{len(record['test_predicted'])} test_predicted"
             )
         return cls(**record)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Return whether a value from JSON is of an annotated type."""
+    if get_origin(kind) is UnionType:
+        return any(_is_of(value, each) for each in get_args(kind))
+    if get_origin(kind) is list:
+        each_kind = get_args(kind)[0]
+        return isinstance(value, list) and all(_is_of(v, each_kind) for v in value)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _plain(value: Any) -> Any:
@@ -270,7 +295,16 @@ def read_document(path: str | os.PathLike) -> Document:
             Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
         )
         scores = [Score.from_dict(record) for record in document["scores"]]
-        return Document(document.get("seed"), dict(document.get("options", {})), scores)
+        seed, options = document.get("seed"), dict(document.get("options", {}))
+        for name, value, kind in (
+            ("seed", seed, int | None),
+            ("folds", options.get("folds", 5), int),
+            ("metric", options.get("metric", ""), str),
+            ("class_weight", options.get("class_weight"), str | dict | None),
+        ):
+            if not _is_of(value, kind):
+                raise ValueError(f"{name} is {value!r:.60}, which it cannot be")
+        return Document(seed, options, scores)
     except RecursionError as err:
         raise ValueError(
             f"{str(path)!r} is not a scores file (nested too deep); give one written "
