@@ -134,6 +134,19 @@ def test_pages_are_counted_up_to_a_bound():
     assert time.perf_counter() - start < 1
 
 
+def test_a_large_gif_says_that_its_frames_are_not_counted(monkeypatch):
+    one, two = io.BytesIO(), io.BytesIO()
+    image = Image.new("RGB", (20, 20), "red")
+    image.save(one, "GIF")
+    image.save(two, "GIF", save_all=True, append_images=[Image.new("RGB", (20, 20))])
+    assert images.decode(one.getvalue()).notes == ()
+    assert images.decode(two.getvalue()).notes == ("first of 2 frames",)
+    monkeypatch.setattr(images.decoding, "_LONG_GIF", 16)
+    for file in (one, two):  # whatever it holds, nothing is claimed of a number
+        [note] = images.decode(file.getvalue()).notes
+        assert note.startswith("first frame; of a GIF over")
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
 def test_a_member_that_unpacks_a_hundredfold_is_a_failure(tmp_path, draw, method):
     picture = draw(tmp_path / "1.png", 1)

@@ -314,8 +314,12 @@ def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
 
 
 def _note_frames(source: Any, notes: list[str], size: int) -> None:
+    if source.format == "GIF" and size > _LONG_GIF:
+        mebibytes = _LONG_GIF >> 20
+        notes.append(f"first frame; of a GIF over {mebibytes} MiB none are counted")
+        return
     try:
-        n_frames = _n_frames(source, size)
+        n_frames = _n_frames(source)
     except Exception:
         notes.append("first frame, number of frames unreadable")
         return
@@ -325,7 +329,7 @@ def _note_frames(source: Any, notes: list[str], size: int) -> None:
         notes.append(f"first of {n_frames} frames")
 
 
-def _n_frames(source: Any, size: int) -> int | None:
+def _n_frames(source: Any) -> int | None:
     """Count the frames; None if there are too many to count them in good time.
 
     Pillow reads a TIFF page by page, 20,000 of them in 11 seconds; a GIF frame by
@@ -337,8 +341,6 @@ def _n_frames(source: Any, size: int) -> int | None:
                 source.seek(k)
             except EOFError:
                 return k
-        return None
-    if source.format == "GIF" and size > _LONG_GIF:
         return None
     return int(getattr(source, "n_frames", 1))
 
