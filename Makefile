@@ -27,9 +27,13 @@ soak: .venv/.development
 	$(BIN)/python tests/soak.py --minutes $(MINUTES) --only "$(ONLY)" \
 		--record docs/inside/reliability.json --page docs/inside/reliability.md
 
-# Branch coverage of what writes and reads files, worker processes included.
+# Branch coverage of what writes and reads files, in the processes that tests start too;
+# those that are killed tell nothing. Ten minutes; docs/inside/coverage.txt has the last.
+COVERING := $(patsubst %,tests/test_%.py,codes* extraction* inference* files cli_outputs \
+	small_disk repeatability refusals transformer)
 coverage: .venv/.development
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report= $(COVERING)
+	$(BIN)/python -m coverage report --precision=1 > docs/inside/coverage.txt
 
 lint: .venv/.development
 	$(BIN)/ruff check .

@@ -158,8 +158,8 @@ def page(runs: Sequence[Run]) -> str:
         "time. More: `make soak MINUTES=240`, or a part, `make soak ONLY=kills`; each "
         "run adds to the record.",
         "",
-        "Branch coverage of `codes`, `extraction`, `files` and `inference` by the "
-        "tests is printed by `make coverage`.",
+        "`coverage.txt` has the branch coverage of `codes`, `extraction`, `files` and "
+        "`inference` by their own tests, as `make coverage` measured it.",
         "",
     ]
     for stage, (title, text) in TITLES.items():
