@@ -121,7 +121,7 @@ def test_predictions_have_a_column_for_each_contender(found, tmp_path):
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0][:4] == [
-        "path", "label", "split",
+        "path", "truth", "split",
         f"{found.recommended.classifier}@{found.recommended.depth}",
     ]  # fmt: skip
     assert len(set(rows[0])) == 3 + len(found.scores)

@@ -21,7 +21,7 @@ SMALL = {
     "input_size": 32,
     "precision": "fp32",
 }
-DOCS = Path(__file__).parents[1] / "docs" / "models.md"
+DOCS = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,12 @@ def test_two_classes_mirror_images_float16_and_two_depths_are_in_the_graph(
     assert agreement.n_images == 4
     assert agreement.largest < 1e-4
     session = onnxruntime.InferenceSession(folder / "two.onnx")
-    assert [output.name for output in session.get_outputs()] == ["label", "score"]
+    names = ["label", "score", "probability"]
+    assert [output.name for output in session.get_outputs()] == names
+    model.model = replace(model.model, calibration=None)
+    exporting.export(model, folder / "bare.onnx", check=folder / "kinds" / "a")
+    session = onnxruntime.InferenceSession(folder / "bare.onnx")
+    assert [output.name for output in session.get_outputs()] == names[:2]
 
 
 def test_a_network_that_disagrees_is_not_written(

@@ -116,8 +116,8 @@ def test_files_that_are_no_model_get_one_sentence_each(
     save_file({"x": np.zeros(3)}, tmp_path / "tensors")
     with pytest.raises(ValueError, match="tensors but no model"):
         featpipe.load(tmp_path / "tensors")
-    later = forge(saved, lambda record: None, said={"version": "2"})
-    with pytest.raises(ValueError, match=r"version '2'.*update featpipe"):
+    later = forge(saved, lambda record: None, said={"version": "3"})
+    with pytest.raises(ValueError, match=r"version '3'.*update featpipe"):
         featpipe.load(later)
 
 

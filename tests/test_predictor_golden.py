@@ -14,11 +14,19 @@ SCORES = [
     [-2.184378, 2.071130, -3.182589],
     [1.914789, -2.335249, -2.875376],
 ]
+PROBABILITIES = [
+    [0.136324, 0.132088, 0.731589],
+    [0.158524, 0.699798, 0.141679],
+    [0.734638, 0.138086, 0.127276],
+    [0.128235, 0.133261, 0.738503],
+    [0.162225, 0.713297, 0.124478],
+    [0.753957, 0.141888, 0.104156],
+]
 
 
 def test_the_golden_model_is_read() -> None:
-    model = featpipe.load(GOLDEN).model
-    assert GOLDEN.stat().st_size < 50_000
+    model = featpipe.load(GOLDEN[1]).model
+    assert GOLDEN[1].stat().st_size < 50_000
     assert model.classifier == "logistic"
     assert model.C == 1.0
     assert model.class_names == sorted(NAMES)
@@ -33,7 +41,16 @@ def test_the_golden_model_is_read() -> None:
 
 
 def test_the_golden_model_labels_images_as_it_did() -> None:
-    found = featpipe.load(GOLDEN, device="cpu").classify(drawn())
+    found = featpipe.load(GOLDEN[1], device="cpu").classify(drawn())
     # Float32 convolutions on another processor: 1e-5; a wrong pixel would show.
     np.testing.assert_allclose(found.scores, SCORES, atol=1e-3)
     assert found.labels.tolist() == NAMES * 2
+
+
+def test_the_golden_model_of_version_2_gives_probabilities_as_it_did() -> None:
+    model = featpipe.load(GOLDEN[2], device="cpu")
+    assert model.model.classifier == "svm"
+    found = model.classify(drawn())
+    np.testing.assert_allclose(found.probabilities, PROBABILITIES, atol=1e-3)
+    assert found.labels.tolist() == NAMES * 2
+    assert model.model.error_curve.shape[1] == 3

@@ -1,5 +1,10 @@
 """`predict`: labels for new images, on the command line."""
 
+import os
+import sys
+import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,29 +17,47 @@ from featpipe.cli.voice import voice
 from featpipe.files import visible
 
 if TYPE_CHECKING:
-    from featpipe.predictor import Predictions
+    from featpipe.images import ImageSet
+    from featpipe.predictor import Predictions, Predictor
 
 __all__ = ["predict"]
 
 _FEW = 20
+_ADVISED = 0.05  # share of wrong labels
 
 
 def predict(
     model: o.ModelPath,
-    source: o.Source,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE…",
+            help="A source as `extract` takes it; or image files; or - for a list of "
+            "their paths on stdin, one a line.",
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
             metavar="F.csv",
-            help="Write path, label, probability, score of every image; what could "
-            "not be read goes to F.failures.csv.",
+            help="Write path, label, probability, score of every image, and the truth "
+            "where there is one; what could not be read goes to F.failures.csv.",
         ),
     ] = None,
     top: Annotated[
         int, typer.Option("--top", metavar="K", min=1, help="The K likeliest classes.")
     ] = 1,
+    reject: Annotated[
+        float | None,
+        typer.Option(
+            "--reject",
+            metavar="P",
+            help="Answer `unknown` where a label is too doubtful, so that at most a "
+            "share P of the labels given is wrong, as 0.05.",
+        ),
+    ] = None,
     weights: o.WeightsNow = None,
     backbone: o.BackboneNow = None,
     device: o.Device = "auto",
@@ -45,14 +68,15 @@ def predict(
 ) -> None:
     """Label new images through the very recipe of the codes.
 
-    Where the source is labelled, says also how right the labels are.
+    Where the source is labelled, the accuracy is printed too.
 
     For example:
 
         featpipe predict flowers.model new_photos
         featpipe predict flowers.model new_photos -o labels.csv --top 3
+        featpipe predict flowers.model photo.jpg other.jpg --reject 0.05
+        find . -name "*.jpg" | featpipe predict flowers.model - -o labels.csv
     """
-    from featpipe import images
     from featpipe.files import belongs_to
     from featpipe.predictor import load
     from featpipe.predictor.predictions import failures_path
@@ -60,7 +84,11 @@ def predict(
     beside = None if output is None else failures_path(output)
     require_outputs(
         {"-o": output, "the failures of -o": beside},
-        {"MODEL": model, "SOURCE": source, "--weights": weights},
+        {
+            "MODEL": model,
+            "SOURCE": [s for s in sources if s != "-"],
+            "--weights": weights,
+        },
     )
     predictor = load(
         model,
@@ -70,11 +98,11 @@ def predict(
         batch_size=batch_size,
         workers=workers,
     )
-    image_set = images.scan(
-        source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(output, beside)
-    )
+    if reject is not None:
+        predictor.threshold(reject)  # out of reach: before any image is read
+    image_set = _image_set(sources, unlabelled, limit, belongs_to(output, beside))
     with image_progress() as progress:
-        found = predictor.classify(image_set, progress=progress)
+        found = predictor.classify(image_set, reject=reject, progress=progress)
     if output is not None:
         found.write_csv(output, top=top)
         voice.remark(f"wrote {output}")
@@ -82,15 +110,81 @@ def predict(
         voice.remark(f"failed: {path}: {stage}: {reason}")
     if not len(found):
         raise ValueError(
-            f"not one of {len(found.failures)} images in {source} could be read"
+            f"not one of {len(found.failures)} images in {_named(sources)} could be "
+            "read"
         )
     if output is None:
         _print_labels(found, top)
     _print_measures(found)
+    _print_rejected(found, predictor, reject)
     voice.result(
         f"{len(found):,} of {len(found) + len(found.failures):,} images labelled, "
         f"{len(found.failures):,} failed"
     )
+
+
+def _image_set(
+    sources: list[str],
+    unlabelled: bool,
+    limit: int | None,
+    ignore: Callable[[str], bool],
+) -> "ImageSet":
+    """List the images of one source, of several files, or of a list on stdin."""
+    from featpipe import images
+    from featpipe.inference import from_items, image_set_of
+
+    paths = [path for source in sources for path in _listed(source)]
+    if sources == paths and len(paths) == 1:
+        return image_set_of(paths[0], unlabelled=unlabelled, limit=limit, ignore=ignore)
+    for path in paths:
+        if path.startswith("torchvision:") or Path(path).is_dir():
+            raise ValueError(
+                f"{path!r} is one of {len(paths):,} sources; give it alone, or give "
+                "image files only"
+            )
+    return images.scan(from_items(paths), limit=limit)
+
+
+def _listed(source: str) -> list[str]:
+    """Return a path itself, or for - the paths on stdin."""
+    if source != "-":
+        return [source]
+    content = sys.stdin.buffer.read()
+    # As `find -print0` writes them where names hold line ends.
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    paths = [os.fsdecode(line) for line in lines if line.strip()]
+    if not paths:
+        raise ValueError("no path came on stdin; give one a line")
+    return paths
+
+
+def _named(sources: list[str]) -> str:
+    return sources[0] if len(sources) == 1 else f"{len(sources):,} sources"
+
+
+def _print_rejected(
+    found: "Predictions", predictor: "Predictor", reject: float | None
+) -> None:
+    """Tell what was rejected; where nothing was to be, what would be."""
+    if reject is not None:
+        n = int(found.rejected.sum())
+        voice.result(
+            f"{n:,} of {len(found):,} are 'unknown': their likeliest class has a "
+            f"probability below {found.threshold:.3f}; of the labels given at most "
+            f"{100 * reject:g} % are wrong, for images like the training images"
+        )
+        return
+    try:
+        threshold = predictor.threshold(_ADVISED)
+    except ValueError:
+        return  # nothing to advise
+    n = int(replace(found, threshold=threshold).rejected.sum())
+    if n:
+        voice.remark(
+            f"{n:,} of {len(found):,} labels are doubtful: with --reject {_ADVISED:g} "
+            f"they would be 'unknown', and at most {100 * _ADVISED:g} % of the others "
+            "wrong, for images like the training images"
+        )
 
 
 def _print_labels(found: "Predictions", top: int) -> None:
@@ -102,11 +196,14 @@ def _print_labels(found: "Predictions", top: int) -> None:
     what = "score" if found.probabilities is None else "probability"
     shown = len(found) if voice.verbose else min(len(found), _FEW)
     best = found.top(top)
+    labels = found.labels.tolist()
     for k in range(len(best[0])):
         table.add_column("label" if k == 0 else f"{k + 1}.", overflow="fold")
         table.add_column(what, justify="right", no_wrap=True)
-    for path, said in list(zip(found.paths, best, strict=True))[:shown]:
-        cells = [cell for name, value in said for cell in (name, f"{value:.3f}")]
+    rows = zip(found.paths[:shown], labels, best, strict=False)
+    for path, label, classes in rows:
+        cells = [cell for name, value in classes for cell in (name, f"{value:.3f}")]
+        cells[0] = label
         table.add_row(*(_cell(text) for text in (path, *cells)))
     voice.out.print(table)
     if shown < len(found):
@@ -116,9 +213,10 @@ def _print_labels(found: "Predictions", top: int) -> None:
 
 
 def _print_measures(found: "Predictions") -> None:
-    """Say how right the labels are, split by split, and what is taken for what."""
+    """Print how right the labels are, split by split, and what is taken for what."""
     from featpipe.protocol import learned_splits
 
+    _print_unknown_classes(found)
     if found.measures() is None:
         return
     for split in sorted(set(found.splits)):
@@ -130,13 +228,38 @@ def _print_measures(found: "Predictions") -> None:
             f"fit learns from {' and '.join(learned)}: where the model did so on these "
             "images, their accuracy flatters"
         )
-    unknown = sorted(set(found.truth) - {"", *found.class_names})
-    if unknown:
-        voice.remark(
-            f"{len(unknown)} class(es) of the source are not the model's "
-            f"({', '.join(unknown[:5])}): their images count as wrong"
-        )
     _print_confusion(found)
+
+
+def _print_unknown_classes(found: "Predictions") -> None:
+    """Name the classes of the source that the model does not have."""
+    unknown = sorted(set(found.truth) - {"", *found.class_names})
+    if not unknown:
+        return
+    known = len(unknown) < len(set(found.truth) - {""})
+    names = ", ".join(unknown[:5]) + ", …" * (len(unknown) > 5)
+    classes = ", ".join(found.class_names[:5]) + ", …" * (len(found.class_names) > 5)
+    what = "their images count as wrong" if known else "the labels are not judged"
+    voice.remark(
+        f"{len(unknown)} class(es) of the source are not the model's ({names}): "
+        f"{what}; the model has {classes}"
+    )
+    folded = {_folded(name): name for name in found.class_names}
+    alike = [
+        (name, folded[_folded(name)]) for name in unknown if _folded(name) in folded
+    ]
+    if alike:
+        pairs = ", ".join(f"{name!r} to {mine!r}" for name, mine in alike[:5])
+        voice.remark(
+            f"{len(alike)} of them differ only by capitals, blanks or Unicode form; "
+            f"rename {pairs}"
+        )
+
+
+def _folded(name: str) -> str:
+    """Return a name without what people do not mean by it."""
+    words = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in words if c.isalnum())
 
 
 def _judged(split: str, measures: dict[str, Any]) -> str:

@@ -148,13 +148,13 @@ class Comparison:
         return self.recommended.protocol.endswith("-fold")
 
     def _legend(self) -> str:
-        told_by = "" if self._nested else " without the held-out images"
+        told_by = "" if self._nested else ", chosen without the held-out images"
         measured = "" if self.metric == "accuracy" else f", here {self.metric}"
         narrow = (
             "; too narrow, for the folds share training images" if self._nested else ""
         )
         return (
-            f"★ recommended: highest cross-validated score (cv{measured}), chosen"
+            f"★ recommended: highest cross-validated score (cv{measured})"
             f"{told_by}; = not told apart from it ({self.test}, p >= {SIGNIFICANT}); "
             f"! not told apart from always naming the most frequent class. Accuracy on "
             f"{self.recommended.n_test} images, and the difference to ★, each with its "
@@ -261,7 +261,7 @@ class Comparison:
         Parameters
         ----------
         path : path
-            Gets the columns ``path,label,split``, then one for each score, in their
+            Gets the columns ``path,truth,split``, then one for each score, in their
             order: the predicted class name, empty where that score did not judge the
             image.
         """
@@ -273,7 +273,7 @@ class Comparison:
                 self.paths, self.labels, self.splits, strict=True
             )
         ]
-        write_text(path, _csv(["path", "label", "split", *_titles(self.scores)], rows))
+        write_text(path, _csv(["path", "truth", "split", *_titles(self.scores)], rows))
 
 
 def _mark(score: Score) -> str:

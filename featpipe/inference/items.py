@@ -6,7 +6,7 @@ Makes an `ImageSet` of them. Never here: listing folders, which is `images.scan`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ _CHANNELS = (1, 3, 4)
 Source = str | os.PathLike[str] | ImageSet
 
 
-def image_set_of(source: Source | Iterable[Any]) -> ImageSet:
+def image_set_of(
+    source: Source | Iterable[Any],
+    *,
+    unlabelled: bool = False,
+    limit: int | None = None,
+    ignore: Callable[[str], bool] | None = None,
+) -> ImageSet:
     """Make an `ImageSet` of whatever a user has: a source, or images one by one.
 
     Parameters
@@ -34,12 +40,14 @@ def image_set_of(source: Source | Iterable[Any]) -> ImageSet:
     source : path, str or ImageSet, or images
         The first three as `images.scan`, or the path of one image file; everything
         else as `from_items`.
+    unlabelled, limit, ignore
+        As `images.scan`.
     """
     if isinstance(source, str | os.PathLike) and _is_image_file(source):
-        return from_items([source])
-    if isinstance(source, str | os.PathLike | ImageSet):
-        return images.scan(source)
-    return from_items(source)
+        source = from_items([source])
+    elif not isinstance(source, str | os.PathLike | ImageSet):
+        source = from_items(source)
+    return images.scan(source, unlabelled=unlabelled, limit=limit, ignore=ignore)
 
 
 def _is_image_file(source: str | os.PathLike[str]) -> bool:
@@ -68,6 +76,7 @@ def from_items(items: Iterable[Any]) -> ImageSet:
     if not items:
         raise ValueError("no images were given; give at least one")
     names = [_name(item, i) for i, item in enumerate(items)]
+    _refuse_same_names(names, items)
     contents: dict[str, bytes] = {}
     pictures: dict[str, Any] = {}
     for name, item in zip(names, items, strict=True):
@@ -96,6 +105,24 @@ def from_items(items: Iterable[Any]) -> ImageSet:
             FileReader(""), drawn.reader if drawn else None, sizes, contents
         ),
     )
+
+
+def _refuse_same_names(names: list[str], items: list[Any]) -> None:
+    """Refuse two contents of one name: the second would stand for both."""
+    if len(set(names)) == len(names):
+        return
+    at: dict[str, int] = {}
+    for i, (name, item) in enumerate(zip(names, items, strict=True)):
+        first = at.setdefault(name, i)
+        files = (
+            isinstance(item, str | os.PathLike),
+            isinstance(items[first], str | os.PathLike),
+        )
+        if first < i and not all(files):
+            raise ValueError(
+                f"images {first} and {i} are both called {name!r}; give each a name of "
+                "its own"
+            )
 
 
 def _listed(items: Any) -> list[Any]:

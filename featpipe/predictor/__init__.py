@@ -9,7 +9,10 @@ package imports no torch.
 | `model` | the numbers, the recipe, and their strict JSON record |
 | `storing` | the file |
 | `fitting` | codes to a model |
+| `loading` | the file to a model at work |
 | `predicting` | a model at work on images |
+| `calibrating` | out-of-fold decision values, and their probabilities |
+| `rejecting` | the threshold below which a label is too doubtful |
 | `binding` | its network found again, and refused where it is another |
 | `predictions` | what it said, and how right it was |
 | `exporting` | the model as one ONNX network |
@@ -17,7 +20,8 @@ package imports no torch.
 
 from featpipe.predictor.exporting import Agreement, export
 from featpipe.predictor.fitting import fit
-from featpipe.predictor.predicting import Predictor, load
+from featpipe.predictor.loading import load
+from featpipe.predictor.predicting import Predictor
 from featpipe.predictor.predictions import Predictions
 
 __all__ = ["Agreement", "Predictions", "Predictor", "export", "fit", "load"]

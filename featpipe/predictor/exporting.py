@@ -174,6 +174,7 @@ def _whole(predictor: Predictor) -> nn.Module:
         std: Tensor
         coef: Tensor
         intercept: Tensor
+        calibration: Tensor
 
         def __init__(self) -> None:
             super().__init__()
@@ -183,6 +184,9 @@ def _whole(predictor: Predictor) -> nn.Module:
                 "std": torch.tensor(backbone.preprocessing.std).view(3, 1, 1),
                 "coef": torch.from_numpy(model.coef).float(),
                 "intercept": torch.from_numpy(model.intercept).float(),
+                "calibration": torch.from_numpy(
+                    np.empty((0, 2)) if model.calibration is None else model.calibration
+                ).float(),
             }.items():
                 self.register_buffer(name, value)
 
@@ -202,8 +206,17 @@ def _whole(predictor: Predictor) -> nn.Module:
             label = score.argmax(1)
             if not model.probable:
                 return label, score
+            return label, score, self.probability(score)
+
+        def probability(self, score: Tensor) -> Tensor:
             two = len(model.class_names) == 2
-            return label, score, score.sigmoid() if two else score.softmax(1)
+            if model.calibration is None:
+                return score.sigmoid() if two else score.softmax(1)
+            a, b = self.calibration.T
+            each = (-(a * (score[:, 1:] if two else score) + b)).sigmoid()
+            if two:
+                return torch.cat([1 - each, each], 1)
+            return each / each.sum(1, keepdim=True)
 
     return Whole().eval()
 
@@ -244,7 +257,8 @@ def _agree(predictor: Predictor, content: bytes, check: Images | None) -> Agreem
             f"{len(found)} images, more than {_TOLERANCE:.0e}; nothing was written"
         )
     other = label != np.argsort(-found.scores, axis=1, kind="stable")[:, 0]
-    best = np.sort(expected, axis=1)
+    best = np.sort(found.scores, axis=1)
+    unit = max(1.0, float(np.abs(best).max()))
     if (other & (best[:, -1] - best[:, -2] > 2 * _TOLERANCE * unit)).any():
         raise ValueError(
             f"the ONNX network gives {other.sum()} of {len(found)} images another "

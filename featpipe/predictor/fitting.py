@@ -18,10 +18,13 @@ from sklearn.exceptions import ConvergenceWarning
 
 from featpipe import classifiers, codes, scores
 from featpipe.codes import Codes, CodesError, checked
+from featpipe.predictor.calibrating import out_of_fold, platt, probabilities
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
+from featpipe.predictor.predictions import two_columns
 from featpipe.predictor.recorded import check_rows, find_record
-from featpipe.protocol import Part, Protocol, given_groups, plan, resolve_C
+from featpipe.predictor.rejecting import error_curve
+from featpipe.protocol import Pairs, Part, Protocol, given_groups, plan, resolve_C
 from featpipe.scores import Score
 
 __all__ = ["fit"]
@@ -149,6 +152,7 @@ def fit(
         intercept=np.asarray(estimator.intercept_, np.float64),
         depth=depth,
         **recipe,
+        **_confidence(estimator, X[part.train], y[part.train], part.selection),
         training={
             "n_images": len(part.train),
             "codes": os.fspath(file.path),
@@ -174,6 +178,24 @@ def fit(
         ),
     )
     return Predictor(model, weights=weights, device=device)
+
+
+def _confidence(
+    estimator: Any, X: Any, y: np.ndarray, selection: Pairs
+) -> dict[str, Any]:
+    """Return what answers are worth, from rows that their fits did not learn from."""
+    rows, decisions = out_of_fold(estimator, X, y, selection)
+    classes = estimator.classes_
+    if len(np.unique(y[rows])) < len(classes):
+        return {}  # too few rows to tell
+    calibration = None
+    if not hasattr(estimator, "predict_proba"):
+        calibration = platt(decisions, y[rows], classes)
+    scores = two_columns(decisions)
+    best = scores.argmax(axis=1)
+    confidence = probabilities(scores, calibration)[np.arange(len(rows)), best]
+    found = {"error_curve": error_curve(confidence, classes[best] == y[rows])}
+    return found if calibration is None else {**found, "calibration": calibration}
 
 
 def _recipe(file: Codes, weights: str | os.PathLike[str] | None) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from featpipe import classifiers, codes
 from featpipe.inference import Recipe
 from featpipe.scores import Score
 
-__all__ = ["FINETUNE", "Model"]
+__all__ = ["ARRAYS", "FINETUNE", "Model"]
+
+ARRAYS = ("coef", "intercept", "calibration", "error_curve")
+"""What a model holds as arrays; the last two are not in every model."""
 
 FINETUNE = "finetune"
 """The classifier of a model whose network was trained with it."""
@@ -56,6 +59,11 @@ class Model:
         How it was fitted; see ``docs/reference/models.md``.
     score : Score or None
         On held-out images, where there were any.
+    calibration : (n_classes, 2) or (1, 2) float64, or None
+        Platt's sigmoids, for ``linear`` and ``svm``; see `calibrating.platt`.
+    error_curve : (m, 3) float64 or None
+        How often confident answers were wrong on rows not learned from; see
+        `rejecting.error_curve`.
     versions : dict of str
         Of the packages that made it.
     """
@@ -74,6 +82,8 @@ class Model:
     embedded_sha256: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     score: Score | None = None
+    calibration: np.ndarray | None = None
+    error_curve: np.ndarray | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -94,7 +104,14 @@ class Model:
     @property
     def probable(self) -> bool:
         """Whether it gives probabilities."""
-        return self.classifier in ("logistic", FINETUNE)
+        own = self.classifier in ("logistic", FINETUNE)
+        return own or self.calibration is not None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that are there, by their names."""
+        named = {name: getattr(self, name) for name in ARRAYS}
+        return {name: array for name, array in named.items() if array is not None}
 
     def estimator(self) -> Any:
         """Give the classifier as it was fitted; its classes are numbers."""
@@ -155,8 +172,8 @@ class Model:
         }
 
     @classmethod
-    def from_record(cls, record: Any, coef: np.ndarray, intercept: np.ndarray) -> Model:
-        """Make the model of a record that may come from anywhere.
+    def from_record(cls, record: Any, arrays: Mapping[str, Any]) -> Model:
+        """Make the model of a record and arrays that may come from anywhere.
 
         Raises
         ------
@@ -183,10 +200,10 @@ class Model:
             raise ValueError("it has a class name twice")
         if not all(isinstance(name, str) for name in record["class_names"]):
             raise ValueError("it has a class name that is no text")
-        _require_arrays(coef, intercept, len(record["class_names"]))
+        _require_arrays(arrays, len(record["class_names"]), record["classifier"])
         score = record["score"]
         score = None if score is None else Score.from_dict(score)
-        model = cls(**{**record, "score": score}, coef=coef, intercept=intercept)
+        model = cls(**{**record, "score": score}, **arrays)
         model.recipe(None)  # refuses an unknown precision or dtype
         return model
 
@@ -247,7 +264,10 @@ def _are_three_numbers(values: list[Any]) -> bool:
     return len(values) == 3 and numbers and bool(np.isfinite(values).all())
 
 
-def _require_arrays(coef: np.ndarray, intercept: np.ndarray, n_classes: int) -> None:
+def _require_arrays(
+    arrays: Mapping[str, np.ndarray], n_classes: int, classifier: str
+) -> None:
+    coef, intercept = arrays["coef"], arrays["intercept"]
     n_rows = 1 if n_classes == 2 else n_classes
     fits = coef.ndim == 2 and coef.shape[1] > 0 and intercept.shape == (n_rows,)
     if n_classes < 2 or not fits or len(coef) != n_rows:
@@ -255,7 +275,28 @@ def _require_arrays(coef: np.ndarray, intercept: np.ndarray, n_classes: int) -> 
             f"coef of shape {coef.shape} and intercept of shape {intercept.shape} do "
             f"not fit {n_classes} classes"
         )
-    if coef.dtype != np.float64 or intercept.dtype != np.float64:
-        raise ValueError("coef and intercept have to be float64")
-    if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
-        raise ValueError("coef and intercept have to be finite")
+    for name, array in arrays.items():
+        if array.dtype != np.float64 or not np.isfinite(array).all():
+            raise ValueError(f"{name} has to be finite float64")
+    if (calibration := arrays.get("calibration")) is not None:
+        own = classifier in ("logistic", FINETUNE)
+        if own or calibration.shape != (n_rows, 2):
+            raise ValueError(
+                f"calibration of shape {calibration.shape} does not fit {n_classes} "
+                f"classes of {classifier!r}"
+            )
+    if (curve := arrays.get("error_curve")) is not None and not _is_curve(curve):
+        raise ValueError(
+            f"error_curve of shape {curve.shape} is no curve of thresholds, answers "
+            "and errors"
+        )
+
+
+def _is_curve(curve: np.ndarray) -> bool:
+    if curve.ndim != 2 or curve.shape[1] != 3 or not len(curve):
+        return False
+    thresholds, answers, wrong = curve.T
+    counted = (curve[:, 1:] == np.floor(curve[:, 1:])).all() and wrong[0] >= 0
+    rising = (np.diff(answers) > 0).all() and (np.diff(wrong) >= 0).all()
+    falling = (np.diff(thresholds) < 0).all()
+    return bool(counted and rising and falling and (wrong <= answers).all())

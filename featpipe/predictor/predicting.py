@@ -20,13 +20,15 @@ from featpipe.images import ImageSet
 from featpipe.inference import Machine, Progress, Stream, image_set_of
 from featpipe.predictor import binding, storing
 from featpipe.predictor.binding import require_same_decoding
+from featpipe.predictor.calibrating import probabilities
 from featpipe.predictor.model import FINETUNE, Model
-from featpipe.predictor.predictions import Predictions
+from featpipe.predictor.predictions import Predictions, two_columns
+from featpipe.predictor.rejecting import UNKNOWN, find_threshold
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
-__all__ = ["Predictor", "load"]
+__all__ = ["Predictor"]
 
 Images = str | os.PathLike[str] | ImageSet | Iterable[Any]
 
@@ -106,7 +108,11 @@ class Predictor:
         )
 
     def classify(
-        self, source: Images, *, progress: Callable[[Progress], None] | None = None
+        self,
+        source: Images,
+        *,
+        reject: float | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Predictions:
         """Label the images of a source; those that cannot be read are listed.
 
@@ -115,6 +121,9 @@ class Predictor:
         source : path, str, ImageSet, or a sequence of images
             Whatever `featpipe.extract` takes; or paths, PIL images and uint8 arrays
             one by one.
+        reject : float, optional
+            Share of wrong labels that is accepted: images whose likeliest class is too
+            doubtful for it are ``"unknown"``. See `threshold`.
         progress : callable, optional
             Called with a `Progress` after every batch.
 
@@ -125,10 +134,12 @@ class Predictor:
         Raises
         ------
         ValueError
-            If the backbone cannot be made, or its weights are not those of the fit.
+            If the backbone cannot be made, its weights are not those of the fit, or
+            ``reject`` is out of reach.
         FileNotFoundError
             If there is no such source, or the weights have gone.
         """
+        threshold = None if reject is None else self.threshold(reject)
         image_set = image_set_of(source)
         estimator = self.model.estimator()
         values, rows, failures = [], [], []
@@ -139,7 +150,7 @@ class Predictor:
                 values.append(estimator.decision_function(batch.codes))
         scores = np.concatenate(values) if values else np.empty((0,))
         if len(self.class_names) == 2:
-            scores = np.column_stack([-scores, scores])
+            scores = two_columns(scores)
         at = np.concatenate(rows).tolist() if rows else []
         scores = scores.reshape(len(at), len(self.class_names))
         names = [*image_set.class_names, ""]
@@ -147,18 +158,59 @@ class Predictor:
             paths=[image_set.paths[i] for i in at],
             class_names=self.class_names,
             scores=scores,
-            probabilities=_probabilities(scores) if self.model.probable else None,
+            probabilities=self._probabilities(scores),
             failures=[*(Failure(*f) for f in image_set.failures), *failures],
             truth=[names[image_set.labels[i]] for i in at],
             splits=[image_set.splits[i] for i in at],
+            threshold=threshold,
         )
 
-    def predict(self, images: Images) -> np.ndarray:
+    def _probabilities(self, scores: np.ndarray) -> np.ndarray | None:
+        if not self.model.probable:
+            return None
+        return probabilities(scores, self.model.calibration)
+
+    def threshold(self, reject: float) -> float:
+        """Return the lowest probability at which at most a share of labels is wrong.
+
+        It is chosen on training images, by fits that had not learned from them, so that
+        for images like these the share of wrong labels among those given exceeds
+        ``reject`` in at most 5 of 100 models (`rejecting.find_threshold`).
+
+        Parameters
+        ----------
+        reject : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If the model cannot promise that, or a class is called ``"unknown"``.
+        """
+        if UNKNOWN in self.class_names:
+            raise ValueError(
+                f"a class of {self._name} is called {UNKNOWN!r}, the answer for "
+                "rejected images; rename it and fit again"
+            )
+        curve = self.model.error_curve
+        if curve is None:
+            raise ValueError(
+                f"{self._name} has no record of its errors on training images, which "
+                "reject needs: fine-tuned models have none, nor those of too few "
+                "images or of an earlier version; fit linear, svm or logistic again"
+            )
+        return find_threshold(curve, reject)
+
+    def predict(self, images: Images, *, reject: float | None = None) -> np.ndarray:
         """Return the class name of each image.
 
         Parameters
         ----------
-        images : as `classify`
+        images, reject : as `classify`
 
         Returns
         -------
@@ -171,7 +223,7 @@ class Predictor:
             As `classify`; also for the first image that cannot be read, so that rows
             never shift. `classify` goes on without such images.
         """
-        return self._all(images).labels
+        return self._all(images, reject).labels
 
     def predict_proba(self, images: Images) -> np.ndarray:
         """Return the probability of each class.
@@ -192,8 +244,9 @@ class Predictor:
         """
         if not self.model.probable:
             raise ValueError(
-                f"a {self.model.classifier} classifier gives no probabilities; fit "
-                "'logistic', or use `decision_function`"
+                f"this {self.model.classifier} model gives no probabilities: its "
+                "training images were too few, or its version is an earlier one; fit "
+                "it again, or use `decision_function`"
             )
         found = self._all(images).probabilities
         assert found is not None
@@ -239,8 +292,8 @@ class Predictor:
         """
         return self._all(images).top(k)
 
-    def _all(self, images: Images) -> Predictions:
-        found = self.classify(images)
+    def _all(self, images: Images, reject: float | None = None) -> Predictions:
+        found = self.classify(images, reject=reject)
         if found.failures:
             path, stage, reason = found.failures[0][:3]
             raise ValueError(
@@ -341,65 +394,3 @@ class Predictor:
     @property
     def _name(self) -> str:
         return "the model" if self.path is None else str(self.path)
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    backbone: str | None = None,
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-) -> Predictor:
-    """Read a model that `featpipe fit` or `Predictor.save` wrote.
-
-    Nothing in the file is run, and the network is loaded only with the first image.
-
-    Parameters
-    ----------
-    path : path
-    weights : path, optional
-        Where the backbone's weights are now, if not where they were.
-    backbone : str, optional
-        What the backbone is called now; needed where it is your own callable, which
-        no file alone gets to run.
-    device, batch_size, workers
-        As `featpipe.extract`.
-
-    Returns
-    -------
-    Predictor
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no model, one of another format version, or damaged.
-
-    Examples
-    --------
-    >>> model = featpipe.load("flowers.model")                    # doctest: +SKIP
-    >>> model.top(["new.jpg"], k=2)                               # doctest: +SKIP
-    [[('tulip', 0.93), ('rose', 0.05)]]
-    """
-    path = Path(path)
-    return Predictor(
-        storing.read(path),
-        path=path,
-        weights=weights,
-        backbone=backbone,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-    )
-
-
-def _probabilities(scores: np.ndarray) -> np.ndarray:
-    """Turn decision values into probabilities, as `LogisticClassifier` does."""
-    from scipy.special import expit, softmax
-
-    if scores.shape[1:] == (2,):
-        return expit(scores)
-    return softmax(scores, axis=1)

@@ -19,6 +19,7 @@ import numpy as np
 from featpipe import files
 from featpipe.codes import Failure
 from featpipe.files import visible
+from featpipe.predictor.rejecting import UNKNOWN
 from featpipe.scores import judge
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Predictions:
         The label the source gives, ``""`` where it gives none.
     splits : list of n str
         Of the source.
+    threshold : float or None
+        Images whose likeliest class has a lower probability are ``"unknown"``; None
+        where no image is rejected.
     """
 
     paths: list[str]
@@ -60,6 +64,7 @@ class Predictions:
     failures: list[Failure]
     truth: list[str]
     splits: list[str]
+    threshold: float | None = None
 
     def __len__(self) -> int:
         """Return the number of images with a label."""
@@ -101,8 +106,18 @@ class Predictions:
 
     @property
     def labels(self) -> np.ndarray:
-        """(n,) str: the class name of each image."""
-        return np.array(self.class_names, np.str_)[self._order(1)[:, 0]]
+        """(n,) str: the class name of each image, or ``"unknown"``."""
+        names = np.array([*self.class_names, UNKNOWN], np.str_)
+        likeliest = self._order(1)[:, 0]
+        return names[np.where(self.rejected, len(self.class_names), likeliest)]
+
+    @property
+    def rejected(self) -> np.ndarray:
+        """(n,) bool: the images whose likeliest class is too doubtful."""
+        if self.threshold is None or self.probabilities is None:
+            return np.zeros(len(self), bool)
+        best = self._order(1)[:, 0]
+        return self.probabilities[np.arange(len(self)), best] < self.threshold
 
     def top(self, k: int) -> list[list[tuple[str, float]]]:
         """Give the likeliest classes of each image, likeliest first.
@@ -130,9 +145,10 @@ class Predictions:
         return np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
 
     def measures(self, split: str | None = None) -> dict[str, float | None] | None:
-        """Judge the labels by those of the source.
+        """Judge the labels by those of the source; rejected images are not judged.
 
-        A class that the model does not know counts as wrong.
+        A class that the model does not know counts as wrong, unless it knows none of
+        them: then nothing can be judged.
 
         Parameters
         ----------
@@ -142,14 +158,16 @@ class Predictions:
         Returns
         -------
         dict or None
-            As `scores.judge`, and ``n``; None if no image is labelled.
+            As `scores.judge`, and ``n``; None if no image is labelled with a class of
+            the model.
         """
+        rejected = self.rejected
         rows = [
             i
             for i, name in enumerate(self.truth)
-            if name and split in (None, self.splits[i])
+            if name and split in (None, self.splits[i]) and not rejected[i]
         ]
-        if not rows:
+        if not rows or not {self.truth[i] for i in rows} & set(self.class_names):
             return None
         names = [*self.class_names, *sorted(set(self.truth) - set(self.class_names))]
         number = {name: k for k, name in enumerate(names)}
@@ -162,7 +180,7 @@ class Predictions:
         return {"n": len(rows), **judge(truth, predicted, found)}
 
     def confusion(self) -> tuple[list[str], np.ndarray]:
-        """Count the labelled images by their true and their predicted class.
+        """Count the images judged by their true and their predicted class.
 
         Returns
         -------
@@ -173,16 +191,19 @@ class Predictions:
         """
         names = sorted(set(self.truth) - {""})
         counts = np.zeros((len(names), len(self.class_names)), np.int64)
-        for truth, predicted in zip(self.truth, self._order(1)[:, 0], strict=True):
-            if truth:
+        predictions = zip(self.truth, self._order(1)[:, 0], self.rejected, strict=True)
+        for truth, predicted, rejected in predictions:
+            if truth and not rejected:
                 counts[names.index(truth), predicted] += 1
         return names, counts
 
     def write_csv(self, path: str | os.PathLike[str], *, top: int = 1) -> None:
         """Write ``path,label,probability,score``, one line an image.
 
-        With ``top`` above one the columns ``label_2,probability_2`` and so on follow;
-        probabilities are empty where the classifier gives none. Images that could not
+        With ``top`` above one the columns ``label_2,probability_2`` and so on follow
+        (``label_2,score_2`` where the classifier gives no probabilities, which are then
+        empty); where images are rejected, ``likeliest``, the class that an ``unknown``
+        one is most like; where the source has labels, ``truth``. Images that could not
         be read go to a second file, ``F.failures.csv`` beside ``F.csv``; without any
         there is no such file, nor beside a device or a FIFO.
 
@@ -198,10 +219,17 @@ class Predictions:
         """
         order = self._order(top)
         header = ["path", "label", "probability", "score"]
+        what = "score" if self.probabilities is None else "probability"
         for k in range(2, order.shape[1] + 1):
-            header += [f"label_{k}", f"probability_{k}"]
-        rows = [self._row(i, classes) for i, classes in enumerate(order.tolist())]
-        files.write_text(path, _csv([header, *rows]))
+            header += [f"label_{k}", f"{what}_{k}"]
+        columns = self._further_columns(order[:, 0].tolist())
+        rows = [
+            [*self._row(i, classes), *(column[i] for column in columns.values())]
+            for i, classes in enumerate(order.tolist())
+        ]
+        for row, label in zip(rows, self.labels.tolist(), strict=True):
+            row[1] = label
+        files.write_text(path, _csv([[*header, *columns], *rows]))
         if files.is_stream(path):
             return  # nothing stands beside a device or a FIFO
         beside = failures_path(path)
@@ -211,13 +239,24 @@ class Predictions:
         elif beside.is_file():
             beside.unlink(missing_ok=True)  # it would speak of an earlier run
 
+    def _further_columns(self, likeliest: list[int]) -> dict[str, list[str]]:
+        """Return what not every file has, column by column."""
+        columns = {}
+        if self.threshold is not None:
+            columns["likeliest"] = [self.class_names[c] for c in likeliest]
+        if any(self.truth):
+            columns["truth"] = self.truth
+        return columns
+
     def _row(self, i: int, classes: list[int]) -> list[Any]:
-        said = self.probabilities
-        odds = ["" if said is None else f"{said[i, c]:.6g}" for c in classes]
-        score = f"{self.scores[i, classes[0]]:.6g}"
-        row = [self.paths[i], self.class_names[classes[0]], odds[0], score]
-        for c, odd in zip(classes[1:], odds[1:], strict=True):
-            row += [self.class_names[c], odd]
+        odds = self.probabilities
+        values = self.scores if odds is None else odds
+        best = classes[0]
+        odd = "" if odds is None else f"{odds[i, best]:.6g}"
+        score = f"{self.scores[i, best]:.6g}"
+        row = [self.paths[i], self.class_names[best], odd, score]
+        for c in classes[1:]:
+            row += [self.class_names[c], f"{values[i, c]:.6g}"]
         return row
 
     def to_frame(self) -> pandas.DataFrame:
@@ -255,3 +294,10 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def two_columns(decisions: np.ndarray) -> np.ndarray:
+    """Return decision values with a column a class, also of two classes."""
+    if decisions.ndim == 1:
+        return np.column_stack([-decisions, decisions])
+    return decisions

@@ -17,17 +17,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from featpipe import files
-from featpipe.predictor.model import Model
+from featpipe.predictor.model import ARRAYS, Model
 
 __all__ = ["PREFIX", "read", "write"]
 
 FORMAT = "featpipe-model"
-VERSION = 1
+VERSION = 2
+_READ = {"1": ARRAYS[:2], "2": ARRAYS}  # the arrays of a model, by format version
 PREFIX = "backbone."
 """Before the names of a backbone's tensors: a prefix that `backbones` takes off by
 itself, so that a model file is a weights file as well."""
-
-_MINE = ("coef", "intercept")
 
 
 def write(
@@ -54,8 +53,10 @@ def write(
         If it cannot be written.
     """
     arrays = {
-        "coef": np.ascontiguousarray(model.coef, np.float64),
-        "intercept": np.ascontiguousarray(model.intercept, np.float64),
+        **{
+            name: np.ascontiguousarray(array, np.float64)
+            for name, array in model.arrays.items()
+        },
         **{PREFIX + name: array for name, array in backbone.items()},
     }
     record = json.dumps(model.as_record(), allow_nan=False, sort_keys=True)
@@ -108,10 +109,10 @@ def read(path: Path) -> Model:
             "again, or fit anew"
         )
     try:
-        return _model(said["record"], arrays)
+        return _model(said["record"], arrays, _READ[said["version"]])
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} holds no model of version {VERSION}: {error}"
+            f"{path} holds no model of version {said['version']}: {error}"
         ) from error
 
 
@@ -120,21 +121,23 @@ def _known(said: Mapping[str, str]) -> Mapping[str, str]:
         raise ValueError(
             "holds tensors but no model; give one that `featpipe fit` wrote"
         )
-    if said.get("version") != str(VERSION):
+    if said.get("version") not in _READ:
         raise ValueError(
             f"is a model of format version {said.get('version')!r}, and this featpipe "
-            f"reads version {VERSION}; update featpipe, or fit anew"
+            f"reads versions up to {VERSION}; update featpipe, or fit anew"
         )
     return said
 
 
-def _model(text: str, arrays: Mapping[str, np.ndarray]) -> Model:
+def _model(
+    text: str, arrays: Mapping[str, np.ndarray], allowed: tuple[str, ...]
+) -> Model:
     record = json.loads(text, parse_constant=_refuse)
-    foreign = [n for n in arrays if n not in _MINE and not n.startswith(PREFIX)]
-    if foreign or not set(_MINE) <= set(arrays):
+    mine = {n: array for n, array in arrays.items() if not n.startswith(PREFIX)}
+    if not {"coef", "intercept"} <= set(mine) <= set(allowed):
         raise ValueError(f"its tensors are {sorted(arrays)!r:.200}")
-    model = Model.from_record(record, arrays["coef"], arrays["intercept"])
-    if (len(arrays) > len(_MINE)) != (model.embedded_sha256 is not None):
+    model = Model.from_record(record, mine)
+    if (len(arrays) > len(mine)) != (model.embedded_sha256 is not None):
         raise ValueError("its record and its tensors differ on embedded weights")
     return model
 

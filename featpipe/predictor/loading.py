@@ -1,0 +1,64 @@
+"""A model file to a model at work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from featpipe.predictor import storing
+from featpipe.predictor.predicting import Predictor
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    backbone: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Predictor:
+    """Read a model that `featpipe fit` or `Predictor.save` wrote.
+
+    Nothing in the file is run, and the network is loaded only with the first image.
+
+    Parameters
+    ----------
+    path : path
+    weights : path, optional
+        Where the backbone's weights are now, if not where they were.
+    backbone : str, optional
+        What the backbone is called now; needed where it is your own callable, which
+        no file alone gets to run.
+    device, batch_size, workers
+        As `featpipe.extract`.
+
+    Returns
+    -------
+    Predictor
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no model, one of another format version, or damaged.
+
+    Examples
+    --------
+    >>> model = featpipe.load("flowers.model")                    # doctest: +SKIP
+    >>> model.top(["new.jpg"], k=2)                               # doctest: +SKIP
+    [[('tulip', 0.93), ('rose', 0.05)]]
+    """
+    path = Path(path)
+    return Predictor(
+        storing.read(path),
+        path=path,
+        weights=weights,
+        backbone=backbone,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+    )
