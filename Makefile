@@ -49,7 +49,7 @@ lint: .venv/.development
 
 # Every extra but timm, which is large and tested only where it is installed.
 .venv/.development: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,export,frame,plot,report]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dask,dev,export,frame,plot,report]"
 	touch $@ .venv/.runtime
 
 .venv/.documentation: .venv/.development

@@ -1,5 +1,6 @@
 """Extraction as the tests do it: a tiny network, on the CPU, in float32."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,18 @@ OPTIONS: dict[str, Any] = {
 
 
 def run(
-    source: Path | images.ImageSet, path: Path, **changes: Any
+    source: Path | images.ImageSet,
+    path: Path,
+    progress: Callable[[Progress], None] | None = None,
+    **changes: Any,
 ) -> tuple[Codes, Progress]:
-    """Extract; give the codes and the last progress."""
+    """Extract; return the codes and the last progress."""
     seen: list[Progress] = []
-    found = extract(source, path, **{**OPTIONS, "progress": seen.append, **changes})
+
+    def tell(now: Progress) -> None:
+        seen.append(now)
+        if progress is not None:
+            progress(now)
+
+    found = extract(source, path, **{**OPTIONS, "progress": tell, **changes})
     return found, seen[-1]

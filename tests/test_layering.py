@@ -25,8 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
     "scores": {"files"},
     "protocol": set(),
+    "parallel": set(),
     "inference": {"images", "backbones", "files"},
-    "extraction": {"images", "backbones", "codes", "inference", "files"},
+    "extraction": {"images", "backbones", "codes", "inference", "files", "parallel"},
     "transformer": {
         "images",
         "backbones",

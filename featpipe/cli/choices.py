@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 __all__ = [
-    *("ClassWeight", "Decoding", "Dtype", "FitClassifier", "Init", "Metric"),
+    *("Backend", "ClassWeight", "Decoding", "Dtype", "FitClassifier", "Init", "Metric"),
     *("OnError", "Optimiser", "Precision", "Schedule"),
 ]
 
@@ -30,6 +30,13 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     float16 = "float16"
+
+
+class Backend(StrEnum):
+    """Whose processes share the work."""
+
+    loky = "loky"
+    dask = "dask"
 
 
 class OnError(StrEnum):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featpipe.cli import options as o
-from featpipe.cli.choices import Decoding, OnError, Precision
+from featpipe.cli.choices import Backend, Decoding, OnError, Precision
 from featpipe.cli.outputs import require_outputs
+from featpipe.cli.parallel import BackendOption, JobsOption, SchedulerOption, jobs_of
 from featpipe.cli.progress import image_progress, summary
 from featpipe.cli.voice import voice
 
@@ -42,6 +43,9 @@ def extract(
     decoding: o.DecodingOption = Decoding.auto,
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,
+    jobs: JobsOption = None,
+    backend: BackendOption = Backend.loky,
+    scheduler: SchedulerOption = None,
     shard: o.Shard = None,
     unlabelled: o.Unlabelled = False,
     limit: o.Limit = None,
@@ -63,6 +67,7 @@ def extract(
         featpipe extract flowers -o flowers.h5
         featpipe extract flowers -o flowers.h5 --depth layer3 --depth penultimate
         featpipe extract photos.csv -o photos.h5 --backbone mini
+        featpipe extract photos -o p.h5 --backend dask --scheduler tcp://head:8786
     """
     extract_codes(dict(locals()))
 
@@ -100,6 +105,7 @@ def extract_codes(
         {"-o": asked["output"], "--json": asked["json_path"]},
         {"SOURCE": asked["source"], "--weights": asked["weights"]},
     )
+    jobs = jobs_of(asked)
     image_set = images.scan(
         asked["source"],
         unlabelled=asked["unlabelled"],
@@ -121,6 +127,7 @@ def extract_codes(
             Machine(asked["device"], asked["batch_size"], asked["workers"]),
             on_error=asked["on_error"].value,
             shard=_shard(asked["shard"]),
+            jobs=jobs,
             progress=progress,
         )
         if asked["plan"]:

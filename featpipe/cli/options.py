@@ -17,11 +17,11 @@ from featpipe.cli.choices import (
     Precision,
 )
 
-__all__ = ["NETWORK"]
+__all__ = ["MACHINE", "NETWORK"]
 
 NETWORK = "The network"
 _PREPROCESSING = "Preprocessing (default: that of the weights)"
-_MACHINE = "The machine"
+MACHINE = "The machine"
 _WRITING = "What is written"
 _PROTOCOL = "The protocol"
 
@@ -109,7 +109,7 @@ Device = Annotated[
         "--device",
         metavar="D",
         help="auto, cpu, cuda, cuda:1, mps.",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
     ),
 ]
 PrecisionOption = Annotated[
@@ -118,7 +118,7 @@ PrecisionOption = Annotated[
         "--precision",
         help="auto is bf16 where the processor multiplies it, and on an existing file "
         "that of the file.",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
     ),
 ]
 DecodingOption = Annotated[
@@ -127,7 +127,7 @@ DecodingOption = Annotated[
         "--decoding",
         help="scaled decodes large JPEGs smaller: faster, codes move as by bf16. "
         "auto is exact with fp32, else scaled; on an existing file that of the file.",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
     ),
 ]
 DtypeOption = Annotated[
@@ -146,7 +146,7 @@ BatchSize = Annotated[
         help="Images through the network together, 128 at most, 512 beyond 10,000 "
         "images. Default: tried before a long run; else on the CPU what its cache "
         "holds, 32 at most, and on a GPU 128.",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
     ),
 ]
 Workers = Annotated[
@@ -156,7 +156,7 @@ Workers = Annotated[
         min=1,
         help="Images read and decoded at once: up to four threads, else processes. "
         "Default: one a processor.",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
     ),
 ]
 InputSize = Annotated[
@@ -260,7 +260,7 @@ Shard = Annotated[
         "--shard",
         metavar="i/n",
         help="Only the i-th of n parts of the work, 0-based; `merge` joins them.",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
     ),
 ]
 PlanOnly = Annotated[
@@ -386,7 +386,7 @@ Memory = Annotated[
         "--memory",
         metavar="SIZE",
         help="What the fits may use beside the codes, as 8GB. Default: 1GB.",
-        rich_help_panel=_MACHINE,
+        rich_help_panel=MACHINE,
     ),
 ]
 CompareJson = Annotated[

@@ -9,7 +9,7 @@ from featpipe.codes.assembly import Row, assemble, content, save, write
 from featpipe.codes.block import CodesError, is_replaceable, require_replaceable
 from featpipe.codes.layout import SPLITS, Failure, Tables
 from featpipe.codes.merging import merge, require_same_fingerprint
-from featpipe.codes.reading import FINGERPRINT, Codes, checked, read, verify
+from featpipe.codes.reading import FINGERPRINT, Codes, checked, digest, read, verify
 
 __all__ = [
     "FINGERPRINT",
@@ -22,6 +22,7 @@ __all__ = [
     "assemble",
     "checked",
     "content",
+    "digest",
     "is_replaceable",
     "merge",
     "read",

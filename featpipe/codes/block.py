@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 __all__ = [
     "CodesError",
     "check",
+    "digest",
     "is_replaceable",
     "require_replaceable",
     "room_for",
@@ -99,6 +100,11 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
         raise CodesError("is damaged: its header does not match its SHA-256")
     if payload and _digest(file, facts["payload"]) != facts["payload_sha256"]:
         raise CodesError("is damaged: its codes do not match their SHA-256")
+
+
+def digest(file: BinaryIO) -> str:
+    """Return the SHA-256 that stands for every byte of a file, its codes included."""
+    return _facts(file)["header_sha256"]
 
 
 def is_replaceable(path: Path) -> bool:

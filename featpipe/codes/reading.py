@@ -23,7 +23,7 @@ from featpipe.codes.layout import SPLITS, Tables
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FINGERPRINT", "Codes", "checked", "read", "stamp_of", "verify"]
+__all__ = ["FINGERPRINT", "Codes", "checked", "digest", "read", "stamp_of", "verify"]
 
 # What changes the numbers; device, workers, batch size, versions and paths do not.
 FINGERPRINT = ("backbone", "weights_sha256", "preprocessing", "decoding", "precision")
@@ -432,6 +432,25 @@ def checked(codes: Codes) -> Codes:
         except CodesError as error:
             raise CodesError(f"{codes.path} {error}") from None
     return replace(codes, is_checked=True)
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 that stands for every byte of a codes file, 64 hex digits.
+
+    Read from its first block, not computed; `read` compares it with the bytes.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CodesError
+        If it is no codes file.
+    """
+    with _opened(Path(path)) as file:
+        try:
+            return block.digest(file)
+        except CodesError as error:
+            raise CodesError(f"{path} {error}") from None
 
 
 def verify(path: str | os.PathLike[str]) -> Codes:

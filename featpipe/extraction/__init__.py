@@ -1,8 +1,9 @@
 """Images through a backbone into a codes file: resumable and incremental.
 
 `extract` decides what is missing (`outlook`), plans it (`plan`), runs the plan
-(`runner`, through `inference`) into part files (`parts`), and hands over to `codes` to
-make the final file. Knows nothing of classifiers.
+(`runner`, through `inference`) into part files (`parts`), in this process or as
+`tasks` of several (`pooled`), and hands over to `codes` to make the final file. Knows
+nothing of classifiers.
 """
 
 import os
@@ -14,6 +15,7 @@ from featpipe.codes import Codes
 from featpipe.extraction.job import Job
 from featpipe.files import LockedError, belongs_to
 from featpipe.inference import Machine, Progress, Recipe
+from featpipe.parallel import Jobs
 
 __all__ = ["Job", "LockedError", "extract"]
 
@@ -44,6 +46,7 @@ def extract(
     limit: int | None = None,
     on_error: str = "skip",
     shard: tuple[int, int] | None = None,
+    jobs: int | Jobs | None = None,
     overwrite: bool = False,
     break_lock: bool = False,
     seed: int = 0,
@@ -113,6 +116,9 @@ def extract(
         ``"skip"`` lists an image that fails in the file; ``"fail"`` raises.
     shard : (i, n), optional
         Only the i-th of n parts of the work; `featpipe.merge` puts them together.
+    jobs : int or Jobs, optional
+        Processes that share the work: so many on this machine, or those of a cluster
+        (`featpipe.parallel.Jobs`). Each loads the network once. Default: this one.
     overwrite : bool
         Begin anew, whatever is there.
     break_lock : bool
@@ -142,7 +148,10 @@ def extract(
     FileNotFoundError
         If there is no such source or weights file.
     OSError
-        If the file cannot be written.
+        If the file cannot be written, or no scheduler or worker answers.
+    RuntimeError
+        If workers have other versions than this process, do not see the folder of the
+        codes file, or die again and again.
 
     Examples
     --------
@@ -176,6 +185,7 @@ def extract(
         Machine(device, batch_size, workers),
         on_error=on_error,
         shard=shard,
+        jobs=Jobs(jobs) if isinstance(jobs, int) else jobs,
         progress=progress,
     )
     codes = job.run(overwrite=overwrite, break_lock=break_lock)

@@ -4,7 +4,6 @@ Calls the others in turn: `outlook` decides, `runner` computes, `codes`
 writes.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from featpipe import codes, images
+from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row, Tables
 from featpipe.extraction.outlook import Outlook, look
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
-from featpipe.extraction.runner import Runner
+from featpipe.extraction.pooled import PooledRunner
+from featpipe.extraction.runner import PlanRunner, Runner
+from featpipe.extraction.shards import require_same_shard, take_shard
+from featpipe.extraction.tasks import CHANGED, make_engine
 from featpipe.files import (
     Lock,
     follow_links,
@@ -29,14 +31,13 @@ from featpipe.files import (
     write_bytes,
 )
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
 from featpipe.inference.network import Network
-from featpipe.inference.pixels import Decoding
 from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe
+from featpipe.parallel import Jobs
 
 __all__ = ["Job"]
 
@@ -52,6 +53,8 @@ class Job:
     machine : Machine, optional
     on_error, shard, progress
         As in `featpipe.extract`.
+    jobs : Jobs, optional
+        Other processes that compute; default this one.
     """
 
     def __init__(
@@ -63,33 +66,29 @@ class Job:
         *,
         on_error: str = "skip",
         shard: tuple[int, int] | None = None,
+        jobs: Jobs | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        _require(on_error in ("skip", "fail"), "on_error", on_error, "'skip' or 'fail'")
+        if on_error not in ("skip", "fail"):
+            raise ValueError(f"on_error is {on_error!r}; use 'skip' or 'fail'")
         self._recipe = recipe
         self._path = _target(path)
         require_distinct({"the codes file": path}, {"SOURCE": image_set.source})
         self._slice_size = slice_size(len(image_set))
         self._shard = shard
-        self._images = self._of_shard(image_set)
+        self._shard_facts: dict[str, Any] | None = None
+        self._images = image_set
+        if shard is not None:
+            self._images, self._shard_facts = take_shard(
+                image_set, shard, self._slice_size
+            )
+        self._jobs = None if jobs is None or jobs.is_here else jobs
+        self._key = ""
         self._network = Network(recipe, machine)
         self._on_error = on_error
         self._server: WorkerServer | None = None
         self._tell = progress or (lambda progress: None)
         self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
-
-    def _of_shard(self, image_set: ImageSet) -> ImageSet:
-        self._shard_facts: dict[str, Any] | None = None
-        if self._shard is None:
-            return image_set
-        i, n = self._shard
-        _require(0 <= i < n, "shard", f"{i}/{n}", "i/n with i from 0 to n - 1")
-        # Shards of two different lists would miss images, or have them twice.
-        paths = "\0".join(image_set.paths).encode("utf-8", "surrogateescape")
-        listing = hashlib.sha256(paths).hexdigest()
-        self._shard_facts = {"number": i, "of": n, "listing": listing}
-        slices = np.arange(len(image_set)) // self._slice_size
-        return image_set.take(np.flatnonzero(slices % n == i))
 
     def look(self, *, overwrite: bool = False) -> Outlook:
         """Tell what there is to do, computing and writing nothing.
@@ -107,7 +106,7 @@ class Job:
 
     def _look(self, old: Codes | None) -> Outlook:
         if old is not None and self._shard is not None:
-            _require_same_shard(old, self._shard)
+            require_same_shard(old, self._shard)
         outlook = look(self._path, old, self._images, self._recipe, self._network)
         outlook.provenance.pop("shard", None)
         if self._shard_facts:
@@ -117,7 +116,8 @@ class Job:
     def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
         """Run the extraction; see `featpipe.extract`."""
         with ExitStack() as stack:
-            stack.enter_context(Lock(self._path, break_lock=break_lock))
+            lock = stack.enter_context(Lock(self._path, break_lock=break_lock))
+            self._key = lock.key
             self._tell(self._progress)
             if overwrite:
                 codes.require_replaceable(self._path)
@@ -125,7 +125,7 @@ class Job:
             if overwrite:
                 parts.drop()
             old = None if overwrite else self._existing()
-            if old is None:
+            if old is None and self._jobs is None:
                 self._server = stack.enter_context(self._early_server())
             outlook = self._look(old)
             for part in parts.found.values():
@@ -169,10 +169,7 @@ class Job:
 
     def _finish(self, old: Codes | None, outlook: Outlook, parts: Parts) -> Codes:
         """Compute what is missing and write the file, if anything has changed."""
-        known = [
-            *outlook.failed.values(),
-            *map(_without_size_and_mtime, self._images.failures),
-        ]
+        known = self._failures(outlook)
         self._progress.failed += len(known)
         if self._on_error == "fail":
             for failure in sorted(known):
@@ -241,16 +238,7 @@ class Job:
         plan = self._plan(positions, depths, outlook, parts)
         index = RowIndex(files)
         index.add(k for k, file in enumerate(files) if plan.can_use(file))
-        runner = Runner(
-            plan,
-            parts,
-            index,
-            partial(self._engine, plan, outlook),
-            partial(_require_same_image, base, outlook),
-            self._progress,
-            self._tell,
-            self._on_error,
-        )
+        runner = self._runner(plan, parts, index, outlook, base)
         found: dict[int, Row] = {}
         position = {self._images.paths[i]: int(i) for i in positions}
         for part in runner.run():
@@ -292,30 +280,46 @@ class Job:
             execution,
         )
 
-    def _engine(self, plan: Plan, outlook: Outlook, n_images: int) -> Engine:
-        precision = outlook.provenance["precision"]
-        return Engine(
-            self._images,
-            plan.batch_size,
-            partial(self._network.lanes, plan.depths, precision, plan.execution),
-            decoding=Decoding.recorded(outlook.provenance["decoding"]),
-            hflip=self._recipe.hflip,
-            workers=self._network.machine.n_workers,
-            progress=self._progress,
-            n_images=n_images,
-            server=self._server,
+    def _runner(
+        self,
+        plan: Plan,
+        parts: Parts,
+        index: RowIndex,
+        outlook: Outlook,
+        base: Codes | None,
+    ) -> PlanRunner:
+        """Return who computes a plan: this process, or others."""
+        how = plan, parts, self._progress, self._tell, self._on_error
+        if self._jobs is not None:
+            return PooledRunner(
+                *how,
+                jobs=self._jobs,
+                recipe=self._recipe,
+                machine=self._network.machine,
+                path=self._path,
+                key=self._key,
+                files=[file for file in index.files if plan.can_use(file)],
+                expected=partial(_expected, base, outlook),
+            )
+        return Runner(
+            *how,
+            index=index,
+            make_engine=partial(
+                make_engine,
+                plan,
+                self._network,
+                self._recipe.hflip,
+                self._progress,
+                self._server,
+            ),
+            same_image=partial(_require_same_image, base, outlook),
         )
 
     def _tables(
         self, order: list[int], where: list[Row], outlook: Outlook, files: list[Codes]
     ) -> Tables:
         source, at = self._images, np.array(order, np.int64)
-        paths = [source.paths[i] for i in order]
-        failures = [
-            *outlook.failed.values(),
-            *map(_without_size_and_mtime, source.failures),
-        ]
-        known = RowIndex(files)
+        paths, known = [source.paths[i] for i in order], RowIndex(files)
         return Tables(
             paths=paths,
             labels=source.labels[at],
@@ -328,7 +332,7 @@ class Job:
             sha256=np.frombuffer(
                 b"".join(known.sha256(row) for row in where), np.uint8
             ).reshape(-1, 32),
-            failures=sorted(failures),
+            failures=sorted(self._failures(outlook)),
             notes=[
                 Failure(path, "decode", text)
                 for path, row in zip(paths, where, strict=True)
@@ -337,11 +341,13 @@ class Job:
             provenance=outlook.provenance,
         )
 
+    def _failures(self, outlook: Outlook) -> list[Failure]:
+        """Return the failures of the scan and of images, those of the old file too."""
+        scan = [Failure(*failure) for failure in self._images.failures]
+        return [*outlook.failed.values(), *scan]
+
     def _nothing(self, outlook: Outlook) -> ValueError:
-        known = [
-            *outlook.failed.values(),
-            *map(_without_size_and_mtime, self._images.failures),
-        ]
+        known = self._failures(outlook)
         first = "" if not known else "; the first, {}, failed at {}: {}"
         return ValueError(
             f"not one of {self._progress.n_images} images in {self._images.source} "
@@ -354,26 +360,16 @@ def _require_same_image(
 ) -> None:
     """Refuse to add a depth to a row whose image is not what it was."""
     if base is not None and base.sha256[outlook.kept[i].row].tobytes() != sha256:
-        raise ImageError(
-            "read",
-            "its content has changed while its size and time have not; run the same "
-            "command again to compute it anew",
-        )
+        raise ImageError("read", CHANGED)
 
 
-def _require_same_shard(old: Codes, shard: tuple[int, int]) -> None:
-    said = old.provenance.get("shard") or {}
-    if (said.get("number"), said.get("of")) != shard:
-        holds = f"shard {said['number']}/{said['of']}" if said else "all images"
-        raise CodesError(
-            f"{old.path} holds {holds}, and now shard {shard[0]}/{shard[1]} is asked "
-            "for; give every shard a file of its own"
-        )
-
-
-def _require(holds: bool, what: str, came: object, would_do: str) -> None:
-    if not holds:
-        raise ValueError(f"{what} is {came!r}; use {would_do}")
+def _expected(
+    base: Codes | None, outlook: Outlook, positions: Sequence[int]
+) -> np.ndarray | None:
+    """Return the digests of the rows that depths are added to."""
+    if base is None:
+        return None
+    return base.sha256[[outlook.kept[i].row for i in positions]]
 
 
 def _refusal(failure: Failure) -> str:
@@ -381,10 +377,6 @@ def _refusal(failure: Failure) -> str:
         f"{failure.path}: {failure.stage}: {failure.reason}; mend or remove it, or "
         "leave out --on-error fail to go on without it"
     )
-
-
-def _without_size_and_mtime(failure: images.Failure) -> Failure:
-    return Failure(failure.path, failure.stage, failure.reason)
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -5,9 +5,11 @@ are looked up by content too, so a part of an older plan (the folder has grown s
 still serves.
 """
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +27,7 @@ __all__ = ["Parts", "RowIndex"]
 _FOLDER_BYTES = 4096
 
 # The second number is missing in parts of older versions.
-_PART = re.compile(r"[0-9a-f]{32}(-[0-9]{6,}){1,2}\.h5")
+_PART = re.compile(r"[0-9a-f]{32}(-[0-9]{6,}){1,2}(-w[0-9a-f]{8})?\.h5")
 _TEMPORARY = re.compile(rf"\.{_PART.pattern}\.[0-9a-f]{{32}}\.tmp")
 
 
@@ -36,10 +38,18 @@ class Parts:
     ----------
     path : Path
         The codes file to be.
+    worker : str, optional
+        Name of the worker process that this is for, one of several: its parts have
+        names of their own, so that two workers that do the same slice, one of them
+        taken for dead, never write to one file; and it leaves alone what others write.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, worker: str | None = None) -> None:
         self.folder = path.with_name(f"{path.name}.parts")
+        self._worker = worker
+        self._read: dict[Path, Codes | None] = {}
+        if worker is not None:
+            return
         # What a killed run was writing; the lock says that nobody else is.
         remove_temporaries(path)
         for temporary in self._named(_TEMPORARY):
@@ -56,25 +66,55 @@ class Parts:
     def path(self, plan: Plan, span: Span) -> Path:
         """Name the part of some neighbouring images."""
         start, stop = span
-        return self.folder / f"{plan.digest[:32]}-{start:09d}-{stop:09d}.h5"
+        end = ""
+        if self._worker is not None:
+            end = f"-w{hashlib.sha256(self._worker.encode()).hexdigest()[:8]}"
+        return self.folder / f"{plan.digest[:32]}-{start:09d}-{stop:09d}{end}.h5"
+
+    def create_folder(self) -> None:
+        """Make the folder, if it is not there yet."""
+        try:
+            with explained(self.folder, _FOLDER_BYTES):
+                self.folder.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise FileExistsError(
+                f"{self.folder} is a file, where the folder of finished parts has to "
+                "be; move it away"
+            ) from error
 
     def of(self, plan: Plan) -> list[tuple[Span, Codes]]:
-        """Return the parts of a plan that were there at the start, ascending."""
-        found = [(_span(path), path, part) for path, part in self.found.items()]
-        return [
-            (span, part)
-            for span, path, part in found
-            if span is not None and path == self.path(plan, span)
-        ]
+        """Return the whole parts of a plan, or of a piece of one, ascending."""
+        found = []
+        for path in self._named(_PART):
+            span = _span(path)
+            if span is None or not path.name.startswith(plan.digest[:32]):
+                continue
+            inside = plan.span.start <= span.start and span.stop <= plan.span.stop
+            part = self.read(path) if inside else None
+            if part is not None:
+                found.append((span, part))
+        return sorted(found, key=lambda one: one[0])
+
+    def read(self, path: Path) -> Codes | None:
+        """Return a part, every byte checked; None if it is damaged or gone."""
+        if path not in self._read:
+            self._read[path] = None
+            with suppress(CodesError, FileNotFoundError):
+                self._read[path] = codes.read(path)
+        return self._read[path]
+
+    def fresh(self, name: str) -> Codes | None:
+        """Return a part that another process has just written; None if not seen yet."""
+        # A listing has a network file system look again for what was not there.
+        there = {path.name for path in self._named(_PART)}
+        self._read.pop(self.folder / name, None)
+        return self.read(self.folder / name) if name in there else None
 
     @cached_property
     def found(self) -> dict[Path, Codes]:
         """The parts that were there at the start and are whole, of whatever plan."""
-        found = {}
-        for name in self._named(_PART):
-            with suppress(CodesError, FileNotFoundError):
-                found[name] = codes.read(name)
-        return found
+        parts = {path: self.read(path) for path in self._named(_PART)}
+        return {path: part for path, part in parts.items() if part is not None}
 
     def execution(
         self, depths: Sequence[str], dtype: str, device: str, batch_size: int | None
@@ -104,14 +144,12 @@ class Parts:
         self, plan: Plan, span: Span, arrays: dict[str, np.ndarray], tables: Tables
     ) -> Codes:
         """Write the part of some neighbouring images, durably, and check it."""
-        try:
-            with explained(self.folder, _FOLDER_BYTES):
-                self.folder.mkdir(exist_ok=True)
-        except FileExistsError as error:
-            raise FileExistsError(
-                f"{self.folder} is a file, where the folder of finished parts has to "
-                "be; move it away"
-            ) from error
+        # A worker that comes too late must not begin the folder anew.
+        if self._worker is None:
+            self.create_folder()
+        else:
+            provenance = {**tables.provenance, "worker": self._worker}
+            tables = replace(tables, provenance=provenance)
         return codes.save(self.path(plan, span), arrays, tables)
 
     def tidy(self) -> None:
@@ -126,12 +164,15 @@ class Parts:
             with suppress(OSError):
                 path.unlink()
         self.tidy()
+        self._read.clear()
         self.__dict__.pop("found", None)
 
 
 def _span(path: Path) -> Span | None:
     """Return what the name of a part says that it holds; None if it is no part's."""
-    match = re.fullmatch(r"[0-9a-f]{32}-(\d{9,})-(\d{9,})\.h5", path.name)
+    match = re.fullmatch(
+        r"[0-9a-f]{32}-(\d{9,})-(\d{9,})(-w[0-9a-f]{8})?\.h5", path.name
+    )
     return None if match is None else Span(int(match[1]), int(match[2]))
 
 

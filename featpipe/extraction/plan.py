@@ -5,11 +5,12 @@ not. A part file holds neighbouring batches, whichever were finished, and is nam
 the plan and by where they begin and end.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,11 @@ class Plan:
         Its kind: ``cpu``, ``cuda`` or ``mps``.
     execution : Execution
         How the network runs there. Both change the numbers by rounding.
+    first : int
+        Where the plan begins, if it is a piece of a larger one; see `piece`.
+    digest : str
+        Name of this plan: equal digests compute equal bytes. That of the larger one,
+        for a piece; left out otherwise.
     """
 
     images: ImageSet
@@ -79,15 +85,39 @@ class Plan:
     slice_size: int
     device: str
     execution: Execution
+    first: int = 0
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.digest:
+            object.__setattr__(self, "digest", self._own_digest())
+
+    @property
+    def span(self) -> Span:
+        """All that the plan computes."""
+        return Span(self.first, self.first + len(self.positions))
 
     @property
     def batch_size(self) -> int:
         """Images of a batch, at most."""
         return min(self.execution.batch_size, self.slice_size)
 
-    @cached_property
-    def digest(self) -> str:
-        """Name of this plan: equal digests compute equal bytes."""
+    def within(self, span: Span) -> list[int]:
+        """Return the positions, in `images`, of a span of the plan."""
+        start, stop = (edge - self.first for edge in span)
+        return self.positions[start:stop].tolist()
+
+    def piece(self, span: Span) -> Plan:
+        """Return a plan of a span alone, which computes the same bytes of it.
+
+        It holds nothing of other images, so that it may travel to another process.
+        """
+        images = self.images.detached(self.within(span))
+        return replace(
+            self, images=images, positions=np.arange(len(images)), first=span.start
+        )
+
+    def _own_digest(self) -> str:
         facts: list[object] = [self.fingerprint, list(self.depths), self.dtype]
         facts += [self.slice_size, self.device, self.execution.as_dict()]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -118,7 +148,7 @@ class Plan:
 
     def batches(self, within: Span | None = None) -> Iterator[Span]:
         """Yield the batches; or those of a span that begins and ends with batches."""
-        start, end = within or (0, len(self.positions))
+        start, end = within or self.span
         while start < end:
             slice_end = (start // self.slice_size + 1) * self.slice_size
             stop = min(start + self.batch_size, slice_end, end)
@@ -127,7 +157,15 @@ class Plan:
 
     def ends_slice(self, batch: Span) -> bool:
         """Return whether a batch is the last one of its slice."""
-        return batch.stop % self.slice_size == 0 or batch.stop == len(self.positions)
+        return batch.stop % self.slice_size == 0 or batch.stop == self.span.stop
+
+    def slices(self, within: Span) -> Iterator[Span]:
+        """Yield the slices of a span; the first and the last may be incomplete."""
+        start, end = within
+        while start < end:
+            stop = min((start // self.slice_size + 1) * self.slice_size, end)
+            yield Span(start, stop)
+            start = stop
 
     def gaps(self, spans: Sequence[Span]) -> list[Span]:
         """Return what some spans, ascending and apart, leave out.
@@ -141,6 +179,7 @@ class Plan:
         >>> plan.gaps([Span(2, 4), Span(4, 6)])
         [Span(start=0, stop=2), Span(start=6, stop=9)]
         """
-        edges = [0, *(edge for span in spans for edge in span), len(self.positions)]
+        start, stop = self.span
+        edges = [start, *(edge for span in spans for edge in span), stop]
         pairs = zip(edges[::2], edges[1::2], strict=True)
         return [Span(*pair) for pair in pairs if pair[0] < pair[1]]

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,37 +18,30 @@ from featpipe.inference.batch import Batch, LoadedImage
 from featpipe.inference.engine import Engine
 from featpipe.inference.progress import Progress
 
-__all__ = ["Runner"]
+__all__ = ["Done", "PlanRunner", "Runner"]
 
 # A part ends with the first slice after so many seconds, or with the first batch after
 # so many bytes: syncing one takes about as long as computing 128 images on a GPU.
 _SECONDS, _BYTES = 2.0, 2**26
 
 
-class _Done(NamedTuple):
+class Done(NamedTuple):
     """A part file of this plan, and which of its images it holds."""
 
     span: Span
     part: Codes
 
 
-class Runner:
-    """Computes what a plan lacks and leaves all of it in part files.
+class PlanRunner(ABC):
+    """Leaves all of a plan in part files; how, the two that follow know.
 
     Parameters
     ----------
     plan : Plan
     parts : Parts
-    index : RowIndex
-        Rows of older files and parts that the plan can use.
-    make_engine : callable
-        Told how many images are left; returns the `Engine`. Called only if some are.
-    same_image : callable
-        Told position and content digest of an image just read; raises `ImageError`
-        if this plan may not use it.
     progress : Progress
     tell : callable
-        Called with the progress after every batch.
+        Called with the progress often.
     on_error : str
         ``"skip"`` records a failure and goes on, ``"fail"`` raises it.
     """
@@ -56,18 +50,12 @@ class Runner:
         self,
         plan: Plan,
         parts: Parts,
-        index: RowIndex,
-        make_engine: Callable[[int], Engine],
-        same_image: Callable[[int, bytes], None],
         progress: Progress,
         tell: Callable[[Progress], None],
         on_error: str,
     ) -> None:
         self._plan = plan
         self._parts = parts
-        self._index = index
-        self._make_engine = make_engine
-        self._same_image = same_image
         self._progress = progress
         self._tell = tell
         self._on_error = on_error
@@ -92,26 +80,47 @@ class Runner:
             done += self._compute(missing)
         return [part for _, part in sorted(done, key=lambda one: one.span)]
 
-    def _done(self) -> list[_Done]:
+    @abstractmethod
+    def _compute(self, missing: Sequence[Span]) -> list[Done]:
+        """Compute some spans, and write what is finished also if something fails."""
+
+    def _done(self) -> list[Done]:
         """Return the parts of this plan whose images are still what they were."""
-        done: list[_Done] = []
+        done: list[Done] = []
         for span, part in self._parts.of(self._plan):
             apart = not done or done[-1].span.stop <= span.start
             if apart and self._still_holds(span, part):
-                done.append(_Done(span, part))
+                done.append(Done(span, part))
         return done
 
     def _still_holds(self, span: Span, part: Codes) -> bool:
-        images, positions = self._plan.images, self._plan.positions[slice(*span)]
+        images, positions = self._plan.images, self._plan.within(span)
+        if self._unseen(part) is not None:
+            return False
         if images.mtimes[positions].all():
             return True
         # Images without a time (arrays, data sets): only their content can tell.
         rows = {path: row for row, path in enumerate(part.paths)}
-        for i in positions.tolist():
+        for i in positions:
             row = rows.get(images.paths[i])
             if row is None or part.sha256[row].tobytes() != self._content_digest(i):
                 return False
         return True
+
+    def _unseen(self, part: Codes) -> Failure | None:
+        """Return a failure of another process to read an image that this one reads.
+
+        What is not there for one worker of several may be there for all the others.
+        """
+        if "worker" not in part.provenance:
+            return None
+        failures = {f.path: f for f in part.tables.failures if f.stage == "read"}
+        if failures:
+            for i in self._plan.within(self._plan.span):
+                path = self._plan.images.paths[i]
+                if path in failures and self._content_digest(i) is not None:
+                    return failures[path]
+        return None
 
     def _content_digest(self, i: int) -> bytes | None:
         try:
@@ -119,12 +128,54 @@ class Runner:
         except ImageError:
             return None
 
-    def _compute(self, missing: Sequence[Span]) -> list[_Done]:
+    def _count_failures(self, failures: Sequence[Failure]) -> None:
+        self._progress.failed += len(failures)
+        if failures and self._on_error == "fail":
+            path, stage, reason = failures[0][:3]
+            raise ValueError(
+                f"{path}: {stage}: {reason}; remove or mend the image, or leave out "
+                "--on-error fail to go on without it"
+            )
+
+
+class Runner(PlanRunner):
+    """Computes what a plan lacks in this process.
+
+    Parameters
+    ----------
+    plan, parts, progress, tell, on_error
+        As for `PlanRunner`.
+    index : RowIndex
+        Rows of older files and parts that the plan can use.
+    make_engine : callable
+        Told how many images are left; returns the `Engine`. Called only if some are.
+    same_image : callable
+        Told position and content digest of an image just read; raises `ImageError`
+        if this plan may not use it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Parts,
+        progress: Progress,
+        tell: Callable[[Progress], None],
+        on_error: str,
+        *,
+        index: RowIndex,
+        make_engine: Callable[[int], Engine],
+        same_image: Callable[[int, bytes], None],
+    ) -> None:
+        super().__init__(plan, parts, progress, tell, on_error)
+        self._index = index
+        self._make_engine = make_engine
+        self._same_image = same_image
+
+    def _compute(self, missing: Sequence[Span]) -> list[Done]:
         """Compute some spans, and write what is finished also if something fails."""
         unchanged = self._unchanged(missing)
-        positions = self._plan.positions
         to_read = (
-            [i for i in positions[slice(*batch)].tolist() if i not in unchanged]
+            [i for i in self._plan.within(batch) if i not in unchanged]
             for span in missing
             for batch in self._plan.batches(span)
         )
@@ -165,7 +216,7 @@ class Runner:
         """Return the rows of images that are known by path, size and time."""
         found = {}
         for span in missing:
-            for i in self._plan.positions[slice(*span)].tolist():
+            for i in self._plan.within(span):
                 path = self._plan.images.paths[i]
                 row = self._index.unchanged(path, self._plan.stamp(i))
                 if row is not None:
@@ -186,7 +237,7 @@ class Runner:
             LoadedImage(i, self._index.sha256(unchanged[i]), known=unchanged[i])
             if i in unchanged
             else next(read)
-            for i in self._plan.positions[slice(*span)].tolist()
+            for i in self._plan.within(span)
         ]
         failures = failures_of(self._plan, images)
         # Before it is added: an image that ends the run is tried again by the next one.
@@ -197,30 +248,21 @@ class Runner:
         self._progress.computed += len(images) - kept - len(failures)
         self._tell(self._progress)
 
-    def _count_failures(self, failures: Sequence[Failure]) -> None:
-        self._progress.failed += len(failures)
-        if failures and self._on_error == "fail":
-            path, stage, reason = failures[0][:3]
-            raise ValueError(
-                f"{path}: {stage}: {reason}; remove or mend the image, or leave out "
-                "--on-error fail to go on without it"
-            )
-
-    def _save(self, contents: Contents) -> _Done:
+    def _save(self, contents: Contents) -> Done:
         with self._progress.timing("write"):
             arrays, tables = contents.arrays(), contents.tables()
             part = self._parts.save(self._plan, contents.span, arrays, tables)
-        return _Done(contents.span, part)
+        return Done(contents.span, part)
 
 
 class _Writer:
     """Writes parts beside the work, in one thread; an error comes with a later part."""
 
-    def __init__(self, save: Callable[[Contents], _Done]) -> None:
+    def __init__(self, save: Callable[[Contents], Done]) -> None:
         self._save = save
         self._thread = ThreadPoolExecutor(1, "write")
-        self._saving: deque[Future[_Done]] = deque()
-        self._done: list[_Done] = []
+        self._saving: deque[Future[Done]] = deque()
+        self._done: list[Done] = []
 
     def __enter__(self) -> "_Writer":
         return self
@@ -239,7 +281,7 @@ class _Writer:
     def _collect(self) -> None:
         self._done.append(self._saving.popleft().result())
 
-    def finish(self) -> list[_Done]:
+    def finish(self) -> list[Done]:
         """Wait for all parts, and return them."""
         while self._saving:
             self._collect()

@@ -21,7 +21,7 @@ from featpipe.files.atomic import (
     write_bytes,
     write_text,
 )
-from featpipe.files.lock import Lock, LockedError
+from featpipe.files.lock import Lock, LockedError, key_of
 from featpipe.files.names import visible
 from featpipe.files.outputs import (
     belongs_to,
@@ -39,6 +39,7 @@ __all__ = [
     "explained",
     "follow_links",
     "is_stream",
+    "key_of",
     "remove_temporaries",
     "replacing",
     "require_distinct",

@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError:  # not on Windows
     fcntl = None  # type: ignore[assignment]  # None stands for the missing module
 
-__all__ = ["Lock", "LockedError"]
+__all__ = ["Lock", "LockedError", "key_of"]
 
 # A lock of ours has some 150 bytes.
 _LONGEST = 4096
@@ -53,17 +53,23 @@ class Lock:
         On entering, if another process holds it; names host, process and start.
     OSError
         If no file can be made in the folder.
+
+    Attributes
+    ----------
+    key : str
+        No other lock has it; by `key_of` another process sees whose lock is there.
     """
 
     def __init__(self, path: Path, *, break_lock: bool = False) -> None:
         self.path = path.with_name(f"{path.name}.lock")
         self._break = break_lock
+        self.key = uuid.uuid4().hex
         self._mine = json.dumps(
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "started": _start_of(os.getpid()),
-                "key": uuid.uuid4().hex,
+                "key": self.key,
             }
         )
 
@@ -140,23 +146,10 @@ class Lock:
             ) from error
 
     def _read(self) -> str:
-        # A FIFO in its place would make an ordinary open wait for ever.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
-        descriptor = os.open(self.path, flags | getattr(os, "O_NOFOLLOW", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a file")
-            return file.read(_LONGEST).decode()
+        return _read(self.path)
 
     def _holder(self) -> dict | None:
-        """Return what the lock tells of its holder; None if there is no lock."""
-        try:
-            holder = json.loads(self._read())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError):
-            holder = {}
-        return holder if isinstance(holder, dict) else {}
+        return _holder(self.path)
 
     def _held_by(self, holder: dict) -> str:
         name = str(self.path)[: -len(".lock")]
@@ -165,6 +158,33 @@ class Lock:
             f"{holder.get('host', '?')}; wait for it, or if you know that it is gone, "
             f"delete {self.path} (`extract` does it with --break-lock)"
         )
+
+
+def key_of(path: Path) -> str | None:
+    """Return the `Lock.key` of whoever makes ``path`` now; None if nobody does."""
+    key = (_holder(path.with_name(f"{path.name}.lock")) or {}).get("key")
+    return key if isinstance(key, str) else None
+
+
+def _holder(path: Path) -> dict | None:
+    """Return what a lock tells of its holder; None if there is no lock."""
+    try:
+        holder = json.loads(_read(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        holder = {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _read(path: Path) -> str:
+    # A FIFO in its place would make an ordinary open wait for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        return file.read(_LONGEST).decode()
 
 
 @contextmanager

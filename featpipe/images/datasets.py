@@ -104,6 +104,10 @@ class _ArrayReader:
         except Exception as error:  # an opened file that Pillow loads only now
             raise ImageError("read", _line(error)) from error
 
+    def only(self, paths: Iterable[str]) -> _ArrayReader:
+        """Return a reader of these pictures alone."""
+        return _ArrayReader({path: self.pictures[path] for path in paths})
+
 
 def _picture(image: Any, i: int) -> Any:
     """Check an array, and leave a PIL image as it is until it is read."""

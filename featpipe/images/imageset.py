@@ -184,6 +184,17 @@ class ImageSet:
             mtimes=self.mtimes[rows],
         )
 
+    def detached(self, indices: Iterable[int] | np.ndarray) -> ImageSet:
+        """Return these images in the order given, with nothing of the others.
+
+        For another process: `take` keeps the failures of the scan, and a reader that
+        knows where every member of an archive lies.
+        """
+        some = self.take(indices)
+        only = getattr(self.reader, "only", None)
+        reader = self.reader if only is None else only(some.paths)
+        return replace(some, failures=[], reader=reader)
+
     def without_labels(self) -> ImageSet:
         """Return the same images with no label, split or class name."""
         nothing = [""] * len(self)

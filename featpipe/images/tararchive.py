@@ -21,8 +21,9 @@ import tarfile
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import IO, Any
 
 from featpipe.images.archive import (
@@ -117,6 +118,10 @@ class _TarReader:
             offset, size = self.places[path]
             return slice_of(file, offset, size)
 
+    def only(self, paths: Iterable[str]) -> _TarReader:
+        """Return a reader of these members alone."""
+        return replace(self, places={path: self.places[path] for path in paths})
+
 
 @dataclass(frozen=True)
 class _PackedReader:
@@ -131,22 +136,26 @@ class _PackedReader:
             except Exception as error:
                 raise ImageError("read", str(error)) from error
 
+    def only(self, paths: Iterable[str]) -> _PackedReader:
+        """Return a reader of these members alone."""
+        return replace(self, places={path: self.places[path] for path in paths})
+
 
 @dataclass
 class _Spool:
-    """The decompressed content of an archive, made when first needed in a process."""
+    """The decompressed content of an archive, made when first needed in a process.
+
+    What is unpickled in a process is one object for one archive, so that tasks that
+    come one after another decompress it once.
+    """
 
     archive: str
     identity: tuple[int, int]
     lock: Any = field(default_factory=threading.RLock, repr=False)
     _file: IO[bytes] | None = field(default=None, repr=False)
 
-    def __getstate__(self) -> tuple[str, tuple[int, int]]:
-        return self.archive, self.identity
-
-    def __setstate__(self, state: tuple[str, tuple[int, int]]) -> None:
-        self.archive, self.identity = state
-        self.lock, self._file = threading.RLock(), None
+    def __reduce__(self) -> tuple[Callable[..., _Spool], tuple[Any, ...]]:
+        return _spool_here, (self.archive, self.identity)
 
     def file(self) -> IO[bytes]:
         if self._file is None:
@@ -154,6 +163,11 @@ class _Spool:
                 self._file = _decompressed(packed)
             weakref.finalize(self, self._file.close)
         return self._file
+
+
+@lru_cache(maxsize=1)
+def _spool_here(archive: str, identity: tuple[int, int]) -> _Spool:
+    return _Spool(archive, identity)
 
 
 _MAGIC: dict[bytes, Callable[[IO[bytes]], Any]] = {

@@ -14,8 +14,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from featpipe.images.archive import (
     Member,
@@ -119,3 +119,7 @@ class _ZipReader:
         if len(content) != size or zlib.crc32(content) != crc:
             raise ImageError("read", "damaged member: size or checksum is wrong")
         return content
+
+    def only(self, paths: Iterable[str]) -> _ZipReader:
+        """Return a reader of these members alone."""
+        return replace(self, places={path: self.places[path] for path in paths})

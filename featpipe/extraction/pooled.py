@@ -1,0 +1,166 @@
+"""Running a plan in several processes: each slice that is missing is a task.
+
+Here is the coordinator. It sends the slices, checks the parts that come back, and is
+the only one that merges. It may be killed at any time: the parts that workers have
+written serve the next run.
+"""
+
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from featpipe import codes
+from featpipe.codes import Codes
+from featpipe.extraction.parts import Parts
+from featpipe.extraction.plan import Plan, Span
+from featpipe.extraction.runner import Done, PlanRunner
+from featpipe.extraction.tasks import (
+    PACKAGES,
+    PATIENCE,
+    PartRecord,
+    Report,
+    Task,
+    compute,
+)
+from featpipe.inference.machine import Machine
+from featpipe.inference.progress import Progress
+from featpipe.inference.recipe import Recipe, package_versions
+from featpipe.parallel import Jobs, Pool
+
+__all__ = ["PooledRunner"]
+
+
+class PooledRunner(PlanRunner):
+    """Has workers compute what a plan lacks.
+
+    Parameters
+    ----------
+    plan, parts, progress, tell, on_error
+        As for `PlanRunner`.
+    jobs : Jobs
+        Who works.
+    recipe : Recipe
+    machine : Machine
+    path : Path
+        The codes file.
+    key : str
+        Of the lock on it.
+    files : sequence of Codes
+        Older files and parts whose rows the plan can use.
+    expected : callable
+        Returns the digests, (n, 32) uint8, that images at some positions must have;
+        None if any will do.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Parts,
+        progress: Progress,
+        tell: Callable[[Progress], None],
+        on_error: str,
+        *,
+        jobs: Jobs,
+        recipe: Recipe,
+        machine: Machine,
+        path: Path,
+        key: str,
+        files: Sequence[Codes],
+        expected: Callable[[Sequence[int]], np.ndarray | None],
+    ) -> None:
+        super().__init__(plan, parts, progress, tell, on_error)
+        self._jobs = jobs
+        self._recipe = _without_choices(recipe, plan)
+        self._machine = machine
+        self._path = path.absolute()
+        self._key = key
+        self._files = tuple(file.path.absolute() for file in files)
+        self._expected = expected
+
+    def _compute(self, missing: Sequence[Span]) -> list[Done]:
+        self._parts.create_folder()
+        slices = [piece for span in missing for piece in self._plan.slices(span)]
+        n_images = sum(span.stop - span.start for span in missing)
+        n_rows: Counter[str] = Counter()
+        done: list[Done] = []
+        self._progress.begin()
+        with self._jobs.open() as pool:
+            tasks = [self._task(piece, pool, n_images) for piece in slices]
+            for report in pool.run(compute, tasks):
+                done += [
+                    self._received(record, report.worker) for record in report.parts
+                ]
+                self._add(report)
+                n_rows[report.worker] += sum(part.n_rows for part in report.parts)
+        shares = ", ".join(f"{name} {rows:,}" for name, rows in sorted(n_rows.items()))
+        self._progress.add_message(f"rows of {len(n_rows)} workers: {shares}")
+        return done
+
+    def _task(self, span: Span, pool: Pool, n_images: int) -> bytes:
+        task = Task(
+            plan=self._plan.piece(span),
+            recipe=self._recipe,
+            machine=self._machine,
+            n_here=pool.n_here,
+            path=self._path,
+            key=self._key,
+            files=self._files,
+            expected=self._expected(self._plan.within(span)),
+            on_error=self._on_error,
+            n_images=n_images,
+            versions=package_versions(*PACKAGES),
+        )
+        return pickle.dumps(task)
+
+    def _received(self, record: PartRecord, worker: str) -> Done:
+        """Read a part that a worker has written, and check that it is that one."""
+        deadline = time.monotonic() + PATIENCE
+        while (part := self._parts.fresh(record.path.name)) is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"worker {worker} has written {record.path}, which is not to be "
+                    "seen from here: its folder is not shared with this machine; put "
+                    "the codes file into one that every machine has at the same place"
+                )
+            time.sleep(0.1)
+        facts = codes.digest(part.path), len(part), len(part.tables.failures)
+        if facts != record[1:]:
+            raise RuntimeError(
+                f"{part.path} is not what worker {worker} has written; put the codes "
+                "file into a folder that only featpipe writes to, and run the same "
+                "command again"
+            )
+        failure = self._unseen(part)
+        if failure is not None:
+            raise RuntimeError(
+                f"worker {worker} cannot read {failure.path} ({failure.reason}), and "
+                f"this process can; share {self._plan.images.root} with every machine, "
+                "at the same place, and run the same command again"
+            )
+        start, stop = part.provenance["span"]
+        return Done(Span(start, stop), part)
+
+    def _add(self, report: Report) -> None:
+        progress = self._progress
+        progress.computed += report.computed
+        progress.kept += report.kept
+        progress.failed += report.failed
+        for stage, seconds in report.seconds.items():
+            progress.add(stage, seconds)
+        progress.threads |= report.threads
+        for message in report.messages:
+            progress.add_message(message)
+        self._tell(progress)
+
+
+def _without_choices(recipe: Recipe, plan: Plan) -> Recipe:
+    """Return a recipe that means the same on every machine of the cluster."""
+    recipe = recipe.resolve_auto(plan.fingerprint)
+    if recipe.weights and Path(recipe.weights).is_file():
+        recipe = replace(recipe, weights=str(Path(recipe.weights).absolute()))
+    return recipe

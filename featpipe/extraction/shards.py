@@ -1,0 +1,59 @@
+"""A share of the work that is a file of its own, for machines that know of no others.
+
+`codes.merge` puts the shards together.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from featpipe.codes import Codes, CodesError
+from featpipe.images import ImageSet
+
+__all__ = ["require_same_shard", "take_shard"]
+
+
+def take_shard(
+    image_set: ImageSet, shard: tuple[int, int], slice_size: int
+) -> tuple[ImageSet, dict[str, Any]]:
+    """Return the images of a shard, and what the file says of it.
+
+    Parameters
+    ----------
+    image_set : ImageSet
+        All images.
+    shard : (i, n)
+        Every slice k with k mod n = i.
+    slice_size : int
+
+    Raises
+    ------
+    ValueError
+        If there is no such shard.
+    """
+    i, n = shard
+    if not 0 <= i < n:
+        raise ValueError(f"shard is '{i}/{n}'; use i/n with i from 0 to n - 1")
+    # Shards of two different lists would miss images, or have them twice.
+    paths = "\0".join(image_set.paths).encode("utf-8", "surrogateescape")
+    listing = hashlib.sha256(paths).hexdigest()
+    slices = np.arange(len(image_set)) // slice_size
+    facts = {"number": i, "of": n, "listing": listing}
+    return image_set.take(np.flatnonzero(slices % n == i)), facts
+
+
+def require_same_shard(old: Codes, shard: tuple[int, int]) -> None:
+    """Raise if a file holds another shard, or all images.
+
+    Raises
+    ------
+    CodesError
+    """
+    facts = old.provenance.get("shard") or {}
+    if (facts.get("number"), facts.get("of")) != shard:
+        holds = f"shard {facts['number']}/{facts['of']}" if facts else "all images"
+        raise CodesError(
+            f"{old.path} holds {holds}, and now shard {shard[0]}/{shard[1]} is asked "
+            "for; give every shard a file of its own"
+        )

@@ -1,0 +1,340 @@
+"""A slice of a plan as a task for another process, perhaps on another machine.
+
+The process keeps its network from one task to the next. It writes the finished part
+beside those of the others and reports which; it never touches a file that somebody
+else writes. Doing a task twice changes nothing.
+"""
+
+import os
+import pickle
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from featpipe import codes
+from featpipe.codes import Codes
+from featpipe.extraction.parts import Parts, RowIndex
+from featpipe.extraction.plan import Plan
+from featpipe.extraction.runner import Runner
+from featpipe.files import key_of
+from featpipe.images import ImageError
+from featpipe.inference.claims import claimed
+from featpipe.inference.engine import Engine
+from featpipe.inference.execution import Execution
+from featpipe.inference.loader import worker_server
+from featpipe.inference.machine import Machine
+from featpipe.inference.network import Network
+from featpipe.inference.pixels import Decoding
+from featpipe.inference.processes import WorkerServer
+from featpipe.inference.progress import Progress
+from featpipe.inference.recipe import Recipe, package_versions
+from featpipe.parallel import threads_here, worker_name
+
+__all__ = ["PACKAGES", "PartRecord", "Report", "Task", "compute", "make_engine"]
+
+# What decides the last bits of a code.
+PACKAGES = ("featpipe", "torch", "torchvision", "pillow", "numpy")
+# Network file systems show a new file to other machines after some seconds.
+PATIENCE = 15.0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All that a process needs to compute a slice.
+
+    Parameters
+    ----------
+    plan : Plan
+        A piece of the whole.
+    recipe : Recipe
+        With nothing left to choose.
+    machine : Machine
+    n_here : int
+        Workers that share a machine, at most.
+    path : Path
+        The codes file to be, absolute.
+    key : str
+        Of the lock that the coordinator holds.
+    files : tuple of Path
+        Older files and parts whose rows the plan can use.
+    expected : (n, 32) uint8, optional
+        Digests that the images must have.
+    on_error : str
+    n_images : int
+        Of all tasks together.
+    versions : dict
+        Of `PACKAGES`, where the plan was made.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    machine: Machine
+    n_here: int
+    path: Path
+    key: str
+    files: tuple[Path, ...]
+    expected: np.ndarray | None
+    on_error: str
+    n_images: int
+    versions: dict[str, str | None]
+
+
+class PartRecord(NamedTuple):
+    """A part that a worker has written."""
+
+    path: Path
+    digest: str
+    n_rows: int
+    n_failures: int
+
+
+class Report(NamedTuple):
+    """What came of a task.
+
+    Parameters
+    ----------
+    worker : str
+        Host and number of the process.
+    parts : list of PartRecord
+        They hold the slice.
+    computed, kept, failed : int
+    seconds, threads, messages
+        As in `Progress`.
+    """
+
+    worker: str
+    parts: list[PartRecord]
+    computed: int
+    kept: int
+    failed: int
+    seconds: dict[str, float]
+    threads: dict[str, int]
+    messages: list[str]
+
+
+def compute(task: bytes) -> Report:
+    """Do a pickled `Task`, after those that this process has in work.
+
+    Raises
+    ------
+    RuntimeError
+        If this process has other versions, does not see the folder of the codes file,
+        or its network is another one.
+    Exception
+        As `Runner.run`.
+    """
+    # A worker with several threads is given several tasks: each uses all of them.
+    with _one_at_a_time:
+        wanted: Task = pickle.loads(task)
+        _require_same_versions(wanted)
+        _require_shared(wanted)
+        _use_threads()
+        return _Worker.of(wanted).compute(wanted)
+
+
+def make_engine(
+    plan: Plan,
+    network: Network,
+    hflip: bool,
+    progress: Progress,
+    server: WorkerServer | None,
+    n_images: int,
+    execution: Execution | None = None,
+) -> Engine:
+    """Return the engine that computes a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    network : Network
+    hflip : bool
+    progress : Progress
+    server : WorkerServer, optional
+    n_images : int
+        How many it will compute.
+    execution : Execution, optional
+        Default that of the plan.
+    """
+    precision = plan.fingerprint["precision"]
+    execution = execution or plan.execution
+    return Engine(
+        plan.images,
+        plan.batch_size,
+        partial(network.lanes, plan.depths, precision, execution),
+        decoding=Decoding.recorded(plan.fingerprint["decoding"]),
+        hflip=hflip,
+        workers=network.machine.n_workers,
+        progress=progress,
+        n_images=n_images,
+        server=server,
+    )
+
+
+_one_at_a_time = threading.Lock()
+
+
+class _Worker:
+    """What this process keeps from one task to the next of the same extraction."""
+
+    _now: "_Worker | None" = None
+
+    def __init__(self, task: Task) -> None:
+        self._request = _request(task)
+        self._network = Network(task.recipe, _machine(task))
+        self._index = _index(task.files)
+        self._stack = ExitStack()
+        exact = Decoding.recorded(task.plan.fingerprint["decoding"]).exact
+        n_workers = self._network.machine.n_workers
+        self._server = self._stack.enter_context(
+            worker_server(n_workers, task.n_images, exact=exact)
+        )
+        self._require_same_network(task)
+
+    @classmethod
+    def of(cls, task: Task) -> "_Worker":
+        """Return the one that is ready for a task."""
+        now = cls._now
+        if now is None or now._request != _request(task):
+            if now is not None:
+                cls._now = None
+                now._stack.close()
+            cls._now = now = cls(task)
+        return now
+
+    def _require_same_network(self, task: Task) -> None:
+        fingerprint = task.plan.fingerprint
+        backbone = self._network.backbone(task.plan.depths)
+        own = task.recipe.fingerprint(backbone, fingerprint["precision"])
+        for name, wanted in fingerprint.items():
+            if own.get(name) != wanted:
+                raise RuntimeError(
+                    f"worker {worker_name()} has another network: its {name} is "
+                    f"{own.get(name)!r}, not {wanted!r}; give it the same weights and "
+                    "packages"
+                )
+
+    def compute(self, task: Task) -> Report:
+        """Compute the slice of a task, and tell which parts hold it."""
+        plan, progress = task.plan, Progress()
+        runner = Runner(
+            plan,
+            Parts(task.path, worker_name()),
+            progress,
+            lambda progress: None,
+            task.on_error,
+            index=self._index,
+            make_engine=lambda n: make_engine(
+                plan,
+                self._network,
+                task.recipe.hflip,
+                progress,
+                self._server,
+                n,
+                self._execution(plan),
+            ),
+            same_image=partial(_require_same_image, task.expected),
+        )
+        parts = [_record(part) for part in runner.run()]
+        return Report(
+            worker_name(),
+            parts,
+            progress.computed,
+            progress.kept,
+            progress.failed,
+            progress.seconds,
+            progress.threads,
+            progress.messages,
+        )
+
+    def _execution(self, plan: Plan) -> Execution:
+        """Return the plan's, with no more lanes than this process has threads."""
+        import torch
+
+        if plan.device != "cpu":
+            return plan.execution
+        n_lanes = min(plan.execution.n_lanes, torch.get_num_threads())
+        return replace(plan.execution, n_lanes=n_lanes)
+
+
+def _request(task: Task) -> tuple[Any, ...]:
+    """Return what a `_Worker` depends on."""
+    return task.key, task.recipe, task.machine, list(task.plan.depths), task.files
+
+
+def _use_threads() -> None:
+    """Give torch the threads that a worker of a cluster was started with."""
+    n_threads = threads_here()
+    if n_threads is not None:
+        import torch
+
+        # Of this thread alone: tasks come in several.
+        torch.set_num_threads(n_threads)
+
+
+def _machine(task: Task) -> Machine:
+    """Return this process's share of its machine."""
+    import torch
+
+    device = task.plan.device
+    if task.machine.device.startswith(f"{device}:"):
+        device = task.machine.device
+    elif device == "cuda":
+        n_devices = torch.cuda.device_count()
+        device = f"cuda:{claimed(task.key, n_devices)}" if n_devices > 1 else "cuda"
+    share = (os.cpu_count() or 1) // task.n_here
+    workers = task.machine.workers or max(share, threads_here() or 1)
+    return replace(task.machine, device=device, workers=workers)
+
+
+def _index(files: tuple[Path, ...]) -> RowIndex:
+    index = RowIndex([codes.read(path) for path in files])
+    index.add(range(len(files)))
+    return index
+
+
+def _require_same_image(expected: np.ndarray | None, i: int, sha256: bytes) -> None:
+    """Refuse to add a depth to a row whose image is not what it was."""
+    if expected is not None and expected[i].tobytes() != sha256:
+        raise ImageError("read", CHANGED)
+
+
+CHANGED = (
+    "its content has changed while its size and time have not; run the same command "
+    "again to compute it anew"
+)
+
+
+def _record(part: Codes) -> PartRecord:
+    n_failures = len(part.tables.failures)
+    return PartRecord(part.path, codes.digest(part.path), len(part), n_failures)
+
+
+def _require_same_versions(task: Task) -> None:
+    own = package_versions(*PACKAGES)
+    for name, wanted in task.versions.items():
+        if own.get(name) != wanted:
+            raise RuntimeError(
+                f"worker {worker_name()} has {name} {own.get(name)}, and the program "
+                f"that it works for has {wanted}; install the same version in both "
+                "places"
+            )
+
+
+def _require_shared(task: Task) -> None:
+    """Raise unless this process sees the lock of whoever sent the task."""
+    deadline = time.monotonic() + PATIENCE
+    while key_of(task.path) != task.key:
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"worker {worker_name()} does not see the lock of {task.path}: either "
+                f"{task.path.parent} is not shared with its machine, or the program "
+                "that sent the work has ended; put the codes file into a folder that "
+                "every worker has at the same place"
+            )
+        time.sleep(0.1)

@@ -1,0 +1,49 @@
+"""One GPU for each of several worker processes of a machine.
+
+Each takes the lock of a GPU and keeps it until it ends, however it ends. Schedulers
+that give a process its own GPU (``CUDA_VISIBLE_DEVICES``) show it one, and it takes
+that.
+"""
+
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]  # None stands for the missing module
+
+__all__ = ["claimed"]
+
+
+@lru_cache(maxsize=1)
+def claimed(group: str, n_devices: int) -> int:
+    """Return the number of a device that no other process of a group has.
+
+    The same for the life of this process. With more processes than devices, they are
+    shared evenly.
+
+    Parameters
+    ----------
+    group : str
+        Processes that share the devices: letters and digits.
+    n_devices : int
+    """
+    if fcntl is None or n_devices < 2:
+        return 0
+    # Below the user's name: the folder belongs to everybody.
+    folder = Path(tempfile.gettempdir()) / f"featpipe-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for turn in range(1024):
+        path = folder / f"{group}-{turn}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            continue
+        # Left open: the system closes it with the process, and so frees the device.
+        return turn % n_devices
+    return 0

@@ -1,0 +1,196 @@
+"""Extraction on a real Dask cluster: a scheduler and three workers on loopback."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from extracting import run
+
+from featpipe import codes
+from featpipe.extraction import plan
+from featpipe.extraction.parts import Parts
+from featpipe.parallel import Jobs, cluster
+
+pytest.importorskip("distributed", reason="Dask is not installed: featpipe[dask]")
+
+from clusters import Cluster
+from clusters import cluster as started
+
+N_IMAGES = 160
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> Iterator[Cluster]:
+    with started(tmp_path_factory.mktemp("cluster"), 3) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, draw) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for k in range(N_IMAGES):
+        draw(folder / ("ant", "bee")[k % 2] / f"{k:03}.png", k)
+    (folder / "ant" / "bad.png").write_text("no image")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def slices_of_eight(monkeypatch):
+    monkeypatch.setattr(plan, "SLICE", 8)
+
+
+@pytest.fixture
+def alone(many, tmp_path) -> bytes:
+    return run(many, tmp_path / "alone.h5")[0].path.read_bytes()
+
+
+def jobs(three: Cluster, n: int = 3) -> Jobs:
+    return Jobs(n, "dask", three.address)
+
+
+def test_three_workers_make_the_file_of_one_process(
+    three, many, alone, tmp_path, monkeypatch
+):
+    written: set[str] = set()
+    drop = Parts.drop
+
+    def noting(parts: Parts) -> None:
+        found = map(codes.read, parts.folder.glob("*.h5"))
+        written.update(part.provenance["worker"] for part in found)
+        drop(parts)
+
+    monkeypatch.setattr(Parts, "drop", noting)
+    found, progress = run(many, tmp_path / "a.h5", jobs=jobs(three))
+    assert found.path.read_bytes() == alone
+    assert {int(name.rpartition(":")[2]) for name in written} == {*three.workers}
+    assert (progress.computed, progress.failed) == (N_IMAGES, 1)
+
+
+def test_workers_that_die_and_come_change_nothing(three, many, alone, tmp_path):
+    killed = []
+
+    def kill(progress):
+        if progress.computed > 20 * (len(killed) + 1) and len(killed) < 2:
+            killed.append(next(iter(three.workers)))
+            three.kill_worker(killed[-1])
+            three.add_worker()
+
+    found, progress = run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=kill)
+    assert len(killed) == 2
+    assert found.path.read_bytes() == alone
+    assert progress.computed + progress.kept == N_IMAGES
+
+
+COORDINATOR = """
+import os, signal, sys
+from pathlib import Path
+from extracting import run
+from featpipe.extraction import plan
+from featpipe.parallel import Jobs
+
+def die(progress):
+    if progress.computed > 50:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+plan.SLICE = 8
+source, path, scheduler = sys.argv[1:]
+run(Path(source), Path(path), jobs=Jobs(1, "dask", scheduler), progress=die)
+"""
+
+
+def test_a_coordinator_killed_and_started_again_ends_in_the_same_bytes(
+    three, many, alone, tmp_path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", COORDINATOR, many, tmp_path / "a.h5", three.address],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == -signal.SIGKILL
+    found, progress = run(many, tmp_path / "a.h5", jobs=jobs(three, 1))
+    assert progress.kept > 50
+    assert found.path.read_bytes() == alone
+
+
+def test_a_worker_without_featpipe_or_with_another_version_is_named(
+    three, many, tmp_path
+):
+    for first, reason in (
+        ("import sys; sys.modules['featpipe'] = None", "has no featpipe; install"),
+        (
+            "import featpipe; featpipe.__version__ = '0.0.1'",
+            r"has featpipe 0\.0\.1, and this is",
+        ),
+    ):
+        pid = three.add_worker(first)
+        try:
+            with pytest.raises(RuntimeError, match=f"worker tcp://.* {reason}"):
+                run(many, tmp_path / "a.h5", jobs=jobs(three, len(three.workers)))
+        finally:
+            three.kill_worker(pid)
+    assert not (tmp_path / "a.h5.lock").exists()
+
+
+def test_a_worker_without_featpipe_that_joins_later_ends_the_run_in_one_sentence(
+    three, many, tmp_path
+):
+    joined = []
+
+    def join(progress):
+        if progress.computed and not joined:
+            pid = three.add_worker("import sys; sys.modules['featpipe'] = None")
+            joined.append(pid)
+            # The others have to leave something for it.
+            for worker in three.workers.values():
+                if worker.pid != pid:
+                    worker.send_signal(signal.SIGSTOP)
+
+    try:
+        with pytest.raises(RuntimeError, match="a worker cannot load its task"):
+            run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=join)
+    finally:
+        for worker in three.workers.values():
+            worker.send_signal(signal.SIGCONT)
+        three.kill_worker(joined[0])
+
+
+def test_no_scheduler_is_one_sentence_at_once(many, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(
+        ConnectionError, match=f"no scheduler answers at {address} .*refused.*; start"
+    ):
+        run(many, tmp_path / "a.h5", jobs=Jobs(1, "dask", address))
+    with pytest.raises(ValueError, match=r"address is 'tcp://nowhere'; give it as"):
+        run(many, tmp_path / "a.h5", jobs=Jobs(1, "dask", "nowhere"))
+
+
+def test_what_is_no_scheduler_is_one_sentence(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_PATIENCE", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"answers at {address} is no Dask"):
+            run(many, tmp_path / "a.h5", jobs=Jobs(1, "dask", address))
+
+
+def test_workers_that_do_not_come_are_one_sentence(three, many, tmp_path):
+    few = Jobs(9, "dask", three.address, seconds=0.2)
+    with pytest.raises(ConnectionError, match=r"after 0\.2 seconds, and 9 are waited"):
+        run(many, tmp_path / "a.h5", jobs=few)
+
+
+def test_a_scheduler_file_is_as_good_as_an_address(three, many, tmp_path):
+    found, _ = run(
+        many, tmp_path / "a.h5", jobs=Jobs(1, "dask", str(three.file)), limit=8
+    )
+    assert len(found) == 8
+    (tmp_path / "no.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no scheduler file"):
+        run(many, tmp_path / "b.h5", jobs=Jobs(1, "dask", str(tmp_path / "no.json")))
