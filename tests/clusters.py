@@ -73,6 +73,10 @@ class Cluster:
         """End all processes."""
         for pid in list(self.workers):
             self.kill_worker(pid)
+        self.end_scheduler()
+
+    def end_scheduler(self) -> None:
+        """End the scheduler alone, without a word."""
         self._scheduler.kill()
         self._scheduler.wait()
 

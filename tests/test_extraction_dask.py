@@ -137,27 +137,15 @@ def test_a_worker_without_featpipe_or_with_another_version_is_named(
     assert not (tmp_path / "a.h5.lock").exists()
 
 
-def test_a_worker_without_featpipe_that_joins_later_ends_the_run_in_one_sentence(
-    three, many, tmp_path
+def test_what_a_worker_that_joined_later_cannot_load_ends_the_run_in_one_sentence(
+    many, tmp_path, monkeypatch
 ):
-    joined = []
-
-    def join(progress):
-        if progress.computed and not joined:
-            pid = three.add_worker("import sys; sys.modules['featpipe'] = None")
-            joined.append(pid)
-            # The others have to leave something for it.
-            for worker in three.workers.values():
-                if worker.pid != pid:
-                    worker.send_signal(signal.SIGSTOP)
-
-    try:
+    # As if it had come after the versions were looked at.
+    monkeypatch.setattr(cluster, "_require_versions", lambda client: None)
+    with started(tmp_path, 0) as one:
+        one.add_worker("import sys; sys.modules['featpipe'] = None")
         with pytest.raises(RuntimeError, match="a worker cannot load its task"):
-            run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=join)
-    finally:
-        for worker in three.workers.values():
-            worker.send_signal(signal.SIGCONT)
-        three.kill_worker(joined[0])
+            run(many, tmp_path / "a.h5", jobs=jobs(one, 1))
 
 
 def test_no_scheduler_is_one_sentence_at_once(many, tmp_path):
@@ -194,3 +182,20 @@ def test_a_scheduler_file_is_as_good_as_an_address(three, many, tmp_path):
     (tmp_path / "no.json").write_text("{}")
     with pytest.raises(ValueError, match="is no scheduler file"):
         run(many, tmp_path / "b.h5", jobs=Jobs(1, "dask", str(tmp_path / "no.json")))
+
+
+def test_a_scheduler_that_ends_is_one_sentence_and_no_work_is_lost(
+    many, alone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cluster, "_PATIENCE", 1.0)
+    with started(tmp_path, 1) as one:
+
+        def end(progress):
+            if progress.computed:
+                one.end_scheduler()
+
+        with pytest.raises(ConnectionError, match="has ended; start one again, and ru"):
+            run(many, tmp_path / "a.h5", jobs=jobs(one, 1), progress=end)
+    found, progress = run(many, tmp_path / "a.h5")
+    assert progress.kept > 0
+    assert found.path.read_bytes() == alone

@@ -136,7 +136,7 @@ def test_a_long_run_tries_and_the_next_one_remembers(network, tmp_path, monkeypa
     assert record["execution"] == best.as_dict()
     assert record["facts"]["backbone"] == "mini"
     assert record["facts"]["torch"] == torch.__version__
-    monkeypatch.setattr(Network, "_seconds", None)
+    monkeypatch.setattr(Network, "seconds_per_image", None)
     assert chosen(network, 10) == best
     # A short list takes no larger batch than it has, and an option overrules.
     assert chosen(network, 10, largest=2).batch_size == 2

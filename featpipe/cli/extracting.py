@@ -11,12 +11,12 @@ from featpipe.cli import options as o
 from featpipe.cli.choices import Backend, Decoding, OnError, Precision
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.parallel import BackendOption, JobsOption, SchedulerOption, jobs_of
+from featpipe.cli.planning import print_plan
 from featpipe.cli.progress import image_progress, summary
 from featpipe.cli.voice import voice
 
 if TYPE_CHECKING:
     from featpipe.codes import Codes
-    from featpipe.extraction import Job
     from featpipe.images import ImageSet
     from featpipe.inference import Progress
 
@@ -131,7 +131,7 @@ def extract_codes(
             progress=progress,
         )
         if asked["plan"]:
-            _say_plan(job, asked["overwrite"])
+            print_plan(job, overwrite=asked["overwrite"])
             return None
         codes = job.run(overwrite=asked["overwrite"], break_lock=asked["break_lock"])
     if asked["json_path"]:
@@ -149,17 +149,6 @@ def say_set_aside(image_set: "ImageSet") -> None:
             f"{image_set.n_set_aside:,} of systems or of no images (README, checksums, "
             "tables)"
         )
-
-
-def _say_plan(job: "Job", overwrite: bool) -> None:
-    outlook = job.look(overwrite=overwrite)
-    parts = [f"{len(outlook.todo):,} images to compute", f"{len(outlook.kept):,} kept"]
-    if outlook.added:
-        parts.append(f"{', '.join(outlook.added)} added to those kept")
-    parts.append(f"{len(outlook.failed):,} known failures")
-    voice.result("; ".join(parts))
-    for name, value in outlook.fingerprint.items():
-        voice.result(f"{name}: {value}")
 
 
 def _say_done(codes: "Codes", tally: "Progress") -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli.facts import as_text, joined, print_facts
 from featpipe.cli.voice import voice
-from featpipe.files import visible
 
 if TYPE_CHECKING:
     from featpipe.codes import Codes
@@ -59,16 +59,13 @@ def _print_facts(found: "Codes") -> None:
         f"(SHA-256 of the tensors {str(said.get('weights_sha256'))[:12]}…)",
         "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in found.depths),
         "precision": f"{said.get('precision')}, stored as {said.get('dtype')}",
-        "preprocessing": _said(said.get("preprocessing")),
-        "decoding": _said(said.get("decoding")) if voice.verbose else mode,
-        "made with": _said(said.get("versions")),
+        "preprocessing": joined(said.get("preprocessing")),
+        "decoding": joined(said.get("decoding")) if voice.verbose else mode,
+        "made with": joined(said.get("versions")),
     }
     if said.get("shard"):
         facts["shard"] = f"{said['shard'].get('number')}/{said['shard'].get('of')}"
-    table = _grid()
-    for name, value in facts.items():
-        table.add_row(name, _text(str(value)))
-    voice.out.print(table)
+    print_facts(facts)
 
 
 def _print_classes(found: "Codes") -> None:
@@ -89,7 +86,7 @@ def _print_classes(found: "Codes") -> None:
     for number in shown:
         name = found.class_names[number] if number >= 0 else "(unlabelled)"
         cells = [f"{counts[number, split]:,}" for split in splits]
-        table.add_row(_text(name), *cells)
+        table.add_row(as_text(name), *cells)
     voice.out.print(table)
     if len(shown) < len(numbers):
         voice.result(f"… and {len(numbers) - len(shown):,} more classes; -v shows all")
@@ -140,29 +137,3 @@ def merge(
         f"{output}: {len(found):,} rows and {len(found.failures):,} failures from "
         f"{len(paths)} files"
     )
-
-
-def _grid() -> Any:
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table
-
-
-def _text(text: str) -> Any:
-    """Make a cell that shows brackets and odd bytes as they are."""
-    from rich.text import Text
-
-    return Text(visible(text))
-
-
-def _said(values: Any) -> str:
-    if not isinstance(values, dict):
-        return str(values)
-    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
-
-
-def _plain(value: Any) -> str:
-    return "/".join(map(str, value)) if isinstance(value, list) else str(value)

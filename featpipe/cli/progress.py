@@ -9,7 +9,7 @@ from featpipe.cli.voice import Ticker, voice
 if TYPE_CHECKING:
     from featpipe.inference import Progress
 
-__all__ = ["fit_progress", "image_progress", "summary", "training_progress"]
+__all__ = ["duration", "fit_progress", "image_progress", "summary", "training_progress"]
 
 
 @contextmanager
@@ -111,11 +111,11 @@ def pace(tally: "Progress") -> str:
         return "reusing rows" if tally.kept else "starting"
     text = f"{tally.rate:,.1f} images/s"
     if tally.done < tally.n_images:
-        text += f", {_duration(left)} left"
+        text += f", {duration(left)} left"
     return f"{text}, held back by {tally.bottleneck}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Write seconds as a person says them: two units at most."""
     whole = round(seconds)
     for size, unit, smaller, name in (

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 
 from featpipe import images
 from featpipe.codes import Codes
+from featpipe.extraction.cost import Cost
 from featpipe.extraction.job import Job
 from featpipe.files import LockedError, belongs_to
 from featpipe.inference import Machine, Progress, Recipe
 from featpipe.parallel import Jobs
 
-__all__ = ["Job", "LockedError", "extract"]
+__all__ = ["Cost", "Job", "LockedError", "extract"]
 
 
 def extract(

@@ -15,13 +15,19 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row, Tables
-from featpipe.extraction.outlook import Outlook, look
+from featpipe.extraction.cost import Cost, estimate
+from featpipe.extraction.outlook import (
+    Outlook,
+    expected_digests,
+    look,
+    require_same_image,
+)
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
 from featpipe.extraction.pooled import PooledRunner
 from featpipe.extraction.runner import PlanRunner, Runner
 from featpipe.extraction.shards import require_same_shard, take_shard
-from featpipe.extraction.tasks import CHANGED, make_engine
+from featpipe.extraction.tasks import make_engine
 from featpipe.files import (
     Lock,
     follow_links,
@@ -30,7 +36,7 @@ from featpipe.files import (
     require_writable,
     write_bytes,
 )
-from featpipe.images import ImageError, ImageSet
+from featpipe.images import ImageSet
 from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
 from featpipe.inference.network import Network
@@ -103,6 +109,10 @@ class Job:
             If the file was made otherwise, or is damaged.
         """
         return self._look(None if overwrite else self._existing())
+
+    def cost(self, outlook: Outlook) -> Cost:
+        """Estimate what it takes to do what `look` has told."""
+        return estimate(self._images, outlook, self._network, self._slice_size)
 
     def _look(self, old: Codes | None) -> Outlook:
         if old is not None and self._shard is not None:
@@ -299,7 +309,7 @@ class Job:
                 path=self._path,
                 key=self._key,
                 files=[file for file in index.files if plan.can_use(file)],
-                expected=partial(_expected, base, outlook),
+                expected=partial(expected_digests, base, outlook),
             )
         return Runner(
             *how,
@@ -312,7 +322,7 @@ class Job:
                 self._progress,
                 self._server,
             ),
-            same_image=partial(_require_same_image, base, outlook),
+            same_image=partial(require_same_image, base, outlook),
         )
 
     def _tables(
@@ -353,23 +363,6 @@ class Job:
             f"not one of {self._progress.n_images} images in {self._images.source} "
             "gave a code" + first.format(*min(known, default=())[:3])
         )
-
-
-def _require_same_image(
-    base: Codes | None, outlook: Outlook, i: int, sha256: bytes
-) -> None:
-    """Refuse to add a depth to a row whose image is not what it was."""
-    if base is not None and base.sha256[outlook.kept[i].row].tobytes() != sha256:
-        raise ImageError("read", CHANGED)
-
-
-def _expected(
-    base: Codes | None, outlook: Outlook, positions: Sequence[int]
-) -> np.ndarray | None:
-    """Return the digests of the rows that depths are added to."""
-    if base is None:
-        return None
-    return base.sha256[[outlook.kept[i].row for i in positions]]
 
 
 def _refusal(failure: Failure) -> str:

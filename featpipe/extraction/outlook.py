@@ -3,6 +3,7 @@
 Decides without computing; without torch where nothing about the network has changed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,20 @@ import numpy as np
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row
 from featpipe.extraction.parts import RowIndex
-from featpipe.images import ImageSet
+from featpipe.images import ImageError, ImageSet
 from featpipe.inference.network import Network
 from featpipe.inference.recipe import Recipe, package_versions
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
-__all__ = ["Outlook", "look"]
+__all__ = ["CHANGED", "Outlook", "expected_digests", "look", "require_same_image"]
+
+CHANGED = (
+    "its content has changed while its size and time have not; run the same command "
+    "again to compute it anew"
+)
+"""Why an image may not be given a further depth."""
 
 
 @dataclass
@@ -163,3 +170,20 @@ def _provenance(
 
 def _versions() -> dict[str, str | None]:
     return package_versions("featpipe", "torch", "torchvision", "pillow", "numpy")
+
+
+def require_same_image(
+    base: Codes | None, outlook: Outlook, i: int, sha256: bytes
+) -> None:
+    """Refuse to add a depth to a row whose image is not what it was."""
+    if base is not None and base.sha256[outlook.kept[i].row].tobytes() != sha256:
+        raise ImageError("read", CHANGED)
+
+
+def expected_digests(
+    base: Codes | None, outlook: Outlook, positions: Sequence[int]
+) -> np.ndarray | None:
+    """Return the digests of the rows that depths are added to."""
+    if base is None:
+        return None
+    return base.sha256[[outlook.kept[i].row for i in positions]]

@@ -19,6 +19,7 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes
+from featpipe.extraction.outlook import CHANGED
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan
 from featpipe.extraction.runner import Runner
@@ -286,7 +287,7 @@ def _machine(task: Task) -> Machine:
         device = task.machine.device
     elif device == "cuda":
         n_devices = torch.cuda.device_count()
-        device = f"cuda:{claimed(task.key, n_devices)}" if n_devices > 1 else "cuda"
+        device = f"cuda:{claimed(n_devices)}" if n_devices > 1 else "cuda"
     share = (os.cpu_count() or 1) // task.n_here
     workers = task.machine.workers or max(share, threads_here() or 1)
     return replace(task.machine, device=device, workers=workers)
@@ -302,12 +303,6 @@ def _require_same_image(expected: np.ndarray | None, i: int, sha256: bytes) -> N
     """Refuse to add a depth to a row whose image is not what it was."""
     if expected is not None and expected[i].tobytes() != sha256:
         raise ImageError("read", CHANGED)
-
-
-CHANGED = (
-    "its content has changed while its size and time have not; run the same command "
-    "again to compute it anew"
-)
 
 
 def _record(part: Codes) -> PartRecord:

@@ -19,17 +19,11 @@ __all__ = ["claimed"]
 
 
 @lru_cache(maxsize=1)
-def claimed(group: str, n_devices: int) -> int:
-    """Return the number of a device that no other process of a group has.
+def claimed(n_devices: int) -> int:
+    """Return the number of a GPU that no other worker of this user has taken.
 
-    The same for the life of this process. With more processes than devices, they are
-    shared evenly.
-
-    Parameters
-    ----------
-    group : str
-        Processes that share the devices: letters and digits.
-    n_devices : int
+    The same for the life of this process. With more workers than GPUs, they are shared
+    evenly.
     """
     if fcntl is None or n_devices < 2:
         return 0
@@ -37,7 +31,7 @@ def claimed(group: str, n_devices: int) -> int:
     folder = Path(tempfile.gettempdir()) / f"featpipe-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     for turn in range(1024):
-        path = folder / f"{group}-{turn}.lock"
+        path = folder / f"gpu-{turn}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

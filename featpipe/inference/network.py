@@ -193,7 +193,7 @@ class Network:
         best, tried = try_out(
             safe,
             partial(self._others, largest_batch),
-            partial(self._seconds, depths, precision),
+            partial(self.seconds_per_image, depths, precision),
             n_images,
         )
         with self._guard:
@@ -234,7 +234,7 @@ class Network:
         if self.kind == "cpu":
             yield replace(best, n_lanes=1)
 
-    def _seconds(
+    def seconds_per_image(
         self, depths: Sequence[str], precision: str, execution: Execution
     ) -> float:
         """Return the seconds an image takes in the network, all lanes at work."""

@@ -62,9 +62,17 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
             f"({_line(error)}); give the address that `dask scheduler` prints"
         ) from error
     with client:
-        _wait_for_workers(client, address, n_workers, seconds)
-        _require_versions(client)
-        yield client
+        try:
+            _wait_for_workers(client, address, n_workers, seconds)
+            _require_versions(client)
+            yield client
+        except Exception as error:
+            if _no_answer(address) is not None:
+                raise ConnectionError(
+                    f"the scheduler at {address} has ended; start one again, and run "
+                    "the same command: what is done is kept"
+                ) from error
+            raise
 
 
 def most_on_one_host(client: Any) -> int:
@@ -150,13 +158,23 @@ def _require_answer(address: str) -> None:
         raise ValueError(
             f"the scheduler's address is {address!r}; give it as tcp://host:8786"
         )
-    try:
-        socket.create_connection((host, port), timeout=_PATIENCE).close()
-    except OSError as error:
+    error = _no_answer(address)
+    if error is not None:
         raise ConnectionError(
             f"no scheduler answers at {address} ({_line(error)}); start one with "
             "`dask scheduler` and give the address that it prints"
-        ) from error
+        )
+
+
+def _no_answer(address: str) -> OSError | None:
+    """Return why nothing answers at an address; None if something does."""
+    parts = urlsplit(address)
+    try:
+        where = str(parts.hostname), int(parts.port or 0)
+        socket.create_connection(where, timeout=_PATIENCE).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _wait_for_workers(

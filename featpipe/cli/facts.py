@@ -1,0 +1,45 @@
+"""Facts under one another: a name, and what it is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from featpipe.cli.voice import voice
+from featpipe.files import visible
+
+__all__ = ["as_text", "joined", "print_facts"]
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print a table of two columns as a result."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, as_text(str(value)))
+    voice.out.print(table)
+
+
+def as_text(text: str) -> Any:
+    """Make a cell that shows brackets and odd bytes as they are."""
+    from rich.text import Text
+
+    return Text(visible(text))
+
+
+def joined(values: Any) -> str:
+    """Return a dict of JSON as one line; anything else as its text.
+
+    Examples
+    --------
+    >>> joined({"crop": 224, "mean": [0.5, 0.5, 0.5]})
+    'crop 224, mean 0.5/0.5/0.5'
+    """
+    if not isinstance(values, dict):
+        return str(values)
+    return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)

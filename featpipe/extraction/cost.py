@@ -1,0 +1,165 @@
+"""What an extraction will take, told from a few of its images and a second of trying.
+
+The network is timed on real shapes, reading and decoding on a sample of the images;
+writing and merging are bytes at rates that were measured (benchmarks/RESULTS.md).
+"""
+
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from featpipe.extraction.outlook import Outlook
+from featpipe.images import ImageSet
+from featpipe.inference.loading import KnownDigests, load
+from featpipe.inference.network import Network
+from featpipe.inference.pixels import Decoding
+
+__all__ = ["Cost", "estimate"]
+
+# Images of the sample, and seconds after which it has enough.
+_SAMPLE, _SECONDS = 48, 2.0
+# Bytes a second: a part is built, written, synced and checked; the merge reads the
+# parts, writes the file, and takes three digests of it.
+WRITE_RATE, MERGE_RATE = 2.5e8, 2.5e8
+# Of the scan's end, the first batch, the lock and the renames.
+FIXED_SECONDS = 0.5
+# Bytes of a row beside its codes: path, digest, size, time.
+_ROW_BYTES = 150
+# Batches and parts in flight.
+_IN_FLIGHT = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an extraction will take.
+
+    Parameters
+    ----------
+    n_images : int
+        Images that will be computed.
+    seconds : dict
+        ``start``, ``read``, ``decode``, ``network``, ``write``, ``merge``: of each if
+        it had the machine to itself, with all its threads.
+    total : float
+        Seconds from the first to the last.
+    bottleneck : str
+        The stage that a faster machine should be faster at.
+    disk : int
+        Bytes of the file; while parts and file are both there, twice that.
+    memory : int
+        Bytes, on the CPU.
+    """
+
+    n_images: int
+    seconds: dict[str, float]
+    total: float
+    bottleneck: str
+    disk: int
+    memory: int
+
+
+def estimate(
+    images: ImageSet, outlook: Outlook, network: Network, slice_size: int
+) -> Cost:
+    """Estimate what it takes to do what an outlook says, computing next to nothing.
+
+    Parameters
+    ----------
+    images : ImageSet
+    outlook : Outlook
+    network : Network
+        Loaded, and timed for about a second.
+    slice_size : int
+        The largest batch that is tried.
+    """
+    todo = outlook.todo
+    if outlook.added:
+        todo = np.union1d(todo, np.array(sorted(outlook.kept), np.int64))
+    n = len(todo)
+    n_rows = n + len(outlook.kept)
+    if not n:
+        none = dict.fromkeys(("start", *_STAGES), 0.0)
+        return Cost(0, none, FIXED_SECONDS, "start", 0, _memory())
+    begin = time.perf_counter()
+    backbone = network.backbone(outlook.depths)
+    start = time.perf_counter() - begin
+    precision = outlook.provenance["precision"]
+    side = backbone.preprocessing.crop
+    execution = network.choose_execution(
+        outlook.depths, precision, side, n_images=n, largest_batch=slice_size
+    )
+    each = network.seconds_per_image(outlook.depths, precision, execution)
+    read, decode = _loading(images, todo, outlook, network)
+    shapes = [math.prod(depth.shape) for depth in backbone.depths]
+    size = 2 if outlook.provenance["dtype"] == "float16" else 4
+    row = size * sum(shapes) + _ROW_BYTES
+    n_workers = min(network.machine.n_workers, os.cpu_count() or 1)
+    seconds = {
+        "start": start + FIXED_SECONDS,
+        "read": n * read / n_workers,
+        "decode": n * decode / n_workers,
+        "network": n * each,
+        "write": n * row / WRITE_RATE,
+        "merge": n_rows * row / MERGE_RATE,
+    }
+    loading = seconds["read"] + seconds["decode"]
+    # Threads that decode and lanes of the network share the processors of a CPU; a GPU
+    # computes while they decode.
+    together = loading + seconds["network"]
+    busy = together if network.kind == "cpu" else max(loading, seconds["network"])
+    total = seconds["start"] + max(busy, seconds["write"]) + seconds["merge"]
+    bottleneck = max(_STAGES, key=lambda stage: seconds[stage])
+    return Cost(n, seconds, total, bottleneck, n_rows * row, _memory())
+
+
+_STAGES = ("read", "decode", "network", "write", "merge")
+
+
+def _loading(
+    images: ImageSet, todo: np.ndarray, outlook: Outlook, network: Network
+) -> tuple[float, float]:
+    """Return the seconds that reading and decoding one image take one processor."""
+    preprocessing = network.backbone(outlook.depths).preprocessing
+    square = np.empty((1, 3, preprocessing.crop, preprocessing.crop), np.uint8)
+    decoding = Decoding.recorded(outlook.provenance["decoding"])
+    at = np.unique(np.linspace(0, len(todo) - 1, _SAMPLE).astype(int))
+    # In any order: those first in the list may be of one class.
+    order = np.random.default_rng(0).permutation(todo[at])
+    read = decode = 0.0
+    n, begin = 0, time.perf_counter()
+    for i in order.tolist():
+        piece = load(
+            [partial(images.read, i)],
+            lambda: square,
+            lambda: preprocessing,
+            KnownDigests(),
+            decoding=decoding,
+        )
+        # The first one imports what decoding needs.
+        if n or len(order) == 1:
+            read += piece.read_seconds
+            decode += piece.decode_seconds
+        n += 1
+        if time.perf_counter() - begin > _SECONDS:
+            break
+    counted = max(n - 1, 1)
+    return read / counted, decode / counted
+
+
+def _memory() -> int:
+    """Return the bytes that a run takes: those of this process, and what is on its way.
+
+    The network has run in this process, with real shapes.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # not on Windows
+        return _IN_FLIGHT
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak + _IN_FLIGHT
