@@ -137,15 +137,20 @@ def test_a_worker_without_featpipe_or_with_another_version_is_named(
     assert not (tmp_path / "a.h5.lock").exists()
 
 
-def test_what_a_worker_that_joined_later_cannot_load_ends_the_run_in_one_sentence(
-    many, tmp_path, monkeypatch
+def test_a_worker_without_featpipe_that_joins_later_is_one_that_dies(
+    three, many, alone, tmp_path
 ):
-    # As if it had come after the versions were looked at.
-    monkeypatch.setattr(cluster, "_require_versions", lambda client: None)
-    with started(tmp_path, 0) as one:
-        one.add_worker("import sys; sys.modules['featpipe'] = None")
-        with pytest.raises(RuntimeError, match="a worker cannot load its task"):
-            run(many, tmp_path / "a.h5", jobs=jobs(one, 1))
+    joined = []
+
+    def join(progress):
+        if progress.computed and not joined:
+            joined.append(
+                three.add_worker("import sys; sys.modules['featpipe'] = None")
+            )
+
+    found, _ = run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=join)
+    assert found.path.read_bytes() == alone
+    three.kill_worker(joined[0])
 
 
 def test_no_scheduler_is_one_sentence_at_once(many, tmp_path):

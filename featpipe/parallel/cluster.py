@@ -5,12 +5,13 @@ for ever for a task that no worker can load. So the address is tried first, and 
 are asked for their versions before they are given anything.
 """
 
+import asyncio
 import json
 import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,13 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
     # What it prints of lost connections is in the errors raised here.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
+        # In a thread of its own, since a notebook has a loop running in this one.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, _shake_hands(address)).result()
         client = distributed.Client(
             address, timeout=_PATIENCE, set_as_default=False, name="featpipe"
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(
             f"what answers at {address} is no Dask scheduler of a version that fits "
             f"({_line(error)}); give the address that `dask scheduler` prints"
@@ -104,18 +108,7 @@ def backend(client: Any) -> dict[str, Any]:
 def _tell(done: Future, callback: Callable[[object], None]) -> None:
     error = done.exception()
     if error is not None:
-        callback(_explained(error))
-
-
-def _explained(error: BaseException) -> BaseException:
-    """Return what a user can do about an error of Dask's own."""
-    text = _line(error)
-    if isinstance(error, ModuleNotFoundError) or "No module named" in text:
-        return RuntimeError(
-            f"a worker cannot load its task ({text}); install featpipe {__version__} "
-            "and what your backbone needs where its workers run"
-        )
-    return error
+        callback(error)
 
 
 def deaths() -> tuple[type[BaseException], ...]:
@@ -164,6 +157,17 @@ def _require_answer(address: str) -> None:
             f"no scheduler answers at {address} ({_line(error)}); start one with "
             "`dask scheduler` and give the address that it prints"
         )
+
+
+async def _shake_hands(address: str) -> None:
+    """Greet a scheduler as Dask does, which would wait for ever for an answer."""
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    arguments = Security().get_connection_args("client")
+    greeting = connect(address, timeout=_PATIENCE, **arguments)
+    comm = await asyncio.wait_for(greeting, _PATIENCE)
+    await comm.close()
 
 
 def _no_answer(address: str) -> OSError | None:
