@@ -23,6 +23,7 @@ from featpipe import codes, extraction
 from featpipe.extraction import plan, runner
 from featpipe.extraction.parts import Parts
 from featpipe.files import ReservedFile, lock
+from featpipe.inference.engine import Engine
 
 SLICE = 8
 
@@ -82,7 +83,7 @@ POINTS: dict[str, tuple[Any, str, int, Callable[[], None], str]] = {
     "with the parts just gone": (Parts, "drop", 1, die, "after"),
     "before the lock is left": (lock.Lock, "__exit__", 1, die, "before"),
     "ctrl-c in slice 3": (Path, "replace", 3, interrupt, "before"),
-    "ctrl-c while reading": (extraction.job.Engine, "run", 7, interrupt, "before"),
+    "ctrl-c while reading": (Engine, "run", 7, interrupt, "before"),
     "ctrl-c in the file": (ReservedFile, "write", 5, interrupt, "before"),
     "sigterm in slice 3": (Path, "replace", 3, terminate, "before"),
     "full disk at part 1": (Path, "open", 1, full_disk, "before"),
