@@ -11,6 +11,7 @@ from PIL import Image
 
 import featpipe
 from featpipe import backbones
+from featpipe.backbones import trial
 
 NETS = """
 import random
@@ -151,3 +152,19 @@ def test_penultimate_is_an_error_where_it_would_be_class_scores(nets, name):
 
 def test_a_trunk_without_a_head_has_its_output_as_penultimate(nets):
     assert load(nets, "Gate").depths[0].width == 8
+
+
+def test_a_thread_that_draws_now_and_then_is_not_taken_for_the_network():
+    network, calls = (
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)),
+        [],
+    )
+
+    def run(x):
+        calls.append(x)
+        if len(calls) in (2, 4):
+            random.random()  # as another thread does meanwhile
+        return [network(x)]
+
+    assert trial.dependence(network, run, 8) == ""
+    assert len(calls) == 7

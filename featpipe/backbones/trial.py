@@ -18,6 +18,9 @@ __all__ = ["dependence"]
 
 # Sums of other batch sizes round otherwise, by 1e-6 or so; what is looked for is large.
 _TOLERANCE = 1e-3
+# A network that draws does it every time. Other threads of the program share the
+# generators, and draw now and then: those of a cluster's worker do.
+_TRIES = 5
 
 
 def dependence(
@@ -46,12 +49,15 @@ def dependence(
     """
     image, *others = _noise(side)
     with _same_generators(), torch.inference_mode():
-        before = _states()
         try:
-            first, again = run(image.clone()), run(image.clone())
-            # Recorded, a number that was drawn once is a constant.
-            network(image.clone())
-            drawn = _states() != before
+            for _ in range(_TRIES):
+                before = _states()
+                first, again = run(image.clone()), run(image.clone())
+                # Recorded, a number that was drawn once is a constant.
+                network(image.clone())
+                drawn = _states() != before
+                if not drawn:
+                    break
             company = run(torch.cat([*others, image]))
         except (RuntimeError, ValueError):
             # Batch norm without statistics refuses a single vector.
