@@ -11,19 +11,16 @@ import difflib
 import hashlib
 import io
 import os
-import pickle
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from featpipe.backbones.architecture import Architecture, Entry
+from featpipe.backbones.weights_file import first_line, read_file
 
 __all__ = ["Weights", "choose", "fill", "read", "sha256"]
 
@@ -124,7 +121,7 @@ def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
         If a file is neither safetensors nor a torch file of tensors.
     """
     if weights.path is not None:
-        return _read_file(weights.path)
+        return read_file(weights.path)
     assert weights.entry is not None
     try:
         # torch.hub announces downloads on stdout, which belongs to the caller; where
@@ -138,7 +135,7 @@ def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
         where = f" ({weights.entry.url})" if weights.entry.url else ""
         raise ConnectionError(
             f"weights {weights.name} of {backbone!r} could not be downloaded"
-            f" ({_first_line(err)}); give them as a file with --weights FILE{where}, "
+            f" ({first_line(err)}); give them as a file with --weights FILE{where}, "
             "or take the bundled backbone `mini`"
         ) from err
 
@@ -213,72 +210,6 @@ def sha256(network: nn.Module, keys: Set[str] | None = None) -> str:
         digest.update(f"{key} {plain.dtype} {tuple(plain.shape)}\n".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    try:
-        if _is_safetensors(path):
-            return safetensors.load_file(path)
-        # Of a path torch would believe the suffix; it warns of pickles it will refuse.
-        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        raise ValueError(
-            f"weights file {str(path)!r} holds Python objects or is no torch file; "
-            "nothing in it was run. Save its tensors alone: "
-            "`torch.save(network.state_dict(), path)`"
-        ) from err
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as err:
-        raise ValueError(
-            f"weights file {str(path)!r} is neither a torch nor a safetensors file, or "
-            f"is cut short ({_first_line(err)}); fetch or save it again"
-        ) from err
-    if not isinstance(found, Mapping):
-        raise ValueError(
-            f"weights file {str(path)!r} holds a {type(found).__name__}, not a state "
-            "dict; save `network.state_dict()`"
-        )
-    _require_plain(found, path)
-    return found
-
-
-def _require_plain(found: Mapping[str, Any], path: Path) -> None:
-    """Refuse dicts that hold themselves, and tensors that are no plain numbers."""
-    stack, seen = [found], {id(found)}
-    while stack:
-        for key, value in stack.pop().items():
-            if isinstance(value, Tensor) and not _is_plain(value):
-                raise ValueError(
-                    f"weights file {str(path)!r} holds {key!r} as a "
-                    f"{str(value.layout).removeprefix('torch.')} tensor of "
-                    f"{str(value.dtype).removeprefix('torch.')}; save dense tensors of "
-                    "float32, float16, bfloat16 or float64"
-                )
-            if isinstance(value, Mapping):
-                if id(value) in seen:
-                    raise ValueError(
-                        f"weights file {str(path)!r} holds a dict, {key!r}, more than "
-                        "once or in itself; save `network.state_dict()`"
-                    )
-                seen.add(id(value))
-                stack.append(value)
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    numbers = not tensor.is_floating_point() or tensor.dtype.itemsize > 1
-    return (
-        tensor.layout == torch.strided
-        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
-        and numbers
-    )
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of header length, then JSON; both fit into the file."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    length = int.from_bytes(start[:8], "little")
-    return start[8:] == b"{" and length <= path.stat().st_size - 8
 
 
 def _best_match(
@@ -394,7 +325,3 @@ def _is_amid(key: str, own: State, needed: Set[str]) -> bool:
 def _some(keys: list[str]) -> str:
     more = f" and {len(keys) - 10} more" if len(keys) > 10 else ""
     return ", ".join(keys[:10]) + more
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err) or type(err).__name__).strip().splitlines()[0][:200]

@@ -19,6 +19,7 @@ from featpipe.cli.voice import voice
 
 if TYPE_CHECKING:
     from featpipe.comparison import Comparison
+    from featpipe.images import ImageSet
 
 __all__ = ["compare", "grid", "run"]
 
@@ -192,7 +193,7 @@ def run(**asked: Any) -> None:
 def _run_in(folder: Path, asked: dict[str, Any]) -> None:
     # stdout is for the table, which comes when the files are written.
     request = {**asked, "output": folder / "codes.h5", "json_path": None}
-    codes = extract_codes(request, finish=voice.remark)
+    codes = extract_codes(request, finish=voice.remark, check=_require_classes)
     if codes is None:
         return
     written = {
@@ -201,6 +202,18 @@ def _run_in(folder: Path, asked: dict[str, Any]) -> None:
     }
     depths = [codes.spec(depth) for depth in asked["depth"] or []]
     compare_codes({**asked, **written, "files": [codes.path], "depth": depths})
+
+
+def _require_classes(image_set: "ImageSet") -> None:
+    """Raise before a long extraction where there is nothing to compare afterwards."""
+    present = sorted({image_set.class_names[k] for k in image_set.labels if k >= 0})
+    if len(present) < 2:
+        have = f"all of class {present[0]!r}" if present else "without a label"
+        raise ValueError(
+            f"the images of {image_set.source!r} are {have}, and comparing needs at "
+            "least two classes; name folders after classes, give a CSV with the "
+            "columns path,label, or take `featpipe extract` for codes alone"
+        )
 
 
 run.__signature__ = _joined(extract, compare, {"files"})  # type: ignore[attr-defined]  # typer reads it

@@ -73,11 +73,14 @@ def extract(
 
 
 def extract_codes(
-    asked: dict[str, Any], finish: Callable[[str], None] = voice.result
+    asked: dict[str, Any],
+    finish: Callable[[str], None] = voice.result,
+    *,
+    check: "Callable[[ImageSet], None] | None" = None,
 ) -> "Codes | None":
     """Do what the options of `extract` ask; None if only the plan was asked for.
 
-    ``finish`` prints the last line.
+    ``finish`` prints the last line; ``check`` raises where the images will not do.
     """
     from featpipe import files, images
     from featpipe.extraction import Job
@@ -113,6 +116,8 @@ def extract_codes(
         ignore=files.belongs_to(asked["output"], asked["json_path"]),
     )
     say_set_aside(image_set)
+    if check is not None:
+        check(image_set)
     seen: list[Progress] = []
     with image_progress() as tell:
 

@@ -122,7 +122,14 @@ class _Shard(NamedTuple):
 
 
 def _require_kin(one: Codes, two: Codes) -> None:
-    require_same_fingerprint(two.provenance, one.provenance, two.path)
+    for name in FINGERPRINT:
+        ours, theirs = one.provenance.get(name), two.provenance.get(name)
+        if ours != theirs:
+            a, b, where = _difference(ours, theirs, name)
+            raise CodesError(
+                f"{one.path} and {two.path} were made with different {where}, {a!r} "
+                f"and {b!r}; extract one of them again with the settings of the other"
+            )
     for what, a, b in (
         ("depths", sorted(one.depths), sorted(two.depths)),
         ("images' root", one.images_root, two.images_root),

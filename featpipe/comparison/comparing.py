@@ -12,7 +12,7 @@ from featpipe.codes import Codes, checked, read
 from featpipe.comparison import details, duplicates, ensemble
 from featpipe.comparison.contenders import BASELINES, Fitted, Settings, fit_and_predict
 from featpipe.comparison.external import read_external
-from featpipe.comparison.judging import HeldOut, Row, nested_choice, rank
+from featpipe.comparison.judging import Entry, HeldOut, Row, nested_choice, rank
 from featpipe.comparison.sources import Labelled, Source, align_files, choose_depths
 from featpipe.comparison.table import Comparison
 from featpipe.comparison.testing import describe_power, judge_all, majority_notes
@@ -145,7 +145,7 @@ def compare(
         *twins,
         *said,
         *majority_notes(scores, judged),
-        *describe_power(entries, judged),
+        *_power(entries, judged, scores),
         *_gathered_warnings(scores),
     ]
     return Comparison(
@@ -297,6 +297,17 @@ def _protocol_notes(
         yield f"class_weight does not apply to {', '.join(plain)}"
 
 
+def _power(
+    entries: Sequence[Entry], judged: HeldOut, scores: Sequence[Score]
+) -> Iterator[str]:
+    """Yield in one note what differences these images can show, and what it takes."""
+    power = list(describe_power(entries, judged))
+    needed = "" if judged.grouped else details.describe_needed(scores, judged.names)
+    text = "; ".join([*power, *([needed] if needed else [])])
+    if text:
+        yield text
+
+
 def _gathered_warnings(scores: Sequence[Score]) -> Iterator[str]:
     """Yield each warning once, with the rows it concerns."""
     concerned: dict[str, list[str]] = {}
@@ -307,7 +318,7 @@ def _gathered_warnings(scores: Sequence[Score]) -> Iterator[str]:
             )
     for text, names in concerned.items():
         if len(names) == len(scores) > 1:
-            yield text
+            yield f"every row: {text}"
         else:
             more = f" and {len(names) - 2} more" * (len(names) > 2)
             yield f"{', '.join(names[:2])}{more}: {text}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +129,6 @@ def fit_and_predict(
         predicted[at] = model.predict(held)
         if probabilities is not None:
             probabilities[at] = align_probabilities(model, held, settings.n_classes)
-    said = [text for model in [final, *models] for text in model.warnings_]
     return Fitted(
         C=final.C_,
         C_curve=np.asarray(final.C_curve_, float).tolist(),
@@ -140,8 +139,20 @@ def fit_and_predict(
         probabilities=probabilities,
         fit_seconds=fit_seconds,
         predict_seconds=time.perf_counter() - start,
-        warnings=list(dict.fromkeys(said)),
+        warnings=list(_gathered(final, models)),
     )
+
+
+def _gathered(final: Any, models: Sequence[Any]) -> Iterator[str]:
+    """Yield the warnings of the fit on all rows, then those of single folds."""
+    yield from dict.fromkeys(final.warnings_)
+    folds: dict[str, list[str]] = {}
+    for k, model in enumerate(models, 1):
+        for text in dict.fromkeys(model.warnings_):
+            if model is not final and text not in final.warnings_:
+                folds.setdefault(text, []).append(str(k))
+    for text, numbers in folds.items():
+        yield f"fold{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {text}"
 
 
 def _fit(

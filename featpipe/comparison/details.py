@@ -79,8 +79,8 @@ def mistakes(found: Comparison) -> list[Mistake]:
 def describe(found: Comparison) -> Iterator[RenderableType]:
     """Yield what is printed below the table of a comparison, for 80 columns.
 
-    The scores of each class, which classes are confused, the ten most confident
-    mistakes by path, and how many images the nearest difference would take.
+    The scores of each class, which classes are confused, and the ten most confident
+    mistakes by path.
     """
     from rich.text import Text
 
@@ -90,9 +90,6 @@ def describe(found: Comparison) -> Iterator[RenderableType]:
     yield _classes(found)
     yield from _confusions(found)
     yield from _mistakes(found)
-    needed = describe_needed(found.scores, found.labels)
-    if needed:
-        yield Text(f"· {needed}")
 
 
 def _table(*headers: tuple[str, bool]) -> RenderableType:

@@ -77,9 +77,11 @@ class Network:
         try:
             torch.empty(1, device=asked)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
+            known = str(asked).partition(":")[0] in ("cpu", "cuda", "mps")
+            reason = "torch sees none here" if known else "it is no device of torch"
             raise ValueError(
-                f"device {asked!r} cannot be used ({reason}); use cpu, or auto"
+                f"device {asked!r} cannot be used: {reason}; give auto, cpu, cuda, "
+                "cuda:1 or mps, of those that are here"
             ) from error
         return asked
 

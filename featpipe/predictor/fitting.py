@@ -191,6 +191,8 @@ def _confidence(
     calibration = None
     if not hasattr(estimator, "predict_proba"):
         calibration = platt(decisions, y[rows], classes)
+        if not np.isfinite(calibration).all():
+            return {}  # decision values beyond all scales
     scores = two_columns(decisions)
     best = scores.argmax(axis=1)
     confidence = probabilities(scores, calibration)[np.arange(len(rows)), best]

@@ -81,6 +81,10 @@ class Predictor:
             f"{len(model.class_names)} classes>"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the network, which is loaded again."""
+        return {k: v for k, v in vars(self).items() if k != "stream"}
+
     @property
     def class_names(self) -> list[str]:
         """The classes it knows, in the order of the columns of `predict_proba`."""

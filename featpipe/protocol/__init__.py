@@ -6,7 +6,8 @@ Sees labels, splits and groups; knows nothing of codes, images, classifiers or s
 """
 
 from featpipe.protocol.folding import Pairs, folds, given_groups, group_numbers
-from featpipe.protocol.planning import FEW, Part, Protocol, plan, resolve_C
+from featpipe.protocol.parts import Part, Protocol
+from featpipe.protocol.planning import FEW, plan, resolve_C
 from featpipe.protocol.splitting import SplitRows, learned_splits, split_rows
 from featpipe.protocol.tuning import (
     TuningRows,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from featpipe.protocol.folding import Pairs, folds, group_numbers
+from featpipe.protocol.parts import Part, Protocol
 from featpipe.protocol.splitting import SplitRows, split_rows
 
 __all__ = ["FEW", "Part", "Protocol", "plan", "resolve_C"]
@@ -16,73 +17,6 @@ FEW = 200
 """Training images below which contenders are ranked by repeated folds."""
 
 _REPEATS = 4  # beside the folds that choose C
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One fit: the rows it learns from, how C is chosen among them, whom it judges.
-
-    Attributes
-    ----------
-    train : (n_train,) int64
-        Sorted row numbers.
-    held : (n_held,) int64
-        Sorted row numbers the fit predicts; none of them is in ``train``.
-    selection : list of (fitted, scored)
-        Pairs of positions *within* ``train`` that choose C and give the
-        cross-validated score; empty where the rows are too few to hold any out.
-    """
-
-    train: np.ndarray
-    held: np.ndarray
-    selection: Pairs
-
-
-@dataclass(frozen=True, eq=False)
-class Protocol:
-    """The plan of a comparison, the same for every contender.
-
-    Attributes
-    ----------
-    name : str
-        ``"test"``, ``"val"`` or ``"5-fold"``, as in the record.
-    final : Part
-        The fit whose C, curve and cross-validated score are reported.
-    parts : list of Part
-        The fits whose predictions are judged: ``final`` alone where rows are held
-        out, one for each outer fold where there is no split.
-    sides : (n,) int64
-        Rows of different sides are never fitted together in some part: the number
-        of the split or of the fold; -1 for rows that take no part.
-    warnings : list of str
-        What a reader of any row must know.
-    notes : list of str
-        The protocol in words.
-    chosen_by_val : bool
-        Whether the rows of split ``val`` choose C, instead of folds.
-    repeats : list of (fitted, scored)
-        Of fewer than `FEW` training images: further folds of the rows of ``final``,
-        which choose no C and steady the cross-validated score.
-    """
-
-    name: str
-    final: Part
-    parts: list[Part]
-    sides: np.ndarray
-    warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    chosen_by_val: bool = False
-    repeats: Pairs = field(default_factory=list)
-
-    @property
-    def nested(self) -> bool:
-        """Whether there is no split, so that every row is judged by another fit."""
-        return self.parts[0] is not self.final
-
-    @property
-    def judged(self) -> np.ndarray:
-        """Sorted row numbers of everything that is judged."""
-        return np.sort(np.concatenate([part.held for part in self.parts]))
 
 
 def plan(
@@ -173,12 +107,13 @@ class _Cut:
     def refuse_one_class(self, rows: np.ndarray, kind: str) -> None:
         present = np.unique(self.labels[rows])
         if len(present) < 2:
-            only = (
-                f"all of class {self.class_names[present[0]]!r}" if len(present) else ""
-            )
+            have = f"there are no {kind} images"
+            if len(present):
+                only = self.class_names[present[0]]
+                have = f"the {len(rows)} {kind} images are all of class {only!r}"
             raise ValueError(
-                f"the {len(rows)} {kind} images are {only or 'none'}; a classifier "
-                "needs images of at least two classes to learn from"
+                f"{have}; a classifier needs images of at least two classes to learn "
+                "from"
             )
 
     def folds(self, rows: np.ndarray, seed: int | None = None) -> Pairs:

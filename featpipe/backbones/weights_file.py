@@ -1,0 +1,112 @@
+"""Reading a file of weights: told by its content, and nothing in it is executed.
+
+Never here: which weights are meant, and how they match a network.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+__all__ = ["first_line", "read_file"]
+
+
+def read_file(path: Path) -> Mapping[str, Any]:
+    """Read a file of tensors, told by its content; nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict
+        A state dict, or a dict that holds one.
+
+    Raises
+    ------
+    ValueError
+        If it is neither safetensors nor a torch file of plain tensors.
+    """
+    try:
+        if _is_safetensors(path):
+            return safetensors.load_file(path)
+        # Of a path torch would believe the suffix; it warns of pickles it will refuse.
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise ValueError(
+            f"weights file {str(path)!r} holds Python objects or is no torch file; "
+            "nothing in it was run. Save its tensors alone: "
+            "`torch.save(network.state_dict(), path)`"
+        ) from err
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as err:
+        if "TorchScript" in str(err):
+            raise ValueError(
+                f"weights file {str(path)!r} is a TorchScript program, and code in "
+                "files is not run; save its tensors: "
+                "`torch.save(torch.jit.load(path).state_dict(), path)`"
+            ) from err
+        raise ValueError(
+            f"weights file {str(path)!r} is neither a torch nor a safetensors file, or "
+            f"is cut short ({first_line(err)}); fetch or save it again"
+        ) from err
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"weights file {str(path)!r} holds a {type(found).__name__}, not a state "
+            "dict; save `network.state_dict()`"
+        )
+    _require_plain(found, path)
+    return found
+
+
+def _require_plain(found: Mapping[str, Any], path: Path) -> None:
+    """Refuse dicts that hold themselves, and tensors that are no plain numbers."""
+    stack, seen = [found], {id(found)}
+    while stack:
+        for key, value in stack.pop().items():
+            if isinstance(value, Tensor) and not _is_plain(value):
+                raise ValueError(
+                    f"weights file {str(path)!r} holds {key!r} as a "
+                    f"{str(value.layout).removeprefix('torch.')} tensor of "
+                    f"{str(value.dtype).removeprefix('torch.')}; save dense tensors of "
+                    "float32, float16, bfloat16 or float64"
+                )
+            if isinstance(value, Mapping):
+                if id(value) in seen:
+                    raise ValueError(
+                        f"weights file {str(path)!r} holds a dict, {key!r}, more than "
+                        "once or in itself; save `network.state_dict()`"
+                    )
+                seen.add(id(value))
+                stack.append(value)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    numbers = not tensor.is_floating_point() or tensor.dtype.itemsize > 1
+    return (
+        tensor.layout == torch.strided
+        and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
+        and numbers
+    )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Eight bytes of header length, then JSON; both fit into the file."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and length <= path.stat().st_size - 8
+
+
+def first_line(err: Exception) -> str:
+    """Return the first line of what an error says, or its kind."""
+    return (str(err) or type(err).__name__).strip().splitlines()[0][:200]

@@ -1,0 +1,102 @@
+"""What cannot be done is told in one sentence, and before long work."""
+
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import SMALL, featpipe_says, refused
+
+import featpipe
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw 24 images of two classes."""
+    folder = tmp_path_factory.mktemp("clear") / "images"
+    rng = np.random.default_rng(0)
+    for name, low in (("ants", 0), ("bees", 120)):
+        for k in range(12):
+            pixels = rng.integers(low, low + 135, (24, 30, 3), dtype=np.uint8)
+            path = folder / name / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("device", ["mps", "gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_sentence(
+    images: Path, tmp_path: Path, device: str
+) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        device = "cuda"
+    line = refused("extract", images, "-o", tmp_path / "c.h5", *SMALL,
+                   "--device", device)  # fmt: skip
+    assert f"device {device!r} cannot be used: " in line
+    assert len(line) < 160
+
+
+def test_a_torchscript_file_is_one_sentence(images: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the format is old, and still handed around
+        program = torch.jit.trace(torch.nn.Linear(3, 2), torch.zeros(1, 3))
+        program.save(str(tmp_path / "program.pt"))
+    small = ("--backbone", "mini", "--weights", tmp_path / "program.pt")
+    line = refused("extract", images, "-o", tmp_path / "c.h5", *small)
+    assert "is a TorchScript program" in line
+
+
+def test_images_that_cannot_be_compared_are_refused_before_extraction(
+    images: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(images / "ants", tmp_path / "flat")
+    line = refused("run", tmp_path / "flat", "-o", tmp_path / "out", *SMALL)
+    assert "without a label" in line
+    shutil.copytree(images / "ants", tmp_path / "one" / "ants")
+    line = refused("run", tmp_path / "one", "-o", tmp_path / "out", *SMALL)
+    assert "all of class 'ants'" in line
+    assert not (tmp_path / "out").exists()
+    line = refused("finetune", tmp_path / "flat", *SMALL)
+    assert "there are no labelled images" in line
+
+
+def test_shards_of_different_precision_are_named(images: Path, tmp_path: Path) -> None:
+    for k, precision in enumerate(("fp32", "bf16")):
+        said = featpipe_says(
+            *("extract", images, "-o", tmp_path / f"{k}.h5", *SMALL),
+            *("--shard", f"{k}/2", "--precision", precision, "--decoding", "exact"),
+        )
+        assert said.exit_code == 0, said.output
+    shards = (tmp_path / "0.h5", tmp_path / "1.h5")
+    line = refused("merge", *shards, "-o", tmp_path / "c.h5")
+    assert "were made with different precision, 'fp32' and 'bf16'" in line
+    assert "--overwrite" not in line
+
+
+def test_a_predictor_that_was_used_can_be_pickled(images: Path, tmp_path: Path) -> None:
+    said = featpipe_says("extract", images, "-o", tmp_path / "c.h5", *SMALL)
+    assert said.exit_code == 0, said.output
+    model = featpipe.fit(tmp_path / "c.h5", "svm", C=0.1)
+    labels = model.predict(images).tolist()
+    again = pickle.loads(pickle.dumps(model))
+    assert again.predict(images).tolist() == labels
+
+
+def test_notes_name_rows_and_folds_and_one_tells_what_images_can_show(
+    images: Path, tmp_path: Path
+) -> None:
+    said = featpipe_says("extract", images, "-o", tmp_path / "c.h5", *SMALL)
+    assert said.exit_code == 0, said.output
+    classifiers = ["linear", "nearest-mean", "knn"]
+    found = featpipe.compare(
+        tmp_path / "c.h5", classifiers=classifiers, Cs=[1e-9, 1e-8, 1e3]
+    )
+    edge = [note for note in found.notes if "of the grid" in note]
+    assert edge
+    assert all(note.startswith(("linear on ", "every row")) for note in edge)
+    shows = [note for note in found.notes if "difference" in note]
+    assert len(shows) <= 2  # the power of the images, and what the folds share
