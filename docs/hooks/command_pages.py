@@ -23,7 +23,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def page() -> str:
     """Return the page: a section for each command, a table for each panel."""
     lines = ["# Command line", "", "Written from the program itself.", ""]
-    lines += ["These options go before the name of any command:", ""]
+    lines += ["These options go before or after the name of any command:", ""]
     lines += _table(_parameters(app.registered_callback.callback))
     for command in app.registered_commands:
         function = inspect.unwrap(command.callback)

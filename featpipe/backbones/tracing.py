@@ -24,25 +24,22 @@ from torchvision.ops import StochasticDepth
 
 from featpipe.backbones import depths
 from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo, Shape
-from featpipe.backbones.layers import AFTER_SCORES, DROPOUTS, is_leaf, makes_scores
+from featpipe.backbones.graph_nodes import (
+    lies_in,
+    module_of,
+    node_name,
+    overwritten_node,
+    penultimate_node,
+)
+from featpipe.backbones.layers import is_leaf
 
 __all__ = ["Traced"]
 
 # Two images: a node whose first axis is not the batch gives itself away.
 _N_PROBE = 2
 
-# `layers.AFTER_SCORES` in the form of functions and methods.
-_AFTER_SCORES_NAMES = {
-    *("relu", "sigmoid", "softmax", "log_softmax", "dropout", "getitem"),
-    *("flatten", "view", "reshape", "squeeze", "mean"),
-    *("avg_pool2d", "adaptive_avg_pool2d"),
-    *("mul", "truediv", "add"),  # a temperature, a bias: no second tensor is computed
-}
-
 # What makes class scores without a layer.
 _PRODUCTS = {"linear", "matmul", "mm", "addmm", "einsum", "bilinear"}
-
-_IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
 class Traced:
@@ -59,7 +56,7 @@ class Traced:
         self._begins = tracer.begins
         self._is_output = False
         if PENULTIMATE not in self._named:  # a module of that name is what it says
-            penultimate, self._is_output = _penultimate(self._graph, network)
+            penultimate, self._is_output = penultimate_node(self._graph, network)
             if penultimate is not None:
                 self._named[PENULTIMATE] = self._begins[PENULTIMATE] = penultimate
         self.nodes = tuple(self._named)
@@ -81,8 +78,8 @@ class Traced:
             if node in seen or len(walk.shapes.get(node, (0,))) != 1:
                 continue
             seen.add(node)
-            module = _module(node, self.network)
-            if isinstance(module, nn.Linear) or _name(node) in _PRODUCTS:
+            module = module_of(node, self.network)
+            if isinstance(module, nn.Linear) or node_name(node) in _PRODUCTS:
                 del self._named[PENULTIMATE], self._begins[PENULTIMATE]
                 self.nodes = tuple(self._named)
                 return
@@ -101,7 +98,7 @@ class Traced:
             if node.op in ("call_module", "get_attr")
         }
         keys = self.network.state_dict().keys()
-        return {key for key in keys if any(_lies_in(key, t) for t in targets)}
+        return {key for key in keys if any(lies_in(key, t) for t in targets)}
 
     def before(self, node: str) -> set[str]:
         """See `network_graph.NetworkGraph.before`."""
@@ -119,7 +116,7 @@ class Traced:
         if len(entering) != 1:
             return None
         (input_node,) = entering
-        if any(_written(other, self.network) is input_node for other in early):
+        if any(overwritten_node(other, self.network) is input_node for other in early):
             return None
         names = [name for name, n in self._named.items() if n is input_node]
         # The outermost is named last, but for the penultimate, whatever that is.
@@ -198,7 +195,7 @@ class Traced:
             if node.op == "output":
                 continue
             # Seen from behind, an input is needed when a later node reads it.
-            if node in needed or _written(node, self.network) in needed:
+            if node in needed or overwritten_node(node, self.network) in needed:
                 needed.add(node)
                 needed.update(node.all_input_nodes)
         return needed
@@ -336,71 +333,6 @@ def _copy(
             if after is not None:
                 after(node, copies[node])
     return new, copies
-
-
-def _written(node: fx.Node, network: nn.Module) -> fx.Node | None:
-    """Return the node whose output this one overwrites, if it does."""
-    in_place = bool(node.kwargs.get("inplace"))
-    if node.op == "call_module":
-        in_place = bool(getattr(_module(node, network), "inplace", False))
-    elif node.op in ("call_method", "call_function"):
-        # Tensor.add_, torch.relu_, x += y
-        in_place |= bool(re.search(r"[^_]_$", _name(node)))
-        in_place |= _name(node) in _IN_PLACE_OPERATORS
-    first = node.args[0] if node.args else None
-    return first if in_place and isinstance(first, fx.Node) else None
-
-
-def _penultimate(graph: fx.Graph, network: nn.Module) -> tuple[fx.Node | None, bool]:
-    """Return the node that enters the last layer making class scores, and False.
-
-    Where no such layer ends the network (a trunk without a head), its output and True.
-    """
-    output = _first_node(next(iter(reversed(graph.nodes))).args)
-    node = output
-    while node is not None:
-        module = _module(node, network)
-        linear = node.target is nn.functional.linear
-        if linear or (module is not None and makes_scores(module)):
-            return _skip_dropout(_first_node(node.args), network), False
-        known = isinstance(module, AFTER_SCORES) or _name(node) in _AFTER_SCORES_NAMES
-        computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
-        node = computed[0] if known and len(computed) == 1 else None
-    return output, True
-
-
-def _skip_dropout(node: fx.Node | None, network: nn.Module) -> fx.Node | None:
-    while node is not None:
-        dropout = isinstance(_module(node, network), DROPOUTS)
-        if not dropout and _name(node) != "dropout":
-            return node
-        node = _first_node(node.args)
-    return None
-
-
-def _name(node: fx.Node) -> str:
-    return getattr(node.target, "__name__", str(node.target))
-
-
-def _module(node: fx.Node, network: nn.Module) -> nn.Module | None:
-    if node.op != "call_module":
-        return None
-    return network.get_submodule(str(node.target))
-
-
-def _first_node(value: Any) -> fx.Node | None:
-    """Return the first node in nested arguments: of several outputs, the first."""
-    if isinstance(value, fx.Node):
-        return value
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, list | tuple):
-        return next((n for n in map(_first_node, value) if n is not None), None)
-    return None
-
-
-def _lies_in(key: str, target: str) -> bool:
-    return key == target or key.startswith(f"{target}.")
 
 
 def _sums(graph: fx.Graph, walk: _Walk) -> dict[fx.Node, tuple[int, int]]:
