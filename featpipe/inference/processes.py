@@ -28,7 +28,7 @@ __all__ = ["SharedMemory", "Worker", "WorkerPool", "WorkerServer", "can_fork"]
 
 # An image that ends a process is tried again alone, so often that somebody else who
 # ends processes now and then is not taken for the image.
-_TRIES_ALONE = 4
+_TRIES_ALONE = 8
 
 
 def can_fork() -> bool:

@@ -2,8 +2,8 @@
 
 C is chosen by a score on held-out rows: the share that is right, or a like metric. As C
 grows rows turn right and wrong one by one, so the score walks up and down by single
-rows. How many rows turned between two solved C is known; which walk it was is not. Two
-rules, both tests at `CHANCE`, say where nothing more is solved
+rows. How many rows turned between two solved C is known; which walk it was is not.
+Three rules, all tests at `CHANCE`, say where nothing more is solved
 (docs/inside/solvers.md):
 
 * **Between** two solved C a walk from score a to score b, in which v rows turned,
@@ -14,6 +14,9 @@ rules, both tests at `CHANCE`, say where nothing more is solved
   in the last tenfold of C, since fewer turn in each that follows. Small: no larger C is
   solved. Nor where hardly a row was told otherwise in the last tenfold, fewer than are
   missing to s: the solutions have come to rest (Chu et al. 2015).
+* **On the way** to the minimum of one C rows turn too. A C whose predictions so far are
+  worse than the best by a paired test (McNemar 1947), or whose walk since the last step
+  cannot reach s any more, loses.
 """
 
 from __future__ import annotations
