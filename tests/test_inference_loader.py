@@ -206,7 +206,7 @@ def test_an_image_that_ends_its_process_is_one_failure(folder, own_server):
         assert [image.has_pixels for image in found] == [True] * 3 + [False] + [
             True
         ] * 3
-        assert "ended each of 5 processes" in str(found[3].error)
+        assert "ended each of 9 processes" in str(found[3].error)
         assert found[3].error.stage == "decode"
     assert all(image.has_pixels for image in load(made, items))
     made.close()
