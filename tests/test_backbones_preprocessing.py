@@ -135,5 +135,7 @@ def test_unusable_preprocessing_is_refused(fields, message):
 
 
 def test_input_size_must_be_positive():
-    with pytest.raises(ValueError, match="input_size=0 must be at least 1 px"):
+    with pytest.raises(
+        ValueError, match="input_size=0 has to be a whole number from 1"
+    ):
         backbones.load("resnet18", weights="none", input_size=0)

@@ -217,7 +217,7 @@ def test_a_reader_gives_what_the_array_gives(iris, one):
         ({"metric": "auc"}, "choose from accuracy"),
         ({"tol": 0}, "tol=0"),
         ({"class_weight": "even"}, "class_weight='even'"),
-        ({"class_weight": {0: -1.0}}, "not 0 or more"),
+        ({"class_weight": {0: -1.0}}, r"class_weight\[0\]=-1.0 has to be"),
         ({"cv": [(np.arange(50), np.arange(50, 60))]}, "fewer than two classes"),
         ({"cv": [(np.arange(150), np.arange(0))]}, "held-out part of cv is empty"),
     ],

@@ -293,3 +293,23 @@ def test_a_limit_lifted_computes_the_rest(photos, tmp_path):
     found, progress = run(photos, path)
     assert (progress.computed, progress.kept) == (4, 2)
     like_fresh(found, photos, tmp_path / "fresh.h5")
+
+
+def test_another_source_never_replaces_one_that_is_still_there(photos, draw, tmp_path):
+    path = tmp_path / "x.h5"
+    before, _ = run(photos, path)
+    content = path.read_bytes()
+    for k in range(4):
+        draw(tmp_path / "other" / "ab"[k % 2] / f"new{k}.png", 90 + k)
+    with pytest.raises(CodesError, match=r"holds 6 images of .*photos, none of"):
+        run(tmp_path / "other", path)
+    assert path.read_bytes() == content
+    # Moved, its images keep their names; gone, nobody misses them.
+    moved = photos.rename(tmp_path / "moved")
+    again, progress = run(moved, path)
+    assert (progress.computed, again.paths) == (0, before.paths)
+    moved.rename(tmp_path / "hidden")
+    replaced, _ = run(tmp_path / "other", path)
+    assert len(replaced) == 4
+    found, _ = run(tmp_path / "hidden", path, overwrite=True)
+    assert len(found) == 6

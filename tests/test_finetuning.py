@@ -227,7 +227,7 @@ def test_codes_of_other_images_are_not_cut_down(kinds, tmp_path):
     [
         ({"train": "stage4"}, "use 'all', 'head' or 'from:NODE'"),
         ({"init": "zero"}, "use random or probe"),
-        ({"epochs": 0}, "epochs=0 has to be at least 1"),
+        ({"epochs": 0}, "epochs=0 has to be a whole number"),
         ({"augment": "rotate"}, "use auto, none, or some of flip, vflip"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0 has to be"),
         ({"depth": "stage4:map"}, "a head needs one depth of vectors"),

@@ -25,10 +25,10 @@ from featpipe.inference import Machine, Recipe
         ({"depth": None}, "depth is None; give the name of a node"),
         ({"backbone": None}, "backbone is None; give the name of a network"),
         ({"backbone": ""}, "backbone is ''; give the name of a network"),
-        ({"batch_size": -1}, "batch size is -1; use >= 1"),
-        ({"batch_size": 0}, "batch size is 0; use >= 1"),
-        ({"batch_size": 2.5}, "batch size is 2.5; use >= 1, a whole number"),
-        ({"workers": True}, "workers is True; use >= 1, a whole number"),
+        ({"batch_size": -1}, "batch_size=-1 has to be a whole number from 1 to 65,536"),
+        ({"batch_size": 0}, "batch_size=0 has to be"),
+        ({"batch_size": 2.5}, "batch_size=2.5 has to be a whole number"),
+        ({"workers": True}, "workers=True has to be a whole number"),
     ],
 )
 def test_an_odd_argument_is_named(options, sentence):

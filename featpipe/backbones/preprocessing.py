@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from featpipe.bounds import require_number
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
 
@@ -209,8 +212,8 @@ class Preprocessing:
         ``input_size`` comes first and scales resize and crop alike; ``resize=0``
         means no resizing.
         """
-        if input_size is not None and input_size < 1:
-            raise ValueError(f"input_size={input_size!r} must be at least 1 px")
+        if input_size is not None:
+            require_number("input_size", input_size, 1, _MAX_SIDE)
         base = self if input_size is None else self.scaled(input_size)
         given = {
             "resize": resize,
@@ -262,8 +265,9 @@ def _require_plausible(
 def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
     """One number per channel; a single number stands for all three."""
     numbers = (values,) if isinstance(values, int | float) else tuple(values)
-    if len(numbers) not in (1, 3) or not np.isfinite(numbers).all():
-        raise ValueError(f"{name}={values!r} must be one finite number or three")
+    plain = all(isinstance(x, Real) and not isinstance(x, bool) for x in numbers)
+    if len(numbers) not in (1, 3) or not plain or not np.isfinite(numbers).all():
+        raise ValueError(f"{name}={values!r:.60} must be one finite number or three")
     return tuple(float(x) for x in numbers) * (3 // len(numbers))
 
 

@@ -6,7 +6,7 @@ C from out-of-fold predictions; predicting. Never here: optimisation (that is
 compares classifiers.
 """
 
-from featpipe.classifiers.checking import Reader
+from featpipe.classifiers.checking import Reader, check_C_grid
 from featpipe.classifiers.estimators import (
     NAMES,
     LinearClassifier,
@@ -24,6 +24,7 @@ __all__ = [
     "Part",
     "Reader",
     "SVMClassifier",
+    "check_C_grid",
     "fit_nested",
     "make",
     "repeated_score",

@@ -6,12 +6,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from featpipe.bounds import require_number
 from featpipe.classifiers.measures import METRICS
 
-__all__ = ["Reader", "check_parameters", "is_reader"]
+__all__ = ["Reader", "check_C_grid", "check_parameters", "is_reader"]
 
 # C beyond which an objective of finite codes might not be finite.
 SMALLEST_C, LARGEST_C = 1e-30, 1e30
+# More values than that are hardly meant.
+MOST_C = 1000
 
 
 @runtime_checkable
@@ -43,15 +46,29 @@ def check_parameters(model: Any) -> None:
         )
     if not (isinstance(model.C, str) and model.C == "auto") and not _usable(model.C):
         raise ValueError(
-            f"C={model.C!r} must be 'auto' or a number above zero, from 1e-30 to 1e30"
+            f"C={model.C!r:.60} must be 'auto' or a number above zero, from 1e-30 to "
+            "1e30"
         )
-    if model.Cs is not None and not (len(model.Cs) and all(map(_usable, model.Cs))):
+    check_C_grid(model.Cs)
+    require_number("tol", model.tol, 0, 1, whole=False, above=True)
+    require_number("max_iter", model.max_iter, 1, 10**9)
+
+
+def check_C_grid(Cs: Any) -> None:
+    """Raise ValueError unless C can be chosen from these values; None will do too."""
+    if Cs is not None and not _are_usable(Cs):
+        text = " ".join(repr(Cs).split())
         raise ValueError(
-            f"Cs={model.Cs!r} must be numbers above zero, from 1e-30 to 1e30"
+            f"Cs={text:.60} must be numbers above zero, from 1e-30 to 1e30, and at "
+            f"most {MOST_C:,} of them"
         )
-    for name in ("tol", "max_iter"):
-        if not _positive(getattr(model, name)):
-            raise ValueError(f"{name}={getattr(model, name)!r} must be above zero")
+
+
+def _are_usable(Cs: Any) -> bool:
+    try:
+        return 0 < len(Cs) <= MOST_C and all(map(_usable, Cs))
+    except TypeError:
+        return False
 
 
 def _usable(C: Any) -> bool:

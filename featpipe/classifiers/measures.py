@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from featpipe.bounds import require_number
+
 if TYPE_CHECKING:
     from featpipe.solvers import Judge
 
@@ -42,10 +44,9 @@ def class_weights(
             f"class_weight={given!r} must be None, 'balanced' or a dict of "
             "class: weight"
         )
-    weights = np.array([given.get(name, 1.0) for name in classes.tolist()], float)
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"class_weight={given!r} has a weight that is not 0 or more")
-    return weights
+    for name, weight in given.items():
+        require_number(f"class_weight[{name!r}]", weight, 0, 1e12, whole=False)
+    return np.array([given.get(name, 1.0) for name in classes.tolist()], float)
 
 
 def fold_scores(

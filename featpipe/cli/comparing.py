@@ -178,6 +178,7 @@ def run(**asked: Any) -> None:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        _check_comparison(asked)
         if not asked["plan"]:
             claim(
                 folder, asked["source"], asked["backbone"], overwrite=asked["overwrite"]
@@ -188,6 +189,21 @@ def run(**asked: Any) -> None:
         if made and {path.name for path in folder.iterdir()} <= {RECORD}:
             (folder / RECORD).unlink(missing_ok=True)
             folder.rmdir()
+
+
+def _check_comparison(asked: dict[str, Any]) -> None:
+    """Refuse before the extraction what `compare` would refuse after it."""
+    from featpipe.comparison.options import check_options
+
+    check_options(
+        classifiers=asked["classifiers"].split(","),
+        metric=asked["metric"].value,
+        folds=asked["folds"],
+        Cs=grid(asked["c_grid"]),
+        test_size=asked["test_size"],
+        memory=asked["memory"],
+        seed=asked["seed"],
+    )
 
 
 def _run_in(folder: Path, asked: dict[str, Any]) -> None:
@@ -227,12 +243,13 @@ def grid(text: str | None) -> list[float] | None:
 
     try:
         low, high, count = text.split(":")
-        values = np.geomspace(float(low), float(high), int(count))
+        first, last = sorted((float(low), float(high)))
+        n = int(count)
     except ValueError:
-        values = np.empty(0)
-    if not len(values) or not np.isfinite(values).all() or values.min() <= 0:
+        first, last, n = 0.0, 0.0, 0
+    if not (1 <= n <= 1000 and 1e-30 <= first <= last <= 1e30):
         raise typer.BadParameter(
-            f"--C-grid is {text!r}; give the smallest, the largest and how many, as "
-            "1e-6:1e5:45"
+            f"--C-grid is {text!r}; give the smallest, the largest (both from 1e-30 to "
+            "1e30) and how many (1 to 1,000), as 1e-6:1e5:45"
         )
-    return np.sort(values).tolist()
+    return np.unique(np.geomspace(first, last, n)).tolist()

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from featpipe.classifiers import NAMES
 from featpipe.codes import Codes, checked, read
 from featpipe.comparison import details, duplicates, ensemble
 from featpipe.comparison.contenders import BASELINES, Fitted, Settings, fit_and_predict
 from featpipe.comparison.external import read_external
 from featpipe.comparison.judging import Entry, HeldOut, Row, nested_choice, rank
+from featpipe.comparison.options import check_options, depths_asked
 from featpipe.comparison.sources import Labelled, Source, align_files, choose_depths
 from featpipe.comparison.table import Comparison
 from featpipe.comparison.testing import describe_power, judge_all, majority_notes
 from featpipe.protocol import Protocol, plan
-from featpipe.scores import METRICS, Score
+from featpipe.scores import Score
 
 __all__ = ["compare"]
 
@@ -107,10 +107,19 @@ def compare(
     >>> found.recommended.classifier                                    # doctest: +SKIP
     'logistic'
     """
-    _refuse_unknown(classifiers, metric)
+    check_options(
+        classifiers=classifiers,
+        metric=metric,
+        folds=folds,
+        Cs=Cs,
+        class_weight=class_weight,
+        test_size=test_size,
+        memory=memory,
+        seed=seed,
+    )
     files = _opened(codes)
     labelled, sources = align_files(files)
-    chosen = choose_depths(sources, _wanted(depth, depths))
+    chosen = choose_depths(sources, depths_asked(depth, depths))
     protocol = plan(
         labelled.labels,
         labelled.splits,
@@ -173,31 +182,6 @@ def _opened(codes: OneOrMore) -> list[Codes]:
 
 def _silent(done: int, total: int, what: str) -> None:
     pass
-
-
-def _wanted(
-    depth: str | Sequence[str] | None, depths: str | Sequence[str] | None
-) -> Sequence[str] | None:
-    if depth is not None and depths is not None:
-        raise ValueError(
-            f"depth={depth!r} and depths={depths!r} ask for the same; give depth or "
-            "depths, not both"
-        )
-    asked = depths if depth is None else depth
-    return [asked] if isinstance(asked, str) else asked
-
-
-def _refuse_unknown(classifiers: Sequence[str], metric: str) -> None:
-    choices = [*NAMES, *BASELINES, "ensemble"]
-    if isinstance(classifiers, str) or not classifiers:
-        raise ValueError(f"classifiers={classifiers!r} is not a list of {choices}")
-    for name in classifiers:
-        if name not in choices:
-            raise ValueError(
-                f"no classifier {name!r}; choose from {', '.join(choices)}"
-            )
-    if metric not in METRICS:
-        raise ValueError(f"no metric {metric!r}; choose from {', '.join(METRICS)}")
 
 
 def _by_number(

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 from sklearn.exceptions import ConvergenceWarning
 
 from featpipe import classifiers
+from featpipe.bounds import require_number, require_seed
 
 __all__ = ["CurvePoint", "LearningCurve", "learning_curve"]
 
@@ -144,6 +145,10 @@ def learning_curve(
             f"a learning curve needs training images of two classes and images to "
             f"judge on, got {len(train)} and {len(judged)}"
         )
+    require_number("n_draws", n_draws, 1, 10_000)
+    require_seed(seed)
+    for n in shots:
+        require_number("shots", n, 1, 10**9)
     largest = int(np.bincount(y[train]).max())
     sizes = [n for n in shots if n <= 0.75 * largest]
     rng = np.random.default_rng(seed)

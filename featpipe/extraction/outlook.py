@@ -85,8 +85,10 @@ def look(
     Raises
     ------
     CodesError
-        If the file was made otherwise; names the field.
+        If the file was made otherwise, which names the field, or of other images.
     """
+    if old is not None:
+        _require_same_source(old, images)
     outlook = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
     before = RowIndex([] if old is None else [old])
     before.add(range(len(before.files)))
@@ -103,6 +105,21 @@ def look(
             todo.append(i)
     outlook.todo = np.array(todo, np.int64)
     return outlook
+
+
+def _require_same_source(old: Codes, images: ImageSet) -> None:
+    """Refuse to replace the rows of a source that is still there by those of another.
+
+    A folder that has moved, grown or been copied has names in common with what it was.
+    """
+    if old.images_root == images.root or not len(old) or not len(images):
+        return
+    is_there = bool(old.images_root) and Path(old.images_root).exists()
+    if is_there and not set(old.paths) & set(images.paths):
+        raise CodesError(
+            f"{old.path} holds {len(old):,} images of {old.images_root}, none of "
+            f"which is in {images.source}; choose another file, or --overwrite"
+        )
 
 
 def _lasting_failures(old: Codes | None) -> dict[str, Failure]:

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,16 @@ def take_shard(
     ValueError
         If there is no such shard.
     """
-    i, n = shard
-    if not 0 <= i < n:
-        raise ValueError(f"shard is '{i}/{n}'; use i/n with i from 0 to n - 1")
+    try:
+        i, n = (index(number) for number in shard)
+    except (TypeError, ValueError):
+        i, n = 0, 0
+    if not 0 <= i < n <= 100_000:
+        text = "/".join(map(str, shard)) if isinstance(shard, tuple) else shard
+        raise ValueError(
+            f"shard is {text!r}; use i/n with n up to 100,000 and i from 0 to n - 1 "
+            "(in Python a pair (i, n))"
+        )
     # Shards of two different lists would miss images, or have them twice.
     paths = "\0".join(image_set.paths).encode("utf-8", "surrogateescape")
     listing = hashlib.sha256(paths).hexdigest()

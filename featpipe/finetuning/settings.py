@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from featpipe.bounds import LARGEST_SEED, require_number
 from featpipe.scores import METRICS
 
 __all__ = ["AUGMENTATIONS", "Settings"]
@@ -18,6 +19,25 @@ _CHOICES = {
     "optimiser": ("adamw", "sgd"),
     "schedule": ("cosine", "step"),
     "metric": tuple(METRICS),
+}
+_OPTIONAL = ("batch_size", "views", "lr", "budget")
+_WHOLE = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 65_536),
+    "views": (0, 1000),
+    "folds": (2, 1000),
+    "seed": (0, LARGEST_SEED),
+}
+# Lowest, highest, and whether these themselves are left out. Steps beyond them learn
+# nothing, or end in numbers that are not finite.
+_REAL = {
+    "lr": (0, 1000, True, False),
+    "backbone_lr": (0, 1000, True, False),
+    "warmup": (0, 1, False, True),
+    "weight_decay": (0, 1000, False, False),
+    "clip": (0, 1e6, False, False),
+    "label_smoothing": (0, 1, False, True),
+    "budget": (0, 1e8, True, False),
 }
 
 
@@ -56,27 +76,26 @@ class Settings:
                 raise ValueError(
                     f"{name}={value!r} is not known; use {' or '.join(choices)}"
                 )
-        self._require("epochs", self.epochs >= 1, "at least 1")
-        self._require("lr", self.lr is None or self.lr > 0, "above zero")
-        self._require("backbone_lr", self.backbone_lr > 0, "above zero")
-        self._require("warmup", 0 <= self.warmup < 1, "a share of the steps below 1")
-        self._require("weight_decay", self.weight_decay >= 0, "zero or more")
-        self._require("clip", self.clip >= 0, "above zero, or zero for no clipping")
-        self._require("batch_size", (self.batch_size or 1) >= 1, "at least 1")
-        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1")
-        self._require("views", (self.views or 0) >= 0, "zero or more")
-        self._require("budget", self.budget is None or self.budget > 0, "above zero")
+        self._require_numbers()
         if self.budget is not None and self.init != "probe":
             raise ValueError(
                 f"budget={self.budget!r} compares with the probe while training, which "
                 f"takes init='probe', not {self.init!r}"
             )
-        self._require("folds", self.folds >= 2, "at least 2")
         object.__setattr__(self, "augment", _augmentations(self.augment))
 
-    def _require(self, name: str, holds: bool, would_do: str) -> None:
-        if not holds:
-            raise ValueError(f"{name}={getattr(self, name)!r} has to be {would_do}")
+    def _require_numbers(self) -> None:
+        if isinstance(self.class_weight, Mapping):
+            for name, weight in self.class_weight.items():
+                require_number(f"class_weight[{name!r}]", weight, 0, 1e6, whole=False)
+        for name, (low, high) in _WHOLE.items():
+            if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
+                require_number(name, value, low, high)
+        for name, (least, most, above, below) in _REAL.items():
+            if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
+                require_number(
+                    name, value, least, most, whole=False, above=above, below=below
+                )
 
     @property
     def node(self) -> str | None:

@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from featpipe.bounds import require_number
+
 __all__ = ["MAX_BYTES", "Failure", "ImageError", "ImageSet", "Reader", "Row", "build"]
 
 MAX_BYTES = 2**30
@@ -211,10 +213,9 @@ class ImageSet:
         Raises
         ------
         ValueError
-            If ``limit`` is below one.
+            If ``limit`` is no whole number of at least one.
         """
-        if limit < 1:
-            raise ValueError(f"limit={limit!r} takes no image; give 1 or more, or none")
+        require_number("limit", limit, 1, 10**12, instead="or None")
         if limit >= len(self):
             return self
         cells: dict[tuple[bool, int, str], int] = {}

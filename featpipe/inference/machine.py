@@ -2,7 +2,8 @@
 
 import os
 from dataclasses import dataclass
-from numbers import Integral
+
+from featpipe.bounds import require_number
 
 __all__ = ["Machine"]
 
@@ -24,7 +25,8 @@ class Machine:
     Raises
     ------
     ValueError
-        If ``batch_size`` or ``workers`` is below 1.
+        If ``batch_size`` is no whole number from 1 to 65,536, or ``workers`` none
+        from 1 to 1,024.
 
     Examples
     --------
@@ -37,15 +39,13 @@ class Machine:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("batch size", self.batch_size),
-            ("workers", self.workers),
+        for name, value, high in (
+            ("batch_size", self.batch_size, 65_536),
+            ("workers", self.workers, 1024),
         ):
             if value is None:
                 continue
-            number = isinstance(value, Integral) and not isinstance(value, bool)
-            if not number or value < 1:
-                raise ValueError(f"{name} is {value!r}; use >= 1, a whole number")
+            require_number(name, value, 1, high)
 
     @property
     def n_workers(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featpipe import __version__, images
+from featpipe.bounds import require_number, require_seed
 from featpipe.images import ValueRange, parse_value_range
 from featpipe.inference.pixels import Decoding
 
@@ -97,6 +98,10 @@ class Recipe:
                 f"the backbone is {self.backbone!r}; give the name of a network, as "
                 "'resnet50'"
             )
+        require_seed(self.seed)
+        for name, low in (("input_size", 1), ("resize", 0), ("crop", 1)):
+            if (pixels := getattr(self, name)) is not None:
+                require_number(name, pixels, low, 8192)
         if not self.depths:
             raise ValueError("no depth was asked for; give one, or leave it out")
         for depth in self.depths:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
+from featpipe.bounds import require_number, require_seed
 from featpipe.protocol.folding import Pairs, folds, group_numbers
 from featpipe.protocol.parts import Part, Protocol
 from featpipe.protocol.splitting import SplitRows, split_rows
@@ -67,8 +69,8 @@ def plan(
     .. [1] S. Varma and R. Simon, "Bias in error estimation when using
        cross-validation for model selection", BMC Bioinformatics 7, 2006.
     """
-    if n_folds < 2:
-        raise ValueError(f"folds={n_folds!r} cannot hold anything out; give at least 2")
+    require_number("folds", n_folds, 2, 1000)
+    require_seed(seed)
     cut = _Cut(labels, np.asarray(groups, object), list(class_names), n_folds, seed)
     splits = np.asarray(splits, object)
     cut.refuse_one_class(np.arange(len(labels)), "labelled")
@@ -210,7 +212,7 @@ def _by_split(cut: _Cut, rows: SplitRows) -> Protocol:
 
 
 def _by_cut(cut: _Cut, test_size: float) -> Protocol:
-    if not 0 < test_size < 1:
+    if not (isinstance(test_size, Real) and 0 < test_size < 1):
         raise ValueError(
             f"test_size={test_size!r} is not a share between 0 and 1; give 0.2 to hold "
             "out a fifth of the images"

@@ -86,12 +86,15 @@ class Options:
         """
         if self.memory is None:
             return DEFAULT_MEMORY
-        match = re.fullmatch(r"([0-9.]+) *([KMGT]?)i?B?", str(self.memory).strip())
-        if not match or float(match[1]) <= 0:
+        text = "" if isinstance(self.memory, bool) else str(self.memory).strip()
+        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *([KMGT]?)i?B?", text, re.ASCII)
+        n_bytes = float(match[1]) * _UNITS[match[2]] if match else 0.0
+        if not _UNITS["K"] <= n_bytes <= 1000 * _UNITS["T"]:
             raise ValueError(
-                f"memory={self.memory!r} is no size; give bytes or a text like '8GB'"
+                f"memory={self.memory!r} is no size from 1KB to 1000TB; give bytes or "
+                "a text like '8GB'"
             )
-        return int(float(match[1]) * _UNITS[match[2]])
+        return int(n_bytes)
 
 
 class Start(NamedTuple):

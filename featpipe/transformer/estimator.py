@@ -20,6 +20,7 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from featpipe.bounds import require_number
 from featpipe.codes import Codes
 from featpipe.extraction import Job
 from featpipe.images import ImageSet
@@ -188,6 +189,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return self.width_
 
     def _codes(self, X: Any) -> np.ndarray:
+        require_number("timeout", self.timeout, 0, 1e9, whole=False)
         image_set = from_items(X)
         if self.cache is None:
             return self._stream().whole(image_set)
@@ -219,7 +221,8 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _stream(self) -> Stream:
         recipe = self._recipe()
         changes = str(recipe.request()["weights_file_sha256"])
-        return _stream(recipe, self.device, self.batch_size, self.workers, changes)
+        machine = Machine(self.device, self.batch_size, self.workers)
+        return _stream(recipe, machine, changes)
 
     def _job(self, recipe: Recipe, image_set: ImageSet, path: Path) -> Codes:
         return Job(
@@ -233,10 +236,8 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 @lru_cache(maxsize=1)
 def _stream(
     recipe: Recipe,
-    device: str,
-    batch_size: int | None,
-    workers: int | None,
+    machine: Machine,
     weights_file: str,
 ) -> Stream:
     """Keep the network last used: a search clones its transformer for every fit."""
-    return Stream(recipe, Machine(device, batch_size, workers))
+    return Stream(recipe, machine)

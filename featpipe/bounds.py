@@ -1,0 +1,78 @@
+"""What a number that a user gives may be: one check, and one sentence.
+
+Every package may use it, and it uses none.
+"""
+
+from numbers import Integral, Real
+from typing import Any
+
+__all__ = ["LARGEST_SEED", "require_number", "require_seed"]
+
+LARGEST_SEED = 2**32 - 1
+"""numpy's, scikit-learn's and torch's generators all take it."""
+
+
+def require_number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    whole: bool = True,
+    above: bool = False,
+    below: bool = False,
+    instead: str = "",
+) -> None:
+    """Raise unless a value is a number between two bounds.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls it.
+    value
+        Whatever came; a bool or a text is no number.
+    low, high : float
+    whole : bool
+        Whether only whole numbers will do.
+    above, below : bool
+        Whether it must be above ``low``, or below ``high``, and not equal.
+    instead : str
+        What else would do, as ``"or None"``.
+
+    Raises
+    ------
+    ValueError
+        With the name, the value and the bounds.
+
+    Examples
+    --------
+    >>> require_number("epochs", 10, 1, 100_000)
+    >>> require_number("epochs", 0.5, 1, 100_000)
+    Traceback (most recent call last):
+    ValueError: epochs=0.5 has to be a whole number from 1 to 100,000
+    """
+    kind = Integral if whole else Real
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    # A nan is in no order, so that it never fits.
+    if not (
+        fits
+        and (low < value if above else low <= value)
+        and (value < high if below else value <= high)
+    ):
+        what = "a whole number" if whole else "a number"
+        start, end = "above" if above else "from", "below" if below else "to"
+        more = f" {instead}" * bool(instead)
+        raise ValueError(
+            f"{name}={value!r:.60} has to be {what} {start} {_text(low)} {end} "
+            f"{_text(high)}{more}"
+        )
+
+
+def require_seed(value: Any) -> None:
+    """Raise unless a value seeds every generator that is used."""
+    require_number("seed", value, 0, LARGEST_SEED)
+
+
+def _text(bound: float) -> str:
+    large = abs(bound) >= 1e10
+    return f"{bound:g}" if large or bound != int(bound) else f"{int(bound):,}"
