@@ -14,7 +14,7 @@ from PIL import Image
 from featpipe.images import (
     ImageError,
     decode,
-    describe_unfilled,
+    describe_values,
     from_arrays,
     parse_value_range,
 )
@@ -168,7 +168,7 @@ def test_values_that_do_not_fill_their_range_are_noted(kind):
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_values_that_fill_their_range_are_not_noted(write, channels):
     values = RNG.integers(0, 65536, (*SHAPE, *channels)).astype(np.uint16)
-    assert not describe_unfilled(decode(write(values)).notes)
+    assert not describe_values(decode(write(values)).notes)
 
 
 def test_a_narrow_stretch_of_values_is_noted():
@@ -176,13 +176,13 @@ def test_a_narrow_stretch_of_values_is_noted():
     values.flat[:2] = 31768, 35768
     notes = decode(png(values)).notes
     assert "values 31,768 to 35,768 of 65,535" in notes
-    assert "value range 31768:35768" in describe_unfilled(notes)
+    assert "value range 31768:35768" in describe_values(notes)
 
 
 def test_a_pgm_that_says_its_highest_value_fills_it():
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     content = ppm(values, 4095)
-    assert not describe_unfilled(decode(content).notes)
+    assert not describe_values(decode(content).notes)
     found = decode(content, value_range=(0.0, 4095.0)).image
     assert np.array_equal(np.asarray(found), as_rgb(stretched(values, 0, 4095)))
 
@@ -295,9 +295,23 @@ def test_damage_is_a_failure_under_any_range(content, at, byte):
 def test_the_sentence_counts_and_names_a_range():
     notes = ["brightest value 4,080 of 65,535", "16-bit scaled"] * 2
     notes += ["brightest value 900 of 65,535"]
-    assert describe_unfilled(notes) == (
+    assert describe_values(notes) == (
         "3 images of more than 8 bits do not fill their range (brightest value 4,080 "
         "of 65,535) and lose contrast; value range 0:4095 (--value-range) keeps it, "
         "auto stretches each image by itself"
     )
-    assert describe_unfilled(["first of 3 frames"]) == ""
+    assert describe_values(["first of 3 frames"]) == ""
+
+
+def test_a_range_that_changes_nothing_or_cuts_much_is_told():
+    eight = decode(saved(RNG.integers(0, 255, (9, 9)).astype(np.uint8), "PNG")).notes
+    told = "no image has more than 8 bits, so the value range changed nothing"
+    assert describe_values(eight, (0.0, 255.0)) == told
+    assert describe_values(eight, "auto") == told
+    notes = decode(png(GREY), value_range=(0.0, 255.0)).notes
+    share = 100 * (GREY > 255).mean()
+    assert describe_values([*notes, *notes], (0.0, 255.0)) == (
+        f"2 images have values outside 0 to 255, up to {share:.0f} % of them, which "
+        "become black or white; a wider value range keeps them"
+    )
+    assert describe_values(decode(png(GREY), value_range="auto").notes, "auto") == ""

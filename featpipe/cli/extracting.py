@@ -164,7 +164,9 @@ def _say_done(codes: "Codes", tally: "Progress") -> None:
     said = codes.provenance
     if random := said["preprocessing"].get("random"):
         voice.remark(f"codes are not a function of the image: {random}")
-    if text := images.describe_unfilled(note for *_, note in codes.notes):
+    notes = (note for *_, note in codes.notes)
+    value_range = images.parse_value_range(asked["value_range"])
+    if text := images.describe_values(notes, value_range):
         voice.remark(text)
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
     voice.remark(

@@ -190,6 +190,7 @@ def extract(
         progress=progress,
     )
     codes = job.run(overwrite=overwrite, break_lock=break_lock)
-    if text := images.describe_unfilled(note for *_, note in codes.notes):
+    notes = (note for *_, note in codes.notes)
+    if text := images.describe_values(notes, recipe.value_range):
         warnings.warn(f"{codes.path}: {text}", UserWarning, stacklevel=2)
     return codes

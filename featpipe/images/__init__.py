@@ -24,7 +24,7 @@ from featpipe.images.datasets import from_arrays
 from featpipe.images.decoding import DECODING, Decoded, decode
 from featpipe.images.imageset import Failure, ImageError, ImageSet
 from featpipe.images.scanning import scan
-from featpipe.images.values import ValueRange, describe_unfilled, parse_value_range
+from featpipe.images.values import ValueRange, describe_values, parse_value_range
 
 __all__ = [
     "DECODING",
@@ -34,7 +34,7 @@ __all__ = [
     "ImageSet",
     "ValueRange",
     "decode",
-    "describe_unfilled",
+    "describe_values",
     "from_arrays",
     "parse_value_range",
     "scan",

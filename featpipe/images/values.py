@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    *("Samples", "ValueRange", "bands", "describe_unfilled", "extremes"),
+    *("Samples", "ValueRange", "bands", "describe_values", "extremes"),
     *("note_unfilled", "parse_value_range", "samples_of", "unfilled"),
 ]
 
@@ -34,6 +34,8 @@ _BAND = 256
 _MOST = 65535
 # Pillow's names of 16-bit colours as stored, and which of a sample's bytes it keeps.
 _COLOURS = re.compile(r"(RGB|RGBA|RGBX);16([LBN])$")
+_SCALED = "scaled to 0 to 255"
+_OUTSIDE = re.compile(r"(\d+) % of the values lie outside$")
 _NOTE = re.compile(r"(?:brightest value|values ([\d,]+) to) ([\d,]+) of ([\d,]+)$")
 
 
@@ -296,21 +298,26 @@ def _fills(image: Any) -> bool:
     return bool(high > 128 and high - low > 66)
 
 
-def describe_unfilled(notes: Iterable[str]) -> str:
-    """Return one sentence about all images that `unfilled` has noted, ``""`` if none.
+def describe_values(notes: Iterable[str], value_range: ValueRange = "file") -> str:
+    """Return one sentence about all images of more than 8 bits, ``""`` if all is well.
 
     Parameters
     ----------
     notes : iterable of str
         Of all images, as `images.decode` returns them.
+    value_range : str or (low, high)
+        That they were decoded with.
 
     Examples
     --------
-    >>> print(describe_unfilled(["brightest value 4,080 of 65,535", "16-bit scaled"]))
+    >>> print(describe_values(["brightest value 4,080 of 65,535", "16-bit scaled"]))
     1 image of more than 8 bits does not fill its range (brightest value 4,080 of \
 65,535) and loses contrast; value range 0:4095 (--value-range) keeps it, auto \
 stretches each image by itself
     """
+    notes = list(notes)
+    if value_range != "file":
+        return _describe_range(notes, value_range)
     found = [match for match in map(_NOTE.match, notes) if match]
     if not found:
         return ""
@@ -329,6 +336,21 @@ stretches each image by itself
         f"{'does not fill its' if one else 'do not fill their'} range ({what}) and "
         f"{'loses' if one else 'lose'} contrast; value range {low}:{high} "
         "(--value-range) keeps it, auto stretches each image by itself"
+    )
+
+
+def _describe_range(notes: list[str], value_range: ValueRange) -> str:
+    if not any(note.endswith(_SCALED) for note in notes):
+        return "no image has more than 8 bits, so the value range changed nothing"
+    shares = [int(match[1]) for match in map(_OUTSIDE.match, notes) if match]
+    if not shares or isinstance(value_range, str):
+        return ""
+    low, high = value_range
+    one = len(shares) == 1
+    return (
+        f"{len(shares):,} image{'s' * (not one)} {'has' if one else 'have'} values "
+        f"outside {low:g} to {high:g}, up to {max(shares)} % of them, which become "
+        "black or white; a wider value range keeps them"
     )
 
 

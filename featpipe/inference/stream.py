@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from featpipe.images import Failure, ImageError, ImageSet, describe_unfilled
+from featpipe.images import Failure, ImageError, ImageSet, describe_values
 from featpipe.inference.batch import Batch as Computed
 from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
@@ -151,7 +151,7 @@ class Stream:
                 if tell is not None:
                     tell(progress)
                 yield batch
-        if text := describe_unfilled(notes):
+        if notes and (text := describe_values(notes, self.recipe.value_range)):
             warnings.warn(text, UserWarning, stacklevel=2)
 
     def whole(self, image_set: ImageSet) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""Hold torchvision's classification networks to torchvision's own codes.
+
+    python benchmarks/check_torchvision.py              # all of them
+    python benchmarks/check_torchvision.py resnet18 …   # these
+
+Prints the relative distance between featpipe's `penultimate` and what enters the last
+layer that makes class scores (seen by a hook; a mean over places where that layer is a
+convolution), under the transform of the DEFAULT weights entry, with the same random
+weights read from a file. Ends with status 1 if one is farther than 1e-4, or of another
+width.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import models
+
+from featpipe import backbones
+
+_TOLERANCE = 1e-4
+
+
+def names() -> list[str]:
+    """Return all classification networks, the small ones first."""
+    found = models.list_models(module=models)
+
+    def size(name: str) -> int:
+        with torch.device("meta"):
+            network = models.get_model(name, weights=None, **_options(name))
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    return sorted(found, key=size)
+
+
+def _options(name: str) -> dict[str, bool]:
+    # Without these both would draw weights for minutes.
+    slow = ("googlenet", "inception_v3")
+    return {"init_weights": False} if name in slow else {}
+
+
+def _head(network: nn.Module) -> nn.Module:
+    """Return the last layer that makes 1,000 scores and belongs to no auxiliary."""
+    layers = [
+        layer
+        for path, layer in network.named_modules()
+        if not path.lower().startswith("aux")
+        and 1000
+        in (getattr(layer, "out_features", 0), getattr(layer, "out_channels", 0))
+    ]
+    return layers[-1]
+
+
+def distance(name: str, folder: Path) -> float:
+    """Return the relative distance of one network's codes of one image."""
+    torch.manual_seed(0)
+    network = models.get_model(name, weights=None, **_options(name)).eval()
+    weights = folder / "weights.pt"
+    torch.save(network.state_dict(), weights)
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    pixels = np.random.default_rng(0).integers(0, 256, (301, 420, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    seen: list[torch.Tensor] = []
+    handle = _head(network).register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].clone())
+    )
+    with torch.inference_mode():
+        network(transform(image)[None])
+    handle.remove()
+    expected = seen[0].mean((2, 3)) if seen[0].ndim == 4 else seen[0]
+    del network
+    backbone = backbones.load(name, weights=weights)
+    square = torch.from_numpy(backbone.preprocessing.apply(image))[None]
+    found = backbone(square)["penultimate"]
+    if found.shape != expected.shape:
+        return float("inf")
+    return float((found - expected).norm() / expected.norm())
+
+
+def main() -> int:
+    """Check the networks named on the command line, or all."""
+    far = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sys.argv[1:] or names():
+            relative = distance(name, Path(folder))
+            print(f"{name}: {relative:.1e}", flush=True)
+            if not relative <= _TOLERANCE:
+                far.append(name)
+    print(f"{len(far)} networks farther than {_TOLERANCE:g}: {', '.join(far) or '-'}")
+    return bool(far)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
