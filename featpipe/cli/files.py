@@ -49,7 +49,11 @@ def inspect(path: o.CodesPath) -> None:
 def _print_facts(found: "Codes") -> None:
     said = found.provenance
     shape = {s: "×".join(map(str, found.shapes[s][1:])) for s in found.depths}
-    mode = (said.get("decoding") or {}).get("mode")
+    decoding = said.get("decoding") or {}
+    mode = str(decoding.get("mode"))
+    if (value_range := decoding.get("value_range")) is not None:
+        ends = value_range if isinstance(value_range, list) else [value_range]
+        mode += f", value range {':'.join(f'{end}' for end in ends)}"
     facts: dict[str, Any] = {
         "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
         "images": f"{len(found):,} rows, {len(found.failures):,} failures",
@@ -60,7 +64,7 @@ def _print_facts(found: "Codes") -> None:
         "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in found.depths),
         "precision": f"{said.get('precision')}, stored as {said.get('dtype')}",
         "preprocessing": joined(said.get("preprocessing")),
-        "decoding": joined(said.get("decoding")) if voice.verbose else mode,
+        "decoding": joined(decoding) if voice.verbose else mode,
         "made with": joined(said.get("versions")),
     }
     if said.get("shard"):
