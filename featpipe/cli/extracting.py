@@ -165,7 +165,8 @@ def _say_done(codes: "Codes", tally: "Progress") -> None:
     if random := said["preprocessing"].get("random"):
         voice.remark(f"codes are not a function of the image: {random}")
     notes = (note for *_, note in codes.notes)
-    value_range = images.parse_value_range(asked["value_range"])
+    asked = said["decoding"].get("value_range", "file")
+    value_range = images.parse_value_range(asked)
     if text := images.describe_values(notes, value_range):
         voice.remark(text)
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)

@@ -52,8 +52,9 @@ def _print_facts(found: "Codes") -> None:
     decoding = said.get("decoding") or {}
     mode = str(decoding.get("mode"))
     if (value_range := decoding.get("value_range")) is not None:
-        ends = value_range if isinstance(value_range, list) else [value_range]
-        mode += f", value range {':'.join(f'{end}' for end in ends)}"
+        is_text = isinstance(value_range, str)
+        text = value_range if is_text else ":".join(f"{x:g}" for x in value_range)
+        mode += f", value range {text}"
     facts: dict[str, Any] = {
         "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
         "images": f"{len(found):,} rows, {len(found.failures):,} failures",
