@@ -22,8 +22,10 @@ def require_number(
     above: bool = False,
     below: bool = False,
     instead: str = "",
-) -> None:
-    """Raise unless a value is a number between two bounds.
+) -> Any:
+    """Return a number as Python's own, or raise unless it is between two bounds.
+
+    Numbers of numpy, which a search over parameters hands over, go into no JSON.
 
     Parameters
     ----------
@@ -39,6 +41,11 @@ def require_number(
     instead : str
         What else would do, as ``"or None"``.
 
+    Returns
+    -------
+    int or float
+        A float where not only whole numbers will do.
+
     Raises
     ------
     ValueError
@@ -47,6 +54,7 @@ def require_number(
     Examples
     --------
     >>> require_number("epochs", 10, 1, 100_000)
+    10
     >>> require_number("epochs", 0.5, 1, 100_000)
     Traceback (most recent call last):
     ValueError: epochs=0.5 has to be a whole number from 1 to 100,000
@@ -66,11 +74,12 @@ def require_number(
             f"{name}={value!r:.60} has to be {what} {start} {_text(low)} {end} "
             f"{_text(high)}{more}"
         )
+    return int(value) if whole else float(value)
 
 
-def require_seed(value: Any) -> None:
-    """Raise unless a value seeds every generator that is used."""
-    require_number("seed", value, 0, LARGEST_SEED)
+def require_seed(value: Any) -> int:
+    """Return a seed as an int; raise unless it seeds every generator that is used."""
+    return require_number("seed", value, 0, LARGEST_SEED)
 
 
 def _text(bound: float) -> str:

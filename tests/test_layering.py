@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "files",
     },
     "predictor": {
+        "bounds",
         "images",
         "backbones",
         "codes",

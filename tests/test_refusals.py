@@ -40,7 +40,7 @@ def test_an_odd_argument_is_named(options, sentence):
 def test_recipes_and_machines_refuse_them_too():
     with pytest.raises(ValueError, match="the depth is 5"):
         Recipe(backbone="mini", depths=(5,))
-    with pytest.raises(ValueError, match="batch size is '4'"):
+    with pytest.raises(ValueError, match="batch_size='4' has to be"):
         Machine(batch_size="4")
     assert Machine(batch_size=np.int64(4)).batch_size == 4
 

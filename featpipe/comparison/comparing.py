@@ -117,6 +117,7 @@ def compare(
         memory=memory,
         seed=seed,
     )
+    folds, seed = int(folds), int(seed)  # of numpy, they would go into no JSON
     files = _opened(codes)
     labelled, sources = align_files(files)
     chosen = choose_depths(sources, depths_asked(depth, depths))

@@ -81,13 +81,12 @@ class Job:
         self._path = _target(path)
         require_distinct({"the codes file": path}, {"SOURCE": image_set.source})
         self._slice_size = slice_size(len(image_set))
-        self._shard = shard
+        self._shard: tuple[int, int] | None = None
         self._shard_facts: dict[str, Any] | None = None
         self._images = image_set
         if shard is not None:
-            self._images, self._shard_facts = take_shard(
-                image_set, shard, self._slice_size
-            )
+            self._images, facts = take_shard(image_set, shard, self._slice_size)
+            self._shard, self._shard_facts = (facts["number"], facts["of"]), facts
         self._jobs = None if jobs is None or jobs.is_here else jobs
         self._key = ""
         self._network = Network(recipe, machine)

@@ -85,17 +85,24 @@ class Settings:
         object.__setattr__(self, "augment", _augmentations(self.augment))
 
     def _require_numbers(self) -> None:
+        plain: dict[str, Any] = {}
         if isinstance(self.class_weight, Mapping):
-            for name, weight in self.class_weight.items():
-                require_number(f"class_weight[{name!r}]", weight, 0, 1e6, whole=False)
+            plain["class_weight"] = {
+                name: require_number(
+                    f"class_weight[{name!r}]", weight, 0, 1e6, whole=False
+                )
+                for name, weight in self.class_weight.items()
+            }
         for name, (low, high) in _WHOLE.items():
             if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
-                require_number(name, value, low, high)
+                plain[name] = require_number(name, value, low, high)
         for name, (least, most, above, below) in _REAL.items():
             if (value := getattr(self, name)) is not None or name not in _OPTIONAL:
-                require_number(
+                plain[name] = require_number(
                     name, value, least, most, whole=False, above=above, below=below
                 )
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     @property
     def node(self) -> str | None:

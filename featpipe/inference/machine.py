@@ -45,7 +45,8 @@ class Machine:
         ):
             if value is None:
                 continue
-            require_number(name, value, 1, high)
+            value = require_number(name, value, 1, high)
+            object.__setattr__(self, name, value)
 
     @property
     def n_workers(self) -> int:

@@ -5,11 +5,14 @@ next run can tell without torch that it is asked for the same thing.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from featpipe import __version__, images
 from featpipe.bounds import require_number, require_seed
@@ -98,10 +101,7 @@ class Recipe:
                 f"the backbone is {self.backbone!r}; give the name of a network, as "
                 "'resnet50'"
             )
-        require_seed(self.seed)
-        for name, low in (("input_size", 1), ("resize", 0), ("crop", 1)):
-            if (pixels := getattr(self, name)) is not None:
-                require_number(name, pixels, low, 8192)
+        self._make_plain()
         if not self.depths:
             raise ValueError("no depth was asked for; give one, or leave it out")
         for depth in self.depths:
@@ -109,6 +109,25 @@ class Recipe:
                 raise ValueError(
                     f"the depth is {depth!r}; give the name of a node, as 'penultimate'"
                 )
+
+    def _make_plain(self) -> None:
+        """Keep numbers, flags and paths as Python's own: they go into JSON."""
+        plain: dict[str, Any] = {"seed": require_seed(self.seed)}
+        for name, low in (("input_size", 1), ("resize", 0), ("crop", 1)):
+            if (pixels := getattr(self, name)) is not None:
+                plain[name] = require_number(name, pixels, low, 8192)
+        for name in ("mean", "std"):
+            plain[name] = _plain_numbers(name, getattr(self, name))
+        for name in ("hflip", "allow_random"):
+            if getattr(self, name) not in (False, True):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r:.60} has to be True or False"
+                )
+            plain[name] = bool(getattr(self, name))
+        if self.weights is not None:
+            plain["weights"] = os.fspath(self.weights)
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def request(self) -> dict[str, Any]:
         """Return all that decides the network, as JSON, without torch.
@@ -197,6 +216,15 @@ class Recipe:
             },
             "precision": precision,
         }
+
+
+def _plain_numbers(name: str, values: Any) -> Any:
+    if values is None:
+        return values
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf" or array.ndim > 1:
+        raise ValueError(f"{name}={values!r:.60} must be one finite number or three")
+    return tuple(array.ravel().astype(float).tolist())
 
 
 def _file_digest(weights: str | None) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from featpipe import classifiers, codes, scores
+from featpipe.bounds import require_number, require_seed
 from featpipe.codes import Codes, CodesError, checked
 from featpipe.predictor.calibrating import out_of_fold, platt, probabilities
 from featpipe.predictor.model import Model
@@ -103,6 +104,8 @@ def fit(
     >>> model.predict(["new.jpg"])                                # doctest: +SKIP
     array(['tulip'], dtype='<U5')
     """
+    folds = require_number("folds", folds, 2, 1000)
+    seed = require_seed(seed)
     if isinstance(codes_file, Codes):
         file = checked(codes_file)
     else:
