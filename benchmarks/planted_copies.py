@@ -22,7 +22,7 @@ from PIL import Image, ImageEnhance
 import featpipe
 from featpipe import images
 from featpipe.comparison import duplicates
-from featpipe.comparison.sources import agree, choose_depths
+from featpipe.comparison.sources import align_files, choose_depths
 
 _COUNTS = (2, 3, 4, 8)
 
@@ -75,7 +75,7 @@ def plant(source: Path, way: str, n: int, rng: np.random.Generator) -> dict[str,
 
 def reported(codes: featpipe.Codes) -> tuple[set[frozenset[str]], float]:
     """Return the pairs that `compare` reports as relabelled, and its threshold."""
-    labelled, (source,) = agree([codes])
+    labelled, (source,) = align_files([codes])
     ((depth,),) = choose_depths([source], None)
     X = source.arrays(depth)
     alike = duplicates.threshold(duplicates.unrelated_similarity(X))
