@@ -27,6 +27,7 @@ _TOLERANCE = 1e-4
 
 def names() -> list[str]:
     """Return all classification networks, the small ones first."""
+
     def size(name: str) -> int:
         return models.get_model_weights(name).DEFAULT.meta["num_params"]
 
