@@ -337,8 +337,8 @@ def test_every_process_takes_a_gpu_of_its_own_while_there_are_some(
     ("asked", "reason"),
     [
         ({"backend": "threads"}, "unknown backend 'threads'; use loky or dask"),
-        ({"n": 0}, "jobs is 0; use >= 1"),
-        ({"n": True}, "jobs is True; use >= 1"),
+        ({"n": 0}, "jobs=0 has to be a whole number from 1"),
+        ({"n": True}, "jobs=True has to be"),
         ({}, "needs the number of jobs"),
         ({"backend": "dask"}, "needs the address of a scheduler"),
         ({"n": 2, "scheduler": "tcp://a:1"}, "goes with the backend 'dask', not"),

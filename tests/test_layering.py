@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
     "scores": {"files"},
     "protocol": {"bounds"},
-    "parallel": set(),
+    "parallel": {"bounds"},
     "inference": {"bounds", "images", "backbones", "files"},
     "extraction": {"images", "backbones", "codes", "inference", "files", "parallel"},
     "transformer": {

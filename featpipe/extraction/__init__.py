@@ -186,7 +186,7 @@ def extract(
         Machine(device, batch_size, workers),
         on_error=on_error,
         shard=shard,
-        jobs=Jobs(jobs) if isinstance(jobs, int) else jobs,
+        jobs=jobs if isinstance(jobs, Jobs | None) else Jobs(jobs),
         progress=progress,
     )
     codes = job.run(overwrite=overwrite, break_lock=break_lock)

@@ -8,8 +8,9 @@ from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, TypeVar
+
+from featpipe.bounds import require_number
 
 __all__ = ["BACKENDS", "Jobs", "Pool", "threads_here", "worker_name"]
 
@@ -78,9 +79,10 @@ class Jobs:
                 f"unknown backend {self.backend!r}; use {' or '.join(BACKENDS)}"
             )
         n = self.n
-        whole = isinstance(n, Integral) and not isinstance(n, bool)
-        if n is not None and not (whole and n >= 1):
-            raise ValueError(f"jobs is {n!r}; use >= 1, a whole number")
+        if n is not None:
+            n = require_number("jobs", n, 1, 1024)
+            object.__setattr__(self, "n", n)
+        require_number("seconds", self.seconds, 0, 1e9, whole=False)
         if self.backend == "dask" and not self.scheduler:
             raise ValueError(
                 "backend 'dask' needs the address of a scheduler, as "
