@@ -186,7 +186,7 @@ def extract(
         Machine(device, batch_size, workers),
         on_error=on_error,
         shard=shard,
-        jobs=jobs if isinstance(jobs, Jobs | None) else Jobs(jobs),
+        jobs=jobs if jobs is None or hasattr(jobs, "open") else Jobs(jobs),
         progress=progress,
     )
     codes = job.run(overwrite=overwrite, break_lock=break_lock)
