@@ -9,6 +9,7 @@ nothing of classifiers.
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from featpipe import images
 from featpipe.codes import Codes
@@ -186,7 +187,7 @@ def extract(
         Machine(device, batch_size, workers),
         on_error=on_error,
         shard=shard,
-        jobs=jobs if jobs is None or hasattr(jobs, "open") else Jobs(jobs),
+        jobs=_jobs_of(jobs),
         progress=progress,
     )
     codes = job.run(overwrite=overwrite, break_lock=break_lock)
@@ -194,3 +195,8 @@ def extract(
     if text := images.describe_values(notes, recipe.value_range):
         warnings.warn(f"{codes.path}: {text}", UserWarning, stacklevel=2)
     return codes
+
+
+def _jobs_of(jobs: Any) -> Jobs | None:
+    """Return what opens processes as it is, and whatever else as a number of them."""
+    return jobs if jobs is None or hasattr(jobs, "open") else Jobs(jobs)
