@@ -224,4 +224,5 @@ def test_a_model_with_a_mean_of_words_fails_when_it_is_loaded(tmp_path, draw):
             storing._model(
                 json.dumps(record).replace("Infinity", "1e999"),
                 {"coef": model.coef, "intercept": model.intercept},
+                ("coef", "intercept"),
             )

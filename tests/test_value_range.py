@@ -135,11 +135,12 @@ def test_a_model_of_a_range_that_is_none_is_refused(stripes, tmp_path):
     codes = extracted(stripes, tmp_path / "x.h5", limit=12, value_range="auto")
     model = featpipe.fit(codes, C=0.1).model
     record = json.loads(json.dumps(model.as_record()))
-    assert type(model).from_record(record, model.coef, model.intercept) is not None
+    arrays = {"coef": model.coef, "intercept": model.intercept}
+    assert type(model).from_record(record, arrays) is not None
     for bad in ("none", [1], [2, 1], ["0", "x"], 7, {"a": 1}):
         record["fingerprint"]["decoding"]["value_range"] = bad
         with pytest.raises(ValueError, match="value range"):
-            type(model).from_record(record, model.coef, model.intercept)
+            type(model).from_record(record, arrays)
 
 
 def test_finetune_takes_the_range(stripes, tmp_path):
