@@ -301,11 +301,11 @@ def test_merging_numbers_the_classes_anew(tmp_path):
     [
         (
             {"provenance": {"backbone": "mini", "precision": "bf16"}},
-            "precision = 'bf16'",
+            "different precision, 'fp32' and 'bf16'",
         ),
         (
             {"provenance": {"backbone": "maxi", "precision": "fp32"}},
-            "backbone = 'maxi'",
+            "different backbone, 'mini' and 'maxi'",
         ),
         ({"codes": {"b": np.ones((2, 2), np.float32)}}, r"differ in depths: \['a'\]"),
         ({"images_root": "/other"}, "differ in images' root"),

@@ -28,10 +28,10 @@ _WHOLE = {
     "folds": (2, 1000),
     "seed": (0, LARGEST_SEED),
 }
-# Lowest, highest, and whether these themselves are left out. Steps beyond them learn
-# nothing, or end in numbers that are not finite.
+# Lowest, highest, and whether these themselves are left out. A rate that is only too
+# large is told when training diverges.
 _REAL = {
-    "lr": (0, 1000, True, False),
+    "lr": (0, 1e30, True, False),
     "backbone_lr": (0, 1000, True, False),
     "warmup": (0, 1, False, True),
     "weight_decay": (0, 1000, False, False),
