@@ -1,7 +1,7 @@
 """What an extraction will take, told from a few of its images and a second of trying.
 
 The network is timed on real shapes, reading and decoding on a sample of the images;
-writing and merging are bytes at rates that were measured (benchmarks/RESULTS.md).
+writing and merging are bytes at rates that are assumed, those of a common disk.
 """
 
 import math
@@ -23,7 +23,7 @@ __all__ = ["Cost", "estimate"]
 
 # Images of the sample, and seconds after which it has enough.
 _SAMPLE, _SECONDS = 48, 2.0
-# Bytes a second: a part is built, written, synced and checked; the merge reads the
+# Bytes a second, assumed: a part is built, written, synced and checked; the merge reads the
 # parts, writes the file, and takes three digests of it.
 WRITE_RATE, MERGE_RATE = 2.5e8, 2.5e8
 # Of the scan's end, the first batch, the lock and the renames.
