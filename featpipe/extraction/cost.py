@@ -23,8 +23,8 @@ __all__ = ["Cost", "estimate"]
 
 # Images of the sample, and seconds after which it has enough.
 _SAMPLE, _SECONDS = 48, 2.0
-# Bytes a second, assumed: a part is built, written, synced and checked; the merge reads the
-# parts, writes the file, and takes three digests of it.
+# Bytes a second, assumed: a part is built, written, synced and checked; the merge reads
+# the parts, writes the file, and takes three digests of it.
 WRITE_RATE, MERGE_RATE = 2.5e8, 2.5e8
 # Of the scan's end, the first batch, the lock and the renames.
 FIXED_SECONDS = 0.5

@@ -23,6 +23,7 @@ _MOST_BYTES = 4_500_000  # a third more as base64: leaves the page below 10 MB
 _SIDES = ((1500, 96), (math.inf, 64))  # up to how many pictures, pixels a side
 _QUALITIES = (80, 60, 40, 25, 10)
 _PROBE_LINES = 6  # of pictures, by which the size of the sheet is judged
+_PROBE_ERROR = 1.4  # how much more those lines may take than their share of the sheet
 _THREADS = 4
 
 
@@ -160,7 +161,8 @@ def _webp(image: Image.Image, side: int) -> bytes:
     A large sheet takes seconds: a few of its lines tell the quality to begin with.
     """
     probe, times = _probe(image, side)
-    likely = [q for q in _QUALITIES if times * len(_encode(probe, q)) <= _MOST_BYTES]
+    most = _MOST_BYTES * _PROBE_ERROR
+    likely = [q for q in _QUALITIES if times * len(_encode(probe, q)) <= most]
     first = _QUALITIES.index(likely[0]) if likely else len(_QUALITIES) - 1
     for quality in _QUALITIES[first:]:
         content = _encode(image, quality)
