@@ -11,7 +11,8 @@ demo: .venv/.runtime
 test: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# sdist and wheel in an environment of their own; minutes, and a package index.
+# What `make test` leaves out: sdist and wheel in an environment of their own (takes a
+# package index), a coordinator that is killed, a long simulation. Minutes.
 slow: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 0
 

@@ -23,7 +23,7 @@ def executable() -> str | None:
 
 
 # A browser is started this often before it is given up.
-STARTS = 3
+STARTS = 2
 
 
 class BrowserError(Exception):
@@ -74,7 +74,7 @@ class Page:
             start_new_session=True,
         )
         port_file = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 15
         while True:
             try:
                 # The file can be there before anybody listens.

@@ -234,7 +234,7 @@ def test_two_names_of_one_depth_are_one_depth(photos, tmp_path):
         ({"depth": []}, "no depth"),
         ({"on_error": "stop"}, "'stop'; use 'skip' or 'fail'"),
         ({"batch_size": 0}, "batch_size=0 has to be"),
-        ({"workers": 0}, "workers is 0"),
+        ({"workers": 0}, "workers=0 has to be"),
         ({"shard": (2, 2)}, "shard is '2/2'"),
         ({"device": "cuda:99"}, "'cuda:99' cannot be used"),
         ({"depth": "stam"}, "'stam'"),

@@ -103,6 +103,7 @@ run(Path(source), Path(path), jobs=Jobs(1, "dask", scheduler), progress=die)
 """
 
 
+@pytest.mark.slow
 def test_a_coordinator_killed_and_started_again_ends_in_the_same_bytes(
     three, many, alone, tmp_path
 ):
@@ -189,6 +190,7 @@ def test_a_scheduler_file_is_as_good_as_an_address(three, many, tmp_path):
         run(many, tmp_path / "b.h5", jobs=Jobs(1, "dask", str(tmp_path / "no.json")))
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_ends_is_one_sentence_and_no_work_is_lost(
     many, alone, tmp_path, monkeypatch
 ):

@@ -89,6 +89,7 @@ def test_the_stated_error_rate_holds_on_new_images_in_95_of_100_models() -> None
     assert broken < 4
 
 
+@pytest.mark.slow
 def test_the_promise_is_broken_in_at_most_5_of_100_draws() -> None:
     """The true error rate is known here: an answer is wrong with 1 - confidence."""
     rate, broken, kept = 0.1, 0, 0
