@@ -70,7 +70,7 @@ def render(
         scores=[_score(score, lowest) for score in scores],
         lowest=f"{100 * lowest:.0f}",
         n_judged=findings.recommended.n_test if findings else 0,
-        notes=[*_own_notes(findings), *map(_text, notes)],
+        notes=[*_own_notes(findings, notes), *map(_text, notes)],
         svgs=svgs,
         class_scores=findings.class_scores[:_LONGEST] if findings else [],
         galleries=[_gallery(g, findings, sheet) for g in galleries],
@@ -154,11 +154,18 @@ def _difference(score: Score) -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def _own_notes(findings: Findings | None) -> list[str]:
+def _own_notes(findings: Findings | None, notes: Sequence[str]) -> list[str]:
     if findings is None:
         return []
     scores, codes = findings.scores, findings.codes
-    warnings = dict.fromkeys(w for score in scores for w in score.warnings)
+    # `compare` has put the rows' names before their warnings already.
+    told = tuple(notes)
+    warnings = dict.fromkeys(
+        f"{score.classifier} on {score.depth}: {text}"
+        for score in scores
+        for text in score.warnings
+        if not any(note.endswith(text) for note in told)
+    )
     label_of = dict(zip(codes.paths, codes.labels.tolist(), strict=True))
     names = [codes.class_names[label_of[p]] for p in findings.recommended.test_paths]
     # Groups count for less than images: Connor's formula does not know them.
