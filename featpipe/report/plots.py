@@ -99,6 +99,8 @@ def plot_C_curves(scores: Sequence[Score], ax: Axes | None = None) -> Axes:
         if not score.C_curve or score.C is None:
             continue
         C, value = np.array(score.C_curve, float).T
+        # What was skipped is nan, and would break the line.
+        C, value = C[~np.isnan(value)], value[~np.isnan(value)]
         colour = COLOURS[names.index(score.classifier) % len(COLOURS)]
         style = ("-", "--", ":", "-.")[depths.index(score.depth) % 4]
         label = f"{score.classifier}, {score.depth}"
