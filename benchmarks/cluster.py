@@ -116,7 +116,7 @@ def _workers(options: Any, folder: Path, made: Any) -> tuple[Path, str]:
     try:
         path, told = _run(options, folder / "three.h5", jobs=_jobs(made.address, 3))
     finally:
-        Parts.drop = drop  # type: ignore[method-assign]
+        Parts.drop = drop  # type: ignore[method-assign]  # as it was
     return path, f"{told}; the parts name {len(names)} workers"
 
 

@@ -165,7 +165,7 @@ def _named(sources: list[str]) -> str:
 def _print_rejected(
     found: "Predictions", predictor: "Predictor", reject: float | None
 ) -> None:
-    """Tell what was rejected; where nothing was to be, what would be."""
+    """Print how many labels were rejected, or what 5 % of errors would reject."""
     if reject is not None:
         n = int(found.rejected.sum())
         voice.result(

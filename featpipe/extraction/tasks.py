@@ -269,7 +269,7 @@ def _request(task: Task) -> tuple[Any, ...]:
 
 
 def _use_threads() -> None:
-    """Give torch the threads that a worker of a cluster was started with."""
+    """Set torch's threads to those that a cluster's worker was started with."""
     n_threads = threads_here()
     if n_threads is not None:
         import torch

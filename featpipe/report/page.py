@@ -205,7 +205,7 @@ def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:
 
 
 def _judge(findings: Findings) -> str:
-    """Say whose probabilities the galleries show."""
+    """Return the sentence that names the classifier behind the galleries."""
     scores = (
         ", its scores through a softmax," if findings.classifier == "linear" else ""
     )
