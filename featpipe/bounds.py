@@ -79,7 +79,7 @@ def require_number(
 
 def require_seed(value: Any) -> int:
     """Return a seed as an int; raise unless it seeds every generator that is used."""
-    return require_number("seed", value, 0, LARGEST_SEED)
+    return int(require_number("seed", value, 0, LARGEST_SEED))
 
 
 def _text(bound: float) -> str:

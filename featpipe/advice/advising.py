@@ -131,7 +131,7 @@ class Advice:
 
 
 def advise(
-    codes: Codes | str | os.PathLike, *, folds: int = 5, seed: int = 0
+    codes: Codes | str | os.PathLike[str], *, folds: int = 5, seed: int = 0
 ) -> Advice:
     """Advise from cached codes: depth, classifier, and whether to fine-tune.
 

@@ -19,7 +19,7 @@ _SCORES = {"logme": "LogME", "h_score": "H-score", "loo_accuracy": "leave-one-ou
 
 
 def check_advice(
-    codes: Codes | str | os.PathLike,
+    codes: Codes | str | os.PathLike[str],
     advice: Advice,
     *,
     classifier: str = "logistic",

@@ -188,14 +188,16 @@ def loo_predictions(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     fitted = means + spectrum.vectors @ (shrink * projected)
     leverage = spectrum.vectors**2 @ shrink + 1 / len(X)
     left_out = indicators - (indicators - fitted) / np.maximum(1 - leverage, 1e-12)
-    return np.unique(y)[left_out.argmax(axis=1)]
+    predicted: np.ndarray = np.unique(y)[left_out.argmax(axis=1)]
+    return predicted
 
 
 def standardise(X: np.ndarray) -> np.ndarray:
     """Scale each column to mean 0 and standard deviation 1; constant ones to 0."""
     X = np.asarray(X, np.float64)
     scale = X.std(axis=0)
-    return (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1)
+    standardised: np.ndarray = (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1)
+    return standardised
 
 
 def _checked(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

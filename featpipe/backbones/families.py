@@ -141,7 +141,8 @@ def _trunk(name: str) -> Architecture | None:
 
 def _download(choice: models.WeightsEnum) -> State:
     """Fetch into torch's own cache, with a progress bar where somebody watches."""
-    return choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+    state: State = choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+    return state
 
 
 def _densenet_key(key: str) -> str:

@@ -96,16 +96,17 @@ class FusedConvolution(nn.Module):
     def _packed(self, weight: Tensor) -> Tensor:
         # Not told the size of the input, so that the numbers never depend on which
         # batch came first.
-        return torch.ops.mkldnn._reorder_convolution_weight(
+        packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             weight, *self._geometry, self._groups, None
         )
+        return packed
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights can be neither pickled nor copied.
         return self.__dict__ | {"_weight": self._weight.to_dense()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # untyped in torch
         self._weight = self._packed(self._weight)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -114,18 +115,20 @@ class FusedConvolution(nn.Module):
         if other is None:
             return self._convolved(x, self._activation)
         if other.shape == self._shape(x) and other.dtype == x.dtype:
-            return torch.ops.mkldnn._convolution_pointwise.binary(
+            summed: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
                 *(x, other, self._weight, self._bias, *self._geometry, self._groups),
                 *("add", 1.0, "relu" if self._activation == _RELU else None, [], None),
             )
+            return summed
         found = self._convolved(x, _NONE) + other
         return found.relu_() if self._activation == _RELU else found
 
     def _convolved(self, x: Tensor, activation: _Activation) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
             *(x, self._weight, self._bias, *self._geometry, self._groups),
             *(activation.name, list(activation.scalars), activation.algorithm),
         )
+        return convolved
 
     def _shape(self, x: Tensor) -> tuple[int, ...]:
         """Return the shape of the output."""

@@ -38,7 +38,7 @@ _DEFAULT_SIDE = 224
 def load(
     name: str = "resnet50",
     *,
-    weights: str | os.PathLike | None = None,
+    weights: str | os.PathLike[str] | None = None,
     depths: Sequence[str] = (PENULTIMATE,),
     seed: int = 0,
     input_size: int | None = None,
@@ -143,7 +143,7 @@ def _tried(
 
 
 def resolve(
-    name: str = "resnet50", weights: str | os.PathLike | None = None
+    name: str = "resnet50", weights: str | os.PathLike[str] | None = None
 ) -> tuple[str, str]:
     """Return the canonical names of a backbone and its weights; builds nothing.
 

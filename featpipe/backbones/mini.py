@@ -64,7 +64,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, n_in, H, W) to (n, n_out, ceil(H / stride), ceil(W / stride))."""
-        return self.relu(self.body(x) + self.shortcut(x))
+        maps: Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return maps
 
 
 class Mini(nn.Module):
@@ -112,7 +113,8 @@ class Mini(nn.Module):
         """Class scores (n, n_classes) of images (n, 3, H, W), H and W from 32 up."""
         x = self.stage1(self.stem(images))
         x = self.stage4(self.stage3(self.stage2(x)))
-        return self.head(self.flatten(self.pool(x)))
+        scores: Tensor = self.head(self.flatten(self.pool(x)))
+        return scores
 
 
 def load_weights() -> dict[str, Tensor]:

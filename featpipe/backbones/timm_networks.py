@@ -53,7 +53,10 @@ def find(name: str) -> Architecture | None:
     if configuration is not None and configuration.has_weights:
 
         def read() -> Mapping[str, Tensor]:
-            return timm.create_model(model, pretrained=True).state_dict()
+            state: Mapping[str, Tensor] = timm.create_model(
+                model, pretrained=True
+            ).state_dict()
+            return state
 
         entries = {"DEFAULT": Entry("DEFAULT", preprocessing, read)}
     return Architecture(
@@ -89,7 +92,7 @@ def _preprocessing(timm: Any, name: str, configuration: Any) -> Preprocessing:
 
 
 def _build(timm: Any, model: str) -> nn.Module:
-    network = timm.create_model(model, pretrained=False)
+    network: nn.Module = timm.create_model(model, pretrained=False)
     if not (hasattr(network, "forward_features") and hasattr(network, "forward_head")):
         return network
     # By name, so that whatever way sees into the network meets it as a depth.
@@ -109,4 +112,5 @@ def _pre_logits(self: Any, x: Tensor) -> Tensor:
     """
     features = self.forward_features(x)
     found = self.forward_head(features, pre_logits=True)
-    return getattr(self, PENULTIMATE)(found)
+    pooled: Tensor = getattr(self, PENULTIMATE)(found)
+    return pooled

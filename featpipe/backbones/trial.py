@@ -94,10 +94,12 @@ def _alike(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 
 def _without_statistics(network: nn.Module) -> str:
+    """Return the name of the first batch norm without statistics; "" if none."""
     for name, module in network.named_modules():
-        is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if is_norm and (module.running_mean is None or module.training):
-            return name
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.running_mean is None or module.training
+        ):
+            return str(name)  # torch has no type for it
     return ""
 
 

@@ -48,7 +48,7 @@ def build(*, name: str, eps: float | None = None) -> nn.Module:
     eps : float, optional
         Of its batch norms.
     """
-    trunk = _whole(name).backbone
+    trunk: nn.Module = _whole(name).backbone
     # Detection: behind the body is a pyramid; SSD has its first stage as `features`.
     for part in ("body", "features"):
         trunk = getattr(trunk, part, trunk)

@@ -64,7 +64,9 @@ class Weights:
         return self.entry is not None or self.path is not None
 
 
-def choose(architecture: Architecture, weights: str | os.PathLike | None) -> Weights:
+def choose(
+    architecture: Architecture, weights: str | os.PathLike[str] | None
+) -> Weights:
     """Return which weights are meant; read nothing but whether a file exists.
 
     Parameters

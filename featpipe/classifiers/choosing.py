@@ -62,7 +62,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         Cs: Sequence[float] | None = None,
         cv: Any = 5,
         standardize: bool = True,
-        class_weight: dict | str | None = None,
+        class_weight: dict[Any, float] | str | None = None,
         metric: str = "accuracy",
         device: str = "auto",
         memory: int | str | None = None,
@@ -188,7 +188,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         if largest > LARGE or X.dtype == np.float64:
             X = X.astype(np.float64, copy=False)
         with np.errstate(over="ignore", invalid="ignore"):
-            values = X @ self.coef_.T.astype(X.dtype) + self.intercept_
+            values: np.ndarray = X @ self.coef_.T.astype(X.dtype) + self.intercept_
         if not np.isfinite(values).all():
             raise ValueError(
                 "some scores are infinite: X is on another scale than the codes this "
@@ -209,11 +209,15 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         """
         values = self.decision_function(X)
         numbers = values > 0 if values.ndim == 1 else values.argmax(axis=1)
-        return self.classes_[numbers.astype(int)]
+        predicted: np.ndarray = self.classes_[numbers.astype(int)]
+        return predicted
 
     def _check_codes(self, X: Any, y: Any) -> tuple[Any, np.ndarray]:
         if not is_reader(X):
-            return validate_data(self, X, y, dtype=[np.float64, np.float32])
+            checked: tuple[Any, np.ndarray] = validate_data(
+                self, X, y, dtype=[np.float64, np.float32]
+            )
+            return checked
         y = column_or_1d(y)
         if len(y) != X.shape[0]:
             raise ValueError(
@@ -335,7 +339,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             pairs = list(splitter.split(np.zeros((n_rows, 1)), labels.numbers))
         return [self._check_split(pair, labels) for pair in pairs]
 
-    def _check_split(self, pair: Iterable, labels: Labels) -> Split:
+    def _check_split(self, pair: Iterable[Any], labels: Labels) -> Split:
         rows = np.arange(len(labels.numbers))
         train, held_out = (rows[np.asarray(part)] for part in pair)
         kept = train[labels.loss[train] > 0]

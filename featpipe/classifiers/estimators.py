@@ -120,7 +120,8 @@ class LogisticClassifier(PathClassifier):  # noqa: D101 (it is built below)
         values = self.decision_function(X)
         if values.ndim == 1:
             return np.column_stack([expit(-values), expit(values)])
-        return softmax(values, axis=1)
+        probabilities: np.ndarray = softmax(values, axis=1)
+        return probabilities
 
 
 NAMES: dict[str, type[PathClassifier]] = {

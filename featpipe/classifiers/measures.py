@@ -6,7 +6,7 @@ Arrays in, numbers out: knows nothing of estimators or solvers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Labels(NamedTuple):
 
 
 def class_weights(
-    given: dict | str | None, classes: np.ndarray, mass: np.ndarray
+    given: dict[Any, float] | str | None, classes: np.ndarray, mass: np.ndarray
 ) -> np.ndarray:
     """Return the weight of each class, by its number."""
     if given is None:
@@ -103,10 +103,12 @@ def _row_weights(
     For macro F1, which is no sum over rows, that of balanced accuracy stands in.
     """
     if metric == "accuracy":
-        return weights / max(weights.sum(), np.finfo(float).tiny)
+        shares: np.ndarray = weights / max(weights.sum(), np.finfo(float).tiny)
+        return shares
     true = np.bincount(truth, weights, minlength=n_classes)
     share = np.count_nonzero(true) * np.where(true > 0, true, 1.0)
-    return weights / share[truth]
+    shares = weights / share[truth]
+    return shares
 
 
 def _score(

@@ -97,7 +97,9 @@ def compare_codes(asked: dict[str, Any]) -> None:
     run_all(*_writers(found, asked), lambda: _print(found))
 
 
-def _writers(found: "Comparison", asked: dict[str, Any]) -> Iterator[Callable]:
+def _writers(
+    found: "Comparison", asked: dict[str, Any]
+) -> Iterator[Callable[[], None]]:
     """Yield what writes each file that was asked for."""
     for name, write in {
         "json_path": found.write_json,
@@ -130,7 +132,9 @@ def _print(found: "Comparison") -> None:
         voice.out.print(part)
 
 
-def _joined(one: Callable, two: Callable, drop: set[str]) -> inspect.Signature:
+def _joined(
+    one: Callable[..., None], two: Callable[..., None], drop: set[str]
+) -> inspect.Signature:
     """Give the signature that has the options of both commands, each once."""
     both = dict(inspect.signature(one).parameters)
     both |= {
@@ -252,4 +256,5 @@ def grid(text: str | None) -> list[float] | None:
             f"--C-grid is {text!r}; give the smallest, the largest (both from 1e-30 to "
             "1e30) and how many (1 to 1,000), as 1e-6:1e5:45"
         )
-    return np.unique(np.geomspace(first, last, n)).tolist()
+    values: list[float] = np.unique(np.geomspace(first, last, n)).tolist()
+    return values

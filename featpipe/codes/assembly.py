@@ -43,7 +43,7 @@ def write(
     sizes: np.ndarray | None = None,
     mtimes: np.ndarray | None = None,
     sha256: np.ndarray | None = None,
-    failures: Sequence[tuple] = (),
+    failures: Sequence[tuple[Any, ...]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Write codes that are in memory to a codes file, whole or not at all.

@@ -104,7 +104,8 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
 
 def digest(file: BinaryIO) -> str:
     """Return the SHA-256 that stands for every byte of a file, its codes included."""
-    return _facts(file)["header_sha256"]
+    header_digest: str = _facts(file)["header_sha256"]
+    return header_digest
 
 
 def is_replaceable(path: Path) -> bool:
@@ -155,7 +156,8 @@ def _facts(file: BinaryIO) -> dict[str, Any]:
         sound = file.read(facts["room"]) == _block(facts)
     if not sound:
         raise CodesError("is damaged: its first block cannot be read")
-    return facts
+    checked: dict[str, Any] = facts
+    return checked
 
 
 def _is_sound(facts: dict[str, Any]) -> bool:

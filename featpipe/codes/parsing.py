@@ -189,7 +189,7 @@ def _expect(group: Any, names: Sequence[str] | None) -> list[h5py.Dataset]:
 
 
 def _declared(dataset: h5py.Dataset) -> int:
-    return math.prod(dataset.shape) * dataset.dtype.itemsize
+    return int(math.prod(dataset.shape) * dataset.dtype.itemsize)
 
 
 def _refuse_odd_storage(dataset: h5py.Dataset, filters: set[str]) -> None:

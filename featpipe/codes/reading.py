@@ -218,7 +218,8 @@ class Codes:
             If the file has changed since it was read, or is damaged there.
         """
         with self._dataset(depth) as dataset:
-            return dataset[slice(*slice(start, stop).indices(len(self)))]
+            rows: np.ndarray = dataset[slice(*slice(start, stop).indices(len(self)))]
+            return rows
 
     def take(self, depth: str, rows: Any) -> np.ndarray:
         """Read some rows of one depth, in any order, as numpy indexes an array.

@@ -22,7 +22,7 @@ from featpipe.scores import Score
 __all__ = ["compare"]
 
 Progress = Callable[[int, int, str], None]
-OneOrMore = Codes | str | os.PathLike | Sequence[Codes | str | os.PathLike]
+OneOrMore = Codes | str | os.PathLike[str] | Sequence[Codes | str | os.PathLike[str]]
 
 
 def compare(
@@ -34,9 +34,9 @@ def compare(
     folds: int = 5,
     Cs: Sequence[float] | np.ndarray | None = None,
     metric: str = "accuracy",
-    class_weight: str | dict | None = None,
+    class_weight: str | dict[str, float] | None = None,
     test_size: float | None = None,
-    with_: Sequence[str | os.PathLike] = (),
+    with_: Sequence[str | os.PathLike[str]] = (),
     device: str = "auto",
     memory: str | int | None = None,
     seed: int = 0,
@@ -186,8 +186,8 @@ def _silent(done: int, total: int, what: str) -> None:
 
 
 def _by_number(
-    class_weight: str | dict | None, class_names: list[str]
-) -> str | dict | None:
+    class_weight: str | dict[str, float] | None, class_names: list[str]
+) -> str | dict[int, float] | None:
     """Return class weights by the class numbers that the fits know."""
     if not isinstance(class_weight, dict):
         return class_weight
@@ -264,7 +264,7 @@ def _protocol_notes(
     labelled: Labelled,
     protocol: Protocol,
     judged: HeldOut,
-    class_weight: str | dict | None,
+    class_weight: str | dict[str, float] | None,
     classifiers: Sequence[str],
 ) -> Iterator[str]:
     yield from protocol.notes

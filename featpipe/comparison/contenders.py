@@ -42,7 +42,7 @@ class Settings:
     n_classes: int
     Cs: np.ndarray | None = None
     metric: str = "accuracy"
-    class_weight: str | dict | None = None
+    class_weight: str | dict[int, float] | None = None
     device: str = "auto"
     memory: str | int | None = None
     seed: int = 0
@@ -290,7 +290,9 @@ class _Baseline:
         return self.make(len(rows)).fit(take(X, rows), y[rows])
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        return self.model_.predict(X)
+        predicted: np.ndarray = self.model_.predict(X)
+        return predicted
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        return self.model_.predict_proba(X)
+        probabilities: np.ndarray = self.model_.predict_proba(X)
+        return probabilities

@@ -60,7 +60,10 @@ def confidence_of(rows: Sequence[Row]) -> list[float] | None:
         p = row.fitted.probabilities
         same = row.source is first.source and row.depth == first.depth
         if p is not None and same:
-            return p[np.arange(len(p)), first.fitted.predicted].tolist()
+            confidence: list[float] = p[
+                np.arange(len(p)), first.fitted.predicted
+            ].tolist()
+            return confidence
     return None
 
 

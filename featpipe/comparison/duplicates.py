@@ -258,7 +258,8 @@ def _standard(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _directions(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     codes = (X - mean) / scale
     lengths = np.linalg.norm(codes, axis=1, keepdims=True)
-    return codes / np.where(lengths > 0, lengths, 1)
+    directions: np.ndarray = codes / np.where(lengths > 0, lengths, 1)
+    return directions
 
 
 def _blocks(n: int) -> Iterator[slice]:

@@ -146,7 +146,8 @@ def _repeated_score(
 def _held(member: Member, at: np.ndarray) -> np.ndarray:
     probabilities = member.fitted.probabilities
     assert probabilities is not None, "members are logistic rows"
-    return probabilities[at]
+    rows: np.ndarray = probabilities[at]
+    return rows
 
 
 def _choose(

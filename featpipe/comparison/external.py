@@ -34,7 +34,7 @@ class ExternalScore:
 
 
 def read_external(
-    files: Sequence[str | os.PathLike],
+    files: Sequence[str | os.PathLike[str]],
     paths: Sequence[str],
     labels: Sequence[str],
     first_fold: Sequence[str] = (),

@@ -177,7 +177,8 @@ def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
     named = np.empty(len(labels), np.int64)
     for part in protocol.parts:
         named[part.held] = np.bincount(labels[part.train]).argmax()
-    return named[protocol.judged]
+    of_judged: np.ndarray = named[protocol.judged]
+    return of_judged
 
 
 def nested_choice(asked: Sequence[Row], judged: HeldOut) -> str:

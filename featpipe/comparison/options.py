@@ -21,7 +21,7 @@ def check_options(
     metric: str = "accuracy",
     folds: int = 5,
     Cs: Sequence[float] | np.ndarray | None = None,
-    class_weight: str | dict | None = None,
+    class_weight: str | dict[str, float] | None = None,
     test_size: float | None = None,
     memory: str | int | None = None,
     seed: int = 0,

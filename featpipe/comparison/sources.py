@@ -88,7 +88,8 @@ def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """
     if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
         return array[rows[0] : rows[0] + len(rows)]
-    return array[rows]
+    copied: np.ndarray = array[rows]
+    return copied
 
 
 def align_files(files: Sequence[Codes]) -> tuple[Labelled, list[Source]]:

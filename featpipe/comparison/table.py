@@ -224,7 +224,7 @@ class Comparison:
         rows = [_flat(score) for score in self.scores]
         return pandas.DataFrame(rows, columns=self._columns())
 
-    def write_json(self, path: str | os.PathLike) -> None:
+    def write_json(self, path: str | os.PathLike[str]) -> None:
         """Write the score document: strict JSON, whole or not at all.
 
         Parameters
@@ -234,7 +234,7 @@ class Comparison:
         """
         write_json(path, self.scores, seed=self.seed, options=self.options)
 
-    def write_csv(self, path: str | os.PathLike) -> None:
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the scores as CSV, a line for each row of the table.
 
         Parameters
@@ -255,7 +255,7 @@ class Comparison:
         trained = any(score.trained is not None for score in self.scores)
         return [*_FLAT, *(FINETUNE_FIELDS if trained else ())]
 
-    def write_predictions(self, path: str | os.PathLike) -> None:
+    def write_predictions(self, path: str | os.PathLike[str]) -> None:
         """Write what every classifier predicted for each held-out image, as CSV.
 
         Parameters

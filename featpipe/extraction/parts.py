@@ -220,7 +220,8 @@ class RowIndex:
 
     def sha256(self, row: Row) -> bytes:
         """Give the digest of the image of a row."""
-        return self.files[row.file].sha256[row.row].tobytes()
+        digest: bytes = self.files[row.file].sha256[row.row].tobytes()
+        return digest
 
     def notes(self, row: Row) -> list[str]:
         """Give the remarks on the image of a row."""

@@ -105,7 +105,8 @@ class Plan:
     def within(self, span: Span) -> list[int]:
         """Return the positions, in `images`, of a span of the plan."""
         start, stop = (edge - self.first for edge in span)
-        return self.positions[start:stop].tolist()
+        positions: list[int] = self.positions[start:stop].tolist()
+        return positions
 
     def piece(self, span: Span) -> Plan:
         """Return a plan of a span alone, which computes the same bytes of it.

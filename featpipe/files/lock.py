@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from featpipe.files.atomic import create, free_space, remove_temporaries, temporary_name
 
@@ -148,10 +149,10 @@ class Lock:
     def _read(self) -> str:
         return _read(self.path)
 
-    def _holder(self) -> dict | None:
+    def _holder(self) -> dict[str, Any] | None:
         return _holder(self.path)
 
-    def _held_by(self, holder: dict) -> str:
+    def _held_by(self, holder: dict[str, Any]) -> str:
         name = str(self.path)[: -len(".lock")]
         return (
             f"{name} is being written by process {holder.get('pid', '?')} on host "
@@ -166,7 +167,7 @@ def key_of(path: Path) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _holder(path: Path) -> dict | None:
+def _holder(path: Path) -> dict[str, Any] | None:
     """Return what a lock tells of its holder; None if there is no lock."""
     try:
         holder = json.loads(_read(path))
@@ -222,7 +223,7 @@ def _wait_for_folder(descriptor: int, folder: Path) -> None:
             return  # this file system knows no such locks
 
 
-def _is_dead(holder: dict) -> bool:
+def _is_dead(holder: dict[str, Any]) -> bool:
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
         return False

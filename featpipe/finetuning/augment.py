@@ -87,6 +87,7 @@ def _crop(picture: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     w = max(1, min(width, round(math.sqrt(area * ratio))))
     h = max(1, min(height, round(math.sqrt(area / ratio))))
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-    return f.resized_crop(
+    part: Tensor = f.resized_crop(
         picture, int(top), int(left), h, w, [side, side], antialias=True
     )
+    return part

@@ -7,6 +7,7 @@ replaces all that came after the depth. Never here: images, and how training goe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ class Head(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         """Turn codes (n, width) into class scores (n, n_classes)."""
-        return self.linear((code.float() - self.mean) / self.std)
+        scores: Tensor = self.linear((code.float() - self.mean) / self.std)
+        return scores
 
     @torch.no_grad()
     def start_from(self, coef: np.ndarray, intercept: np.ndarray) -> None:
@@ -113,7 +115,8 @@ class Tuned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (n, n_classes) float32."""
-        return self.head(x if self.trunk is None else self.trunk(x)[0])
+        scores: Tensor = self.head(x if self.trunk is None else self.trunk(x)[0])
+        return scores
 
     def train(self, mode: bool = True) -> Tuned:
         """Set training mode, but for what is frozen."""
@@ -124,7 +127,7 @@ class Tuned(nn.Module):
                     module.training = False
         return self
 
-    def groups(self, weight_decay: float) -> list[dict]:
+    def groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Return the parameters that learn, as an optimiser takes them.
 
         The head's groups have ``head`` True. Weight decay pulls on filters and matrices

@@ -280,7 +280,7 @@ class TrainingLoop:
         error = math.sqrt(highest * (1 - highest) / len(self.rows.select))
         lowest = min(history, key=lambda entry: entry["held_out_loss"])
         largest = lowest["held_out_loss"] + lowest["held_out_loss_error"]
-        return measure.score >= highest - error and measure.loss <= largest
+        return bool(measure.score >= highest - error and measure.loss <= largest)
 
     def _best(self) -> dict[str, Any] | None:
         for entry in self.checkpoint.history:

@@ -131,7 +131,8 @@ def _picture(image: Any, i: int) -> Any:
 def _n_bytes(picture: Any) -> int:
     if isinstance(picture, np.ndarray):
         return picture.size
-    return picture.width * picture.height * len(picture.getbands())
+    n_values: int = picture.width * picture.height * len(picture.getbands())
+    return n_values
 
 
 def _encoded(picture: Any) -> bytes:
@@ -142,7 +143,8 @@ def _encoded(picture: Any) -> bytes:
         picture = _flat(picture)
     height, width = picture.shape[:2]
     magic = b"P5" if picture.ndim == 2 else b"P6"
-    return magic + b"\n%d %d\n255\n" % (width, height) + picture.tobytes()
+    content: bytes = magic + b"\n%d %d\n255\n" % (width, height) + picture.tobytes()
+    return content
 
 
 def _is_deep(picture: Any) -> bool:

@@ -165,7 +165,8 @@ def _reread(image: Any, rawmode: str) -> Image.Image:
     if rawmode == "RGBA":
         image._mode = "RGBA"
     image.load()
-    return image
+    loaded: Image.Image = image
+    return loaded
 
 
 def _two_bytes(high: Any, low: Any) -> Iterator[tuple[int, np.ndarray]]:
@@ -192,7 +193,8 @@ def _ppm_as_numbers(image: Any) -> Image.Image:
     image._mode, image._size = "I", (3 * width, height)
     image.tile = [t._replace(extents=(0, 0, 3 * width, height)) for t in image.tile]
     image.load()
-    return image
+    loaded: Image.Image = image
+    return loaded
 
 
 def _ppm_bands(image: Image.Image, most: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -89,7 +89,7 @@ class Engine:
         self._n_workers = workers
         self._n_images = len(image_set) if n_images is None else n_images
         self._server = server
-        self._lanes: InferenceWorkers | None = None
+        self._lanes: InferenceWorkers[LoadingBatch, Sequence[int]] | None = None
         self._at_most = batch_size
 
     def batches(

@@ -250,7 +250,7 @@ class Network:
         def run(backbone: "Backbone") -> dict[str, np.ndarray]:
             return {spec: x.cpu().numpy() for spec, x in backbone(pixels).items()}
 
-        def round_(workers: InferenceWorkers) -> float:
+        def round_(workers: InferenceWorkers[[]]) -> float:
             start = time.perf_counter()
             for future in [workers.submit() for _ in range(len(workers))]:
                 future.result()

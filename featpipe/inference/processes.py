@@ -175,7 +175,8 @@ class Worker:
             self._channel.send(self._setup)
             self._setup = None
         self._channel.send((row, items))
-        return self._channel.recv()
+        piece: LoadedPiece = self._channel.recv()
+        return piece
 
     def end(self) -> None:
         """End it, and wake who waits for its answer, as closing alone would not."""

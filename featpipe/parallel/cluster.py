@@ -94,18 +94,19 @@ def backend(client: Any) -> dict[str, Any]:
 
         def effective_n_jobs(self, n_jobs: int) -> int:
             # With one thread joblib would do all the work itself.
-            return max(2, super().effective_n_jobs(n_jobs))
+            n_tasks: int = max(2, super().effective_n_jobs(n_jobs))
+            return n_tasks
 
-        def submit(self, func: Any, callback: Any = None) -> Future:
+        def submit(self, func: Any, callback: Any = None) -> Future[Any]:
             # joblib waits for ever for what Dask could not run.
-            future = super().submit(func, callback)
+            future: Future[Any] = super().submit(func, callback)
             future.add_done_callback(lambda done: _tell(done, callback))
             return future
 
     return {"n_jobs": -1, "backend": Backend(client=client)}
 
 
-def _tell(done: Future, callback: Callable[[object], None]) -> None:
+def _tell(done: Future[Any], callback: Callable[[object], None]) -> None:
     error = done.exception()
     if error is not None:
         callback(error)
@@ -161,7 +162,7 @@ def _require_answer(address: str) -> None:
 
 async def _shake_hands(address: str) -> None:
     """Greet a scheduler as Dask does, which would wait for ever for an answer."""
-    from distributed.comm import connect
+    from distributed.comm.core import connect
     from distributed.security import Security
 
     arguments = Security().get_connection_args("client")

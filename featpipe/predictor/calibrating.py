@@ -76,7 +76,8 @@ class _Decisions(ClassifierMixin, BaseEstimator):
     def predict(self, X: np.ndarray) -> np.ndarray:
         values = self.decision_function(X)
         at = values > 0 if values.ndim == 1 else values.argmax(axis=1)
-        return self.classes[at.astype(int)]
+        labels: np.ndarray = self.classes[at.astype(int)]
+        return labels
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -137,7 +138,8 @@ def probabilities(scores: np.ndarray, calibration: np.ndarray | None) -> np.ndar
     """
     two = scores.shape[1:] == (2,)
     if calibration is None:
-        return expit(scores) if two else softmax(scores, axis=1)
+        converted: np.ndarray = expit(scores) if two else softmax(scores, axis=1)
+        return converted
     a, b = calibration.T
     if two:
         second = expit(-(a * scores[:, 1] + b))
@@ -145,4 +147,6 @@ def probabilities(scores: np.ndarray, calibration: np.ndarray | None) -> np.ndar
     each = expit(-(a * scores + b))
     total = each.sum(axis=1, keepdims=True)
     # As scikit-learn: where no class is likely, all are equally so.
-    return np.divide(each, total, out=np.full_like(each, 1 / len(a)), where=total > 0)
+    shares: np.ndarray = np.full_like(each, 1 / len(a))
+    np.divide(each, total, out=shares, where=total > 0)
+    return shares

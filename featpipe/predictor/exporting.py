@@ -140,7 +140,8 @@ def _onnx(predictor: Predictor) -> bytes:
     assert program is not None
     proto = program.model_proto
     onnx.helper.set_model_props(proto, _metadata(model))
-    return proto.SerializeToString()
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def _metadata(model: Model) -> dict[str, str]:
@@ -216,7 +217,8 @@ def _whole(predictor: Predictor) -> nn.Module:
             each = (-(a * (score[:, 1:] if two else score) + b)).sigmoid()
             if two:
                 return torch.cat([1 - each, each], 1)
-            return each / each.sum(1, keepdim=True)
+            shares: Tensor = each / each.sum(1, keepdim=True)
+            return shares
 
     return Whole().eval()
 
@@ -324,10 +326,10 @@ def _pixels(
 ) -> np.ndarray:
     try:
         content = image_set.read(i)
-        return preprocessing.apply(
-            images.decode(content, value_range=value_range).image
-        )
+        decoded = images.decode(content, value_range=value_range)
+        pixels: np.ndarray = preprocessing.apply(decoded.image)
     except ImageError as error:
         raise ValueError(
             f"{image_set.paths[i]} could be read a moment ago, and now not: {error}"
         ) from error
+    return pixels

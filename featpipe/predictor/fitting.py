@@ -227,7 +227,7 @@ def _weights_file(file: Codes, given: str | os.PathLike[str] | None) -> str | No
     """Say where the weights are, if they are a file's; else None."""
     if file.provenance["request"].get("weights_file_sha256") is None:
         return None
-    name = file.provenance["weights"]
+    name: str = file.provenance["weights"]
     places = [Path(name), file.path.with_name(name)]
     for place in places if given is None else [Path(given).expanduser()]:
         if place.is_file():

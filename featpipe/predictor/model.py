@@ -89,12 +89,13 @@ class Model:
     @property
     def backbone(self) -> str:
         """Name of the backbone."""
-        return self.fingerprint["backbone"]
+        name: str = self.fingerprint["backbone"]
+        return name
 
     @property
     def width(self) -> int:
         """Numbers per code."""
-        return self.coef.shape[1]
+        return int(self.coef.shape[1])
 
     @property
     def uses_custom_code(self) -> bool:

@@ -117,7 +117,10 @@ class Predictions:
         if self.threshold is None or self.probabilities is None:
             return np.zeros(len(self), bool)
         best = self._order(1)[:, 0]
-        return self.probabilities[np.arange(len(self)), best] < self.threshold
+        rejected: np.ndarray = (
+            self.probabilities[np.arange(len(self)), best] < self.threshold
+        )
+        return rejected
 
     def top(self, k: int) -> list[list[tuple[str, float]]]:
         """Give the likeliest classes of each image, likeliest first.

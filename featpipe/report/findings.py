@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from featpipe.codes import Codes, CodesError
 from featpipe.comparison import duplicates
+from featpipe.comparison.duplicates import NearDuplicate
 from featpipe.comparison.learning_curve import LearningCurve, learning_curve
 from featpipe.report.doubtful import Doubtful, doubtful_labels
 from featpipe.report.out_of_sample import out_of_sample
@@ -109,7 +110,7 @@ class Findings:
     classifier: str
     doubtful: Doubtful
     curve: LearningCurve
-    near_duplicates: list
+    near_duplicates: list[NearDuplicate]
     map: Map
 
     @property
@@ -125,7 +126,10 @@ class Findings:
     @property
     def confidence(self) -> np.ndarray:
         """(n,) float64: probability of the predicted class."""
-        return self.probabilities[np.arange(len(self.rows)), self.predicted]
+        confidence: np.ndarray = self.probabilities[
+            np.arange(len(self.rows)), self.predicted
+        ]
+        return confidence
 
     @property
     def mistakes(self) -> np.ndarray:
@@ -144,9 +148,10 @@ class Findings:
     def confusion(self) -> np.ndarray:
         """(n_classes, n_classes) int64: judged images by label and prediction."""
         numbers = np.arange(len(self.class_names))
-        return confusion_matrix(
+        counts: np.ndarray = confusion_matrix(
             self.labels[self.judged], self.predicted[self.judged], labels=numbers
         )
+        return counts
 
     @property
     def class_scores(self) -> list[ClassScore]:
@@ -332,7 +337,7 @@ def _curve(
 
 def _near_duplicates(
     X: np.ndarray, codes: Codes, rows: np.ndarray, judged: np.ndarray
-) -> list:
+) -> list[NearDuplicate]:
     """Find judged images that look like one to learn from."""
     if judged.all():
         return []

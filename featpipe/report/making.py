@@ -79,8 +79,8 @@ class Report:
 
 
 def make_report(
-    codes: Codes | str | os.PathLike | Sequence[Codes | str | os.PathLike],
-    scores: Sequence[Score] | str | os.PathLike | None = None,
+    codes: Codes | str | os.PathLike[str] | Sequence[Codes | str | os.PathLike[str]],
+    scores: Sequence[Score] | str | os.PathLike[str] | None = None,
     *,
     notes: Sequence[str] = (),
     seed: int = 0,

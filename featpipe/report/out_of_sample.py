@@ -72,7 +72,8 @@ def out_of_sample(
         _score(classifier, C, X, y, learned, np.flatnonzero(judged), scores)
     scale = 1.0 if classifier == "logistic" else _softmax_scale(scores[few], y[few])
     scores *= scale
-    return softmax(scores, axis=1)
+    probabilities: np.ndarray = softmax(scores, axis=1)
+    return probabilities
 
 
 def _score(

@@ -15,13 +15,14 @@ __all__ = ["METRICS", "judge"]
 def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     # recall_score over the classes held out is balanced_accuracy_score without its
     # warning when a class is predicted that no held-out image has.
-    return recall_score(
+    recall = recall_score(
         labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
     )
+    return float(recall)
 
 
 def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    return f1_score(labels, predicted, average="macro", zero_division=0)
+    return float(f1_score(labels, predicted, average="macro", zero_division=0))
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {

@@ -124,4 +124,5 @@ def holm(p_values: Iterable[float]) -> list[float]:
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(stepped, 1.0)
-    return corrected.tolist()
+    values: list[float] = corrected.tolist()
+    return values

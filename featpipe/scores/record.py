@@ -243,7 +243,7 @@ class Document:
 
 
 def write_json(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     scores: Sequence[Score],
     *,
     seed: int,
@@ -275,12 +275,12 @@ def write_json(
     write_text(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> list[Score]:
+def read_json(path: str | os.PathLike[str]) -> list[Score]:
     """Read the scores of a document written by `write_json`; raises as it does."""
     return read_document(path).scores
 
 
-def read_document(path: str | os.PathLike) -> Document:
+def read_document(path: str | os.PathLike[str]) -> Document:
     """Read a document written by `write_json`.
 
     Raises

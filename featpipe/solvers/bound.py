@@ -64,7 +64,8 @@ def logistic_gap(
     length = decrement * growth
     moved = (steepest * span.exp()).sqrt() * length
     gap = decrement * length + (slope + moved) ** 2 / 2
-    return gap.nan_to_num(torch.inf, posinf=torch.inf)
+    finite: torch.Tensor = gap.nan_to_num(torch.inf, posinf=torch.inf)
+    return finite
 
 
 def hinge_gap(

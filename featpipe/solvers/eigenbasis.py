@@ -67,7 +67,8 @@ def _once(codes: Any, key: Hashable, make: Callable[[], T]) -> T:
     whole = where, codes.dtype.str, key
     if whole not in made:
         made[whole] = codes, make()
-    return made[whole][1]
+    value: T = made[whole][1]
+    return value
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -298,4 +298,5 @@ def search(
 
 def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the inner product of every unit, (n_folds, n_units)."""
-    return torch.linalg.vecdot(a.flatten(2), b.flatten(2))
+    products: torch.Tensor = torch.linalg.vecdot(a.flatten(2), b.flatten(2))
+    return products

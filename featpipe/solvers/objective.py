@@ -216,10 +216,12 @@ class Objective:
         share = self.codes.class_weight / self.codes.mass[:, None]
         mass = self.codes.mass[:, None]
         if self.joint:
-            return mass * torch.special.entr(share).sum(1, keepdim=True)
+            entropy: torch.Tensor = torch.special.entr(share).sum(1, keepdim=True)
+            return mass * entropy
         share = share[:, self.column]
         if self.name == "logistic":
-            return mass * (torch.special.entr(share) + torch.special.entr(1 - share))
+            entropy = torch.special.entr(share) + torch.special.entr(1 - share)
+            return mass * entropy
         # Squared hinge and squared error with one constant: 4 s (1 - s).
         return mass * 4 * share * (1 - share)
 

@@ -105,7 +105,8 @@ class OwnColumn:
         x = torch.linalg.solve_triangular(self.factor, x, upper=False)
         x = torch.linalg.solve_triangular(self.factor.mT, x, upper=True)
         x = x.squeeze(-1).double()
-        return x - x.mean(2, keepdim=True) if joint else x
+        centred: torch.Tensor = x - x.mean(2, keepdim=True) if joint else x
+        return centred
 
 
 Preconditioner = MeanRow | OwnColumn

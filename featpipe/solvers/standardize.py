@@ -109,7 +109,8 @@ class Rows:
         self.kept, self.single = kept, kept.float()
 
     def _raw(self, start: int, stop: int) -> np.ndarray:
-        return self._given(start, stop) / self.unit.cpu().numpy()
+        rows: np.ndarray = self._given(start, stop) / self.unit.cpu().numpy()
+        return rows
 
     def _given(self, start: int, stop: int) -> np.ndarray:
         if isinstance(self.codes, np.ndarray):
