@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from featpipe.images import ImageSet
     from featpipe.inference import Progress
 
-__all__ = ["extract", "extract_codes", "numbers", "say_set_aside"]
+__all__ = ["extract", "extract_codes", "numbers", "pixel_limit", "say_set_aside"]
 
 
 def extract(
@@ -38,6 +38,7 @@ def extract(
     std: o.Std = None,
     interpolation: o.Interpolation = None,
     value_range: o.ValueRange = "file",
+    max_pixels: o.MaxPixels = None,
     device: o.Device = "auto",
     precision: o.PrecisionOption = Precision.auto,
     decoding: o.DecodingOption = Decoding.auto,
@@ -93,6 +94,7 @@ def extract_codes(
         precision=asked["precision"].value,
         decoding=asked["decoding"].value,
         value_range=asked["value_range"],
+        max_pixels=pixel_limit(asked["max_pixels"]),
         dtype=asked["dtype"] and asked["dtype"].value,
         hflip=asked["hflip"],
         seed=asked["seed"],
@@ -212,6 +214,23 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     except ValueError:
         raise typer.BadParameter(
             f"{option} is {text!r}; give numbers with commas, as 0.5,0.5,0.5"
+        ) from None
+
+
+def pixel_limit(text: str | None) -> int | None:
+    """Read ``--max-pixels``: a number, or none for no limit."""
+    from featpipe.images import MAX_PIXELS
+
+    if text is None:
+        return MAX_PIXELS
+    if text == "none":
+        return None
+    try:
+        return int(text.replace("_", ""))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--max-pixels is {text!r}; give a whole number of pixels, as 250000000, "
+            "or none"
         ) from None
 
 

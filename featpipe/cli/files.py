@@ -47,6 +47,8 @@ def inspect(path: o.CodesPath) -> None:
 
 
 def _print_facts(found: "Codes") -> None:
+    from featpipe.images import MAX_PIXELS
+
     said = found.provenance
     shape = {s: "×".join(map(str, found.shapes[s][1:])) for s in found.depths}
     decoding = said.get("decoding") or {}
@@ -55,6 +57,9 @@ def _print_facts(found: "Codes") -> None:
         is_text = isinstance(value_range, str)
         text = value_range if is_text else ":".join(f"{x:g}" for x in value_range)
         mode += f", value range {text}"
+    limit = decoding.get("max_pixels", MAX_PIXELS)
+    if limit != MAX_PIXELS:
+        mode += ", no limit of pixels" if limit is None else f", up to {limit:,} pixels"
     facts: dict[str, Any] = {
         "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
         "images": f"{len(found):,} rows, {len(found.failures):,} failures",

@@ -7,7 +7,7 @@ import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.choices import Init, Metric, Optimiser, Precision, Schedule
-from featpipe.cli.extracting import numbers
+from featpipe.cli.extracting import numbers, pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import training_progress
 from featpipe.cli.voice import voice
@@ -190,6 +190,7 @@ def finetune(
     std: o.Std = None,
     interpolation: o.Interpolation = None,
     value_range: o.ValueRange = "file",
+    max_pixels: o.MaxPixels = None,
     device: o.Device = "auto",
     precision: o.PrecisionOption = Precision.auto,
     workers: o.Workers = None,
@@ -247,6 +248,7 @@ def finetune(
             std=numbers(std, "--std"),
             interpolation=interpolation,
             value_range=value_range,
+            max_pixels=pixel_limit(max_pixels),
             device=device,
             precision=precision.value,
             workers=workers,

@@ -8,6 +8,7 @@ import typer
 from featpipe.cli import options as o
 from featpipe.cli.choices import FitClassifier, Metric
 from featpipe.cli.comparing import grid
+from featpipe.cli.extracting import pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.voice import voice
 
@@ -151,6 +152,7 @@ def export(
     ] = None,
     weights: o.WeightsNow = None,
     backbone: o.BackboneNow = None,
+    max_pixels: o.MaxPixels = None,
 ) -> None:
     """Write the whole model as one ONNX network: uint8 images in, labels out.
 
@@ -168,7 +170,13 @@ def export(
     require_outputs(
         {"-o": output}, {"MODEL": model, "--check": check, "--weights": weights}
     )
-    predictor = load(model, weights=weights, backbone=backbone, device="cpu")
+    predictor = load(
+        model,
+        weights=weights,
+        backbone=backbone,
+        device="cpu",
+        max_pixels=pixel_limit(max_pixels),
+    )
     found = exported(predictor, output, check=check)
     precision = predictor.model.fingerprint["precision"]
     if precision != "fp32":

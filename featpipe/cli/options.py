@@ -226,6 +226,16 @@ ValueRange = Annotated[
         rich_help_panel=_PREPROCESSING,
     ),
 ]
+MaxPixels = Annotated[
+    str | None,
+    typer.Option(
+        "--max-pixels",
+        metavar="N|none",
+        help="Width times height of the largest image that is decoded; larger ones "
+        "fail. none: no limit. Default: 89478485.",
+        rich_help_panel=_PREPROCESSING,
+    ),
+]
 AllowRandom = Annotated[
     bool,
     typer.Option(

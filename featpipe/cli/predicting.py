@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli.extracting import pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import image_progress
 from featpipe.cli.voice import voice
@@ -63,6 +64,7 @@ def predict(
     device: o.Device = "auto",
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,
+    max_pixels: o.MaxPixels = None,
     unlabelled: o.Unlabelled = False,
     limit: o.Limit = None,
 ) -> None:
@@ -97,6 +99,7 @@ def predict(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        max_pixels=pixel_limit(max_pixels),
     )
     if reject is not None:
         predictor.threshold(reject)  # out of reach: before any image is read

@@ -37,12 +37,20 @@ def require_same_fingerprint(
         Naming the first field that differs, with both values.
     """
     for name in FINGERPRINT:
-        if have.get(name) != want.get(name):
-            old, new, where = _difference(have.get(name), want.get(name), name)
+        old, new = _decisive(have.get(name)), _decisive(want.get(name))
+        if old != new:
+            old, new, where = _difference(old, new, name)
             raise CodesError(
                 f"{path} was made with {where} = {old!r}, now it is {new!r}; choose "
                 "another file, or --overwrite to make this one anew"
             )
+
+
+def _decisive(value: Any) -> Any:
+    """Leave out the limit of pixels: it decides which images fail, and no number."""
+    if isinstance(value, dict) and "max_pixels" in value:
+        return {k: v for k, v in value.items() if k != "max_pixels"}
+    return value
 
 
 def _difference(old: Any, new: Any, where: str) -> tuple[Any, Any, str]:
@@ -123,7 +131,8 @@ class _Shard(NamedTuple):
 
 def _require_kin(one: Codes, two: Codes) -> None:
     for name in FINGERPRINT:
-        ours, theirs = one.provenance.get(name), two.provenance.get(name)
+        ours = _decisive(one.provenance.get(name))
+        theirs = _decisive(two.provenance.get(name))
         if ours != theirs:
             a, b, where = _difference(ours, theirs, name)
             raise CodesError(

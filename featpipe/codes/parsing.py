@@ -50,7 +50,11 @@ _PROVENANCE: dict[str, tuple[type, ...]] = {
     "batch_size": (int,),
 }
 _PARTS_OF_PROVENANCE: dict[str, dict[str, tuple[type, ...]]] = {
-    "decoding": {"mode": (str,), "value_range": (str, list)},
+    "decoding": {
+        "mode": (str,),
+        "value_range": (str, list),
+        "max_pixels": (int, type(None)),
+    },
     "shard": {"number": (int,), "of": (int,), "listing": (str,)},
     "preprocessing": {
         "resize": (int, type(None)),

@@ -33,6 +33,7 @@ def extract(
     precision: str = "auto",
     decoding: str = "auto",
     value_range: str | tuple[float, float] = "file",
+    max_pixels: int | None = images.MAX_PIXELS,
     dtype: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -88,6 +89,10 @@ def extract(
         0 and what the bits can hold; ``"auto"``, the lowest and the highest of each
         image; ``"LO:HI"`` or ``(LO, HI)``, as ``(0, 4095)`` for 12 bits in 16. Images
         that leave much of their range empty are noted.
+    max_pixels : int, optional
+        Width times height of the largest image that is decoded; larger ones fail.
+        None: no limit. Default: 89,478,485. Raised, the next run computes those that
+        it had refused.
     dtype : str, optional
         ``"float32"`` or ``"float16"``, as stored; default that of the file, else
         float32.
@@ -167,6 +172,7 @@ def extract(
         precision=precision,
         decoding=decoding,
         value_range=value_range,
+        max_pixels=max_pixels,
         dtype=dtype,
         hflip=hflip,
         seed=seed,

@@ -92,7 +92,7 @@ def look(
     outlook = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
     before = RowIndex([] if old is None else [old])
     before.add(range(len(before.files)))
-    failures = _lasting_failures(old)
+    failures = _lasting_failures(old, outlook)
     todo = []
     for i, name in enumerate(images.paths):
         stamp = int(images.sizes[i]), int(images.mtimes[i])
@@ -122,9 +122,11 @@ def _require_same_source(old: Codes, images: ImageSet) -> None:
         )
 
 
-def _lasting_failures(old: Codes | None) -> dict[str, Failure]:
-    """List failures that would come again: same file, same decoder."""
+def _lasting_failures(old: Codes | None, outlook: Outlook) -> dict[str, Failure]:
+    """List failures that would come again: same file, same decoder, same limit."""
     if old is None or old.provenance.get("versions") != _versions():
+        return {}
+    if old.provenance.get("decoding") != outlook.provenance["decoding"]:
         return {}
     # What could not be read may be readable now; a time of 0 tells nothing.
     again = [f for f in old.tables.failures if f.stage in ("decode", "network")]
@@ -142,7 +144,11 @@ def _kept_network(old: Codes | None, recipe: Recipe) -> Outlook | None:
         and recipe.agrees(said)
         and recipe.dtype in (None, said.get("dtype"))
     )
-    return Outlook(dict(said), list(old.depths), []) if same else None
+    if not same:
+        return None
+    limit = {"max_pixels": recipe.max_pixels}
+    provenance = said | {"decoding": said["decoding"] | limit}
+    return Outlook(provenance, list(old.depths), [])
 
 
 def _loaded_network(

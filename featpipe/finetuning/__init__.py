@@ -70,6 +70,7 @@ def finetune(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     value_range: str | tuple[float, float] = "file",
+    max_pixels: int | None = images.MAX_PIXELS,
     unlabelled: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -89,8 +90,10 @@ def finetune(
     path : path, optional
         The model file. With it every epoch leaves a checkpoint, and a stopped training
         goes on where it was; without, nothing is kept but the score.
-    backbone, weights, input_size, resize, crop, interpolation, mean, std, value_range
+    backbone, weights, input_size, resize, crop, interpolation, mean, std
         As in `featpipe.extract`; ``weights="none"`` trains from scratch.
+    value_range, max_pixels
+        As in `featpipe.extract`.
     depth : str
         What the head sits on, ``NODE[:POOL]``.
     train : str
@@ -209,6 +212,7 @@ def finetune(
         mean=mean,
         std=std,
         value_range=value_range,
+        max_pixels=max_pixels,
     )
     job = Job(
         settings,

@@ -156,22 +156,25 @@ class Job:
 
     def _extracted(self, folder: Path, specs: tuple[str, ...]) -> Codes:
         path = self._codes_path or folder / "codes.h5"
-        return self._extract({}, specs, self._images, path)
+        return self._extract(replace(self._recipe, depths=specs), self._images, path)
 
-    def _extract(
+    def _extract_views(
         self,
         said: dict[str, Any],
         specs: tuple[str, ...],
         image_set: ImageSet,
         path: Path,
     ) -> Codes:
-        """Extract depths as a provenance says, or as the recipe does."""
+        """Extract depths of views as a provenance says; their size is our own."""
+        recipe = replace(self._recipe.resolve_auto(said), depths=specs, max_pixels=None)
+        return self._extract(recipe, image_set, path)
 
+    def _extract(self, recipe: Recipe, image_set: ImageSet, path: Path) -> Codes:
         def progress(done: ImageProgress) -> None:
             self._tell(done.done, done.n_images, "extracting codes")
 
         extraction = Extraction(
-            replace(self._recipe.resolve_auto(said), depths=specs),
+            recipe,
             image_set,
             path,
             Machine(self._machine.device, workers=self._workers),
@@ -239,7 +242,7 @@ class Job:
             folder=ready.folder,
             decoding=Decoding.recorded(said["decoding"]),
             workers=self._workers,
-            extract=partial(self._extract, said),
+            extract=partial(self._extract_views, said),
         )
 
     def _judged(
@@ -268,6 +271,7 @@ class Job:
             backbone=self._recipe.backbone,
             device=self._machine.device,
             workers=self._workers,
+            max_pixels=self._recipe.max_pixels,
         )
         position = {path: i for i, path in enumerate(self._images.paths)}
         held = self._images.take(position[file.paths[row]] for row in rows.held)

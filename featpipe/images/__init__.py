@@ -21,18 +21,26 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 """
 
 from featpipe.images.datasets import from_arrays
-from featpipe.images.decoding import DECODING, Decoded, decode
+from featpipe.images.decoding import (
+    DECODING,
+    MAX_PIXELS,
+    Decoded,
+    check_max_pixels,
+    decode,
+)
 from featpipe.images.imageset import Failure, ImageError, ImageSet
 from featpipe.images.scanning import scan
 from featpipe.images.values import ValueRange, describe_values, parse_value_range
 
 __all__ = [
     "DECODING",
+    "MAX_PIXELS",
     "Decoded",
     "Failure",
     "ImageError",
     "ImageSet",
     "ValueRange",
+    "check_max_pixels",
     "decode",
     "describe_values",
     "from_arrays",

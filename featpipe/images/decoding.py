@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featpipe.bounds import require_number
 from featpipe.images import turbo
 from featpipe.images.colour import in_range, to_rgb
 from featpipe.images.imageset import ImageError
@@ -31,10 +32,15 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["DECODING", "MAX_PIXELS", "Decoded", "decode", "upright"]
+__all__ = [
+    *("DECODING", "MAX_PIXELS", "Decoded", "check_max_pixels", "decode", "upright"),
+]
 
 MAX_PIXELS = 1024**3 // 4 // 3
-"""89,478,485: Pillow's own limit, which there is a warning and here an error."""
+"""89,478,485: Pillow's own limit, which there is a warning and here an error. A small
+file may claim to be a huge picture, and so end the process that decodes it."""
+
+_LARGEST_LIMIT = 10**11
 
 _PLUGINS = {
     "JPEG": "Jpeg",  # also MPO, which begins as a JPEG
@@ -137,8 +143,33 @@ class Decoded:
         return self.full[0] / scale, self.full[1] / scale
 
 
+def check_max_pixels(value: Any) -> int | None:
+    """Return the largest image to be decoded, in pixels; None is no limit.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number from 1 to 1e11.
+
+    Examples
+    --------
+    >>> check_max_pixels(250_000_000)
+    250000000
+    """
+    if value is None:
+        return None
+    limit: int = require_number(
+        "max_pixels", value, 1, _LARGEST_LIMIT, instead="or None"
+    )
+    return limit
+
+
 def decode(
-    content: bytes, *, target: int | None = None, value_range: ValueRange = "file"
+    content: bytes,
+    *,
+    target: int | None = None,
+    value_range: ValueRange = "file",
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Decoded:
     """Decode the first frame of an image file to upright RGB.
 
@@ -161,6 +192,9 @@ def decode(
         rules of `DECODING`; ``"auto"``, the lowest and the highest value of this
         image; or two values as they are stored. AVIF, colour JPEG 2000 and 16-bit
         inks are always as the file says.
+    max_pixels : int, optional
+        Width times height of the largest image that is decoded; None: no limit but
+        Pillow's own of 178,956,970 for WebP and the tiles of TIFF.
 
     Returns
     -------
@@ -170,10 +204,10 @@ def decode(
     ------
     ImageError
         Of stage ``"decode"``: format not allowed, damaged or truncated content, or
-        more than `MAX_PIXELS`.
+        more than ``max_pixels``.
     """
     try:
-        return _decode(content, target, value_range)
+        return _decode(content, target, value_range, max_pixels)
     except ImageError:
         raise
     except Exception as error:
@@ -182,14 +216,20 @@ def decode(
         raise ImageError("decode", _reason(error)) from error
 
 
-def _decode(content: bytes, target: int | None, value_range: ValueRange) -> Decoded:
+def _decode(
+    content: bytes,
+    target: int | None,
+    value_range: ValueRange,
+    max_pixels: int | None,
+) -> Decoded:
     image = _open(content)
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             "decode",
-            f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,}; "
-            "store a smaller copy",
+            f"{width:,} x {height:,} pixels, more than the limit of {max_pixels:,}; "
+            "store a smaller copy, or raise the limit (--max-pixels, in Python "
+            "max_pixels)",
         )
     if scales := target is not None and _may_be_scaled(image):
         image.draft(None, (_SPARE * target, _SPARE * target))

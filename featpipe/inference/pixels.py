@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe import images
-from featpipe.images import ValueRange, parse_value_range
+from featpipe.images import MAX_PIXELS, ValueRange, parse_value_range
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,15 +34,18 @@ class Decoding:
         Use every pixel; see above.
     value_range : str or (low, high)
         As in `images.decode`.
+    max_pixels : int, optional
+        As in `images.decode`. It decides which images fail, and no pixel.
 
     Examples
     --------
     >>> Decoding.recorded({"mode": "scaled", "value_range": [0, 4095]})
-    Decoding(exact=False, value_range=(0.0, 4095.0))
+    Decoding(exact=False, value_range=(0.0, 4095.0), max_pixels=89478485)
     """
 
     exact: bool = True
     value_range: ValueRange = "file"
+    max_pixels: int | None = MAX_PIXELS
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any]) -> "Decoding":
@@ -51,20 +54,23 @@ class Decoding:
         Raises
         ------
         ValueError
-            If its value range is none.
+            If its value range is none, or its limit of pixels.
         """
         value_range = parse_value_range(record.get("value_range", "file"))
-        return cls(record.get("mode") == "exact", value_range)
+        max_pixels = images.check_max_pixels(record.get("max_pixels", MAX_PIXELS))
+        return cls(record.get("mode") == "exact", value_range, max_pixels)
 
     def as_record(self) -> dict[str, Any]:
         """Return it as JSON, without what every file had before there was a choice."""
-        mode: dict[str, Any] = {"mode": "exact" if self.exact else "scaled"}
-        if self.value_range == "file":
-            return mode
-        is_text = isinstance(self.value_range, str)
-        return mode | {
-            "value_range": self.value_range if is_text else list(self.value_range)
-        }
+        record: dict[str, Any] = {"mode": "exact" if self.exact else "scaled"}
+        if self.value_range != "file":
+            is_text = isinstance(self.value_range, str)
+            record["value_range"] = (
+                self.value_range if is_text else list(self.value_range)
+            )
+        if self.max_pixels != MAX_PIXELS:
+            record["max_pixels"] = self.max_pixels
+        return record
 
 
 def pixels_of(
@@ -123,7 +129,12 @@ def _decoded(
 ) -> "Decoded":
     # Without a resize, the crop is of the image as it is.
     target = None if decoding.exact else preprocessing.resize
-    return images.decode(content, target=target, value_range=decoding.value_range)
+    return images.decode(
+        content,
+        target=target,
+        value_range=decoding.value_range,
+        max_pixels=decoding.max_pixels,
+    )
 
 
 def _is_torch_to_resize(

@@ -16,7 +16,7 @@ import numpy as np
 
 from featpipe import __version__, images
 from featpipe.bounds import require_number, require_seed
-from featpipe.images import ValueRange, parse_value_range
+from featpipe.images import MAX_PIXELS, ValueRange, parse_value_range
 from featpipe.inference.pixels import Decoding
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Recipe:
         Which values of images of more than 8 bits become black and white:
         ``"file"`` (0, and what the bits can hold), ``"auto"`` (the lowest and the
         highest of each image), ``"LO:HI"`` or ``(LO, HI)``; kept as a pair.
+    max_pixels : int, optional
+        Width times height of the largest image that is decoded; None: no limit.
     dtype : str, optional
         ``"float32"`` or ``"float16"``, as stored; default the file's, else float32.
     hflip : bool
@@ -70,6 +72,7 @@ class Recipe:
     precision: str = "auto"
     decoding: str = "auto"
     value_range: ValueRange = "file"
+    max_pixels: int | None = MAX_PIXELS
     dtype: str | None = None
     hflip: bool = False
     seed: int = 0
@@ -113,6 +116,7 @@ class Recipe:
     def _make_plain(self) -> None:
         """Keep numbers, flags and paths as Python's own: they go into JSON."""
         plain: dict[str, Any] = {"seed": require_seed(self.seed)}
+        plain["max_pixels"] = images.check_max_pixels(self.max_pixels)
         for name, low in (("input_size", 1), ("resize", 0), ("crop", 1)):
             if (pixels := getattr(self, name)) is not None:
                 plain[name] = require_number(name, pixels, low, 8192)
@@ -133,14 +137,15 @@ class Recipe:
         """Return all that decides the network, as JSON, without torch.
 
         Depths, precision, decoding and dtype are left out: a file may hold more than
-        was asked, and "auto" is whatever it holds.
+        was asked, and "auto" is whatever it holds. So is the limit of pixels, which
+        decides no code.
 
         Returns
         -------
         dict
         """
         asked = asdict(self)
-        for name in ("depths", "precision", "decoding", "dtype"):
+        for name in ("depths", "precision", "decoding", "dtype", "max_pixels"):
             del asked[name]
         if not self.allow_random:
             del asked["allow_random"]  # as in files from before there was the choice
@@ -202,7 +207,7 @@ class Recipe:
         exact = self.decoding == "exact"
         if self.decoding == "auto":
             exact = precision == "fp32"
-        return Decoding(exact, self.value_range)
+        return Decoding(exact, self.value_range, self.max_pixels)
 
     def fingerprint(self, backbone: "Backbone", precision: str) -> dict[str, Any]:
         """Return the explicit list of what changes the numbers."""

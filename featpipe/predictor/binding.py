@@ -126,16 +126,16 @@ def require_same_decoding(fingerprint: Mapping[str, Any]) -> None:
         Names the rule.
     """
     # How scaled is scaled, what exact is, and what a value range does, are the rules;
-    # which of them was chosen is the recipe's.
-    chosen = ("mode", "value_range")
-    said = {k: v for k, v in fingerprint["decoding"].items() if k not in chosen}
-    if said == images.DECODING:
-        return
+    # which of them was chosen is the recipe's, and the limit of pixels the user's.
+    chosen = ("mode", "value_range", "max_pixels")
+    rules, recorded = images.DECODING, fingerprint["decoding"]
     differ = sorted(
         name
-        for name in {*images.DECODING, *said}
-        if images.DECODING.get(name) != said.get(name)
+        for name in {*rules, *recorded} - {*chosen}
+        if rules.get(name) != recorded.get(name)
     )
+    if not differ:
+        return
     raise ValueError(
         f"images are decoded by other rules now ({', '.join(differ)}); extract the "
         "codes again and fit anew"

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featpipe import files, images
-from featpipe.images import ImageError, ImageSet, ValueRange
+from featpipe.images import ImageError, ImageSet
 from featpipe.inference import from_items, image_set_of
+from featpipe.inference.pixels import Decoding
 from featpipe.predictor.predicting import Images, Predictor
 
 if TYPE_CHECKING:
@@ -306,12 +307,12 @@ def _run(
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     preprocessing = reference.load_backbone().preprocessing
-    value_range = reference.model.recipe(None).value_range
+    decoding = reference.stream.recipe.decoding_at("fp32")
     rows = [i for i, path in enumerate(image_set.paths) if path in wanted]
     labels, values = [], []
     for start in range(0, len(rows), _BATCH):
         batch = [
-            _pixels(image_set, i, preprocessing, value_range)
+            _pixels(image_set, i, preprocessing, decoding)
             for i in rows[start:][:_BATCH]
         ]
         what = ["label", "probability" if logistic else "score"]
@@ -322,11 +323,15 @@ def _run(
 
 
 def _pixels(
-    image_set: ImageSet, i: int, preprocessing: Any, value_range: ValueRange
+    image_set: ImageSet, i: int, preprocessing: Any, decoding: Decoding
 ) -> np.ndarray:
     try:
         content = image_set.read(i)
-        decoded = images.decode(content, value_range=value_range)
+        decoded = images.decode(
+            content,
+            value_range=decoding.value_range,
+            max_pixels=decoding.max_pixels,
+        )
         pixels: np.ndarray = preprocessing.apply(decoded.image)
     except ImageError as error:
         raise ValueError(

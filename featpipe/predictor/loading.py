@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from featpipe.images import MAX_PIXELS
 from featpipe.predictor import storing
 from featpipe.predictor.predicting import Predictor
 
@@ -19,6 +20,7 @@ def load(
     device: str = "auto",
     batch_size: int | None = None,
     workers: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> Predictor:
     """Read a model that `featpipe fit` or `Predictor.save` wrote.
 
@@ -32,8 +34,9 @@ def load(
     backbone : str, optional
         What the backbone is called now; needed where it is your own callable, which
         no file alone gets to run.
-    device, batch_size, workers
-        As `featpipe.extract`.
+    device, batch_size, workers, max_pixels
+        As `featpipe.extract`. The limit of pixels is not that of the codes: no file
+        alone takes it away.
 
     Returns
     -------
@@ -61,4 +64,5 @@ def load(
         device=device,
         batch_size=batch_size,
         workers=workers,
+        max_pixels=max_pixels,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe.codes import Failure
-from featpipe.images import ImageSet
+from featpipe.images import MAX_PIXELS, ImageSet
 from featpipe.inference import Machine, Progress, Stream, image_set_of
 from featpipe.predictor import binding, storing
 from featpipe.predictor.binding import require_same_decoding
@@ -51,7 +51,7 @@ class Predictor:
     backbone : str, optional
         What the backbone is called now. A model that names your own callable runs it
         only if it is named here: a file alone never gets code to run.
-    device, batch_size, workers
+    device, batch_size, workers, max_pixels
         As `featpipe.extract`.
     """
 
@@ -65,6 +65,7 @@ class Predictor:
         device: str = "auto",
         batch_size: int | None = None,
         workers: int | None = None,
+        max_pixels: int | None = MAX_PIXELS,
     ) -> None:
         self.model = model
         self.path = path
@@ -73,6 +74,7 @@ class Predictor:
         self._device = device
         self._batch_size = batch_size
         self._workers = workers
+        self._max_pixels = max_pixels
 
     def __repr__(self) -> str:
         model = self.model
@@ -105,8 +107,9 @@ class Predictor:
         require_same_decoding(self.model.fingerprint)
         binding.require_consent(self.model, self._name, self._backbone)
         where = binding.find_weights(self.model, self.path, self._weights)
+        recipe = self.model.recipe(where.given, self._backbone)
         return Stream(
-            self.model.recipe(where.given, self._backbone),
+            replace(recipe, max_pixels=self._max_pixels),
             Machine(self._device, self._batch_size, self._workers),
             accept=lambda found: binding.accept(self.model, self._name, where, found),
         )
@@ -381,6 +384,7 @@ class Predictor:
             "device": self._device,
             "batch_size": self._batch_size,
             "workers": self._workers,
+            "max_pixels": self._max_pixels,
         }
         return Predictor(self.model, **{**now, **changes})
 

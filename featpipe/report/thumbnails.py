@@ -15,7 +15,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from featpipe.codes import Codes
-from featpipe.images import ImageError, decode, parse_value_range, scan
+from featpipe.images import (
+    MAX_PIXELS,
+    ImageError,
+    decode,
+    parse_value_range,
+    scan,
+)
 
 __all__ = ["Sheet", "make_sheet"]
 
@@ -139,7 +145,10 @@ def _thumbnail(
     # As the network saw it: 12 bits of 16 would else be shown nearly black.
     said = codes.provenance.get("decoding") or {}
     value_range = parse_value_range(said.get("value_range", "file"))
-    image = decode(content, target=side, value_range=value_range).image
+    max_pixels = said.get("max_pixels", MAX_PIXELS)
+    image = decode(
+        content, target=side, value_range=value_range, max_pixels=max_pixels
+    ).image
     # Small pictures keep their pixels' edges; large ones are shrunk smoothly.
     if max(image.size) < side:
         return _enlarged(image, side)

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from featpipe.bounds import require_number
 from featpipe.codes import Codes
 from featpipe.extraction import Job
-from featpipe.images import ImageSet
+from featpipe.images import MAX_PIXELS, ImageSet
 from featpipe.inference import Machine, Recipe, Stream, from_items
 from featpipe.transformer.cache import Cache
 
@@ -49,8 +49,10 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         is computed is added: an image is never computed twice, in whatever fold, fit
         or process. It may be one that `featpipe.extract` wrote. A depth that this
         file lacks gets a file of its own beside it, ``FILE-DEPTH.h5``.
-    device, precision, decoding, value_range, batch_size, workers, hflip, seed
+    device, precision, decoding, value_range, max_pixels, batch_size, workers, hflip
         As `featpipe.extract`; "auto" is the cache's where there is one.
+    seed : int
+        Of random weights.
     input_size, resize, crop, interpolation, mean, std
         As `featpipe.extract`.
     timeout : float
@@ -80,6 +82,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         precision: str = "auto",
         decoding: str = "auto",
         value_range: str | tuple[float, float] = "file",
+        max_pixels: int | None = MAX_PIXELS,
         batch_size: int | None = None,
         workers: int | None = None,
         hflip: bool = False,
@@ -100,6 +103,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.precision = precision
         self.decoding = decoding
         self.value_range = value_range
+        self.max_pixels = max_pixels
         self.batch_size = batch_size
         self.workers = workers
         self.hflip = hflip
@@ -208,6 +212,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             precision=self.precision,
             decoding=self.decoding,
             value_range=self.value_range,
+            max_pixels=self.max_pixels,
             hflip=self.hflip,
             seed=self.seed,
             input_size=self.input_size,
