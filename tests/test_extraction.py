@@ -379,10 +379,13 @@ import extracting
 from pathlib import Path
 found, _ = extracting.run(Path(sys.argv[1]), Path(sys.argv[2]))
 print(found.provenance["versions"]["featpipe"])
+print(sorted({"torch", "torchvision", "torch._dynamo"} & sys.modules.keys()))
 """
 
 
-def test_a_package_that_was_never_installed_extracts(photos, tmp_path):
+def test_a_package_that_was_never_installed_extracts_and_imports_little(
+    photos, tmp_path
+):
     done = subprocess.run(
         [sys.executable, "-c", UNINSTALLED, photos, tmp_path / "a.h5", "tests"],
         cwd=Path(__file__).parents[1],
@@ -390,5 +393,8 @@ def test_a_package_that_was_never_installed_extracts(photos, tmp_path):
         text=True,
         check=False,
     )
-    assert done.stdout.strip() == featpipe.__version__, done.stderr
+    # torchvision and torch's compiler take two seconds; this network uses neither.
+    assert done.stdout.split("\n")[:2] == [featpipe.__version__, "['torch']"], (
+        done.stderr
+    )
     assert len(codes.read(tmp_path / "a.h5")) == 6

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torchvision.ops import StochasticDepth
 
 from featpipe.backbones.depths import pool
+from featpipe.backbones.layers import is_stochastic_depth
 
 __all__ = ["FusedConvolution", "can_fuse", "fuse"]
 
@@ -51,7 +51,6 @@ _PURE = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
 _NAN_FREE_MODULES = {
     *(*_PURE, *_ACTIVATIONS, nn.Linear, nn.Flatten, nn.Dropout, nn.ELU),
     *(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
-    StochasticDepth,
 }
 _TAME_FUNCTIONS = {
     *(*_SUMS, *_RELUS, operator.mul, torch.mul, operator.getitem, getattr),
@@ -194,13 +193,17 @@ def fuse(network: fx.GraphModule) -> None:
     network.recompile()
 
 
+def _makes_no_nan(module: nn.Module) -> bool:
+    return type(module) in _NAN_FREE_MODULES or is_stochastic_depth(module)
+
+
 def _stays_finite(network: fx.GraphModule, modules: _Modules) -> bool:
     """Whether finite images give no NaN, short of numbers beyond float32."""
     tame = {
         "placeholder": lambda target: True,
         "output": lambda target: True,
         "get_attr": lambda target: False,
-        "call_module": lambda target: type(modules[target]) in _NAN_FREE_MODULES,
+        "call_module": lambda target: _makes_no_nan(modules[target]),
         "call_function": _TAME_FUNCTIONS.__contains__,
         "call_method": _TAME_METHODS.__contains__,
     }

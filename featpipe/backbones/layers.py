@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ["AFTER_SCORES", "DROPOUTS", "is_leaf", "makes_scores"]
+__all__ = [
+    "AFTER_SCORES",
+    "DROPOUTS",
+    "is_leaf",
+    "is_stochastic_depth",
+    "makes_scores",
+]
 
 DROPOUTS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
@@ -32,3 +38,12 @@ def makes_scores(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return tuple(module.kernel_size) == (1, 1)
     return isinstance(module, nn.Linear)
+
+
+def is_stochastic_depth(module: nn.Module) -> bool:
+    """Tell whether it is torchvision's layer that skips a branch in training.
+
+    By its name: torchvision takes two seconds to import, and networks of others do
+    without.
+    """
+    return type(module).__module__ == "torchvision.ops.stochastic_depth"

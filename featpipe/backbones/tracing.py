@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,10 +18,8 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.ops import StochasticDepth
 
 from featpipe.backbones import depths
 from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo, Shape
@@ -31,12 +30,16 @@ from featpipe.backbones.graph_nodes import (
     overwritten_node,
     penultimate_node,
 )
-from featpipe.backbones.layers import is_leaf
+from featpipe.backbones.layers import is_leaf, is_stochastic_depth
 
 __all__ = ["Traced"]
 
 # Two images: a node whose first axis is not the batch gives itself away.
 _N_PROBE = 2
+
+# Up to so many parameters and pixels a side, blank images really run: torch computes
+# shapes alone in Python, and first imports its compiler, which takes two seconds.
+_FEW_PARAMETERS, _SMALL_SIDE = 5_000_000, 256
 
 # What makes class scores without a layer.
 _PRODUCTS = {"linear", "matmul", "mm", "addmm", "einsum", "bilinear"}
@@ -206,7 +209,10 @@ class _Tracer(fx.Tracer):
 
     def __init__(self) -> None:
         # As torchvision's own extractor: these take shapes apart with Python's math.
-        super().__init__(autowrap_modules=(math, torchvision.ops))  # type: ignore[arg-type]  # untyped
+        # A network that calls torchvision's operations has imported them.
+        operations = sys.modules.get("torchvision.ops")
+        modules = (math,) if operations is None else (math, operations)
+        super().__init__(autowrap_modules=modules)  # type: ignore[arg-type]  # untyped
         self.named: dict[str, fx.Node] = {}
         self.begins: dict[str, fx.Node] = {}
         self._inside = [""]
@@ -214,7 +220,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         # Recorded in eval mode, stochastic depth would never come back in training.
-        return is_leaf(m) or isinstance(m, StochasticDepth)
+        return is_leaf(m) or is_stochastic_depth(m)
 
     def call_module(
         self,
@@ -266,16 +272,18 @@ class _Walk(fx.Interpreter):
         self._counter = FlopCounterMode(display=False) if costs else None
 
     def run_blank(self, height: int, width: int) -> None:
-        """Run on the meta device, which computes shapes only; else for real."""
+        """Run on the meta device, which computes shapes only, or on the processor."""
         walk = _Walked(self)
+        small = _is_small(walk) and max(height, width) <= _SMALL_SIDE
+        device = torch.device("cpu" if small else "meta")
         state = {
-            name: tensor.to("meta")
+            name: tensor.to(device, copy=True)
             for name, tensor in (*walk.named_parameters(), *walk.named_buffers())
         }
         blank = torch.zeros(_N_PROBE, 3, height, width)
         with torch.no_grad():
             try:
-                torch.func.functional_call(walk, state, (blank.to("meta"),))
+                torch.func.functional_call(walk, state, (blank.to(device),))
             # Tensors made inside forward, operations without a meta kernel: the real
             # run then also says what is truly wrong.
             except Exception:
@@ -291,6 +299,14 @@ class _Walk(fx.Interpreter):
         if isinstance(output, Tensor) and output.shape[:1] == (_N_PROBE,):
             self.shapes[n] = tuple(output.shape[1:])
         return output
+
+
+def _is_small(network: nn.Module) -> bool:
+    """Tell whether it has few parameters, and numbers in them."""
+    parameters = list(network.parameters())
+    return not any(each.is_meta for each in parameters) and (
+        sum(each.numel() for each in parameters) <= _FEW_PARAMETERS
+    )
 
 
 class _Walked(nn.Module):
