@@ -22,8 +22,9 @@ def executable() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-# A browser is started this often before it is given up.
-STARTS = 2
+# A browser is started this often before it is given up, and has so many seconds: on a
+# busy machine it takes twenty.
+STARTS, PATIENCE = 2, 90
 
 
 class BrowserError(Exception):
@@ -74,7 +75,7 @@ class Page:
             start_new_session=True,
         )
         port_file = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 # The file can be there before anybody listens.

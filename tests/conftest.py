@@ -1,8 +1,13 @@
 """Small things that several rooms' tests share."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Before torch is loaded: tests run side by side, a process a core, and many fork, which
+# threads of OpenMP do not survive.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -12,6 +17,28 @@ Draw = Callable[..., Path]
 
 # A shell's background jobs ignore Ctrl-C, and so would the processes that tests stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Files whose tests take long by themselves or wait for other programs: first, so that
+# no process ends with one of them while the others have nothing left.
+FIRST = (
+    "test_report_browser.py",
+    "test_survival.py",
+    "test_finetuning_resume.py",
+    "test_extraction_resume.py",
+    "test_extraction_dask.py",
+    "test_extraction_pooled.py",
+    "test_cli_encoding.py",
+    "test_docs.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by file: the long ones first, the others as they are."""
+    items.sort(
+        key=lambda item: (
+            FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST)
+        )
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,8 @@
 and each run is a fork that may die.
 """
 
+import functools
+import gc
 import json
 import os
 import resource
@@ -19,7 +21,7 @@ from typing import Any
 import torch
 from extracting import OPTIONS, run
 
-from featpipe import codes, extraction
+from featpipe import backbones, codes, extraction
 from featpipe.extraction import plan, runner
 from featpipe.extraction.parts import Parts
 from featpipe.files import ReservedFile, lock
@@ -202,8 +204,12 @@ def main(photos: Path, work: Path) -> None:
     torch.set_num_threads(1)
     plan.SLICE = SLICE
     runner._SECONDS = 0.0  # every slice ends a part
-    # Whatever torch imports late is imported once, and not in every fork.
+    # Whatever torch imports late is imported once, and so is the network loaded: not in
+    # every fork, which changes neither.
+    backbones.load = functools.cache(backbones.load)
     extract(photos, work / "warm.h5")
+    gc.collect()
+    gc.freeze()  # or every fork copies what the collector touches
     reference = work / "unbroken" / "codes.h5"
     reference.parent.mkdir()
     start = time.perf_counter()

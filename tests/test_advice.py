@@ -29,7 +29,7 @@ def digits(n=120):
 
 CASES = {
     "images are many": random_codes(120, 9, 3),
-    "codes are wide": random_codes(40, 60, 4),
+    "codes are wide": random_codes(24, 36, 4),
     "two classes": random_codes(50, 20, 2, seed=3),
     "iris": load_iris(return_X_y=True),
     "digits, with constant columns": digits(),

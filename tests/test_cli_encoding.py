@@ -14,13 +14,31 @@ from PIL import Image
 from featpipe.cli.encoding import replace_characters
 from featpipe.cli.outputs import run_all
 
-# Every command in one process: starting Python and torch takes most of the time.
+# Every command, in a fork for each of two encodings: starting Python and torch takes
+# most of the time. ASCII is what the environment says; the streams of the second fork
+# are as PYTHONIOENCODING=cp1252 makes them.
 COMMANDS = """
-import sys
+import os, sys
 from pathlib import Path
+import featpipe.advice, featpipe.comparison, featpipe.extraction, featpipe.finetuning
 from featpipe.cli import main
 
-folder = Path(sys.argv[1])
+for encoding in ("ascii", "cp1252"):
+    child = os.fork()
+    if child == 0:
+        break
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"the commands in {encoding} end with an error")
+else:
+    sys.exit()
+
+folder = Path(sys.argv[1], encoding)
+for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
+    os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY), stream.fileno())
+assert sys.stdout.encoding == "ascii"
+if encoding == "cp1252":
+    sys.stdout.reconfigure(encoding=encoding, errors="strict")
+    sys.stderr.reconfigure(encoding=encoding, errors="backslashreplace")
 out, codes, model = folder / "out", folder / "out" / "codes.h5", folder / "a.model"
 small = ["--backbone", "mini", "--weights", "none", "--input-size", "32"]
 images = str(folder / "images")
@@ -60,26 +78,30 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"PYTHONIOENCODING": "cp1252"},
-        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
-    ],
-    ids=["cp1252", "ascii"],
-)
-def test_every_command_finishes_and_writes_its_files_in_a_small_encoding(
-    images: Path, tmp_path: Path, setting: dict[str, str]
-) -> None:
-    (tmp_path / "images").symlink_to(images)
+@pytest.fixture(scope="module")
+def ran(images: Path) -> Path:
+    """Return the folder with a folder for each encoding, where every command ran."""
+    for encoding in ("ascii", "cp1252"):
+        (images.parent / encoding).mkdir()
+        (images.parent / encoding / "images").symlink_to(images)
+    small = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     said = subprocess.run(
-        [sys.executable, "-c", COMMANDS, tmp_path],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **setting},
+        [sys.executable, "-c", COMMANDS, images.parent],
+        env={**os.environ, **small},
         capture_output=True,
         check=False,
     )
-    stdout, stderr = said.stdout.decode("cp1252"), said.stderr.decode("cp1252")
-    assert said.returncode == 0, stderr
+    assert said.returncode == 0, said.stderr
+    return images.parent
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_every_command_finishes_and_writes_its_files_in_a_small_encoding(
+    ran: Path, encoding: str
+) -> None:
+    folder = ran / encoding
+    stdout = (folder / "stdout").read_bytes().decode(encoding)
+    stderr = (folder / "stderr").read_bytes().decode(encoding)
     assert "Error" not in stderr
     assert "unexpected" not in stderr
     ends = [line.split()[-1] for line in stdout.splitlines() if " ends with " in line]
@@ -87,15 +109,15 @@ def test_every_command_finishes_and_writes_its_files_in_a_small_encoding(
     assert "* recommended: highest cross-validated" in stdout
     assert r"\u732b" in stdout
     assert "?" not in stdout.partition("recommended")[2]
-    scores = json.loads((tmp_path / "scores.json").read_text("utf-8"))["scores"]
+    scores = json.loads((folder / "scores.json").read_text("utf-8"))["scores"]
     assert {score["classifier"] for score in scores} == {"linear", "logistic", "svm"}
-    with (tmp_path / "labels.csv").open(
+    with (folder / "labels.csv").open(
         encoding="utf-8", errors="surrogateescape"
     ) as file:
         rows = list(csv.DictReader(file))
     assert {row["label"] for row in rows} == {"caf\xe9 ★", "猫"}
     for name in ("scores.csv", "predictions.csv", "extract.json", "tuned.json"):
-        assert (tmp_path / name).stat().st_size > 0
+        assert (folder / name).stat().st_size > 0
 
 
 def test_a_terminal_that_is_full_loses_no_file(images: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ The disk is a tmpfs: posix_fallocate, writes and renames really fail on it. Noth
 die of a signal (libhdf5 does on a full disk), and no file may be half there.
 """
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -36,6 +37,14 @@ def disk(tmp_path) -> Iterator[Path]:
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Import once what every fork would import by itself."""
+    for name in ("finetuning.augment", "report.interactive", "report.plots"):
+        importlib.import_module(f"featpipe.{name}")
+    importlib.import_module("torch._dynamo")  # optimisers and shapes import it late
 
 
 @pytest.fixture(scope="module")
