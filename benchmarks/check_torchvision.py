@@ -11,18 +11,12 @@ width.
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from own_codes import check, picture, relative_distance, write_weights
 from torch import nn
 from torchvision import models
-
-from featpipe import backbones
-
-_TOLERANCE = 1e-4
 
 
 def names() -> list[str]:
@@ -53,43 +47,20 @@ def _head(network: nn.Module) -> nn.Module:
 
 
 def distance(name: str, folder: Path) -> float:
-    """Return the relative distance of one network's codes of one image."""
+    """Return the relative distance of one network's code of one image."""
     torch.manual_seed(0)
     network = models.get_model(name, weights=None, **_options(name)).eval()
-    weights = folder / "weights.pt"
-    torch.save(network.state_dict(), weights)
+    weights = write_weights(network, folder)
     transform = models.get_model_weights(name).DEFAULT.transforms()
-    pixels = np.random.default_rng(0).integers(0, 256, (301, 420, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
     seen: list[torch.Tensor] = []
-    handle = _head(network).register_forward_pre_hook(
+    _head(network).register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].clone())
     )
     with torch.inference_mode():
-        network(transform(image)[None])
-    handle.remove()
-    expected = seen[0].mean((2, 3)) if seen[0].ndim == 4 else seen[0]
-    del network
-    backbone = backbones.load(name, weights=weights)
-    square = torch.from_numpy(backbone.preprocessing.apply(image))[None]
-    found = backbone(square)["penultimate"]
-    if found.shape != expected.shape:
-        return float("inf")
-    return float((found - expected).norm() / expected.norm())
-
-
-def main() -> int:
-    """Check the networks named on the command line, or all."""
-    far = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in sys.argv[1:] or names():
-            relative = distance(name, Path(folder))
-            print(f"{name}: {relative:.1e}", flush=True)
-            if not relative <= _TOLERANCE:
-                far.append(name)
-    print(f"{len(far)} networks farther than {_TOLERANCE:g}: {', '.join(far) or '-'}")
-    return bool(far)
+        network(transform(picture())[None])
+    del network  # two large ones would not fit
+    return relative_distance(name, weights, seen[0])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(check(sys.argv[1:] or names(), distance))
