@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from extracting import OPTIONS, run
+from torchvision import models
 
 from featpipe import images
+from featpipe.codes import CodesError
 from featpipe.extraction import Cost, Job
 from featpipe.inference import Machine, Recipe
 
@@ -39,6 +41,70 @@ def test_the_plan_tells_the_size_of_the_file_and_writes_nothing(many, tmp_path):
     assert planned.n_images == 300
     # Headers and chunks weigh more where codes are as short as here.
     assert 0.5 < planned.disk / found.path.stat().st_size < 2
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Make every download an error, and all caches of weights empty."""
+    for name in ("TORCH_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+
+REAL = {"backbone": "squeezenet1_1", "input_size": 32, "depth": "penultimate"}
+
+
+@pytest.mark.parametrize("weights", [None, "DEFAULT", "IMAGENET1K_V1"])
+def test_a_plan_needs_no_weights(photos, tmp_path, offline, weights):
+    planned = job(photos, tmp_path / "a.h5", **{**REAL, "weights": weights})
+    outlook = planned.look()
+    assert outlook.provenance["weights"] == "IMAGENET1K_V1"
+    assert outlook.provenance["weights_sha256"] is None
+    assert planned.cost(outlook).seconds["network"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+    with pytest.raises((AssertionError, ConnectionError), match="download"):
+        planned.run()
+
+
+def test_a_plan_of_a_network_of_timm_needs_no_weights(photos, tmp_path, offline):
+    pytest.importorskip("timm", reason="the extra featpipe[timm] is not installed")
+    changes = {"backbone": "timm:resnet10t", "weights": None}
+    planned = job(photos, tmp_path / "a.h5", **{**REAL, **changes})
+    assert planned.look().provenance["weights"] == "DEFAULT"
+
+
+def test_a_plan_knows_the_weights_that_are_here(photos, tmp_path, offline):
+    found = job(photos, tmp_path / "a.h5", **{**REAL, "weights": "none"}).look()
+    assert len(found.provenance["weights_sha256"]) == 64
+    bundled = {"backbone": "mini", "weights": None}
+    found = job(photos, tmp_path / "b.h5", **{**REAL, **bundled}).look()
+    assert len(found.provenance["weights_sha256"]) == 64
+
+
+def test_a_plan_takes_the_digest_of_a_file_with_weights_of_that_name(
+    photos, tmp_path, monkeypatch, offline
+):
+    path = tmp_path / "a.h5"
+    state = models.squeezenet1_1(weights=None).state_dict()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "torchvision.models._api.load_state_dict_from_url", lambda *a, **k: state
+        )
+        codes, _ = run(photos, path, **{**REAL, "weights": None})
+    outlook = job(
+        photos, path, **{**REAL, "weights": None, "depth": ("features", "penultimate")}
+    ).look()
+    assert outlook.added == ["features:avg"]
+    assert len(outlook.kept) == len(codes)
+    other = job(photos, path, **{**REAL, "weights": "none"})
+    with pytest.raises(CodesError, match="weights_sha256"):
+        other.look()
 
 
 def test_time_grows_with_the_images_and_disk_with_the_depths(many, photos, tmp_path):

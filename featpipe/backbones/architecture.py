@@ -38,6 +38,8 @@ class Entry:
         What the builder has to be told for these weights.
     url : str or None
         Where they are downloaded from.
+    is_bundled : bool
+        They come with featpipe, and are never downloaded.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Entry:
     accuracy: float | None = None
     build_arguments: Mapping[str, Any] = field(default_factory=dict)
     url: str | None = None
+    is_bundled: bool = False
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def _bundled(name: str) -> Architecture | None:
         name="DEFAULT",
         preprocessing=Preprocessing.from_dict(mini.PREPROCESSING),
         read=mini.load_weights,
+        is_bundled=True,
     )
     return Architecture(
         name="mini",

@@ -48,6 +48,7 @@ def load(
     std: Sequence[float] | float | None = None,
     interpolation: str | None = None,
     allow_random: bool = False,
+    download: bool = True,
 ) -> Backbone:
     """Build a frozen backbone on the CPU, in float32.
 
@@ -70,6 +71,10 @@ def load(
     allow_random : bool
         Accept a network whose codes depend on more than their image; the reason is
         then in `Backbone.random`.
+    download : bool
+        Read weights that may first have to be downloaded. Without, the network has
+        random ones in their place, and `Backbone.weights_sha256` is empty: enough to
+        tell shapes and times.
 
     Raises
     ------
@@ -96,7 +101,8 @@ def load(
     outline = outlined(architecture, network, preprocessing.crop)
     stops = _stops(outline, depths, name, preprocessing.crop)
     filled = None
-    if chosen.to_read:
+    is_filled = download or chosen.is_local
+    if chosen.to_read and is_filled:
         needed = outline.keys(stop.node for stop in stops)
         found = read(chosen, name)
         source = str(chosen.path or chosen.name)
@@ -111,7 +117,7 @@ def load(
     return Backbone(
         architecture.name,
         chosen.name,
-        sha256(network, filled),
+        sha256(network, filled) if is_filled else "",
         preprocessing,
         stops,
         network,

@@ -63,6 +63,11 @@ class Weights:
         """Whether they lie somewhere, rather than being what the builder leaves."""
         return self.entry is not None or self.path is not None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether they are read without a download, or not read at all."""
+        return self.entry is None or self.entry.is_bundled
+
 
 def choose(
     architecture: Architecture, weights: str | os.PathLike[str] | None

@@ -20,12 +20,16 @@ def print_plan(job: "Job", *, overwrite: bool) -> None:
     if len(outlook.todo) or outlook.added:
         facts |= _costs(job.cost(outlook))
     facts["depths"] = ", ".join(outlook.depths)
+    facts["weights"] = outlook.provenance["weights"]
     facts |= {name: joined(value) for name, value in outlook.fingerprint.items()}
+    if outlook.fingerprint["weights_sha256"] is None:
+        facts["weights_sha256"] = "not known: a plan downloads no weights"
     print_facts(facts)
     if len(outlook.todo) or outlook.added:
         voice.remark(
             "times are of one process on this machine as it is now, from a second of "
-            "trying the network and a sample of the images; nothing was written"
+            "trying the network and a sample of the images; nothing was downloaded or "
+            "written"
         )
 
 

@@ -90,13 +90,15 @@ class Job:
         self._jobs = None if jobs is None or jobs.is_here else jobs
         self._key = ""
         self._network = Network(recipe, machine)
+        # Of plans: it must not be run, for its weights may be random.
+        self._sketch = Network(recipe, machine, download=False)
         self._on_error = on_error
         self._server: WorkerServer | None = None
         self._tell = progress or (lambda progress: None)
         self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
 
     def look(self, *, overwrite: bool = False) -> Outlook:
-        """Tell what there is to do, computing and writing nothing.
+        """Tell what there is to do; compute, download and write nothing.
 
         Returns
         -------
@@ -107,16 +109,16 @@ class Job:
         CodesError
             If the file was made otherwise, or is damaged.
         """
-        return self._look(None if overwrite else self._existing())
+        return self._look(None if overwrite else self._existing(), self._sketch)
 
     def cost(self, outlook: Outlook) -> Cost:
         """Estimate what it takes to do what `look` has told."""
-        return estimate(self._images, outlook, self._network, self._slice_size)
+        return estimate(self._images, outlook, self._sketch, self._slice_size)
 
-    def _look(self, old: Codes | None) -> Outlook:
+    def _look(self, old: Codes | None, network: Network) -> Outlook:
         if old is not None and self._shard is not None:
             require_same_shard(old, self._shard)
-        outlook = look(self._path, old, self._images, self._recipe, self._network)
+        outlook = look(self._path, old, self._images, self._recipe, network)
         outlook.provenance.pop("shard", None)
         if self._shard_facts:
             outlook.provenance["shard"] = self._shard_facts
@@ -136,7 +138,7 @@ class Job:
             old = None if overwrite else self._existing()
             if old is None and self._jobs is None:
                 self._server = stack.enter_context(self._early_server())
-            outlook = self._look(old)
+            outlook = self._look(old, self._network)
             for part in parts.found.values():
                 codes.require_same_fingerprint(
                     part.provenance, outlook.provenance, parts.folder

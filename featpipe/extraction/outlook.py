@@ -178,8 +178,13 @@ def _provenance(
 ) -> dict[str, Any]:
     recipe = recipe.resolve_auto(said)
     precision = network.precision(recipe.precision)
+    fingerprint = recipe.fingerprint(backbone, precision)
+    if not backbone.weights_sha256:
+        # A plan reads no weights that may have to be downloaded; their name will do.
+        same = said.get("weights") == backbone.weights
+        fingerprint["weights_sha256"] = said.get("weights_sha256") if same else None
     return {
-        **recipe.fingerprint(backbone, precision),
+        **fingerprint,
         "weights": backbone.weights,
         "dtype": recipe.dtype or said.get("dtype") or "float32",
         # Of the run that began the file: what computes nothing must not change it.

@@ -49,10 +49,19 @@ class Network:
     recipe : Recipe
     machine : Machine, optional
         Default whatever device there is.
+    download : bool
+        As in `Recipe.load`; without, it tells shapes and times only.
     """
 
-    def __init__(self, recipe: Recipe, machine: Machine | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        machine: Machine | None = None,
+        *,
+        download: bool = True,
+    ) -> None:
         self._recipe = recipe
+        self._download = download
         self.machine = machine or Machine()
         self._loaded: dict[tuple[str, ...], Backbone] = {}
         self._placed: dict[tuple[Backbone, str, bool], list[Backbone]] = {}
@@ -133,7 +142,7 @@ class Network:
 
     def _load(self, wanted: tuple[str, ...]) -> "Backbone":
         if wanted not in self._loaded:
-            backbone = self._recipe.load(wanted)
+            backbone = self._recipe.load(wanted, download=self._download)
             specs = tuple(depth.spec for depth in backbone.depths)
             # Only one is kept, under both of its names: it may be large.
             self._loaded = {wanted: backbone, specs: backbone}

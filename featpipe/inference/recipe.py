@@ -181,8 +181,12 @@ class Recipe:
         """Whether the backbone is somebody's callable, which may change unseen."""
         return ":" in self.backbone and not self.backbone.startswith("timm:")
 
-    def load(self, depths: Sequence[str]) -> "Backbone":
-        """Load the network, cut at the deepest of ``depths``, on the CPU."""
+    def load(self, depths: Sequence[str], *, download: bool = True) -> "Backbone":
+        """Load the network, cut at the deepest of ``depths``, on the CPU.
+
+        Without ``download`` it has random weights in the place of those that may have
+        to be downloaded first.
+        """
         from featpipe import backbones
 
         return backbones.load(
@@ -197,6 +201,7 @@ class Recipe:
             mean=self.mean,
             std=self.std,
             allow_random=self.allow_random,
+            download=download,
         )
 
     def decoding_at(self, precision: str) -> Decoding:
