@@ -177,7 +177,7 @@ def test_a_rate_that_diverges_keeps_the_start_and_says_so(kinds, tmp_path):
     assert found.epoch == 0
     kept = (tmp_path / "m").read_bytes()
     with pytest.raises(ValueError, match="nothing to keep; give a smaller rate"):
-        featpipe.finetune(kinds, tmp_path / "m", **options)
+        featpipe.finetune(kinds, tmp_path / "m", **options, overwrite=True)
     assert (tmp_path / "m").read_bytes() == kept
 
 

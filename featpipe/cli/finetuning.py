@@ -196,6 +196,14 @@ def finetune(
     workers: o.Workers = None,
     limit: o.Limit = None,
     seed: o.Seed = 0,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Train anew, whatever model is there.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = False,
 ) -> None:
     """Train the network itself: the rival of cached codes, on the same split.
 
@@ -254,6 +262,7 @@ def finetune(
             workers=workers,
             limit=limit,
             seed=seed,
+            overwrite=overwrite,
             progress=progress,
         )
     if json_path:
@@ -280,7 +289,7 @@ def _say(found: "Finetuned") -> None:
             )
     for text in found.warnings:
         voice.remark(text)
-    if found.path is not None:
+    if found.path is not None and found.is_new:
         voice.remark(f"wrote {found.path}")
     low, high = 100 * score.accuracy_low, 100 * score.accuracy_high
     voice.result(

@@ -14,6 +14,7 @@ choices.
 | `training` | one epoch, one measurement |
 | `rates` | which learning rate |
 | `training_loop`, `checkpoint` | the course of a training, and its checkpoint |
+| `ready`, `finished` | what a training starts from, and one that is finished already |
 | `job`, `result` | from images to a judged model |
 """
 
@@ -74,6 +75,7 @@ def finetune(
     unlabelled: bool = False,
     limit: int | None = None,
     seed: int = 0,
+    overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Finetuned:
     """Train a network on labelled images, and judge it as `compare` does.
@@ -89,7 +91,9 @@ def finetune(
         As `featpipe.extract` takes it.
     path : path, optional
         The model file. With it every epoch leaves a checkpoint, and a stopped training
-        goes on where it was; without, nothing is kept but the score.
+        goes on where it was; without, nothing is kept but the score. A model there
+        that was trained with the same options on the same images is returned as it
+        is; one that was trained otherwise is refused.
     backbone, weights, input_size, resize, crop, interpolation, mean, std
         As in `featpipe.extract`; ``weights="none"`` trains from scratch.
     value_range, max_pixels
@@ -145,6 +149,8 @@ def finetune(
         As in `featpipe.extract`.
     seed : int
         The same seed gives the same network (on the CPU to the last bit).
+    overwrite : bool
+        Train anew, whatever model is there.
     progress : callable, optional
         Called as ``progress(n_done, n_images, what)``.
 
@@ -155,8 +161,9 @@ def finetune(
     Raises
     ------
     ValueError
-        If an option does not fit, there are not two classes to learn, or training
-        diverges before anything was learned.
+        If an option does not fit, there are not two classes to learn, training
+        diverges before anything was learned, or ``path`` is a network that was trained
+        otherwise.
     FileNotFoundError
         If there is no such source or weights file.
     CodesError
@@ -226,4 +233,4 @@ def finetune(
         workers=workers,
         progress=progress,
     )
-    return job.run()
+    return job.run(overwrite=overwrite)

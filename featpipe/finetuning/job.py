@@ -12,10 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,11 @@ from featpipe.extraction import Job as Extraction
 from featpipe.files import Lock, remove_temporaries
 from featpipe.finetuning import result
 from featpipe.finetuning.checkpoint import Checkpoint
+from featpipe.finetuning.finished import plain_settings, read_finished, request_of
 from featpipe.finetuning.head import head_initialiser
 from featpipe.finetuning.inputs import DataContext, Inputs, choose
 from featpipe.finetuning.network import Tuned
+from featpipe.finetuning.ready import Ready
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.training import Trainer
@@ -93,10 +95,18 @@ class Job:
         self._workers = workers
         self._tell = progress or (lambda done, total, words: None)
         self._notes: list[str] = []
+        self._request: dict[str, Any] = {}
 
-    def run(self) -> Finetuned:
-        """Do it; see `featpipe.finetune`."""
+    def run(self, *, overwrite: bool = False) -> Finetuned:
+        """Train, or return what was trained before; see `featpipe.finetune`."""
+        self._request = request_of(self._settings, self._recipe, self._images)
         with self._folder() as folder:
+            # Of your own code nobody can tell whether it is what it was.
+            own = self._recipe.uses_custom_code
+            if self._path is not None and not overwrite and not own:
+                finished = read_finished(self._path, self._request)
+                if finished is not None:
+                    return finished
             start = time.perf_counter()
             backbone = self._machine.backbone(self._recipe.depths)
             _require_vector(backbone)
@@ -106,7 +116,7 @@ class Job:
             inputs = choose(settings, backbone, len(self._images), self._specs())
             file = self._extracted(folder, inputs.specs)
             rows = self._divide(file)
-            ready = _Ready.of(folder, backbone, file, rows)
+            ready = Ready.of(folder, backbone, file, rows)
             network, checkpoint = self._trained(ready, inputs, start)
             return self._judged(ready, network, checkpoint)
 
@@ -184,7 +194,7 @@ class Job:
         return codes.checked(extraction.run())
 
     def _trained(
-        self, ready: _Ready, inputs: Inputs, start: float
+        self, ready: Ready, inputs: Inputs, start: float
     ) -> tuple[Tuned, Checkpoint]:
         """Train, or go on with it; give the network with its final weights."""
         settings, rows, labels = self._settings, ready.rows, ready.labels
@@ -231,7 +241,7 @@ class Job:
         course.run()
         return network, checkpoint
 
-    def _where(self, ready: _Ready, placed: Backbone) -> DataContext:
+    def _where(self, ready: Ready, placed: Backbone) -> DataContext:
         said = ready.codes.provenance
         return DataContext(
             images=self._images,
@@ -246,14 +256,15 @@ class Job:
         )
 
     def _judged(
-        self, ready: _Ready, network: Tuned, checkpoint: Checkpoint
+        self, ready: Ready, network: Tuned, checkpoint: Checkpoint
     ) -> Finetuned:
         """Write the model, read it back, and put the held-out images to it."""
         backbone, file, rows = ready.backbone, ready.codes, ready.rows
         best = checkpoint.best_epoch
         assert best is not None
         facts = {
-            "settings": _plain(self._settings),
+            "request": self._request,
+            "settings": plain_settings(self._settings),
             "rates": [[rate, _finite(loss)] for rate, loss in checkpoint.tried.items()],
             "epoch": best,
             "history": checkpoint.history,
@@ -309,49 +320,6 @@ class Job:
         )
 
 
-class _Ready(NamedTuple):
-    """All that training starts from."""
-
-    folder: Path
-    backbone: Backbone
-    codes: Codes
-    rows: TuningRows
-    classes: np.ndarray
-    labels: np.ndarray
-
-    @classmethod
-    def of(
-        cls, folder: Path, backbone: Backbone, file: Codes, rows: TuningRows
-    ) -> _Ready:
-        learned = np.asarray(file.labels)[rows.train]
-        classes = np.unique(learned)
-        # The labels of rows held out are not to be read by mistake.
-        labels = np.full(len(file), -1, np.int64)
-        labels[rows.train] = np.searchsorted(classes, learned)
-        return cls(folder, backbone, file, rows, classes, labels)
-
-    @property
-    def depth(self) -> str:
-        return self.backbone.depths[0].spec
-
-    @property
-    def names(self) -> list[str]:
-        return [self.codes.class_names[k] for k in self.classes]
-
-    def digest(self, settings: Settings, feed: str) -> str:
-        """Name all that decides the weights that will come out."""
-        train = self.rows.train
-        return settings.digest(
-            weights=self.backbone.weights_sha256,
-            rows=[rows.tolist() for rows in self.rows[:3]],
-            labels=self.labels[train].tolist(),
-            images=[self.codes.sha256[row].tobytes().hex() for row in train],
-            fingerprint=self.codes.fingerprint,
-            depth=self.depth,
-            feed=feed,
-        )
-
-
 def _batch_size(n_fit: int) -> int:
     return int(np.clip(n_fit // _STEPS_AN_EPOCH, _SMALLEST_BATCH, _LARGEST_BATCH))
 
@@ -399,13 +367,6 @@ def _require_no_others(file: Codes, image_set: ImageSet) -> None:
             f"{file.path} holds {len(others)} images that the source does not have, "
             f"such as {min(others)!r}; give the codes of the same source, or none"
         )
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(settings).items()
-    }
 
 
 def _finite(value: float) -> float | None:

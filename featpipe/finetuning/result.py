@@ -53,6 +53,8 @@ class Finetuned:
     path : Path or None
         The model file, if one was asked for.
     seed : int
+    is_new : bool
+        Whether this call trained it; False for a model that was finished before.
     """
 
     score: Score
@@ -62,6 +64,7 @@ class Finetuned:
     notes: list[str] = field(default_factory=list)
     path: Path | None = None
     seed: int = 0
+    is_new: bool = True
 
     def __repr__(self) -> str:
         """Return one line: what was trained, and how well it did."""

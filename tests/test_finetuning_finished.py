@@ -1,0 +1,133 @@
+"""A finished training is not done again, and another one never replaces it unasked."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import featpipe_says, refused
+
+import featpipe
+
+SMALL = {"backbone": "mini", "input_size": 32, "device": "cpu", "precision": "fp32"}
+ASKED = {**SMALL, "train": "head", "epochs": 1, "lr": 0.01, "views": 0}
+CLI = [
+    *("--backbone", "mini", "--input-size", 32, "--device", "cpu", "--train", "head"),
+    *("--precision", "fp32", "--epochs", 1, "--lr", 0.01, "--views", 0),
+]
+
+
+@pytest.fixture
+def kinds(tmp_path, draw) -> Path:
+    for k in range(16):
+        draw(
+            tmp_path / "kinds" / ("train", "test")[k > 11] / "ab"[k % 2] / f"{k}.png", k
+        )
+    return tmp_path / "kinds"
+
+
+def never(done: int, total: int, words: str) -> None:
+    raise AssertionError(f"it trains: {words}")
+
+
+def test_the_same_options_on_the_same_images_train_nothing(kinds, tmp_path):
+    path = tmp_path / "m"
+    first = featpipe.finetune(kinds, path, **ASKED)
+    content = path.read_bytes()
+    again = featpipe.finetune(kinds, path, **ASKED, workers=1, progress=never)
+    assert (first.is_new, again.is_new) == (True, False)
+    assert path.read_bytes() == content
+    assert again.score == first.score
+    assert (again.epoch, again.history) == (first.epoch, first.history)
+    assert again.rate == first.rate
+    assert again.path == path
+    assert "nothing was trained now" in again.notes[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kinds", "m"]
+    anew = featpipe.finetune(kinds, path, **ASKED, overwrite=True)
+    assert anew.is_new
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"epochs": 2}, r"epochs = 1, now 2\)"),
+        ({"lr": 0.02, "init": "probe"}, "init = 'random', now 'probe'; lr = 0.01, now"),
+        ({"seed": 3}, "seed = 0, now 3"),
+        ({"depth": "stage3"}, r"depth = \['penultimate'\], now \['stage3'\]"),
+        ({"weights": "none"}, "weights = None, now 'none'"),
+        ({"input_size": 48}, "input_size = 32, now 48"),
+        ({"value_range": "auto"}, "value_range = None, now 'auto'"),
+        ({"limit": 12}, "other images or labels: 16 then, 12 now"),
+        ({"class_weight": {"a": 2.0}}, "class_weight = None, now {'a': 2.0}"),
+    ],
+    ids=lambda change: str(next(iter(change))) if isinstance(change, dict) else "",
+)
+def test_other_options_are_refused_by_name(kinds, tmp_path, change, told):
+    path = tmp_path / "m"
+    featpipe.finetune(kinds, path, **ASKED)
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=told) as caught:
+        featpipe.finetune(kinds, path, **{**ASKED, **change})
+    assert "overwrite=True" in str(caught.value)
+    assert path.read_bytes() == content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kinds", "m"]
+
+
+@pytest.mark.parametrize("change", ["content", "label", "new"])
+def test_other_images_are_told(kinds, tmp_path, draw, change):
+    featpipe.finetune(kinds, tmp_path / "m", **ASKED)
+    image = kinds / "train" / "a" / "0.png"
+    if change == "content":
+        draw(image, 77)  # of the same size in bytes or not, its time is another
+        os.utime(image, (1, 1))
+    elif change == "label":
+        image.rename(kinds / "train" / "b" / "0.png")
+    else:
+        draw(kinds / "train" / "a" / "new.png", 5)
+    with pytest.raises(ValueError, match="other images or labels: 16 then, 1[67] now"):
+        featpipe.finetune(kinds, tmp_path / "m", **ASKED)
+
+
+def test_images_without_a_time_are_told_apart_by_content(tmp_path):
+    from featpipe.images import from_arrays
+
+    rng = np.random.default_rng(0)
+    arrays = rng.integers(0, 256, (12, 20, 16, 3), dtype=np.uint8)
+    labels = list("ab" * 6)
+    asked = {**ASKED, "progress": None}
+    featpipe.finetune(from_arrays(arrays, labels=labels), tmp_path / "m", **asked)
+    same = featpipe.finetune(
+        from_arrays(arrays, labels=labels), tmp_path / "m", **asked
+    )
+    assert not same.is_new
+    arrays[3, 0, 0, 0] ^= 255
+    with pytest.raises(ValueError, match="other images or labels"):
+        featpipe.finetune(from_arrays(arrays, labels=labels), tmp_path / "m", **asked)
+
+
+def test_the_command_line_says_that_nothing_was_trained(kinds, tmp_path):
+    command = ["finetune", kinds, "-o", tmp_path / "m", *CLI]
+    first = featpipe_says(*command, "--json", tmp_path / "1.json")
+    assert first.exit_code == 0, first.output
+    assert f"wrote {tmp_path / 'm'}" in first.stderr.replace("\n", "")
+    again = featpipe_says(*command, "--json", tmp_path / "2.json")
+    assert again.exit_code == 0, again.output
+    assert "nothing was trained now" in again.stderr.replace("\n", " ")
+    assert f"wrote {tmp_path / 'm'}" not in again.stderr.replace("\n", "")
+    assert again.stdout == first.stdout
+    one, two = (json.loads((tmp_path / f"{k}.json").read_text()) for k in (1, 2))
+    assert one["scores"] == two["scores"]
+    line = refused(*command, "--label-smoothing", 0.1)
+    assert "label_smoothing = 0.0, now 0.1" in line
+    assert "--overwrite" in line
+    anew = featpipe_says(*command, "--overwrite")
+    assert anew.exit_code == 0
+    assert "nothing was trained" not in anew.output
+
+
+def test_a_file_that_records_no_training_is_replaced_as_ever(kinds, tmp_path):
+    path = tmp_path / "m"
+    path.write_bytes(b"no model")
+    assert featpipe.finetune(kinds, path, **ASKED).is_new
+    assert featpipe.load(path).model.training["request"]["n_images"] == 16
