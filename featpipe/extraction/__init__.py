@@ -16,14 +16,15 @@ from featpipe.codes import Codes
 from featpipe.extraction.cost import Cost
 from featpipe.extraction.job import Job
 from featpipe.files import LockedError, belongs_to
-from featpipe.inference import Machine, Progress, Recipe
+from featpipe.inference import Machine, Progress, Recipe, image_set_of
+from featpipe.inference.sources import Source, require_different_paths
 from featpipe.parallel import Jobs
 
 __all__ = ["Cost", "Job", "LockedError", "extract"]
 
 
 def extract(
-    source: str | os.PathLike[str] | images.ImageSet,
+    source: Source,
     path: str | os.PathLike[str],
     *,
     backbone: str = "resnet50",
@@ -63,8 +64,11 @@ def extract(
 
     Parameters
     ----------
-    source : path, str or ImageSet
-        Folder, CSV or TSV, ``.zip`` or ``.tar``, ``torchvision:NAME?root=…``.
+    source : path, str or ImageSet, or images
+        Folder, CSV or TSV, ``.zip`` or ``.tar``, ``torchvision:NAME?root=…``; or a
+        list or Series of paths, a pandas frame with ``path[,label][,split][,group]``,
+        a torchvision ``ImageFolder``, PIL images, arrays, pairs (name, bytes). Row i
+        is then the i-th image given, less those that failed.
     path : path
         The codes file.
     backbone : str
@@ -186,8 +190,10 @@ def extract(
     )
     job = Job(
         recipe,
-        images.scan(
-            source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(path)
+        require_different_paths(
+            image_set_of(
+                source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(path)
+            )
         ),
         path,
         Machine(device, batch_size, workers),

@@ -14,6 +14,7 @@ from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row
 from featpipe.extraction.parts import RowIndex
 from featpipe.images import ImageError, ImageSet
+from featpipe.inference.items import GIVEN
 from featpipe.inference.network import Network
 from featpipe.inference.recipe import Recipe, package_versions
 
@@ -112,12 +113,17 @@ def _require_same_source(old: Codes, images: ImageSet) -> None:
 
     A folder that has moved, grown or been copied has names in common with what it was.
     """
-    if old.images_root == images.root or not len(old) or not len(images):
+    if not len(old) or not len(images):
+        return
+    # Lists have the folder where Python runs as their root, or none.
+    is_list = images.source == GIVEN
+    if old.images_root == images.root and not is_list:
         return
     is_there = bool(old.images_root) and Path(old.images_root).exists()
-    if is_there and not set(old.paths) & set(images.paths):
+    if (is_there or is_list) and not set(old.paths) & set(images.paths):
         raise CodesError(
-            f"{old.path} holds {len(old):,} images of {old.images_root}, none of "
+            f"{old.path} holds {len(old):,} images of "
+            f"{old.images_root or 'another list'}, none of "
             f"which is in {images.source}; choose another file, or --overwrite"
         )
 

@@ -29,13 +29,14 @@ from featpipe.files import belongs_to
 from featpipe.finetuning.job import Job
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
-from featpipe.inference import Recipe
+from featpipe.inference import Recipe, image_set_of
+from featpipe.inference.sources import Source, require_different_paths
 
 __all__ = ["Finetuned", "Job", "Settings", "finetune"]
 
 
 def finetune(
-    source: str | os.PathLike[str] | images.ImageSet,
+    source: Source,
     path: str | os.PathLike[str] | None = None,
     *,
     backbone: str = "resnet50",
@@ -87,7 +88,7 @@ def finetune(
 
     Parameters
     ----------
-    source : path, str or ImageSet
+    source : path, str or ImageSet, or images
         As `featpipe.extract` takes it.
     path : path, optional
         The model file. With it every epoch leaves a checkpoint, and a stopped training
@@ -224,8 +225,13 @@ def finetune(
     job = Job(
         settings,
         recipe,
-        images.scan(
-            source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(path, codes)
+        require_different_paths(
+            image_set_of(
+                source,
+                unlabelled=unlabelled,
+                limit=limit,
+                ignore=belongs_to(path, codes),
+            )
         ),
         None if path is None else Path(path),
         codes_path=None if codes is None else Path(codes),

@@ -25,7 +25,7 @@ from featpipe.images.folder import FileReader
 from featpipe.images.imageset import Failure, ImageError, ImageSet, Row, build
 from featpipe.images.naming import splits_of
 
-__all__ = ["from_arrays", "scan_torchvision"]
+__all__ = ["class_names_of", "from_arrays", "scan_torchvision", "splits_from"]
 
 
 def from_arrays(
@@ -65,8 +65,8 @@ def from_arrays(
     width = max(6, len(str(n - 1)))
     names = [f"{i:0{width}d}" for i in range(n)] if paths is None else list(paths)
     columns = {
-        "labels": [""] * n if labels is None else _class_names(labels),
-        "splits": [""] * n if splits is None else _splits(splits),
+        "labels": [""] * n if labels is None else class_names_of(labels),
+        "splits": [""] * n if splits is None else splits_from(splits),
         "groups": [""] * n if groups is None else [str(group) for group in groups],
         "paths": names,
     }
@@ -174,7 +174,14 @@ def _flat(picture: Any) -> np.ndarray:
     return np.asarray(upright(pixels, picture, []))
 
 
-def _class_names(labels: Iterable[Any]) -> list[str]:
+def class_names_of(labels: Iterable[Any]) -> list[str]:
+    """Return labels as texts; numbers with leading zeros, so that their order stays.
+
+    Examples
+    --------
+    >>> class_names_of([2, 10, -1]), class_names_of(["rose", None])
+    (['02', '10', ''], ['rose', ''])
+    """
     values = [label.item() if hasattr(label, "item") else label for label in labels]
     if not all(isinstance(value, int) and value >= -1 for value in values):
         return ["" if v is None or v == -1 else str(v) for v in values]
@@ -182,7 +189,14 @@ def _class_names(labels: Iterable[Any]) -> list[str]:
     return ["" if value < 0 else f"{value:0{width}d}" for value in values]
 
 
-def _splits(names: Sequence[str]) -> list[str]:
+def splits_from(names: Sequence[str]) -> list[str]:
+    """Return the splits that names mean, or raise for a name that means none.
+
+    Examples
+    --------
+    >>> splits_from(["Training", "dev", ""])
+    ['train', 'val', '']
+    """
     meant = splits_of(name for name in names if name) | {"": ""}
     for name in names:
         if name not in meant:
@@ -340,7 +354,7 @@ def _labels(source: str, dataset: Any) -> list[str]:
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
     if isinstance(names, list) and len(names) > max(targets, default=-1):
         return ["" if t < 0 else _text(names[t]) for t in targets]
-    return _class_names(targets)
+    return class_names_of(targets)
 
 
 def _text(name: Any) -> str:

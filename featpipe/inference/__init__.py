@@ -22,12 +22,14 @@ classifiers.
 | `progress` | how far the work is, and what limits its speed |
 | `stream` | the iterator over batches of codes |
 | `items` | paths, PIL images and arrays handed over one by one |
+| `sources` | these, frames and datasets, with their labels: whatever a user has |
 """
 
-from featpipe.inference.items import from_items, image_set_of
+from featpipe.inference.items import from_items
 from featpipe.inference.machine import Machine
 from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe
+from featpipe.inference.sources import image_set_of
 from featpipe.inference.stream import Batch, Stream
 
 __all__ = [

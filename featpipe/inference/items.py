@@ -6,7 +6,7 @@ Makes an `ImageSet` of them. Never here: listing folders, which is `images.scan`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,43 +15,15 @@ import numpy as np
 
 from featpipe import images
 from featpipe.images import ImageSet
-from featpipe.images.folder import FileReader
+from featpipe.images.folder import FileReader, stat_file
 from featpipe.images.imageset import Reader
-from featpipe.images.naming import is_image_name
 
-__all__ = ["from_items", "image_set_of"]
+__all__ = ["GIVEN", "from_items"]
+
+GIVEN = "the images given"
+"""The source of images that were handed over one by one."""
 
 _CHANNELS = (1, 3, 4)
-
-Source = str | os.PathLike[str] | ImageSet
-
-
-def image_set_of(
-    source: Source | Iterable[Any],
-    *,
-    unlabelled: bool = False,
-    limit: int | None = None,
-    ignore: Callable[[str], bool] | None = None,
-) -> ImageSet:
-    """Make an `ImageSet` of whatever a user has: a source, or images one by one.
-
-    Parameters
-    ----------
-    source : path, str or ImageSet, or images
-        The first three as `images.scan`, or the path of one image file; everything
-        else as `from_items`.
-    unlabelled, limit, ignore
-        As `images.scan`.
-    """
-    if isinstance(source, str | os.PathLike) and _is_image_file(source):
-        source = from_items([source])
-    elif not isinstance(source, str | os.PathLike | ImageSet):
-        source = from_items(source)
-    return images.scan(source, unlabelled=unlabelled, limit=limit, ignore=ignore)
-
-
-def _is_image_file(source: str | os.PathLike[str]) -> bool:
-    return is_image_name(os.fspath(source)) and Path(source).is_file()
 
 
 def from_items(items: Iterable[Any]) -> ImageSet:
@@ -89,22 +61,34 @@ def from_items(items: Iterable[Any]) -> ImageSet:
     sizes = dict(zip(drawn.paths, drawn.sizes.tolist(), strict=True)) if drawn else {}
     sizes |= {name: len(content) for name, content in contents.items()}
     nothing, n = [""] * len(items), len(items)
+    here = str(Path.cwd())
+    stamps = [(sizes[name], 0) if name in sizes else _stamp(name) for name in names]
     return ImageSet(
-        source="the images given",
-        root="",
+        source=GIVEN,
+        # What is in memory lies nowhere.
+        root="" if sizes else here,
         paths=names,
         labels=np.full(n, -1, np.int64),
         class_names=[],
         splits=nothing,
         groups=nothing,
-        sizes=np.array([sizes.get(name, 0) for name in names], np.int64),
-        mtimes=np.zeros(n, np.int64),
+        sizes=np.array([size for size, _ in stamps], np.int64),
+        mtimes=np.array([mtime for _, mtime in stamps], np.int64),
         failures=[],
         n_hidden=0,
         reader=_GivenReader(
-            FileReader(""), drawn.reader if drawn else None, sizes, contents
+            FileReader(here), drawn.reader if drawn else None, sizes, contents
         ),
     )
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Return size and time of a file; 0 for one that reading will fail on."""
+    try:
+        status = stat_file(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _refuse_same_names(names: list[str], items: list[Any]) -> None:
@@ -137,6 +121,11 @@ def _listed(items: Any) -> list[Any]:
     if not isinstance(items, np.ndarray):
         if "path" in getattr(items, "columns", ()):
             items = items["path"]  # a pandas frame
+        if not isinstance(items, Iterable):
+            raise ValueError(
+                f"images={items!r:.60} is no source; give a folder, a table, an "
+                "archive, a list of paths, PIL images or uint8 arrays"
+            )
         return list(items)
     if items.dtype.kind in "OUS":
         return list(items.ravel())  # a column of paths, as a ColumnTransformer gives it
@@ -176,7 +165,7 @@ class _GivenReader:
     """Reads pictures from memory and everything else from files."""
 
     files: Reader
-    drawn: Reader | None
+    drawn: Any  # a reader of arrays
     in_memory: Mapping[str, int]
     contents: Mapping[str, bytes]
 
@@ -184,8 +173,19 @@ class _GivenReader:
         if path in self.contents:
             return self.contents[path]
         if self.drawn is not None and path in self.in_memory:
-            return self.drawn.read(path)
+            content: bytes = self.drawn.read(path)
+            return content
         return self.files.read(path)
+
+    def only(self, paths: Iterable[str]) -> _GivenReader:
+        """Return a reader of these images alone, for another process."""
+        names, drawn = set(paths), {*self.in_memory} - {*self.contents}
+        return _GivenReader(
+            self.files,
+            None if self.drawn is None else self.drawn.only(names & {*drawn}),
+            {name: self.in_memory[name] for name in names & {*self.in_memory}},
+            {name: self.contents[name] for name in names & {*self.contents}},
+        )
 
 
 def _name(item: Any, i: int) -> str:

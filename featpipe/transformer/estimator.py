@@ -24,7 +24,7 @@ from featpipe.bounds import require_number
 from featpipe.codes import Codes
 from featpipe.extraction import Job
 from featpipe.images import MAX_PIXELS, ImageSet
-from featpipe.inference import Machine, Recipe, Stream, from_items
+from featpipe.inference import Machine, Recipe, Stream, from_items, image_set_of
 from featpipe.transformer.cache import Cache
 
 __all__ = ["CNNCodes"]
@@ -194,7 +194,9 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _codes(self, X: Any) -> np.ndarray:
         require_number("timeout", self.timeout, 0, 1e9, whole=False)
-        image_set = from_items(X)
+        # A path is refused: it would be a folder, of which y knows nothing.
+        alone = isinstance(X, str | os.PathLike)
+        image_set = from_items(X) if alone else image_set_of(X)
         if self.cache is None:
             return self._stream().whole(image_set)
         cache = Cache(Path(self.cache), self._recipe(), self._stream, self._job)
