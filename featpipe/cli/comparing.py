@@ -54,7 +54,8 @@ def compare(
 
         featpipe compare flowers.h5
         featpipe compare flowers.h5 --depth layer3 --depth layer3+penultimate
-        featpipe compare small.h5 large.h5 --classifiers logistic,knn --json scores.json
+        featpipe compare small.h5 large.h5 --classifiers logistic,knn
+        featpipe compare flowers.h5 --json scores.json --csv scores.csv
     """
     compare_codes(dict(locals()))
 
@@ -172,7 +173,8 @@ def run(**asked: Any) -> None:
     For example:
 
         featpipe run flowers
-        featpipe run flowers -o out --backbone mini --depth stage3 --depth penultimate
+        featpipe run flowers -o out --backbone mini
+        featpipe run flowers.csv --depth layer3 --depth penultimate
     """
     folder = asked["output"] or default_folder(asked["source"], asked["backbone"])
     if folder.exists() and not folder.is_dir():

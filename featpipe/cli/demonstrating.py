@@ -24,6 +24,8 @@ def demo(
 ) -> None:
     """Do the whole job offline: 1,797 handwritten digits through the bundled network.
 
+    Writes images, codes and scores into a folder, and shows each command it runs.
+
     For example:
 
         featpipe demo

@@ -6,7 +6,7 @@ from typing import Any
 from featpipe.cli.voice import voice
 from featpipe.files import visible
 
-__all__ = ["as_text", "joined", "print_facts"]
+__all__ = ["as_text", "describe_decoding", "joined", "print_facts"]
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
@@ -39,6 +39,29 @@ def joined(values: Any) -> str:
     if not isinstance(values, dict):
         return str(values)
     return ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
+
+
+def describe_decoding(record: Mapping[str, Any]) -> str:
+    """Return what was chosen of decoding: how exactly, which values, how large.
+
+    Examples
+    --------
+    >>> describe_decoding({"mode": "exact", "value_range": [0, 4095]})
+    'exact, value range 0:4095'
+    """
+    from featpipe.images import MAX_PIXELS
+
+    parts = [str(record.get("mode"))]
+    if (value_range := record.get("value_range")) is not None:
+        is_text = isinstance(value_range, str)
+        text = value_range if is_text else ":".join(f"{x:g}" for x in value_range)
+        parts.append(f"value range {text}")
+    limit = record.get("max_pixels", MAX_PIXELS)
+    if limit != MAX_PIXELS:
+        parts.append(
+            "no limit of pixels" if limit is None else f"up to {limit:,} pixels"
+        )
+    return ", ".join(parts)
 
 
 def _plain(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli import options as o
-from featpipe.cli.facts import as_text, joined, print_facts
+from featpipe.cli.facts import as_text, describe_decoding, joined, print_facts
 from featpipe.cli.voice import voice
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ _FEW = 10
 
 
 def inspect(path: o.CodesPath) -> None:
-    """Say what is in a codes file: network, depths, images, failures.
+    """Show what is in a codes file: network, depths, images, failures.
 
-    With -v before the command, every failure and note.
+    With -v, every failure and note.
 
     For example:
 
         featpipe inspect flowers.h5
-        featpipe -v inspect flowers.h5
+        featpipe inspect -v flowers.h5
     """
     from featpipe import codes
 
@@ -47,19 +47,9 @@ def inspect(path: o.CodesPath) -> None:
 
 
 def _print_facts(found: "Codes") -> None:
-    from featpipe.images import MAX_PIXELS
-
     said = found.provenance
     shape = {s: "×".join(map(str, found.shapes[s][1:])) for s in found.depths}
     decoding = said.get("decoding") or {}
-    mode = str(decoding.get("mode"))
-    if (value_range := decoding.get("value_range")) is not None:
-        is_text = isinstance(value_range, str)
-        text = value_range if is_text else ":".join(f"{x:g}" for x in value_range)
-        mode += f", value range {text}"
-    limit = decoding.get("max_pixels", MAX_PIXELS)
-    if limit != MAX_PIXELS:
-        mode += ", no limit of pixels" if limit is None else f", up to {limit:,} pixels"
     facts: dict[str, Any] = {
         "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
         "images": f"{len(found):,} rows, {len(found.failures):,} failures",
@@ -70,7 +60,7 @@ def _print_facts(found: "Codes") -> None:
         "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in found.depths),
         "precision": f"{said.get('precision')}, stored as {said.get('dtype')}",
         "preprocessing": joined(said.get("preprocessing")),
-        "decoding": joined(decoding) if voice.verbose else mode,
+        "decoding": joined(decoding) if voice.verbose else describe_decoding(decoding),
         "made with": joined(said.get("versions")),
     }
     if said.get("shard"):
@@ -113,6 +103,8 @@ def _print_remarks(what: str, rows: list[tuple[str, str, str]]) -> None:
 def verify(path: o.CodesPath) -> None:
     """Check that a codes file is whole: every byte, and every code finite.
 
+    Run it after a file was copied, and before it is archived.
+
     For example:
 
         featpipe verify flowers.h5
@@ -129,10 +121,13 @@ def verify(path: o.CodesPath) -> None:
 def merge(
     paths: o.CodesPaths,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The whole.")
+        Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The merged file.")
     ],
 ) -> None:
     """Put codes files together: the shards of one extraction.
+
+    Give all shards at once. Files of several folders will do too, if they were made
+    alike and below one root.
 
     For example:
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli.tables import Column, print_table
 from featpipe.cli.voice import voice
 
 __all__ = ["backbones", "depths"]
@@ -25,9 +26,6 @@ def backbones(
         featpipe backbones
         featpipe backbones resnet
     """
-    from rich import box
-    from rich.table import Table
-
     from featpipe.backbones import catalogue
 
     rows = [row for row in catalogue() if pattern.lower() in row.name]
@@ -35,18 +33,26 @@ def backbones(
         raise ValueError(
             f"no backbone's name contains {pattern!r}; leave it out to see all"
         )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("backbone", no_wrap=True)
-    for name in ("input px", "parameters", "top-1 %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("weights (the default first)", overflow="fold")
-    for row in rows:
-        others = [name for name in row.weights if name != row.default]
-        top = "" if row.accuracy is None else f"{row.accuracy:.1f}"
-        counted = f"{row.n_parameters / 1e6:,.1f} M"
-        entries = ", ".join([row.default, *others])
-        table.add_row(row.name, str(row.input_size), counted, top, entries)
-    voice.out.print(table)
+    columns = (
+        Column("backbone"),
+        Column("input px", number=True, optional=2),
+        Column("parameters", number=True, optional=3),
+        Column("top-1 %", number=True, optional=1),
+        Column("weights (the default first)"),
+    )
+    print_table(
+        columns,
+        (
+            (
+                row.name,
+                str(row.input_size),
+                f"{row.n_parameters / 1e6:,.1f} M",
+                "" if row.accuracy is None else f"{row.accuracy:.1f}",
+                ", ".join(dict.fromkeys([row.default, *row.weights])),
+            )
+            for row in rows
+        ),
+    )
     for note in dict.fromkeys(row.note for row in rows if row.note):
         voice.remark(f"{note}.")
     voice.remark(
@@ -67,32 +73,38 @@ def depths(
 ) -> None:
     """List where codes can be taken: shape, width, parameters, cost.
 
+    Each of them can be given to `extract --depth`.
+
     For example:
 
         featpipe depths resnet50
         featpipe depths squeezenet1_0 --all
     """
-    from rich import box
-    from rich.table import Table
-
     from featpipe.backbones import describe_depths
 
     rows = describe_depths(backbone, input_size=input_size, every=every)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("depth", overflow="fold")
-    table.add_column("as stored", overflow="fold")
-    for name in ("shape", "width", "parameters", "cost %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row.node,
-            row.spec,
-            "×".join(map(str, row.shape)),
-            f"{row.width:,}",
-            f"{row.n_parameters:,}",
-            f"{100 * row.cost_share:.1f}",
-        )
-    voice.out.print(table)
+    columns = (
+        Column("depth"),
+        Column("as stored", optional=2),
+        Column("shape", number=True, optional=3),
+        Column("width", number=True),
+        Column("parameters", number=True, optional=1),
+        Column("cost %", number=True, optional=4),
+    )
+    print_table(
+        columns,
+        (
+            (
+                row.node,
+                row.spec,
+                "×".join(map(str, row.shape)),
+                f"{row.width:,}",
+                f"{row.n_parameters:,}",
+                f"{100 * row.cost_share:.1f}",
+            )
+            for row in rows
+        ),
+    )
     voice.remark(
         "shape: what the node gives for one image; width: of its code; parameters and "
         "cost: of everything up to there, cost as a share of the whole network."

@@ -62,7 +62,7 @@ BackboneNow = Annotated[
         "--backbone",
         metavar="NAME",
         help="What the backbone is called now. Needed where it is your own callable: "
-        "no file alone gets code to run.",
+        "a model file alone never runs code.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -240,13 +240,13 @@ AllowRandom = Annotated[
     bool,
     typer.Option(
         "--allow-random",
-        help="Accept a network of which codes are not a function of the image alone.",
+        help="Accept a network whose codes depend on more than the image.",
         rich_help_panel=NETWORK,
     ),
 ]
 Unlabelled = Annotated[
     bool,
-    typer.Option("--unlabelled", help="Ignore what folders say of labels and splits."),
+    typer.Option("--unlabelled", help="Take no labels and splits from folder names."),
 ]
 Limit = Annotated[
     int | None,
@@ -277,7 +277,7 @@ PlanOnly = Annotated[
     bool,
     typer.Option(
         "--plan",
-        help="Say what would be done, and do nothing.",
+        help="Show what would be done, and what it would take; do nothing.",
         rich_help_panel=_WRITING,
     ),
 ]
@@ -294,7 +294,7 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Begin anew, whatever the file holds.",
+        help="Compute everything anew and replace the file.",
         rich_help_panel=_WRITING,
     ),
 ]
@@ -308,7 +308,9 @@ BreakLock = Annotated[
 ]
 Seed = Annotated[
     int,
-    typer.Option("--seed", metavar="N", help="Of random weights and of the folds."),
+    typer.Option(
+        "--seed", metavar="N", help="Seed of random weights and of the folds."
+    ),
 ]
 
 Classifiers = Annotated[
@@ -386,7 +388,8 @@ With = Annotated[
     typer.Option(
         "--with",
         metavar="F.json",
-        help="Scores of other contenders on the same images; may be repeated.",
+        help="Scores of other models on the same images, as `finetune --json` writes "
+        "them; may be repeated.",
         rich_help_panel=_PROTOCOL,
     ),
 ]
@@ -395,7 +398,7 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="What the fits may use beside the codes, as 8GB. Default: 1GB.",
+        help="Memory for fitting, beside the codes, as 8GB. Default: 1GB.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -408,7 +411,10 @@ CompareJson = Annotated[
 Csv = Annotated[
     Path | None,
     typer.Option(
-        "--csv", metavar="F", help="Write the scores, flat.", rich_help_panel=_WRITING
+        "--csv",
+        metavar="F",
+        help="Write the scores as a flat table.",
+        rich_help_panel=_WRITING,
     ),
 ]
 Predictions = Annotated[
@@ -416,7 +422,7 @@ Predictions = Annotated[
     typer.Option(
         "--predictions",
         metavar="F",
-        help="Write what every contender said of every judged image, as CSV.",
+        help="Write the prediction of every row for every held-out image, as CSV.",
         rich_help_panel=_WRITING,
     ),
 ]

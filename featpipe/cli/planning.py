@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from featpipe.cli.facts import joined, print_facts
+from featpipe.cli.facts import describe_decoding, joined, print_facts
 from featpipe.cli.progress import duration
 from featpipe.cli.voice import voice
 
@@ -22,6 +22,7 @@ def print_plan(job: "Job", *, overwrite: bool) -> None:
     facts["depths"] = ", ".join(outlook.depths)
     facts["weights"] = outlook.provenance["weights"]
     facts |= {name: joined(value) for name, value in outlook.fingerprint.items()}
+    facts["decoding"] = describe_decoding(outlook.fingerprint["decoding"])
     if outlook.fingerprint["weights_sha256"] is None:
         facts["weights_sha256"] = "not known: a plan downloads no weights"
     print_facts(facts)

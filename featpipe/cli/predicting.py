@@ -14,8 +14,8 @@ from featpipe.cli import options as o
 from featpipe.cli.extracting import pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import image_progress
+from featpipe.cli.tables import Column, print_table
 from featpipe.cli.voice import voice
-from featpipe.files import visible
 
 if TYPE_CHECKING:
     from featpipe.images import ImageSet
@@ -191,24 +191,20 @@ def _print_rejected(
 
 
 def _print_labels(found: "Predictions", top: int) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("image", overflow="fold")
     what = "score" if found.probabilities is None else "probability"
     shown = len(found) if voice.verbose else min(len(found), _FEW)
     best = found.top(top)
-    labels = found.labels.tolist()
+    columns = [Column("image", folds=True)]
     for k in range(len(best[0])):
-        table.add_column("label" if k == 0 else f"{k + 1}.", overflow="fold")
-        table.add_column(what, justify="right", no_wrap=True)
-    rows = zip(found.paths[:shown], labels, best, strict=False)
-    for path, label, classes in rows:
+        columns.append(Column("label" if k == 0 else f"{k + 1}."))
+        columns.append(Column(what, number=True))
+    rows = []
+    labels = found.labels.tolist()
+    for path, label, classes in zip(found.paths[:shown], labels, best, strict=False):
         cells = [cell for name, value in classes for cell in (name, f"{value:.3f}")]
         cells[0] = label
-        table.add_row(*(_cell(text) for text in (path, *cells)))
-    voice.out.print(table)
+        rows.append((path, *cells))
+    print_table(columns, rows)
     if shown < len(found):
         voice.result(
             f"… and {len(found) - shown:,} more; -v shows all, -o F.csv writes them"
@@ -279,20 +275,14 @@ def _judged(split: str, measures: dict[str, Any]) -> str:
 
 def _print_confusion(found: "Predictions") -> None:
     """Show the table of true against predicted; of many classes the worst pairs."""
-    from rich import box
-    from rich.table import Table
-
     names, counts = found.confusion()
     if len(names) > _FEW or len(found.class_names) > _FEW:
         _print_worst(names, found.class_names, counts)
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("true \\ predicted", overflow="fold")
-    for name in found.class_names:
-        table.add_column(_cell(name), justify="right", overflow="fold")
-    for name, row in zip(names, counts.tolist(), strict=True):
-        table.add_row(_cell(name), *map(str, row))
-    voice.out.print(table)
+    columns = [Column("true \\ predicted")]
+    columns += [Column(name, number=True) for name in found.class_names]
+    rows = zip(names, counts.tolist(), strict=True)
+    print_table(columns, ((name, *map(str, row)) for name, row in rows))
 
 
 def _print_worst(names: list[str], class_names: list[str], counts: Any) -> None:
@@ -304,10 +294,3 @@ def _print_worst(names: list[str], class_names: list[str], counts: Any) -> None:
     ]
     for count, name, class_name in sorted(pairs, key=lambda pair: -pair[0])[:10]:
         voice.result(f"{count:,} of {name!r} taken for {class_name!r}")
-
-
-def _cell(text: str) -> Any:
-    """Make a cell that shows brackets and odd bytes as they are."""
-    from rich.text import Text
-
-    return Text(visible(text))

@@ -294,14 +294,22 @@ def _power(
 
 
 def _gathered_warnings(scores: Sequence[Score]) -> Iterator[str]:
-    """Yield each warning once, with the rows it concerns."""
+    """Yield each warning once, with the rows it concerns.
+
+    Those that begin with another number only are one: "28 to 35 of 45 values of C …".
+    """
     concerned: dict[str, list[str]] = {}
+    counts: dict[str, list[int]] = {}
     for score in scores:
         for text in score.warnings:
-            concerned.setdefault(text, []).append(
-                f"{score.classifier} on {score.depth}"
-            )
-    for text, names in concerned.items():
+            number, space, rest = text.partition(" ")
+            key = text if not number.isdecimal() else f"{{}}{space}{rest}"
+            counts.setdefault(key, []).append(int(number) if key != text else 0)
+            concerned.setdefault(key, []).append(f"{score.classifier} on {score.depth}")
+    for key, names in concerned.items():
+        low, high = min(counts[key]), max(counts[key])
+        count = f"{low}" if low == high else f"{low} to {high}"
+        text = key.replace("{}", count, 1) if key.startswith("{}") else key
         if len(names) == len(scores) > 1:
             yield f"every row: {text}"
         else:

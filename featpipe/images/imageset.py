@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -251,11 +252,14 @@ def build(
     Raises
     ------
     ValueError
-        If there is no row: the sentence says what was found instead.
+        If there is no row: the sentence says what was found instead. If names are not
+        ASCII and Python does not read file names as UTF-8: files written so could not
+        be used elsewhere.
     """
     failures = sorted(failures, key=lambda failure: os.fsencode(failure.path))
     if not rows:
         raise ValueError(_no_images(source, failures, n_hidden, n_set_aside))
+    _require_readable_names([root, *(row.path for row in rows)])
     rows = sorted(rows, key=lambda row: os.fsencode(row.path))
     class_names = sorted({row.label for row in rows} - {""})
     numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
@@ -274,6 +278,19 @@ def build(
         reader=reader,
         n_set_aside=n_set_aside,
     )
+
+
+def _require_readable_names(names: Iterable[str]) -> None:
+    """Raise where a name is not what it would be to a Python with UTF-8."""
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower().replace("-", "") == "utf8":
+        return
+    for name in names:
+        if not name.isascii():
+            raise ValueError(
+                f"{name!a:.200} is not ASCII, and this Python reads file names as "
+                f"{encoding}; set PYTHONUTF8=1 in the environment, or a locale of UTF-8"
+            )
 
 
 def _no_images(
