@@ -1,20 +1,25 @@
 """Damaged and hostile images, codes files and models, by the thousand.
 
 `python mutants.py KIND SECONDS SEED N [FIRST]` prints a line of JSON with its counts.
-Each mutant is read in a fork that reads many; where one ends its fork by a signal, or
-takes more than five seconds, that is counted and the next fork goes on behind it.
+Each mutant is read in a fork that reads many. Where one ends its fork by a signal, that
+is counted, and the next fork goes on behind it. One that takes more than five seconds
+by the clock is tried again, alone in its fork: only if it takes as long three times, it
+counts as one over 5 s.
 """
 
 import functools
+import gc
 import io
 import json
 import os
+import re
 import resource
 import signal
 import sys
+import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,31 +36,44 @@ from featpipe.predictor import storing
 
 BATCH = 500
 LIMIT = 5  # seconds a mutant
+AGAIN = 2  # more attempts at one that took longer
 MEMORY = 2**30  # bytes more than the process has at the start
+GOOD = ("refused", "read identically", "another sound file", "decoded")
 CODES = make_golden.GOLDEN.read_bytes()
 GOLDEN_MODEL = make_golden_model.GOLDEN[max(make_golden_model.GOLDEN)]
 MODEL = GOLDEN_MODEL.read_bytes()
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+# Values of another type or size than a record has.
+ODD = (b"null", b"true", b"-1", b"0", b"1e308", b"1e999", b"[]", b"{}", b'""', b"[[1]]",
+       b'"../x"', b"9" * 40, b'{"a":1}', b"NaN", b'"\\u0000"')  # fmt: skip
+# A value in JSON: a text, a number or a word, behind a colon, a comma or a bracket.
+VALUE = re.compile(rb'(?<=[:,\[ ])("[^"\\]*"|-?[0-9.][0-9.eE+-]*|true|false|null)')
 
 
-def damaged(rng: np.random.Generator, whole: bytes, first: int = 0) -> bytes:
-    """Flip, overwrite, zero, cut, splice or lengthen; nothing before ``first``."""
-    raw, kind = bytearray(whole), rng.integers(8)
-    n = len(raw)
-    at = int(rng.integers(first, n))
+def damaged(
+    rng: np.random.Generator, whole: bytes, places: np.ndarray | None = None
+) -> bytes:
+    """Flip, overwrite, zero, cut, splice or lengthen, at some of the places."""
+    raw, kind, n = bytearray(whole), rng.integers(8), len(whole)
+
+    def place() -> int:
+        if places is None:
+            return int(rng.integers(n))
+        return int(places[rng.integers(len(places))])
+
+    at = place()
     stop = min(n, at + int(rng.integers(1, 64)))
     if kind <= 2:
         for _ in range((1, 4, 20)[kind]):
-            raw[int(rng.integers(first, n))] ^= 1 << int(rng.integers(8))
+            raw[place()] ^= 1 << int(rng.integers(8))
     elif kind == 3:
         for _ in range(int(rng.integers(1, 5))):
-            raw[int(rng.integers(first, n))] = int(rng.choice([0, 1, 127, 128, 255]))
+            raw[place()] = int(rng.choice([0, 1, 127, 128, 255]))
     elif kind == 4:
         raw[at:stop] = bytes(stop - at)
     elif kind == 5:
         raw[at:stop] = rng.bytes(stop - at)
     elif kind == 6:
-        other = int(rng.integers(first, n))
+        other = place()
         raw[at:stop] = raw[other : other + stop - at].ljust(stop - at, b"\0")
     else:
         width = int(rng.choice([1, 2, 4, 8]))
@@ -65,21 +83,56 @@ def damaged(rng: np.random.Generator, whole: bytes, first: int = 0) -> bytes:
     return bytes(raw)
 
 
+def with_odd_value(rng: np.random.Generator, record: bytes, same_length: bool) -> bytes:
+    """Put something of another type in the place of one value of a JSON text."""
+    found = list(VALUE.finditer(record))
+    old = found[int(rng.integers(len(found)))]
+    new = ODD[int(rng.integers(len(ODD)))]
+    if same_length:
+        room = old.end() - old.start()
+        new = new.ljust(room) if len(new) <= room else b"0".ljust(room)
+    return record[: old.start()] + new + record[old.end() :]
+
+
+class Mutant(NamedTuple):
+    """The bytes of a file, and of what sort it is: sealed or plain, or its format."""
+
+    sort: str
+    content: bytes
+
+
 class Kind(NamedTuple):
     """How a mutant is made, and what becomes of reading it."""
 
-    make: Callable[[np.random.Generator], bytes]
-    read: Callable[[bytes, Path], str]
+    make: Callable[[np.random.Generator], Mutant]
+    read: Callable[[Mutant, Path], str]
 
 
-def codes_mutant(rng: np.random.Generator) -> bytes:
+@functools.cache
+def places_of_codes() -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return what the first block tells, all places behind it, and those not zero."""
+    facts = json.loads(CODES[len(block.MAGIC) :].split(b"\n")[0])
+    behind = np.arange(facts["room"], len(CODES))
+    return facts, behind, behind[np.frombuffer(CODES, "u1")[behind] > 0]
+
+
+def codes_mutant(rng: np.random.Generator) -> Mutant:
     if rng.random() < 0.5:
         at = int(rng.integers(len(CODES)))
-        return CODES[:at] if rng.random() < 0.1 else damaged(rng, CODES)
-    facts = json.loads(CODES[len(block.MAGIC) :].split(b"\n")[0])
-    file = io.BytesIO(damaged(rng, CODES, facts["room"])[: len(CODES)])
+        return Mutant(
+            "plain", CODES[:at] if rng.random() < 0.1 else damaged(rng, CODES)
+        )
+    facts, behind, used = places_of_codes()
+    if rng.random() < 0.2:
+        start = CODES.index(b'{"', facts["room"])
+        stop = CODES.index(b"}", CODES.rindex(b'"weights_sha256"')) + 1
+        record = with_odd_value(rng, CODES[start:stop], same_length=True)
+        raw = CODES[:start] + record + CODES[stop:]
+    else:
+        raw = damaged(rng, CODES, used if rng.random() < 0.7 else behind)[: len(CODES)]
+    file = io.BytesIO(raw)
     block.seal(file, facts["room"], facts["payload"])
-    return file.getvalue()
+    return Mutant("sealed", file.getvalue())
 
 
 def reading_of(path: Path) -> list[Any]:
@@ -95,17 +148,31 @@ def whole_codes() -> list[Any]:
     return reading_of(make_golden.GOLDEN)
 
 
-def read_codes(content: bytes, path: Path) -> str:
-    path.write_bytes(content)
+def judged(
+    mutant: Mutant, path: Path, read: Callable[[Path], object], whole: object
+) -> str:
+    """Read a mutant from a file; tell what came of it."""
+    path.write_bytes(mutant.content)
     try:
-        now = reading_of(path)
-    except CodesError as error:
+        now = read(path)
+    except ValueError as error:
         return "refused" if str(path) in str(error) else f"without its path: {error}"
-    if now == whole_codes():
+    if now == whole:
         return "read identically"
-    # Its author has sealed it, and it is laid out as a codes file.
-    sealed = content[: 2**9] != CODES[: 2**9]
-    return "another sound file, sealed" if sealed else "silently wrong"
+    # Its author has sealed it, and it is laid out as such a file is.
+    return "another sound file" if mutant.sort == "sealed" else "silently wrong"
+
+
+def read_codes(mutant: Mutant, path: Path) -> str:
+    def read(path: Path) -> list[Any]:
+        try:
+            return reading_of(path)
+        except CodesError:
+            raise
+        except ValueError as error:
+            raise TypeError(f"a ValueError that is no CodesError: {error}") from error
+
+    return judged(mutant, path, read, whole_codes())
 
 
 def sealed_model(rng: np.random.Generator) -> bytes:
@@ -113,7 +180,11 @@ def sealed_model(rng: np.random.Generator) -> bytes:
     length = int.from_bytes(MODEL[:8], "little")
     header, data = json.loads(MODEL[8 : 8 + length]), MODEL[8 + length :]
     said = header["__metadata__"]
-    if rng.random() < 0.7:
+    draw = rng.random()
+    if draw < 0.4:
+        record = with_odd_value(rng, said["record"].encode(), same_length=False)
+        said["record"] = record.decode("utf-8", "replace")
+    elif draw < 0.7:
         record = damaged(rng, said["record"].encode())
         said["record"] = record.decode("utf-8", "replace")
     else:
@@ -130,10 +201,10 @@ def sealed_model(rng: np.random.Generator) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
-def model_mutant(rng: np.random.Generator) -> bytes:
+def model_mutant(rng: np.random.Generator) -> Mutant:
     if rng.random() < 0.5:
-        return damaged(rng, MODEL)
-    return sealed_model(rng)
+        return Mutant("plain", damaged(rng, MODEL))
+    return Mutant("sealed", sealed_model(rng))
 
 
 def model_of(path: Path) -> list[Any]:
@@ -146,54 +217,69 @@ def whole_model() -> list[Any]:
     return model_of(GOLDEN_MODEL)
 
 
-def read_model(content: bytes, path: Path) -> str:
-    path.write_bytes(content)
-    try:
-        now = model_of(path)
-    except ValueError as error:
-        return "refused" if str(path) in str(error) else f"without its path: {error}"
-    if now == whole_model():
-        return "read identically"
-    sealed = b"sha256" in content and content[-200:] != MODEL[-200:]
-    sealed = sealed or content[:8] != MODEL[:8] or content[8:400] != MODEL[8:400]
-    return "another sound file, sealed" if sealed else "silently wrong"
+def read_model(mutant: Mutant, path: Path) -> str:
+    return judged(mutant, path, model_of, whole_model())
 
 
-def _pictures() -> list[bytes]:
+def encoded(mode: str, name: str, **options: Any) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
-    made = []
-    for name in FORMATS:
-        for mode in ("RGB", "L"):
-            file = io.BytesIO()
-            Image.fromarray(pixels).convert(mode).save(file, name)
-            made.append(file.getvalue())
-    for mode, name in (
-        ("RGBA", "PNG"),
-        ("P", "PNG"),
-        ("I;16", "TIFF"),
-        ("CMYK", "JPEG"),
-    ):
-        file = io.BytesIO()
-        Image.fromarray(pixels).convert("L" if mode == "I;16" else mode).convert(
-            mode
-        ).save(file, name)
-        made.append(file.getvalue())
-    return made
+    image = Image.fromarray(pixels)
+    image = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
+    if options.get("save_all"):
+        options["append_images"] = [image.rotate(180)]
+    file = io.BytesIO()
+    image.save(file, name, **options)
+    return file.getvalue()
 
 
-PICTURES: list[bytes] = []
+@functools.cache
+def pictures() -> list[tuple[str, bytes]]:
+    """Draw one small image in every format that is decoded, and in their variants."""
+    upright = Image.Exif()
+    upright[0x0112] = 6
+    variants: list[tuple[str, str, dict[str, Any]]] = [
+        (mode, name, {})
+        for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "PPM",
+                     "JPEG2000")
+        for mode in ("RGB", "L")
+    ]  # fmt: skip
+    variants += [
+        ("RGB", "MPO", {"save_all": True}),
+        ("CMYK", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True, "exif": upright}),
+        ("RGBA", "PNG", {}),
+        ("P", "PNG", {}),
+        ("I;16", "PNG", {}),
+        ("1", "BMP", {}),
+        ("P", "BMP", {}),
+        ("RGB", "GIF", {"save_all": True}),
+        ("RGBA", "WEBP", {"lossless": True}),
+        ("RGB", "WEBP", {"save_all": True}),
+        ("I;16", "TIFF", {}),
+        ("F", "TIFF", {}),
+        ("RGB", "TIFF", {"save_all": True}),
+        *(("RGB", "TIFF", {"compression": packed})
+          for packed in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
+        ("1", "TIFF", {"compression": "group4"}),
+        ("1", "PPM", {}),
+        ("RGBA", "JPEG2000", {}),
+        ("RGBA", "AVIF", {}),
+    ]  # fmt: skip
+    return [(name, encoded(mode, name, **options)) for mode, name, options in variants]
 
 
-def image_mutant(rng: np.random.Generator) -> bytes:
-    whole = PICTURES[int(rng.integers(len(PICTURES)))]
+def image_mutant(rng: np.random.Generator) -> Mutant:
+    name, whole = pictures()[int(rng.integers(len(pictures())))]
     if rng.random() < 0.15:
-        return whole[: int(rng.integers(len(whole)))]
-    return damaged(rng, whole)
+        return Mutant(name, whole[: int(rng.integers(len(whole)))])
+    return Mutant(name, damaged(rng, whole))
 
 
-def read_image(content: bytes, path: Path) -> str:
+def read_image(mutant: Mutant, path: Path) -> str:
+    # Half of them for a small network, so that JPEG's own scaling is in it too.
+    target = 8 if len(mutant.content) % 2 else None
     try:
-        image = images.decode(content, target=8).image
+        image = images.decode(mutant.content, target=target).image
     except ImageError as error:
         told = error.stage == "decode" and error.reason and "\n" not in error.reason
         return "refused" if told else f"a failure that tells little: {error}"
@@ -216,15 +302,57 @@ def _read_some(kind: Kind, seed: int, start: int, stop: int, pipe: int) -> None:
     )
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    path = Path("/dev/shm" if Path("/dev/shm").is_dir() else ".") / f"m{os.getpid()}"
+    path = _file_of(os.getpid())
     for k in range(start, stop):
+        mutant = kind.make(np.random.default_rng([seed, k]))
         signal.alarm(LIMIT)
         try:
-            outcome = kind.read(kind.make(np.random.default_rng([seed, k])), path)
+            outcome = kind.read(mutant, path)
         except BaseException as error:
             outcome = f"{type(error).__name__}: {error}"[:200]
-        os.write(pipe, outcome.replace("\n", " ").encode() + b"\n")
-    path.unlink(missing_ok=True)
+        signal.alarm(0)
+        outcome = " ".join(outcome.split())
+        os.write(pipe, f"{mutant.sort}\t{outcome}\n".encode())
+
+
+def _file_of(process: int) -> Path:
+    memory = Path("/dev/shm")
+    folder = memory if memory.is_dir() else Path(tempfile.gettempdir())
+    return folder / f"mutant-{process}"
+
+
+def _in_a_fork(kind: Kind, seed: int, start: int, stop: int) -> tuple[list[str], int]:
+    """Read mutants in a fork; return what it told, and the signal that ended it."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            _read_some(kind, seed, start, stop, writer)
+            os._exit(0)
+        finally:  # never on with what the parent does
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        told = pipe.read().splitlines()
+    status = os.waitpid(child, 0)[1]
+    _file_of(child).unlink(missing_ok=True)
+    if os.WIFSIGNALED(status):
+        return told, os.WTERMSIG(status)
+    assert status == 0, f"the harness itself failed, at or behind mutant {start}"
+    return told, 0
+
+
+def _again(kind: Kind, seed: int, k: int) -> str:
+    """Read one mutant alone that took too long; return what came of it in the end."""
+    for _ in range(AGAIN):
+        told, number = _in_a_fork(kind, seed, k, k + 1)
+        if told:
+            return told[0]
+        if number != signal.SIGALRM:
+            break
+    name = "over 5 s" if number == signal.SIGALRM else f"signal {number}"
+    return f"{kind.make(np.random.default_rng([seed, k])).sort}\t{name}"
 
 
 def count(
@@ -232,37 +360,33 @@ def count(
 ) -> dict[str, Any]:
     """Read up to ``n`` mutants in so many seconds; return what was counted."""
     kind, end, k, last = KINDS[name], time.monotonic() + seconds, first, first + n
-    outcomes: Counter[str] = Counter()
-    if name == "images":
-        PICTURES[:] = _pictures()
-    else:  # read once, and not in every fork
-        whole_codes() if name == "codes" else whole_model()
+    outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    slow = 0
+    # Made once, and not in every fork.
+    {"images": pictures, "codes": whole_codes, "models": whole_model}[name]()
     while k < last and time.monotonic() < end:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(reader)
-            _read_some(kind, seed, k, min(last, k + BATCH), writer)
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as pipe:
-            lines = pipe.read().splitlines()
-        outcomes.update(lines)
-        k += len(lines)
-        status = os.waitpid(child, 0)[1]
-        if os.WIFSIGNALED(status):
-            Path(f"/dev/shm/m{child}").unlink(missing_ok=True)
-            number = os.WTERMSIG(status)
-            hung = number == signal.SIGALRM
-            outcomes["over 5 s" if hung else f"signal {number}"] += 1
-            print(f"{name} seed {seed} mutant {k}: signal {number}", file=sys.stderr)
+        told, number = _in_a_fork(kind, seed, k, min(last, k + BATCH))
+        if number == signal.SIGALRM:
+            slow += 1
+            told.append(_again(kind, seed, k + len(told)))
+        elif number:
+            sort = kind.make(np.random.default_rng([seed, k + len(told)])).sort
+            told.append(f"{sort}\tsignal {number}")
+        for line in told:
+            sort, _, outcome = line.partition("\t")
+            outcomes[sort][outcome] += 1
+            if outcome not in GOOD:
+                print(f"{name} seed {seed} mutant {k}: {outcome}", file=sys.stderr)
             k += 1
-    return {"kind": name, "seed": seed, "n": k - first, "outcomes": dict(outcomes)}
+    counted = {sort: dict(each) for sort, each in outcomes.items()}
+    facts = {"kind": name, "seed": seed, "n": k - first, "next": k, "tried_again": slow}
+    return {**facts, "outcomes": counted}
 
 
 def main() -> None:
     name, seconds, *numbers = sys.argv[1:]
     warnings.simplefilter("ignore")  # Pillow's, about EXIF and TIFF tags
+    gc.freeze()  # or every fork copies what the collector touches
     print(json.dumps(count(name, float(seconds), *map(int, numbers))))
 
 

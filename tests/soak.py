@@ -1,12 +1,14 @@
 """The long proof: kills, errors of the disk, damaged and hostile files, counted.
 
 `python tests/soak.py --minutes 60 --record R.json --page R.md` runs every harness, a
-process a processor, until it has tried as many as it should or its share of the time is
-over. Each run is appended to the record, and the page is written from all that is
-recorded: runs add up.
+process a processor, until all is tried or its share of the time is over. Each run is
+appended to the record, and the page is written from all that is recorded: runs add up.
+A run goes on where the last one of its stage ended, in the order that the seed draws;
+once all is tried, the next seed draws another.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -20,31 +22,36 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mutants import GOOD
+
 import featpipe
 
 HERE = Path(__file__).parent
-# Shares of the time, and how many to try in one run.
-STAGES = {"kills": 0.3, "faults": 0.3, "codes": 0.3, "models": 0.05, "images": 0.05}
-VOLUMES = {"kills": 1000, "faults": 10**6} | dict.fromkeys(
-    ("codes", "models", "images"), 100_000
-)
-GOOD = ("refused", "read identically", "another sound file, sealed", "decoded")
+# Shares of the time, and how many to try before the next seed: all points there are,
+# and of what has no end 100,000.
+STAGES = {"kills": 0.25, "faults": 0.35, "codes": 0.25, "models": 0.1, "images": 0.05}
+SURVIVAL = ("kills", "faults")
+VOLUME = 100_000
 Run = dict[str, Any]
 
 
-def run(stage: str, seconds: float, seed: int, n: int, jobs: int) -> dict[str, Any]:
+def run(
+    stage: str, seconds: float, seed: int, first: int, n: int, jobs: int
+) -> dict[str, Any]:
     """Run one harness in several processes; return what they counted."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    survival = stage in ("kills", "faults")
     share = -(-n // jobs)
-    with tempfile.TemporaryDirectory() as folder:
+    # Syncing memory costs nothing, and whoever is killed there leaves as much as on a
+    # disk: what was written stays.
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         running = []
         for k in range(jobs):
-            if survival:
+            if stage in SURVIVAL:
                 command = ["surviving.py", f"{folder}/{k}", stage, seconds, seed, n]
-                command += [k, jobs]
+                command += [k, jobs, first]
             else:
-                command = ["mutants.py", stage, seconds, seed, share, k * share]
+                command = ["mutants.py", stage, seconds, seed, share, first + k * share]
             words = [sys.executable, str(HERE / str(command[0]))]
             words += map(str, command[1:])
             running.append(
@@ -56,7 +63,7 @@ def run(stage: str, seconds: float, seed: int, n: int, jobs: int) -> dict[str, A
     if any(process.returncode for process in running):
         raise SystemExit(f"the harness for {stage} ended with an error")
     lines = [[json.loads(line) for line in each] for each in said]
-    return survival_counts(lines) if survival else mutant_counts(lines)
+    return survival_counts(lines) if stage in SURVIVAL else mutant_counts(lines)
 
 
 def survival_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
@@ -64,86 +71,123 @@ def survival_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
     tried = [each for lines in said for each in lines[1:]]
     jobs: dict[str, Any] = {}
     for each in tried:
-        mine = jobs.setdefault(each["job"], {"tried": 0, "wrong": 0, "calls": {}})
+        mine = jobs.setdefault(each["job"], {"tried": 0, "wrong": 0, "steps": {}})
         mine["tried"] += 1
         mine["wrong"] += bool(each["wrong"])
-        mine["calls"][each["call"]] = mine["calls"].get(each["call"], 0) + 1
+        mine["steps"][each["step"]] = mine["steps"].get(each["step"], 0) + 1
     wrong = [
-        f"{each['job']}, {each['act']} at {each['call']} {each['k']}: {text}"
+        f"{each['job']}, {each['act']} at {each['step']} ({each['call']} {each['k']}): "
+        f"{text}"
         for each in tried
         for text in each["wrong"]
     ]
-    return {"points": said[0][0]["points"], "n": len(tried), "jobs": jobs,
-            "wrong": wrong}  # fmt: skip
+    facts = {"points": said[0][0]["points"], "n": len(tried)}
+    return {**facts, "jobs": jobs, "wrong": wrong}
 
 
 def mutant_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
     """Add up the outcomes of the processes."""
-    outcomes: Counter[str] = Counter()
+    outcomes: dict[str, Counter[str]] = {}
     for [counted] in said:
-        outcomes.update(counted["outcomes"])
-    return {"n": sum(counted["n"] for [counted] in said), "outcomes": dict(outcomes)}
+        for sort, each in counted["outcomes"].items():
+            outcomes.setdefault(sort, Counter()).update(each)
+    facts = {
+        key: sum(counted[key] for [counted] in said) for key in ("n", "tried_again")
+    }
+    facts["next"] = max(counted["next"] for [counted] in said)
+    return {**facts, "outcomes": {sort: dict(each) for sort, each in outcomes.items()}}
+
+
+def where_to_go_on(runs: Sequence[Run], stage: str) -> tuple[int, int]:
+    """Return the seed of the next run of a stage, and where in its order it begins."""
+    last = next((each for each in reversed(runs) if each["stage"] == stage), None)
+    if last is None:
+        return 1, 0
+    done = last.get("next", last["first"] + last["n"])
+    whole = last.get("points", VOLUME)
+    return (last["seed"], done) if done < whole else (last["seed"] + 1, 0)
 
 
 def survival(runs: Sequence[Run]) -> Iterator[str]:
     """Write a table of a command a line: what was tried, and what went wrong."""
-    yield f"{sum(each['n'] for each in runs):,} points were tried, drawn at random from"
-    yield f"the {max(each['points'] for each in runs):,} there are; a point inside a"
-    yield "write of many comes last."
+    steps: Counter[str] = Counter()
+    for each in runs:
+        for job in each["jobs"].values():
+            steps.update(job["steps"])
+    yield f"{sum(each['n'] for each in runs):,} points were tried, in an order drawn at"
+    yield f"random, of the {max(each['points'] for each in runs):,} there are (a point"
+    yield "inside a write of many comes last). They lie at"
+    yield f"{len(steps)} steps: {', '.join(sorted(steps))}."
     yield ""
-    yield "| command | tried | kinds of call | wrong |"
+    yield "| command | tried | steps | wrong |"
     yield "|---|---|---|---|"
     for job in sorted({job for each in runs for job in each["jobs"]}):
         mine = [each["jobs"][job] for each in runs if job in each["jobs"]]
-        calls = ", ".join(sorted({call for each in mine for call in each["calls"]}))
+        named = {step for each in mine for step in each["steps"]}
         tried, wrong = (sum(each[what] for each in mine) for what in ("tried", "wrong"))
-        yield f"| {job} | {tried:,} | {calls} | {wrong} |"
+        yield f"| {job} | {tried:,} | {len(named)} | {wrong} |"
+    yield ""
+    yield f"Wrong: {sum(len(each['wrong']) for each in runs):,}."
     yield ""
     yield from (f"- wrong: {text}" for each in runs for text in each["wrong"])
 
 
 def mutants(runs: Sequence[Run]) -> Iterator[str]:
-    """Write a table of the outcomes."""
-    outcomes: Counter[str] = Counter()
-    for each in runs:
-        outcomes.update(each["outcomes"])
+    """Write a table of the outcomes, a column each sort of file."""
+    outcomes = mutant_counts([[each] for each in runs])["outcomes"]
+    sorts = sorted(outcomes)
+    total: Counter[str] = Counter()
+    for each in outcomes.values():
+        total.update(each)
     yield f"{sum(each['n'] for each in runs):,} files."
     yield ""
-    yield "| outcome | files |"
-    yield "|---|---|"
-    for outcome, n in outcomes.most_common():
-        yield f"| {outcome} | {n:,} |"
-    wrong = sum(n for outcome, n in outcomes.items() if outcome not in GOOD)
+    yield f"| outcome | {' | '.join(sorts)} | all |"
+    yield "|---|" + "---|" * (len(sorts) + 1)
+    for outcome, n in total.most_common():
+        row = " | ".join(f"{outcomes[sort].get(outcome, 0):,}" for sort in sorts)
+        yield f"| {outcome} | {row} | {n:,} |"
+    row = " | ".join(f"{sum(outcomes[sort].values()):,}" for sort in sorts)
+    yield f"| all | {row} | {sum(total.values()):,} |"
     yield ""
-    yield f"Wrong: {wrong:,}."
+    yield f"Wrong: {sum(n for name, n in total.items() if name not in GOOD):,}."
+    slow = sum(each["tried_again"] for each in runs)
+    if slow:
+        yield f"{slow:,} took more than 5 s by the clock of a machine with other work,"
+        yield "and were tried again alone, up to twice; what that gave is counted."
 
 
 TITLES = {
     "kills": (
         "Killed at every change to the disk",
         "`kill -9` before and after each system call with which a command changes the "
-        "disk. After it no file may be unreadable, and each is the old one or the new; "
-        "the same command, run again, must keep every row of a finished part, give "
-        "what an unbroken run gives, and leave nothing behind.",
+        "disk, and at moments drawn at random. After it no file may be unreadable, and "
+        "each is the old one or the new; the same command, run again, must keep every "
+        "row of a finished part, give what an unbroken run gives, and leave nothing "
+        "behind.",
     ),
     "faults": (
         "Errors of the disk",
-        "ENOSPC, EIO, EDQUOT and EACCES at each of those calls, and writes cut to half "
-        "their length. No signal, no damaged file, one line that names a path; a rerun "
-        "finishes.",
+        "ENOSPC, EIO, EDQUOT and EACCES at each of those calls, at locks and where "
+        "what was written is read back, and writes cut to half their length. No "
+        "signal, no damaged file, one line that names a path; a rerun finishes.",
     ),
     "codes": (
         "Damaged and hostile codes files",
         "Half of them with their digests made right again. Each is refused with "
         "`CodesError` and its path, or reads as the whole file did. A sealed one may "
-        "also be another sound file: whoever seals a file may put other numbers in it.",
+        "also be another sound file: whoever seals a file may put other numbers in it. "
+        "A death by a signal, more than 5 s, or a GiB of memory more than before would "
+        "be wrong.",
     ),
-    "models": ("Damaged and hostile models", "The same, of model files."),
+    "models": (
+        "Damaged and hostile models",
+        "The same, of model files; the error is a `ValueError` with the path.",
+    ),
     "images": (
         "Damaged images",
-        "JPEG, PNG, GIF, WebP, BMP, TIFF, AVIF, PPM and JPEG 2000, cut and changed. "
-        "Each is decoded or fails with stage and reason. JPEG and some others have no "
-        "checksum: what decodes may look damaged.",
+        "Small images of every format that is decoded, and variants of it, cut and "
+        "changed; a column a format. Each is decoded or fails with stage and reason. "
+        "JPEG and some others have no checksum: what decodes may look damaged.",
     ),
 }
 
@@ -178,10 +222,21 @@ def listing(runs: Sequence[Run]) -> Iterator[str]:
     yield "| what | began (UTC) | minutes | seed | tried | machine |"
     yield "|---|---|---|---|---|---|"
     for each in runs:
-        minutes = f"{each['seconds'] / 60:.1f}"
-        yield f"| {each['stage']} | {each['began']} | {minutes} | {each['seed']} | " + (
-            f"{each['n']:,} | {each['machine']} |"
-        )
+        cells = [each["stage"], each["began"], f"{each['seconds'] / 60:.1f}"]
+        cells += [each["seed"], f"{each['n']:,}", each["machine"]]
+        yield f"| {' | '.join(map(str, cells))} |"
+
+
+def machine() -> str:
+    """Describe where this runs, and by a digest which sources of the package."""
+    sources = hashlib.sha256()
+    for path in sorted(Path(featpipe.__file__).parent.rglob("*.py")):
+        sources.update(path.read_bytes())
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, "
+        f"Python {platform.python_version()}, featpipe {featpipe.__version__} "
+        f"(sources {sources.hexdigest()[:8]})"
+    )
 
 
 def main() -> None:
@@ -189,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--only", default="", help="kills, faults, codes, …, by commas")
-    parser.add_argument("--seed", type=int, help="default: one that was not used yet")
+    parser.add_argument("--seed", type=int, help="begin anew with it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--page", type=Path)
@@ -199,22 +254,19 @@ def main() -> None:
         parser.error(f"no harness {unknown.pop()!r}; there are {', '.join(STAGES)}")
     kept = asked.record is not None and asked.record.exists()
     runs: list[Run] = json.loads(asked.record.read_text()) if kept else []
-    seed = asked.seed
-    if seed is None:
-        seed = 1 + max((each["seed"] for each in runs), default=0)
-    end = time.monotonic() + 60 * asked.minutes
-    machine = (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, "
-        f"Python {platform.python_version()}, featpipe {featpipe.__version__}"
-    )
+    end, here = time.monotonic() + 60 * asked.minutes, machine()
     for k, stage in enumerate(stages):
         share = STAGES[stage] / sum(STAGES[name] for name in stages[k:])
         start, began = time.monotonic(), f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         left = max(1.0, share * (end - start))
-        found = run(stage, left, seed, VOLUMES[stage], asked.jobs)
+        seed, first = where_to_go_on(runs, stage)
+        if asked.seed is not None:
+            seed, first = asked.seed, 0
+        n = 10**6 if stage in SURVIVAL else VOLUME - first
+        found = run(stage, left, seed, first, n, asked.jobs)
         seconds = round(time.monotonic() - start, 1)
         facts = {"stage": stage, "began": began, "seconds": seconds, "seed": seed}
-        runs.append({**facts, "machine": machine, **found})
+        runs.append({**facts, "first": first, "machine": here, **found})
         if asked.record:
             asked.record.write_text(json.dumps(runs, indent=1) + "\n")
         if asked.page:

@@ -1,15 +1,18 @@
 """Every command killed, and made to fail, at every change it makes to a disk.
 
-`python surviving.py WORK kills|faults SECONDS SEED N [K OF]` prints one line of JSON an
-experiment, judged already: what is wrong with it is in ``wrong``. One process for all
-of them: torch is imported once, and each run is a fork that may die. Of several
-processes side by side, number K takes every OF-th experiment.
+`python surviving.py WORK kills|faults SECONDS SEED N [K OF [FIRST]]` prints one line of
+JSON an experiment, judged already: what is wrong with it is in ``wrong``. One process
+for all of them: torch is imported once, and each run is a fork that may die. Of several
+processes side by side, number K takes every OF-th experiment. The order is drawn by the
+seed; FIRST skips those that were done before.
 """
 
+import gc
 import hashlib
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -86,7 +89,7 @@ def exported(here: Path) -> None:
 
 
 def finetuned(here: Path) -> None:
-    featpipe.finetune(here.parent / "photos12", here / "t", workers=1, **TRAINING)
+    featpipe.finetune(here.parent / "photos8", here / "t", workers=1, **TRAINING)
 
 
 JOBS: dict[str, Job] = {
@@ -111,8 +114,12 @@ JOBS: dict[str, Job] = {
     "export": Job(exported, ("m.onnx",)),
     "finetune": Job(finetuned, ("t",)),
 }
-# Seconds a run where the others take hundredths: tried less often.
+# Seconds a run where the others take hundredths: not in a short run, which has no time
+# for trainings; `tuning_killed.py` kills those.
 SLOW = ("finetune",)
+# Of each job, moments that are drawn at random, beside the named steps.
+MOMENTS = 40
+MOMENT = "at random"
 
 
 def digest(path: Path) -> str:
@@ -165,10 +172,12 @@ class Trial:
             shutil.copy(work / given, self.ready / given)
         self.before = digests(self.ready, self.job)
         clean = self._fresh("clean")
-        assert "value" in apart(lambda: self.job.act(clean) and None)
+        whole = apart(lambda: self.job.act(clean) and None)
+        assert "value" in whole, whole
+        self.seconds = whole["seconds"]
         self.after = digests(clean, self.job)
-        counts = self._fresh("counted")
-        self.counts = counted(lambda: self.job.act(counts))
+        again = self._fresh("counted")
+        self.steps = counted(lambda: self.job.act(again))
 
     def _fresh(self, name: str) -> Path:
         here = self.work / name
@@ -183,7 +192,10 @@ class Trial:
             Traps(trap).set()
             return self.job.act(here)
 
-        first = apart(act)
+        if trap.call == MOMENT:
+            first = apart(act, trap.k / 1000 * self.seconds, signal.SIGKILL)
+        else:
+            first = apart(act)
         wrong = [*self._judge_end(first, trap), *self._judge_files(here)]
         acknowledged = rows_in_parts(here)
         again = apart(lambda: self.job.act(here))
@@ -236,7 +248,7 @@ def prepare(work: Path) -> None:
     plan.SLICE = 4
     runner._SECONDS = 0.0  # every slice ends a part
     OPTIONS["workers"] = 1
-    for n in (N_IMAGES, 14):
+    for n in (8, N_IMAGES, 14):
         photos(work, n)
     warm = work / "warm"
     warm.mkdir()
@@ -248,27 +260,45 @@ def prepare(work: Path) -> None:
         act(warm)
 
 
-def experiments(
-    work: Path, kinds: str, seconds: float, seed: int, n: int, k: int = 0, of: int = 1
-) -> Iterator[dict[str, Any]]:
-    """Yield experiments in an order drawn at random, until the time is over."""
-    prepare(work)
+def points(kinds: str, trials: dict[str, Trial], seed: int) -> list[tuple[str, Trap]]:
+    """List all that can be tried, in an order drawn at random."""
     some = random.Random(seed)
-    # A short run has no time for trainings; `tuning_killed.py` kills those.
-    names = [name for name in JOBS if n > 100 or name not in SLOW]
-    trials = {name: Trial(work, name) for name in names}
     listed = [
         (name, trap)
         for name, trial in trials.items()
-        for trap in (kills if kinds == "kills" else faults)(trial.counts)
-        if name not in SLOW or some.random() < 0.1
+        for trap in (kills if kinds == "kills" else faults)(trial.steps)
     ]
+    if kinds == "kills":
+        listed += [
+            (name, Trap(MOMENT, some.randrange(1, 1000), "kill", MOMENT))
+            for name in trials
+            for _ in range(MOMENTS)
+        ]
     some.shuffle(listed)
     # Of the many writes of one file a few tell as much as all: they come last.
-    listed.sort(key=lambda each: each[1].call in ("write", "hdf5 write"))
-    yield {"points": len(listed), "counts": {n: t.counts for n, t in trials.items()}}
+    return sorted(listed, key=lambda each: each[1].call in ("write", "hdf5 write"))
+
+
+def experiments(
+    work: Path,
+    kinds: str,
+    seconds: float,
+    seed: int,
+    n: int,
+    k: int = 0,
+    of: int = 1,
+    first: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Yield experiments in an order drawn at random, until the time is over."""
+    prepare(work)
+    names = [name for name in JOBS if n > 100 or name not in SLOW]
+    trials = {name: Trial(work, name) for name in names}
+    listed = points(kinds, trials, seed)
+    yield {"points": len(listed)}
+    gc.collect()
+    gc.freeze()  # or every fork copies what the collector touches
     end = time.monotonic() + seconds
-    for name, trap in listed[:n][k::of]:
+    for name, trap in listed[first : first + n][k::of]:
         if time.monotonic() > end:
             return
         yield trials[name].run(trap)

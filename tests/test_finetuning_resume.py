@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import surviving
 import torch
 from predictor_models import draw
 
@@ -53,3 +54,24 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     path.write_bytes(b"cut short")
     with pytest.raises(ValueError, match=r"checkpoint.pt is damaged .* remove it"):
         Checkpoint.read(path, "mine", torch.device("cpu"))
+
+
+def test_work_that_cannot_be_removed_costs_no_model(tmp_path, monkeypatch):
+    surviving.photos(tmp_path, 8)
+    here = tmp_path / "here"
+    here.mkdir()
+    plain = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "t.work":
+            raise PermissionError(13, "Permission denied")
+        plain(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        surviving.finetuned(here)
+    first = surviving.digest(here / "t")
+    assert (here / "t.work" / "checkpoint.pt").exists()
+    surviving.finetuned(here)
+    assert surviving.digest(here / "t") == first
+    assert [path.name for path in here.iterdir()] == ["t"]

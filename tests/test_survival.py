@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 import soak
 import surviving
 import trapping
+
+from featpipe import codes, images
 
 
 def lines(script: str, *arguments: object) -> list[dict[str, Any]]:
@@ -31,7 +35,7 @@ def test_forty_kills_and_forty_faults_lose_nothing(tmp_path, kinds):
     assert len(tried) == 40
     assert [each for each in tried if each["wrong"]] == []
     assert len({each["job"] for each in tried}) >= 6
-    assert len({each["call"] for each in tried}) >= 6
+    assert len({each["step"] for each in tried}) >= 15
 
 
 @pytest.mark.parametrize(("kind", "n"), [("codes", 200), ("models", 1000),
@@ -39,8 +43,13 @@ def test_forty_kills_and_forty_faults_lose_nothing(tmp_path, kinds):
 def test_mutants_are_refused_or_sound(kind, n):
     [found] = lines("mutants.py", kind, 120, 11, n)
     assert found["n"] == n
-    assert set(found["outcomes"]) <= set(soak.GOOD), found
-    assert found["outcomes"]["refused"] > n / 5
+    counted = soak.mutant_counts([[found]])["outcomes"]
+    assert {outcome for each in counted.values() for outcome in each} <= {*mutants.GOOD}
+    assert sum(each.get("refused", 0) for each in counted.values()) > n / 5
+    if kind == "images":
+        assert {*counted} == {*images.DECODING["formats"]}
+    else:
+        assert sum(counted["sealed"].values()) > n / 3
 
 
 def test_a_harness_that_cannot_fail_is_none(tmp_path, monkeypatch):
@@ -54,38 +63,81 @@ def test_a_harness_that_cannot_fail_is_none(tmp_path, monkeypatch):
     found = trial.run(trapping.Trap("create", 1, "kill after"))
     assert any("neither the old file nor the new" in text for text in found["wrong"])
 
-    class Hanging(Exception):
-        pass
+    def set_reader(read) -> None:
+        kind = mutants.Kind(mutants.codes_mutant, read)
+        monkeypatch.setitem(mutants.KINDS, "codes", kind)
 
-    def die(content: bytes, path: Path) -> str:
-        os.kill(os.getpid(), 11)
-        raise Hanging
+    def outcomes(n: int = 2, first: int = 0) -> Counter[str]:
+        found = mutants.count("codes", 60, 0, n, first)["outcomes"]
+        return sum(map(Counter, found.values()), Counter())
 
-    monkeypatch.setitem(mutants.KINDS, "codes", mutants.Kind(mutants.codes_mutant, die))
-    assert mutants.count("codes", 60, 0, 2)["outcomes"] == {"signal 11": 2}
+    def die(mutant: mutants.Mutant, path: Path) -> None:
+        os.kill(os.getpid(), 9)
+
+    def hang(mutant: mutants.Mutant, path: Path) -> None:
+        time.sleep(60)
+
+    def take_all(mutant: mutants.Mutant, path: Path) -> str:
+        return str(len(bytes(mutants.MEMORY + 1)))
+
+    monkeypatch.setattr(mutants, "LIMIT", 1)
+    monkeypatch.setattr(mutants, "AGAIN", 1)
+    set_reader(die)
+    assert outcomes() == {"signal 9": 2}
+    set_reader(hang)
+    assert outcomes(1) == {"over 5 s": 1}
+    set_reader(take_all)
+    assert outcomes() == {"MemoryError:": 2}
+    # Two of these 30 are damaged where nothing but the digests can tell.
+    monkeypatch.setattr(codes, "verify", lambda path: codes.read(path, check=False))
+    monkeypatch.setattr(mutants.block, "check", lambda file, payload: None)
+    set_reader(mutants.read_codes)
+    assert outcomes(30, first=182)["silently wrong"] == 2
 
 
 def test_the_page_adds_up_what_the_runs_counted():
     tried = {"job": "fit", "call": "fsync", "k": 1, "act": "EIO", "wrong": ["it is"]}
+    tried["step"] = "fsync model"
     first = [{"points": 7}, {**tried, "wrong": []}, tried]
-    second = [{"points": 7}, {**tried, "call": "link", "wrong": []}]
-    facts = {"began": "now", "seconds": 60.0, "seed": 5, "machine": "one"}
+    second = [{"points": 7}, {**tried, "step": "link lock", "wrong": []}]
+    facts = {"began": "now", "seconds": 60.0, "seed": 5, "machine": "one", "first": 0}
+    sealed = {
+        "n": 4,
+        "next": 4,
+        "tried_again": 1,
+        "outcomes": {"sealed": {"refused": 4}},
+    }
+    plain = {"plain": {"refused": 2, "signal 11": 1}}
     counts = [
         ("kills", soak.survival_counts([first, second])),
         ("kills", soak.survival_counts([second])),
-        ("codes", {"n": 3, "outcomes": {"refused": 2, "signal 11": 1}}),
-        ("codes", soak.mutant_counts([[{"n": 4, "outcomes": {"refused": 4}}]] * 2)),
+        ("codes", {"n": 3, "next": 3, "tried_again": 0, "outcomes": plain}),
+        ("codes", soak.mutant_counts([[sealed]] * 2)),
     ]
     runs = [{"stage": stage, **facts, **found} for stage, found in counts]
     text = soak.page(json.loads(json.dumps(runs)))
-    assert "| fit | 4 | fsync, link | 1 |" in text
-    assert "4 points were tried, drawn at random from\nthe 7 there are" in text
-    assert "wrong: fit, EIO at fsync 1: it is" in text
-    assert "| signal 11 | 1 |" in text
-    assert "| refused | 10 |" in text
+    assert "| fit | 4 | 2 | 1 |" in text
+    assert "4 points were tried, in an order drawn at\nrandom, of the 7 there" in text
+    assert "2 steps: fsync model, link lock." in text
+    assert "wrong: fit, EIO at fsync model (fsync 1): it is" in text
+    assert "| signal 11 | 1 | 0 | 1 |" in text
+    assert "| refused | 2 | 8 | 10 |" in text
     assert "11 files." in text
-    assert "Wrong: 1." in text
+    assert text.count("Wrong: 1.") == 2
+    assert "2 took more than 5 s by the clock" in text
     assert text.count("| now | 1.0 | 5 |") == 4
+
+
+def test_a_soak_goes_on_where_it_ended():
+    one = {"stage": "codes", "seed": 1, "first": 0, "n": 40, "next": 40}
+    assert soak.where_to_go_on([], "codes") == (1, 0)
+    assert soak.where_to_go_on([one], "codes") == (1, 40)
+    assert soak.where_to_go_on([one], "models") == (1, 0)
+    last = {**one, "first": 40, "next": soak.VOLUME}
+    assert soak.where_to_go_on([one, last], "codes") == (2, 0)
+    points = {"stage": "kills", "seed": 3, "first": 5, "n": 4, "points": 9}
+    assert soak.where_to_go_on([points], "kills") == (4, 0)
+    assert soak.where_to_go_on([{**points, "n": 3}], "kills") == (3, 8)
 
 
 def test_a_soak_adds_to_its_record(tmp_path):
@@ -95,8 +147,9 @@ def test_a_soak_adds_to_its_record(tmp_path):
         command += ["0.001", "--jobs", "1", "--record", record, "--page", page]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     runs = json.loads(record.read_text())
-    assert [each["seed"] for each in runs] == [1, 2]
+    assert [each["seed"] for each in runs] == [1, 1]
     assert all(each["n"] >= 500 for each in runs)  # a batch
+    assert [each["first"] for each in runs] == [0, runs[0]["n"]]
     assert f"{sum(each['n'] for each in runs):,} files." in page.read_text()
     done = subprocess.run([sys.executable, soak.__file__, "--only", "x"], text=True,
                           stderr=subprocess.PIPE)  # fmt: skip

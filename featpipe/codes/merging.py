@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featpipe.codes.access import FINGERPRINT, Codes
 from featpipe.codes.assembly import Row, assemble
 from featpipe.codes.block import CodesError, require_replaceable
 from featpipe.codes.layout import Tables, encode
-from featpipe.codes.reading import FINGERPRINT, Codes, read
+from featpipe.codes.reading import read
 from featpipe.files import require_distinct
 
 __all__ = ["merge", "require_same_fingerprint"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from featpipe.codes.reading import Codes
+    from featpipe.codes.access import Codes
 
 __all__ = ["as_html", "one_line"]
 

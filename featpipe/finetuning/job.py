@@ -140,7 +140,9 @@ class Job:
                     folder.rmdir()
                 raise
             for name in _UNFINISHED:
-                (folder / name).unlink(missing_ok=True)
+                # The model is whole without it; the next run tries again.
+                with suppress(OSError):
+                    (folder / name).unlink(missing_ok=True)
                 remove_temporaries(folder / name)
             # Unless there are files of others in it.
             with suppress(OSError):
