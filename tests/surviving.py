@@ -7,6 +7,7 @@ processes side by side, number K takes every OF-th experiment. The order is draw
 seed; FIRST skips those that were done before.
 """
 
+import functools
 import gc
 import hashlib
 import json
@@ -15,7 +16,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +28,9 @@ from safetensors import safe_open
 from trapping import Trap, Traps, apart, counted, faults, kills
 
 import featpipe
-from featpipe import codes, files
+from featpipe import backbones, codes, files
 from featpipe.extraction import plan, runner
+from featpipe.inference import recipe
 
 N_IMAGES = 12
 TRAINING = {
@@ -242,7 +244,30 @@ class Trial:
             yield f"left behind: {sorted(left)}"
 
 
-def prepare(work: Path) -> None:
+def load_once(jobs: Sequence[Callable[[], Any]]) -> None:
+    """Load every network once, not in every fork: loading changes nothing on a disk.
+
+    The jobs run in forks, for a training changes the network that it was given.
+    """
+    asked: list[dict[str, Any]] = []
+    plain, once = backbones.load, functools.cache(backbones.load)
+
+    def load(name: str, **named: Any) -> Any:
+        if "/" in str(named.get("weights")):
+            return plain(name, **named)  # a file that another run may have written
+        asked.append({"name": name, **named})
+        return once(**asked[-1])
+
+    backbones.load = load
+    recipe.package_versions = functools.cache(recipe.package_versions)
+    for job in jobs:
+        told = apart(lambda job=job: (job() and None) or asked)
+        for named in told["value"]:
+            once(**{key: tuple(value) if isinstance(value, list) else value
+                    for key, value in named.items()})  # fmt: skip
+
+
+def prepare(work: Path, names: Sequence[str]) -> None:
     """Make the images, a codes file and a model, and import whatever comes late."""
     torch.set_num_threads(1)
     plan.SLICE = 4
@@ -258,6 +283,7 @@ def prepare(work: Path) -> None:
         shutil.copy(warm / name, work / name)
     for act in (compared, predicted):
         act(warm)
+    load_once([functools.partial(JOBS[name].act, warm) for name in names])
 
 
 def points(kinds: str, trials: dict[str, Trial], seed: int) -> list[tuple[str, Trap]]:
@@ -290,8 +316,8 @@ def experiments(
     first: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """Yield experiments in an order drawn at random, until the time is over."""
-    prepare(work)
     names = [name for name in JOBS if n > 100 or name not in SLOW]
+    prepare(work, names)
     trials = {name: Trial(work, name) for name in names}
     listed = points(kinds, trials, seed)
     yield {"points": len(listed)}

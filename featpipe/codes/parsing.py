@@ -7,7 +7,7 @@ that a file is whole, not that its author is kind.
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -97,9 +97,9 @@ def header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], Tables]:
         If the file holds what a codes file never holds.
     """
     with opened(file) as h5:
-        _refuse_oddities(h5, file.seek(0, os.SEEK_END))
-        tables = _tables(h5)
-        shapes = {name: dataset.shape for name, dataset in h5["codes"].items()}
+        datasets, codes = _checked_datasets(h5, file.seek(0, os.SEEK_END))
+        shapes = {name: dataset.shape for name, dataset in codes.items()}
+        tables = _tables(datasets, shapes)
         order = tables.provenance.get("depths", [])
         if not isinstance(order, list):
             raise CodesError("has tables that do not fit together: depths is no list")
@@ -120,8 +120,13 @@ def opened(file: BinaryIO) -> Iterator[h5py.File]:
         raise CodesError(f"cannot be read: {reason}") from error
 
 
-def _refuse_oddities(h5: h5py.File, size: int) -> None:
-    """Refuse what a codes file never holds; the digest vouches for no author."""
+def _checked_datasets(
+    h5: h5py.File, size: int
+) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dataset]]:
+    """Open all tables and all codes, each once; refuse what a codes file never holds.
+
+    The digest vouches for no author.
+    """
     version = _version(h5)
     if not 1 <= version <= VERSION:
         raise CodesError(
@@ -131,23 +136,25 @@ def _refuse_oddities(h5: h5py.File, size: int) -> None:
     groups: dict[str, Sequence[str]] = dict.fromkeys(_TEXT_GROUPS, _TEXTS)
     fields = ("path", "stage", "reason", "size", "mtime")
     groups |= dict.fromkeys(_FAILURE_GROUPS, fields)
-    held = _expect(h5, ["codes", *_NUMBERS, *groups])
-    for name, members in groups.items():
-        held += _expect(h5[name], members)
-    for name in _FAILURE_GROUPS:
-        for text in fields[:3]:
-            held += _expect(h5[name][text], _TEXTS)
-    codes = _expect(h5["codes"], None)
-    for dataset in held:
-        _refuse_odd_storage(dataset, set())
-        if dataset.chunks is not None:
+    groups |= {f"{name}/{text}": _TEXTS for name in _FAILURE_GROUPS
+               for text in fields[:3]}  # fmt: skip
+    members = _members(h5, "", ["codes", *_NUMBERS, *_TEXT_GROUPS, *_FAILURE_GROUPS])
+    for name, expected in groups.items():
+        members |= _members(members[name], f"{name}/", expected)
+    codes = _members(members.pop("codes"), "", None)
+    tables = {k: v for k, v in members.items() if isinstance(v, h5py.Dataset)}
+    declared = 0
+    for dataset in tables.values():
+        declared += _declared(dataset, set())
+        if _layout(dataset) == h5py.h5d.CHUNKED:
             raise CodesError(f"holds {dataset.name} in chunks; codes alone are")
-    for dataset in codes:
-        _refuse_odd_storage(dataset, {"fletcher32"})
+    for dataset in codes.values():
+        declared += _declared(dataset, {h5py.h5z.FILTER_FLETCHER32})
         _refuse_odd_codes(dataset)
     # Chunks may lie over one another, each of them small.
-    if sum(map(_declared, held + codes)) > size:
+    if declared > size:
         raise CodesError("declares more than it holds")
+    return tables, codes
 
 
 def _version(h5: h5py.File) -> int:
@@ -173,38 +180,54 @@ def _version(h5: h5py.File) -> int:
     return int(value)
 
 
-def _expect(group: Any, names: Sequence[str] | None) -> list[h5py.Dataset]:
-    """List the datasets of a group; refuse links, and other members than these.
+def _members(
+    group: Any, prefix: str, names: Sequence[str] | None
+) -> dict[str, h5py.HLObject]:
+    """Open the members of a group; refuse links, and other members than these.
 
     Without names, every member must be a dataset.
     """
     if not isinstance(group, h5py.Group):
         raise CodesError("is not laid out as a codes file: a group is missing")
-    if names is not None and set(group) != set(names):
-        odd = sorted(set(group) ^ set(names))[0]
+    there = list(group)
+    if names is not None and set(there) != set(names):
+        odd = sorted(set(there) ^ set(names))[0]
         raise CodesError(f"is not laid out as a codes file: {group.name} and {odd!r}")
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+    for name in there:
+        link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+        if link.type != h5py.h5l.TYPE_HARD:
             raise CodesError(f"holds a link, {name!r}, where a codes file has none")
-    members = [group[name] for name in group]
-    if names is None and not all(isinstance(m, h5py.Dataset) for m in members):
+    members = {prefix + name: group[name] for name in there}
+    if names is None and not all(
+        isinstance(member, h5py.Dataset) for member in members.values()
+    ):
         raise CodesError("is not laid out as a codes file: codes that are no array")
-    return [member for member in members if isinstance(member, h5py.Dataset)]
+    return members
 
 
-def _declared(dataset: h5py.Dataset) -> int:
-    return int(math.prod(dataset.shape) * dataset.dtype.itemsize)
+def _layout(dataset: h5py.Dataset) -> int:
+    return int(dataset.id.get_create_plist().get_layout())
 
 
-def _refuse_odd_storage(dataset: h5py.Dataset, filters: set[str]) -> None:
-    if dataset.external or dataset.is_virtual:
+def _filters(dataset: h5py.Dataset) -> set[int]:
+    settings = dataset.id.get_create_plist()
+    return {settings.get_filter(k)[0] for k in range(settings.get_nfilters())}
+
+
+def _declared(dataset: h5py.Dataset, filters: set[int]) -> int:
+    """Return the bytes that a dataset declares; refuse odd types and storage."""
+    settings = dataset.id.get_create_plist()
+    if settings.get_external_count() or settings.get_layout() == h5py.h5d.VIRTUAL:
         raise CodesError(f"keeps {dataset.name} outside of itself")
-    if set(dataset._filters) - filters:
+    if _filters(dataset) - filters:
         raise CodesError(f"packs {dataset.name} with a filter no codes file uses")
-    if dataset.dtype.kind not in "iuf":
+    dtype = dataset.dtype
+    if dtype.kind not in "iuf":
         raise CodesError(f"has a type in {dataset.name} no codes file uses")
-    if dataset.id.get_storage_size() < _declared(dataset):
+    declared: int = math.prod(dataset.shape) * dtype.itemsize
+    if dataset.id.get_storage_size() < declared:
         raise CodesError(f"declares more in {dataset.name} than it holds")
+    return declared
 
 
 def _refuse_odd_codes(dataset: h5py.Dataset) -> None:
@@ -220,37 +243,39 @@ def _refuse_odd_codes(dataset: h5py.Dataset) -> None:
         return
     # libhdf5 takes it on trust that a chunk, checksum off, is as long as declared.
     expected = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    expected += 4 * ("fletcher32" in dataset._filters)
+    expected += 4 * bool(_filters(dataset))
     chunks: list[Any] = []
     dataset.id.chunk_iter(chunks.append)
     if any(chunk.size != expected or chunk.filter_mask for chunk in chunks):
         raise CodesError(f"has chunks in {dataset.name} of another size than declared")
 
 
-def _tables(h5: h5py.File) -> Tables:
+def _tables(
+    datasets: Mapping[str, h5py.Dataset], shapes: Mapping[str, tuple[int, ...]]
+) -> Tables:
     for name, (kind, row) in _NUMBERS.items():
-        dataset = h5[name]
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(kind):
+        dataset = datasets.get(name)
+        if dataset is None or dataset.dtype != np.dtype(kind):
             raise CodesError(f"has a type in {name!r} no codes file uses")
         if len(dataset.shape) != 1 + len(row) or dataset.shape[1:] != row:
             raise CodesError(f"has {name!r} in a shape no codes file uses")
-    splits = h5["splits"][:]
+    splits = datasets["splits"][:]
     if splits.min(initial=0) < 0 or splits.max(initial=0) >= len(SPLITS):
         raise CodesError("has splits that are none")
     try:
-        provenance = json.loads(h5["provenance"][:].tobytes())
+        provenance = json.loads(datasets["provenance"][:].tobytes())
         tables = Tables(
-            paths=_texts(h5["paths"]),
-            labels=h5["labels"][:],
-            class_names=_texts(h5["class_names"]),
+            paths=_texts(datasets, "paths"),
+            labels=datasets["labels"][:],
+            class_names=_texts(datasets, "class_names"),
             splits=[SPLITS[k] for k in splits.tolist()],
-            groups=_texts(h5["groups"]),
-            images_root=decode(h5["images_root"][:].tobytes()),
-            sizes=h5["sizes"][:],
-            mtimes=h5["mtimes"][:],
-            sha256=h5["sha256"][:],
-            failures=_failures(h5["failures"]),
-            notes=_failures(h5["notes"]),
+            groups=_texts(datasets, "groups"),
+            images_root=decode(datasets["images_root"][:].tobytes()),
+            sizes=datasets["sizes"][:],
+            mtimes=datasets["mtimes"][:],
+            sha256=datasets["sha256"][:],
+            failures=_failures(datasets, "failures"),
+            notes=_failures(datasets, "notes"),
             provenance=provenance,
         )
     except (ValueError, IndexError, RecursionError) as error:
@@ -263,7 +288,7 @@ def _tables(h5: h5py.File) -> Tables:
     _require_types(provenance, _PROVENANCE, "provenance")
     for name, kinds in _PARTS_OF_PROVENANCE.items():
         _require_types(provenance.get(name) or {}, kinds, name)
-    if {len(dataset) for dataset in h5["codes"].values()} - {len(tables.paths)}:
+    if {shape[0] for shape in shapes.values()} - {len(tables.paths)}:
         raise CodesError("has tables that do not fit together: codes and paths")
     return tables
 
@@ -287,17 +312,18 @@ def _require_types(
             )
 
 
-def _texts(group: h5py.Group) -> list[str]:
-    content, offsets = group["bytes"][:], group["offsets"][:]
+def _texts(datasets: Mapping[str, h5py.Dataset], name: str) -> list[str]:
+    content, offsets = datasets[f"{name}/bytes"][:], datasets[f"{name}/offsets"][:]
     if (content.dtype, offsets.dtype, content.ndim) != (np.uint8, np.int64, 1):
-        raise CodesError(f"has a type in {group.name} no codes file uses")
+        raise CodesError(f"has a type in /{name} no codes file uses")
     ordered = len(offsets) and offsets[0] == 0 and (offsets[1:] >= offsets[:-1]).all()
     if not ordered or offsets[-1] != len(content):
-        raise CodesError(f"has offsets in {group.name} that point nowhere")
+        raise CodesError(f"has offsets in /{name} that point nowhere")
     return unpack(content, offsets)
 
 
-def _failures(group: h5py.Group) -> list[Failure]:
-    columns: list[list[Any]] = [_texts(group[n]) for n in ("path", "stage", "reason")]
-    columns += [group[name][:].tolist() for name in ("size", "mtime")]
+def _failures(datasets: Mapping[str, h5py.Dataset], name: str) -> list[Failure]:
+    texts = (f"{name}/{part}" for part in ("path", "stage", "reason"))
+    columns: list[list[Any]] = [_texts(datasets, text) for text in texts]
+    columns += [datasets[f"{name}/{part}"][:].tolist() for part in ("size", "mtime")]
     return [Failure(*row) for row in zip(*columns, strict=True)]

@@ -8,10 +8,8 @@ judges.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,6 @@ from featpipe import codes
 from featpipe.backbones import Backbone
 from featpipe.codes import Codes
 from featpipe.extraction import Job as Extraction
-from featpipe.files import Lock, remove_temporaries
 from featpipe.finetuning import result
 from featpipe.finetuning.checkpoint import Checkpoint
 from featpipe.finetuning.finished import plain_settings, read_finished, request_of
@@ -35,6 +32,7 @@ from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.training import Trainer
 from featpipe.finetuning.training_loop import TrainingLoop
+from featpipe.finetuning.unfinished import unfinished_work
 from featpipe.images import ImageSet
 from featpipe.inference import Machine, Recipe
 from featpipe.inference import Progress as ImageProgress
@@ -49,9 +47,6 @@ from featpipe.protocol import (
 )
 
 __all__ = ["Job"]
-
-# What stands in the folder of an unfinished training.
-_UNFINISHED = ("codes.h5", "views.h5", "checkpoint.pt", "model.safetensors")
 
 Progress = Callable[[int, int, str], None]
 _SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 8, 32, 12
@@ -100,7 +95,7 @@ class Job:
     def run(self, *, overwrite: bool = False) -> Finetuned:
         """Train, or return what was trained before; see `featpipe.finetune`."""
         self._request = request_of(self._settings, self._recipe, self._images)
-        with self._folder() as folder:
+        with unfinished_work(self._path) as folder:
             # Of your own code nobody can tell whether it is what it was.
             own = self._recipe.uses_custom_code
             if self._path is not None and not overwrite and not own:
@@ -119,34 +114,6 @@ class Job:
             ready = Ready.of(folder, backbone, file, rows)
             network, checkpoint = self._trained(ready, inputs, start)
             return self._judged(ready, network, checkpoint)
-
-    @contextmanager
-    def _folder(self) -> Iterator[Path]:
-        """Return a folder for unfinished work; it is removed once all is done."""
-        if self._path is None:
-            with tempfile.TemporaryDirectory() as name:
-                yield Path(name)
-            return
-        _require_writable(self._path)
-        with ExitStack() as stack:
-            stack.enter_context(Lock(self._path))
-            folder = self._path.with_name(f"{self._path.name}.work")
-            made = not folder.exists()
-            folder.mkdir(exist_ok=True)
-            try:
-                yield folder
-            except BaseException:
-                if made and not any(folder.iterdir()):
-                    folder.rmdir()
-                raise
-            for name in _UNFINISHED:
-                # The model is whole without it; the next run tries again.
-                with suppress(OSError):
-                    (folder / name).unlink(missing_ok=True)
-                remove_temporaries(folder / name)
-            # Unless there are files of others in it.
-            with suppress(OSError):
-                folder.rmdir()
 
     def _divide(self, images: Codes | ImageSet) -> TuningRows:
         return tuning_rows(
@@ -349,15 +316,6 @@ def _require_vector(backbone: Backbone) -> None:
         raise ValueError(
             f"a head needs one depth of vectors, not {depth.spec!r}; choose a pooled "
             "depth such as 'NODE:avg'"
-        )
-
-
-def _require_writable(path: Path) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the model's file name")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(
-            f"no folder {path.absolute().parent} to write {path.name} to; make it"
         )
 
 
