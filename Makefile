@@ -30,8 +30,8 @@ soak: .venv/.development
 
 # Branch coverage of what writes and reads files, in the processes that tests start too;
 # those that are killed tell nothing. Ten minutes; docs/inside/coverage.txt has the last.
-COVERING := $(patsubst %,tests/test_%.py,codes* extraction* inference* files cli_outputs \
-	small_disk repeatability refusals transformer)
+COVERING := $(patsubst %,tests/test_%.py,codes* extraction* inference* files* hostile* \
+	cli_outputs small_disk repeatability refusals reprs transformer)
 coverage: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report= $(COVERING)
 	$(BIN)/python -m coverage report --precision=1 > docs/inside/coverage.txt

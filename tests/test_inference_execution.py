@@ -17,6 +17,7 @@ import featpipe
 from featpipe import backbones, codes
 from featpipe.inference import Machine, Recipe, execution
 from featpipe.inference.execution import Execution, Memory, try_out
+from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.network import Network
 
 SAFE = Execution(fused=False, batch_size=4, n_lanes=2)
@@ -207,3 +208,44 @@ def test_a_resumed_run_computes_as_the_run_before(
     assert set(used) == {first}
     bytes_of("other.h5")
     assert used[-1] == later
+
+
+def on(device: str, batch_size: int | None = None) -> Network:
+    """Return a network that believes in a device which need not be here."""
+    network = Network(Recipe("mini", "none"), Machine("cpu", batch_size=batch_size))
+    network.device = device
+    return network
+
+
+def test_a_device_has_its_batch_size_and_precision(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert on("cuda").devices == ["cuda:0", "cuda:1"]
+    assert on("cuda:1").devices == ["cuda:1"]
+    assert {on(d).kind for d in ("cuda", "cuda:1")} == {"cuda"}
+    assert [on(d).batch_size(224) for d in ("cpu", "cuda", "mps")] == [4, 128, 32]
+    assert on("cuda", batch_size=5).batch_size(224) == 5
+    for native, precision in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda n=native: n)
+        assert on("cuda").precision("auto") == precision
+    assert on("cuda").precision("fp32") == "fp32"
+    assert on("mps").precision("auto") == "fp32"
+    assert on("cuda").safe_execution(224, "fp32") == Execution(False, 128, 2)
+    assert on("mps").safe_execution(224, "fp32") == Execution(False, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [("cuda:99", "torch sees none"), ("quantum", "no device of torch")],
+)
+def test_a_device_that_is_not_here_is_named_with_the_remedy(device, reason):
+    with pytest.raises(ValueError, match=rf"{device}.*{reason}.*give auto, cpu"):
+        _ = Network(Recipe("mini", "none"), Machine(device)).device
+
+
+def test_a_way_to_run_that_takes_too_much_memory_is_the_slowest(network, monkeypatch):
+    def exhausted(workers: object) -> None:
+        raise torch.OutOfMemoryError("it is too much")
+
+    monkeypatch.setattr(InferenceWorkers, "submit", exhausted)
+    execution = network.safe_execution(64, "fp32")
+    assert network.seconds_per_image(("penultimate",), "fp32", execution) == math.inf

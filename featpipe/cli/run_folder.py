@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from featpipe.files import write_bytes
+from featpipe.files import read_json, write_bytes
 
 __all__ = ["RECORD", "claim", "default_folder"]
 
@@ -76,7 +76,7 @@ def _located(source: str) -> str:
 
 def _recorded(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

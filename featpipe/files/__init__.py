@@ -8,6 +8,7 @@ and caches. Imports nothing else of featpipe and knows nothing of what a file me
 | `atomic` | write under a temporary name, sync, rename; devices and FIFOs written to |
 | `reserved` | a file for libhdf5 whose space is taken from the disk beforehand |
 | `lock` | one writer a file |
+| `records` | small JSON documents from anywhere |
 | `names` | names as text that a terminal may show |
 | `outputs` | which names are one file, and which files belong to an output |
 """
@@ -29,6 +30,7 @@ from featpipe.files.outputs import (
     require_distinct,
     require_writable,
 )
+from featpipe.files.records import read_json
 from featpipe.files.reserved import ReservedFile
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "follow_links",
     "is_stream",
     "key_of",
+    "read_json",
     "remove_temporaries",
     "replacing",
     "require_distinct",

@@ -138,7 +138,7 @@ class Memory:
     def recall(self) -> Execution | None:
         """Return what was remembered, if anything was."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(self._path.read_text())
+            record = files.read_json(self._path)
             return Execution.from_dict(record["execution"])
         return None
 

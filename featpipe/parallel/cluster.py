@@ -135,7 +135,7 @@ def _address(scheduler: str) -> str:
         return scheduler if "://" in scheduler else f"tcp://{scheduler}"
     try:
         return str(json.loads(path.read_bytes())["address"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is no scheduler file ({_line(error)}); give the one that "
             "`dask scheduler --scheduler-file` wrote, or an address"

@@ -18,10 +18,12 @@ from featpipe.codes import Codes
 from featpipe.images import (
     MAX_PIXELS,
     ImageError,
+    check_max_pixels,
     decode,
     parse_value_range,
     scan,
 )
+from featpipe.images.folder import FileReader
 
 __all__ = ["Sheet", "make_sheet"]
 
@@ -120,7 +122,9 @@ def _reader(codes: Codes) -> Callable[[int], bytes]:
     """Return what reads the bytes of a row."""
     root = Path(codes.images_root)
     if root.is_dir():
-        return lambda row: (root / codes.paths[row]).read_bytes()
+        # Whoever wrote the file may have named a device or a FIFO in it.
+        reader = FileReader(str(root))
+        return lambda row: reader.read(codes.paths[row])
     if not codes.images_root or codes.images_root == "arrays:":
         raise ValueError("the codes file does not name a source of its images")
     source = scan(codes.images_root)
@@ -145,7 +149,7 @@ def _thumbnail(
     # As the network saw it: 12 bits of 16 would else be shown nearly black.
     said = codes.provenance.get("decoding") or {}
     value_range = parse_value_range(said.get("value_range", "file"))
-    max_pixels = said.get("max_pixels", MAX_PIXELS)
+    max_pixels = check_max_pixels(said.get("max_pixels", MAX_PIXELS))
     image = decode(
         content, target=side, value_range=value_range, max_pixels=max_pixels
     ).image

@@ -8,13 +8,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from featpipe.files import write_text
+from featpipe import files
 
 __all__ = [
     "FINETUNE_FIELDS",
@@ -272,7 +271,7 @@ def write_json(
         **({"options": _plain(options)} if options else {}),
         "scores": [score.as_dict() for score in scores],
     }
-    write_text(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
+    files.write_text(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> list[Score]:
@@ -291,9 +290,7 @@ def read_document(path: str | os.PathLike[str]) -> Document:
         If it is not such a document; the message names the file.
     """
     try:
-        document = json.loads(
-            Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant
-        )
+        document = files.read_json(path)
         scores = [Score.from_dict(record) for record in document["scores"]]
         seed, options = document.get("seed"), dict(document.get("options", {}))
         for name, value, kind in (
@@ -305,17 +302,8 @@ def read_document(path: str | os.PathLike[str]) -> Document:
             if not _is_of(value, kind):
                 raise ValueError(f"{name} is {value!r:.60}, which it cannot be")
         return Document(seed, options, scores)
-    except RecursionError as err:
-        raise ValueError(
-            f"{str(path)!r} is not a scores file (nested too deep); give one written "
-            "by `compare --json` or `finetune --json`"
-        ) from err
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise ValueError(
             f"{str(path)!r} is not a scores file ({err}); give one written by "
             "`compare --json` or `finetune --json`"
         ) from err
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
