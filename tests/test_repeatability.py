@@ -70,6 +70,12 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert said_by(tmp_path / "c.h5") == reference
 
 
+def test_the_whole_file_is_the_same_to_the_byte(photos, tmp_path):
+    for name, workers in (("a.h5", 1), ("b.h5", 4)):
+        run(photos, tmp_path / name, **OPTIONS, workers=workers)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
 def as_zip(photos: Path, path: Path) -> Path:
     with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
         for image in sorted(photos.rglob("*.png"), reverse=True):
@@ -89,8 +95,11 @@ def as_gzipped_tar(photos: Path, path: Path) -> Path:
     return path.with_suffix(".tar.gz")
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("pack", [as_zip, as_tar, as_gzipped_tar])
+PACKS = [as_zip, as_tar, as_gzipped_tar]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+@pytest.mark.parametrize("pack", PACKS)
 def test_an_archive_gives_the_bytes_of_its_folder(
     pack, workers, photos, tmp_path, reference
 ):
@@ -100,12 +109,8 @@ def test_an_archive_gives_the_bytes_of_its_folder(
     assert said_by(tmp_path / "c.h5") == reference
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4, 8])
-@pytest.mark.parametrize("parts", [1, 3])
-def test_killed_and_resumed_it_gives_the_bytes_of_an_unbroken_run(
-    parts, workers, photos, tmp_path, reference
-):
-    path = tmp_path / "c.h5"
+def killed(source: Path, path: Path, parts: int, workers: int) -> None:
+    """Extract in a fork that dies when it has named so many parts."""
     child = os.fork()
     if child == 0:
         plain, done = Path.replace, 0
@@ -119,13 +124,32 @@ def test_killed_and_resumed_it_gives_the_bytes_of_an_unbroken_run(
             return found
 
         Path.replace = replace
-        run(photos, path, **OPTIONS, workers=workers)
+        run(source, path, **OPTIONS, workers=workers)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    assert len(list((tmp_path / "c.h5.parts").glob("[!.]*.h5"))) == parts
+    left = path.with_name(f"{path.name}.parts").glob("[!.]*.h5")
+    assert len(list(left)) == parts
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_killed_and_resumed_it_gives_the_bytes_of_an_unbroken_run(
+    parts, workers, photos, tmp_path, reference
+):
+    path = tmp_path / "c.h5"
+    killed(photos, path, parts, workers)
     # Gone on with by another number of workers.
     _, seen = run(photos, path, **OPTIONS, workers=9 - workers)
     assert seen.kept >= 6 * parts - 1  # one of the list is broken
+    assert said_by(path) == reference
+
+
+@pytest.mark.parametrize("pack", PACKS)
+def test_an_archive_too_can_be_resumed(pack, photos, tmp_path, reference):
+    archive, path = pack(photos, tmp_path / "photos"), tmp_path / "c.h5"
+    killed(archive, path, 2, 2)
+    _, seen = run(archive, path, **OPTIONS, workers=4)
+    assert seen.kept >= 11
     assert said_by(path) == reference
 
 

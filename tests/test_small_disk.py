@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import featpipe
 from featpipe.cli.app import app
+from featpipe.predictor import exporting
 
 pytest_plugins = ["predictor_fixtures"]
 
@@ -58,6 +59,17 @@ def model(kinds_h5) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def networks(kinds_h5) -> tuple[Path, bytes]:
+    """Save a model of a shallow depth, and convert it once: that takes seconds."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    path = kinds_h5.path.with_name("shallow.model")
+    fitted = featpipe.fit(kinds_h5, "linear", depth="stage1", C=0.1)
+    fitted.save(path)
+    return path, exporting._onnx(fitted)
+
+
 def fill(disk: Path, free: int) -> Path:
     """Leave so many bytes."""
     ballast = disk / "ballast"
@@ -94,6 +106,7 @@ COMMANDS = {
         "compare {h5} --classifiers linear --predictions {disk}/p.csv", ["p.csv"], 0),
     "fit": ("fit {h5} --classifier linear -o {disk}/m", ["m"], 4096),
     "predict": ("predict {model} {src} -o {disk}/f.csv", ["f.csv"], 0),
+    "export": ("export {shallow} -o {disk}/m.onnx --check {src}", ["m.onnx"], 4096),
     "report": ("report {h5} -o {disk}/r.html", ["r.html"], 300_000),
     "report --png": ("report {h5} --png {disk}/plots", ["plots"], 60_000),
     "finetune": ("finetune {src} -o {disk}/t --backbone networks:tiny --weights none "
@@ -107,12 +120,17 @@ CASES = [(name, free) for name, (*_, some) in COMMANDS.items() for free in {0, s
 
 @pytest.mark.parametrize(("name", "free"), sorted(CASES))
 def test_a_full_disk_costs_one_sentence_and_a_rerun(
-    name, free, disk, kinds, kinds_h5, model
+    name, free, disk, kinds, kinds_h5, model, request, monkeypatch
 ):
     text, outputs, _ = COMMANDS[name]
+    shallow = None
+    if name == "export":
+        shallow, content = request.getfixturevalue("networks")
+        monkeypatch.setattr(exporting, "_onnx", lambda predictor: content)
     if name.startswith("report"):
         pytest.importorskip("bokeh", reason="the extra `report` is not installed")
-    words = text.format(src=kinds, disk=disk, h5=kinds_h5.path, model=model).split()
+    places = {"src": kinds, "disk": disk, "h5": kinds_h5.path, "model": model}
+    words = text.format(**places, shallow=shallow).split()
     old = {}
     if name.startswith("extract, "):
         shutil.copy(kinds_h5.path, disk / "c.h5")

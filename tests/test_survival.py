@@ -124,7 +124,7 @@ def test_the_page_adds_up_what_the_runs_counted():
     assert "| refused | 2 | 8 | 10 |" in text
     assert "11 files." in text
     assert text.count("Wrong: 1.") == 2
-    assert "2 took more than 5 s by the clock" in text
+    assert "for more than 5 s by the clock: 2." in text
     assert text.count("| now | 1.0 | 5 |") == 4
 
 

@@ -1,6 +1,7 @@
 """Reading a small JSON document that may come from anywhere."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         If there is no such file.
     ValueError
         If it is no regular file (a FIFO would be waited for, a device never ends), no
-        UTF-8, no JSON, holds NaN or an infinity, or is nested too deep; the message
-        does not name the file.
+        UTF-8, no JSON, holds a number that is not finite or beyond 64 bits, or is
+        nested too deep; the message does not name the file.
 
     Examples
     --------
@@ -38,10 +39,28 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        return json.loads(
+            path.read_bytes(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.20} is not finite")
+    return number
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 20 or abs(number := int(text)) >= 2**64:
+        raise ValueError(f"{text:.20} has more than 64 bits")
+    return number
