@@ -110,14 +110,14 @@ def where_to_go_on(runs: Sequence[Run], stage: str) -> tuple[int, int]:
 
 def survival(runs: Sequence[Run]) -> Iterator[str]:
     """Write a table of a command a line: what was tried, and what went wrong."""
-    steps: Counter[str] = Counter()
-    for each in runs:
-        for job in each["jobs"].values():
-            steps.update(job["steps"])
-    yield f"{sum(each['n'] for each in runs):,} points were tried, in an order drawn at"
-    yield f"random, of the {max(each['points'] for each in runs):,} there are (a point"
-    yield "inside a write of many comes last). They lie at"
-    yield f"{len(steps)} steps: {', '.join(sorted(steps))}."
+    steps = {step for each in runs for job in each["jobs"].values()
+             for step in job["steps"]}  # fmt: skip
+    longest = max(runs, key=lambda each: each["first"] + each["n"])
+    yield f"{sum(each['n'] for each in runs):,} points were tried, in an order that the"
+    yield "seed draws (a point inside a write of many comes last); the longest was"
+    yield f"followed to its point {longest['first'] + longest['n']:,} of the"
+    yield f"{longest['points']:,} there are. They lie at {len(steps)} steps:"
+    yield f"{', '.join(sorted(steps))}."
     yield ""
     yield "| command | tried | steps | wrong |"
     yield "|---|---|---|---|"
@@ -127,9 +127,13 @@ def survival(runs: Sequence[Run]) -> Iterator[str]:
         tried, wrong = (sum(each[what] for each in mine) for what in ("tried", "wrong"))
         yield f"| {job} | {tried:,} | {len(named)} | {wrong} |"
     yield ""
-    yield f"Wrong: {sum(len(each['wrong']) for each in runs):,}."
+    # A run with code that has been mended since keeps what it found.
+    old = [text for each in runs if "mended" in each for text in each["wrong"]]
+    new = [text for each in runs if "mended" not in each for text in each["wrong"]]
+    yield f"Wrong: {len(new):,}; mended since it was found: {len(old):,}."
     yield ""
-    yield from (f"- wrong: {text}" for each in runs for text in each["wrong"])
+    yield from (f"- wrong: {text}" for text in new)
+    yield from (f"- mended: {text}" for text in old)
 
 
 def mutants(runs: Sequence[Run]) -> Iterator[str]:

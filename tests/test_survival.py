@@ -117,13 +117,18 @@ def test_the_page_adds_up_what_the_runs_counted():
     runs = [{"stage": stage, **facts, **found} for stage, found in counts]
     text = soak.page(json.loads(json.dumps(runs)))
     assert "| fit | 4 | 2 | 1 |" in text
-    assert "4 points were tried, in an order drawn at\nrandom, of the 7 there" in text
-    assert "2 steps: fsync model, link lock." in text
+    assert "4 points were tried, in an order" in text
+    assert "followed to its point 3 of the\n7 there are. They lie at 2 steps:\n" in text
+    assert "\nfsync model, link lock.\n" in text
     assert "wrong: fit, EIO at fsync model (fsync 1): it is" in text
     assert "| signal 11 | 1 | 0 | 1 |" in text
     assert "| refused | 2 | 8 | 10 |" in text
     assert "11 files." in text
-    assert text.count("Wrong: 1.") == 2
+    assert "Wrong: 1; mended since it was found: 0." in text
+    assert "Wrong: 1." in text
+    mended = soak.page([{**each, "mended": True} for each in runs])
+    assert "Wrong: 0; mended since it was found: 1." in mended
+    assert "- mended: fit, EIO" in mended
     assert "for more than 5 s by the clock: 2." in text
     assert text.count("| now | 1.0 | 5 |") == 4
 
