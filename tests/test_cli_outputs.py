@@ -90,6 +90,33 @@ def test_only_a_codes_file_is_replaced(here, name, option):
     assert (here / name).read_bytes() == content
 
 
+SHORT = "--backbone mini --weights none --depth stage1 --train head --epochs 1"
+IMAGES = (
+    "predict m src -o {image}",
+    "predict m src/val -o {image}",  # beside the source
+    "fit c.h5 --classifier linear -o {image}",
+    f"finetune src {SHORT} -o {{image}}",
+    f"finetune src {SHORT} -o x --json {{image}}",
+    "extract src -o new.h5 --json {image}",
+    "compare c.h5 --predictions {image}",
+    "report c.h5 -o {image}",
+    "export m -o {image}",
+)
+
+
+@pytest.mark.parametrize("command", IMAGES)
+def test_no_output_replaces_an_image(here, monkeypatch, command):
+    monkeypatch.chdir(here)
+    image = "src/train/dark/0.png"
+    (here / "to an image").symlink_to(image)
+    before = (here / image).read_bytes()
+    for name in (image, "to an image"):
+        words = [name if word == "{image}" else word for word in command.split()]
+        said = refused(*words)
+        assert f"would replace {name}, which is an image" in said
+    assert (here / image).read_bytes() == before
+
+
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_json_and_csv_go_into_a_fifo_or_through_a_link(here, kind):
     import threading

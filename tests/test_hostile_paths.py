@@ -14,6 +14,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import mutants
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -220,3 +221,18 @@ def test_odd_names_in_a_codes_file_never_reach_a_terminal_raw(place):
         assert done.exit_code == 0, done.output
         for odd in "\x1b\x07\x9b\u202e":
             assert odd not in done.output
+
+
+def test_a_file_is_known_for_an_image_by_how_it_begins(tmp_path):
+    path = tmp_path / "x"
+    for name, content in mutants.pictures():
+        path.write_bytes(content)
+        assert images.is_image_file(path), name
+    texts = (b"path,label\n", b'{"seed": 3}', b"<!doctype html>", b"BM,label\nP1,a\n",
+             b"P1\n", b"", mutants.CODES, mutants.MODEL)  # fmt: skip
+    for content in texts:
+        path.write_bytes(content)
+        assert not images.is_image_file(path), content[:20]
+    os.mkfifo(tmp_path / "fifo")
+    for other in ("fifo", ".", "none", "a\0b"):
+        assert not images.is_image_file(tmp_path / other)

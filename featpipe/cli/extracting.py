@@ -109,6 +109,7 @@ def extract_codes(
     require_outputs(
         {"-o": asked["output"], "--json": asked["json_path"]},
         {"SOURCE": asked["source"], "--weights": asked["weights"]},
+        codes=["-o"],
     )
     jobs = jobs_of(asked)
     image_set = images.scan(

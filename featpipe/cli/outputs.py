@@ -1,6 +1,6 @@
 """The files that a command names: checked before any work, written before any print."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ __all__ = ["require_outputs", "run_all"]
 def require_outputs(
     outputs: Mapping[str, Path | None],
     inputs: Mapping[str, Any],
+    *,
+    codes: Collection[str] = (),
 ) -> None:
-    """Raise if an output cannot be written, is an input, or is another output.
+    """Raise if an output cannot be written, is an input, an image, or another output.
 
     Parameters
     ----------
@@ -22,18 +24,35 @@ def require_outputs(
         What each is called on the command line; None for what was not given.
     inputs : mapping of str to path, or list of paths
         The same.
+    codes : collection of str
+        The outputs that replace codes files only, which is checked elsewhere.
 
     Raises
     ------
     ValueError, OSError
         Naming the path and what would do.
     """
-    for path in outputs.values():
+    for name, path in outputs.items():
         if path is not None:
             files.require_writable(path)
+            if name not in codes:
+                _require_no_image(name, path)
     for name, given in inputs.items():
         for path in given if isinstance(given, list | tuple) else [given]:
             files.require_distinct(outputs, {name: path})
+
+
+def _require_no_image(name: str, path: Path) -> None:
+    """Raise if an output would replace an image, for it may be one of the source."""
+    if not path.exists():
+        return
+    # Not for `--help`, which has to be quick.
+    from featpipe.images import is_image_file
+
+    if is_image_file(path):
+        raise ValueError(
+            f"{name} would replace {path}, which is an image; give {name} another name"
+        )
 
 
 def run_all(*steps: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.voice import voice
 
@@ -67,12 +68,8 @@ def _check_outputs(
     files: Sequence[Path], output: Path | None, scores: Path | None
 ) -> None:
     """Refuse a page that would replace an input, or cannot be written."""
-    from featpipe.files import require_distinct, require_writable
-
     codes = {f"codes file {k}": path for k, path in enumerate(files, 1)}
-    require_distinct({"-o": output}, {**codes, "--scores": scores})
-    if output is not None:
-        require_writable(output)
+    require_outputs({"-o": output}, {**codes, "--scores": scores})
 
 
 def write_report(

@@ -17,6 +17,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `values` | values of more than 8 bits, and which of them become black and white |
 | `turbo` | the same pixels of plain JPEGs, faster |
 | `memory` | pixels of Pillow's without a copy |
+| `sniffing` | whether a file begins as an image does |
 | `non_images` | what a file is that is no image |
 """
 
@@ -30,6 +31,7 @@ from featpipe.images.decoding import (
 )
 from featpipe.images.imageset import Failure, ImageError, ImageSet
 from featpipe.images.scanning import scan
+from featpipe.images.sniffing import is_image_file
 from featpipe.images.values import ValueRange, describe_values, parse_value_range
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "decode",
     "describe_values",
     "from_arrays",
+    "is_image_file",
     "parse_value_range",
     "scan",
 ]
