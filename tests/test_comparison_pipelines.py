@@ -68,3 +68,17 @@ def test_fixed_or_finetuned_leaves_a_table_a_picture_and_models(tmp_path, draw, 
     assert "all, probe first" in shown
     assert (study / "study.png").stat().st_size > 10_000
     assert featpipe.load(study / "from-stage1.model").class_names == ["ant", "bee"]
+
+
+def test_scaling_out_takes_four_steps_to_the_same_codes_and_one_model(
+    flowers, tmp_path, capsys
+):
+    study = tmp_path / "study"
+    options = ["-o", str(study), "--jobs", "2", "--memory", "50MB"]
+    model = load("scale_out").main([str(flowers), *options])
+    said = capsys.readouterr().out
+    assert "12 images: about" in said
+    assert "3 ways, the same 12 rows to the byte" in said
+    assert model.model.classifier in ("linear", "svm", "logistic")
+    assert (study / "scores.json").exists()
+    assert (study / "model").exists()

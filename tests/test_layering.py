@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scores",
         "protocol",
         "files",
+        "parallel",
     },
     "predictor": {
         "bounds",

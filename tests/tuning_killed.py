@@ -5,7 +5,6 @@ of the model that came out, and how often the run was killed. One process for al
 them: torch is imported once, and each run is a fork that may die.
 """
 
-import gc
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ import featpipe
 
 OPTIONS = {
     **SMALL,
-    "depth": "stage1",
+    "depth": "stage2",
     "epochs": 3,
     "device": "cpu",
     "augment": ("flip", "crop"),
@@ -76,8 +75,6 @@ def main(photos: Path, work: Path) -> None:
     model = work / "whole" / "m"
     count = train(photos, model, 0)
     say(model, 0)
-    gc.collect()
-    gc.freeze()  # or every fork copies what the collector touches
     model = work / "once" / "m"
     assert not in_a_fork(photos, model, rng.randrange(count // 2, count))
     train(photos, model, 0)

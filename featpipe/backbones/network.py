@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from featpipe.backbones.depths import Depth
-from featpipe.backbones.fusing import can_fuse, fuse, input_sizes
+from featpipe.backbones.fusing import can_fuse, fuse
 from featpipe.backbones.network_graph import NetworkGraph
 from featpipe.backbones.preprocessing import Preprocessing
 
@@ -124,8 +124,7 @@ class Backbone:
             )
         device = torch.device(device)
         whole = self._outline.cut(self.depths)
-        side = self.preprocessing.crop if fused else None
-        cut = prepared(whole, device, precision, fused_for=side)
+        cut = prepared(whole, device, precision, fused=fused)
         return replace(self, device=device, precision=precision, _cut=cut)
 
     @property
@@ -169,14 +168,13 @@ class Backbone:
 
 
 def prepared(
-    cut: nn.Module, device: torch.device, precision: str, *, fused_for: int | None
+    cut: nn.Module, device: torch.device, precision: str, *, fused: bool = True
 ) -> nn.Module:
     """Return a cut network made fast for a device and a precision.
 
     Everything that makes it faster without changing what it computes stands here:
     batch norm folded, channels last, weights cast once instead of for every batch,
-    and convolutions that add and activate (see `fusing`) for images of ``fused_for``
-    pixels a side; None for none.
+    and, unless not ``fused``, convolutions that add and activate (see `fusing`).
     The network given stays as it is; weights that need no change are shared with it.
     """
     tensors = (*cut.parameters(), *cut.buffers())
@@ -184,13 +182,10 @@ def prepared(
     if isinstance(network, fx.GraphModule):
         _fold_batch_norm(network)
     lower = _PRECISIONS[precision]
+    _place(network, device, lower)
     on_cpu = device.type == "cpu" and can_fuse(lower or torch.float32)
-    if fused_for and on_cpu and isinstance(network, fx.GraphModule):
-        sizes = input_sizes(network, fused_for)
-        _place(network, device, lower)
-        fuse(network, sizes)
-    else:
-        _place(network, device, lower)
+    if fused and on_cpu and isinstance(network, fx.GraphModule):
+        fuse(network)
     return network.eval()
 
 

@@ -6,6 +6,7 @@ C from out-of-fold predictions; predicting. Never here: optimisation (that is
 compares classifiers.
 """
 
+from featpipe.classifiers.budgeting import Budget, budget
 from featpipe.classifiers.checking import Reader, check_C_grid
 from featpipe.classifiers.estimators import (
     NAMES,
@@ -19,11 +20,13 @@ from featpipe.classifiers.repeating import repeated_score
 
 __all__ = [
     "NAMES",
+    "Budget",
     "LinearClassifier",
     "LogisticClassifier",
     "Part",
     "Reader",
     "SVMClassifier",
+    "budget",
     "check_C_grid",
     "fit_nested",
     "make",

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PathClassifier"]
 
-# Rows a reader is asked for at once when predicting.
-BLOCK_ROWS = 8192
+# Bytes of float32 that a reader is asked for at once when predicting.
+BLOCK_BYTES = 16 * 2**20
 # Coefficients beyond which single precision might not hold a score.
 LARGE = 1e18
 # Used when no class has two rows, so that nothing can be held out to choose C.
@@ -175,9 +175,12 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if is_reader(X):
-            blocks = range(0, X.shape[0], BLOCK_ROWS)
-            parts = [X.rows(i, min(i + BLOCK_ROWS, X.shape[0])) for i in blocks]
-            return np.concatenate([self.decision_function(part) for part in parts])
+            kind = np.float32 if np.dtype(X.dtype).itemsize <= 4 else np.float64
+            n_rows, step = X.shape[0], max(64, BLOCK_BYTES // (4 * X.shape[1]))
+            blocks = (X.rows(i, min(i + step, n_rows)) for i in range(0, n_rows, step))
+            return np.concatenate(
+                [self.decision_function(block.astype(kind)) for block in blocks]
+            )
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         values = self._scores(X)
         return values[:, 0] if values.shape[1] == 1 else values
@@ -258,6 +261,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
 
         labels = job.labels
         self._path_converged = True
+        self.fold_fits_: list[solvers.Start] = []
         self.cv_score_ = float("nan")
         self.cv_predicted_: np.ndarray | None = None
         if self.C != "auto":
@@ -280,6 +284,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             job.problem, self.Cs_, splits, judges=[chooses], options=job.options
         )
         self._choose_from(labels, splits, chooses, path.gaps)
+        self.fold_fits_ = [path.start(self._best, [k]) for k in range(len(splits))]
         return path
 
     def _choose_from(

@@ -66,6 +66,8 @@ _PARAMETERS = """
     cv_predicted_ : (n,) or None
         Out-of-fold class of every row at ``C_``; None unless every row was held
         out exactly once.
+    fold_fits_ : list of (coef, intercept)
+        Of each fold, its fit at ``C_``; empty where C was given.
     coef_ : (n_classes, width) float64, or (1, width) for two classes
         On the scale of the codes as given.
     intercept_ : (n_classes,) float64, or (1,) for two classes

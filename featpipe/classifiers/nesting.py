@@ -7,7 +7,7 @@ the same problem. Each is solved once, and all of them together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 def fit_nested(
-    model: PathClassifier, X: np.ndarray, y: np.ndarray, parts: Sequence[Part]
+    model: PathClassifier, X: Any, y: np.ndarray, parts: Sequence[Part]
 ) -> list[PathClassifier]:
     """Fit a clone of the model to each part, as if alone.
 
@@ -44,7 +44,7 @@ def fit_nested(
     ----------
     model : PathClassifier
         With ``C="auto"``; its ``cv`` is not used.
-    X : (n, width) float32 or float64
+    X : (n, width) float32 or float64, or a `Reader` that is indexed like an array
     y : (n,)
     parts : sequence of Part
 

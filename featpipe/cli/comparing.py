@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli import options as o
-from featpipe.cli.choices import Metric
+from featpipe.cli.choices import Backend, Metric
 from featpipe.cli.extracting import extract, extract_codes
 from featpipe.cli.outputs import require_outputs, run_all
+from featpipe.cli.parallel import BackendOption, JobsOption, SchedulerOption, jobs_of
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.reporting import ReportPath, write_report
 from featpipe.cli.run_folder import RECORD, claim, default_folder
@@ -44,6 +45,9 @@ def compare(
     memory: o.Memory = None,
     seed: o.Seed = 0,
     full_path: o.FullPath = False,
+    jobs: JobsOption = None,
+    backend: BackendOption = Backend.loky,
+    scheduler: SchedulerOption = None,
 ) -> None:
     """Train classifiers on cached codes and compare them honestly.
 
@@ -93,6 +97,7 @@ def compare_codes(asked: dict[str, Any]) -> None:
             memory=asked["memory"],
             seed=asked["seed"],
             full_path=asked["full_path"],
+            jobs=jobs_of(asked),
             progress=progress,
         )
     run_all(*_writers(found, asked), lambda: _print(found))

@@ -398,7 +398,8 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Memory for fitting, beside the codes, as 8GB. Default: 1GB.",
+        help="Memory for the program, as 8GB; larger codes are read from the file "
+        "on every pass. Default: half of what the machine has available.",
         rich_help_panel=MACHINE,
     ),
 ]

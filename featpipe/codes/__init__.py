@@ -11,12 +11,14 @@ from featpipe.codes.block import CodesError, is_replaceable, require_replaceable
 from featpipe.codes.layout import SPLITS, Failure, Tables
 from featpipe.codes.merging import merge, require_same_fingerprint
 from featpipe.codes.reading import checked, digest, read, verify
+from featpipe.codes.view import CodesView
 
 __all__ = [
     "FINGERPRINT",
     "SPLITS",
     "Codes",
     "CodesError",
+    "CodesView",
     "Failure",
     "Row",
     "Tables",

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from featpipe.codes import Codes, checked, read
-from featpipe.comparison import details, duplicates, ensemble
-from featpipe.comparison.contenders import BASELINES, Fitted, Settings, fit_and_predict
+from featpipe.comparison import details, duplicates
+from featpipe.comparison.contenders import BASELINES, Settings
 from featpipe.comparison.external import read_external
-from featpipe.comparison.judging import Entry, HeldOut, Row, nested_choice, rank
+from featpipe.comparison.judging import Entry, HeldOut, nested_choice, rank
 from featpipe.comparison.options import check_options, depths_asked
-from featpipe.comparison.sources import Labelled, Source, align_files, choose_depths
+from featpipe.comparison.sources import Labelled, align_files, choose_depths
 from featpipe.comparison.table import Comparison
+from featpipe.comparison.tasks import Progress, fit_all, require_room
 from featpipe.comparison.testing import describe_power, judge_all, majority_notes
+from featpipe.parallel import Jobs, as_jobs
 from featpipe.protocol import Protocol, plan
 from featpipe.scores import Score
 
 __all__ = ["compare"]
 
-Progress = Callable[[int, int, str], None]
 OneOrMore = Codes | str | os.PathLike[str] | Sequence[Codes | str | os.PathLike[str]]
 
 
@@ -41,6 +42,7 @@ def compare(
     memory: str | int | None = None,
     seed: int = 0,
     full_path: bool = False,
+    jobs: int | Jobs | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare classifiers on the cached codes of one or several files.
@@ -79,13 +81,19 @@ def compare(
     device : str
         Where ``linear``, ``svm`` and ``logistic`` are fitted.
     memory : str or int, optional
-        What their fits may use, ``"8GB"`` or bytes.
+        What the program may take, ``"8GB"`` or bytes; shared by the processes of
+        ``jobs`` on a machine. Codes of which four copies are more are read from the
+        file on every pass. Default: half of what the machine has available.
     seed : int
         The same seed gives the same table.
     full_path : bool
         Whether every C is solved, also those that could hardly be chosen.
+    jobs : int or Jobs, optional
+        Processes that share the fits, each a classifier on a depth. Default: this one
+        alone.
     progress : callable, optional
-        Called as ``progress(n_done, n_fits, what)`` before each fit and at the end.
+        Called as ``progress(n_done, n_fits, what)`` before each fit and at the end;
+        with ``jobs`` after each.
 
     Returns
     -------
@@ -143,9 +151,11 @@ def compare(
         full_path=full_path,
     )
     y = _mask_held_out(labelled.labels, protocol)
-    twins = duplicates.report(sources, chosen, labelled, protocol.sides)
-    asked, said = _fit_all(
-        sources, chosen, classifiers, y, protocol, settings, progress or _silent
+    require_room(sources, chosen, classifiers, memory)
+    twins = duplicates.report(sources, chosen, labelled, protocol.sides, memory)
+    tell = progress or _silent
+    asked, said = fit_all(
+        sources, chosen, classifiers, y, protocol, settings, tell, as_jobs(jobs)
     )
     entries = [judged.enter(row) for row in rank(asked)]
     entries += [judged.enter_external(external_score) for external_score in external]
@@ -205,59 +215,6 @@ def _mask_held_out(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
     masked = np.full_like(labels, -1)
     masked[protocol.final.train] = labels[protocol.final.train]
     return masked
-
-
-def _fit_all(
-    sources: Sequence[Source],
-    chosen: Sequence[Sequence[str]],
-    classifiers: Sequence[str],
-    y: np.ndarray,
-    protocol: Protocol,
-    settings: Settings,
-    progress: Progress,
-) -> tuple[list[Row], list[str]]:
-    """Fit every contender; codes of one depth at a time are in memory."""
-    from featpipe.solvers import share_codes
-
-    names = list(dict.fromkeys(name for name in classifiers if name != "ensemble"))
-    with_ensemble = "ensemble" in classifiers
-    total = len(names) * sum(map(len, chosen)) + len(sources) * with_ensemble
-    rows: list[Row] = []
-    said: list[str] = []
-    for source, depths in zip(sources, chosen, strict=True):
-        # A concatenation would give its parts a second vote.
-        alone = [depth for depth in depths if "+" not in depth] if with_ensemble else []
-        members = []
-        for depth in depths:
-            X = source.arrays(depth)
-            fitted: dict[str, Fitted] = {}
-            # Standardised once, and in one eigenbasis, for all classifiers.
-            with share_codes():
-                for name in names:
-                    progress(len(rows), total, f"{name} on {depth}")
-                    fitted[name] = fit_and_predict(name, X, y, protocol, settings)
-                    rows.append(Row(source, depth, X.shape[1], name, fitted[name]))
-            if depth in alone and len(alone) > 1:
-                progress(len(rows), total, f"ensemble on {depth}")
-                logistic = fitted.get("logistic") or fit_and_predict(
-                    "logistic", X, y, protocol, settings
-                )
-                members.append(
-                    ensemble.prepare(depth, logistic, X, y, protocol, settings)
-                )
-            del X  # before the next depth is read, not after
-        if members:
-            depth, width, together = ensemble.combine(members, y, protocol, settings)
-            rows.append(Row(source, depth, width, "ensemble", together))
-        elif with_ensemble:
-            said.append(f"no ensemble for {source.name}: it takes at least two depths")
-    if not rows:
-        raise ValueError(
-            f"an ensemble takes at least two depths, {sources[0].name!r} gives "
-            f"{chosen[0]}; extract another depth to it"
-        )
-    progress(total, total, "done")
-    return rows, said
 
 
 def _protocol_notes(

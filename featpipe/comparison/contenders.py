@@ -97,7 +97,7 @@ class Fitted:
 
 
 def fit_and_predict(
-    name: str, X: np.ndarray, y: np.ndarray, protocol: Protocol, settings: Settings
+    name: str, X: Any, y: np.ndarray, protocol: Protocol, settings: Settings
 ) -> Fitted:
     """Fit a classifier as the protocol says, and predict everything that is judged.
 
@@ -105,7 +105,7 @@ def fit_and_predict(
     ----------
     name : str
         Of `classifiers.NAMES` or `BASELINES`.
-    X : (n, width) float32
+    X : (n, width) float32, or a `CodesView`
         Codes of all rows.
     y : (n,) int64
         Class numbers of the training rows; those of held-out rows are never read.
@@ -157,7 +157,7 @@ def _gathered(final: Any, models: Sequence[Any]) -> Iterator[str]:
 
 def _fit(
     name: str,
-    X: np.ndarray,
+    X: Any,
     y: np.ndarray,
     parts: Sequence[Part],
     settings: Settings,
@@ -183,17 +183,18 @@ def _fit(
     ]
 
 
-def _training_rows(X: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return training rows as a view, or as the copy that other classifiers got."""
+def _training_rows(X: Any, rows: np.ndarray) -> Any:
+    """Return training rows as a slice, or as other classifiers got them."""
     from featpipe.solvers import shared_rows
 
-    taken = take(X, rows)
-    return taken if taken.base is not None else shared_rows(X, rows)
+    if isinstance(X, np.ndarray):
+        taken = take(X, rows)
+        if taken.base is not None:
+            return taken
+    return shared_rows(X, rows)
 
 
-def _repeated_score(
-    model: Any, X: np.ndarray, y: np.ndarray, protocol: Protocol
-) -> float:
+def _repeated_score(model: Any, X: Any, y: np.ndarray, protocol: Protocol) -> float:
     """Return the cross-validated score of the final fit, over all its folds."""
     part, repeats = protocol.final, protocol.repeats
     if not repeats:
@@ -205,7 +206,7 @@ def _repeated_score(
     return classifiers.repeated_score(model, X, y, part.selection, repeats)
 
 
-def align_probabilities(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray:
+def align_probabilities(model: Any, X: Any, n_classes: int) -> np.ndarray:
     """Return probabilities with a column for every class, zero where not learned."""
     probabilities = np.zeros((len(X), n_classes))
     probabilities[:, model.classes_] = model.predict_proba(X)
@@ -213,7 +214,7 @@ def align_probabilities(model: Any, X: np.ndarray, n_classes: int) -> np.ndarray
 
 
 def out_of_fold(
-    X: np.ndarray, y: np.ndarray, part: Part, C: float | None, settings: Settings
+    X: Any, y: np.ndarray, part: Part, C: float | None, settings: Settings
 ) -> np.ndarray:
     """Predict the training rows of a part by logistic fits that never saw them.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from featpipe.classifiers import budget
 from featpipe.comparison.sources import Labelled, Source
 
 __all__ = [
@@ -72,6 +73,7 @@ def report(
     depths: Sequence[Sequence[str]],
     labelled: Labelled,
     sides: np.ndarray,
+    memory: int | str | None = None,
 ) -> list[str]:
     """Search at the depth that tells images apart best, and put it in words.
 
@@ -85,6 +87,9 @@ def report(
         The images.
     sides : (n,) int64
         As for `find`.
+    memory : int, str or None
+        As for `featpipe.classifiers.budget`. Where codes do not fit, only equal files
+        are searched for: cosines of so many images would take days.
     """
     sample = np.unique(np.linspace(0, len(sides) - 1, _SAMPLE).astype(np.int64))
     choices = [
@@ -94,6 +99,11 @@ def report(
     ]
     similarity, k, depth = min(choices)
     alike = threshold(similarity)
+    if budget(len(sides), sources[k].codes.width(depth), memory).streams:
+        order = np.argsort(sides, kind="stable")
+        order = order[sides[order] >= 0]
+        equal = _equal_files(labelled.digests, order, sides, labelled.labels, False)
+        return _describe(sorted(equal.values()), labelled, "equal files alone")
     X = sources[k].arrays(depth)
     copies = find(X, labelled.digests, sides, labelled.labels, alike)
     return _describe(copies, labelled, f"cosine of {depth} codes >= {alike:.4g}")

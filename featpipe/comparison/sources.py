@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from featpipe.codes import Codes, CodesError
+from featpipe.codes import Codes, CodesError, CodesView
 
 __all__ = ["Labelled", "Source", "align_files", "choose_depths", "take"]
 
@@ -75,17 +76,23 @@ class Source:
             column += width
         return X
 
+    def view(self, depth: str) -> CodesView:
+        """Return the codes of the images that take part, to be read in blocks."""
+        return CodesView(self.codes, depth, self.rows)
+
     def sample(self, depth: str, images: np.ndarray) -> np.ndarray:
         """Read the codes of some of the images that take part, at one depth."""
         return self.codes.take(depth, self.rows[images]).astype(np.float32, copy=False)
 
 
-def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return rows of an array, as a view where they are neighbours in order.
+def take(array: Any, rows: np.ndarray) -> Any:
+    """Return rows of an array or view, of an array as a slice where they are in order.
 
     Files are sorted by path, so a split is usually one run of rows: slicing it
     spares a copy of hundreds of megabytes.
     """
+    if isinstance(array, CodesView):
+        return array[rows]
     if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
         return array[rows[0] : rows[0] + len(rows)]
     copied: np.ndarray = array[rows]
@@ -123,8 +130,8 @@ def _labelled(codes: Codes) -> Labelled:
         paths=[codes.paths[row] for row in rows],
         labels=labels[rows],
         class_names=list(codes.class_names),
-        splits=np.asarray(codes.splits, dtype=object)[rows],
-        groups=np.asarray(codes.groups, dtype=object)[rows],
+        splits=np.array(codes.tables.splits, object)[rows],
+        groups=np.array(codes.tables.groups, object)[rows],
         digests=np.asarray(codes.sha256)[rows],
         n_unlabelled=len(labels) - len(rows),
     )

@@ -9,7 +9,6 @@ nothing of classifiers.
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from featpipe import images
 from featpipe.codes import Codes
@@ -18,7 +17,7 @@ from featpipe.extraction.job import Job
 from featpipe.files import LockedError, belongs_to
 from featpipe.inference import Machine, Progress, Recipe, image_set_of
 from featpipe.inference.sources import Source, require_different_paths
-from featpipe.parallel import Jobs
+from featpipe.parallel import Jobs, as_jobs
 
 __all__ = ["Cost", "Job", "LockedError", "extract"]
 
@@ -199,7 +198,7 @@ def extract(
         Machine(device, batch_size, workers),
         on_error=on_error,
         shard=shard,
-        jobs=_jobs_of(jobs),
+        jobs=as_jobs(jobs),
         progress=progress,
     )
     codes = job.run(overwrite=overwrite, break_lock=break_lock)
@@ -207,8 +206,3 @@ def extract(
     if text := images.describe_values(notes, recipe.value_range):
         warnings.warn(f"{codes.path}: {text}", UserWarning, stacklevel=2)
     return codes
-
-
-def _jobs_of(jobs: Any) -> Jobs | None:
-    """Return what opens processes as it is, and whatever else as a number of them."""
-    return jobs if jobs is None or hasattr(jobs, "open") else Jobs(jobs)

@@ -1,7 +1,7 @@
 """What an extraction will take, told from a few of its images and a second of trying.
 
-The network is timed on real shapes, reading and decoding on a sample of the images;
-writing and merging are bytes at rates that are assumed, those of a common disk.
+The start is timed, the network on real shapes, reading and decoding on a sample of the
+images; writing and merging are bytes at rates that benchmarks/cost_model.py measures.
 """
 
 import math
@@ -23,11 +23,12 @@ __all__ = ["Cost", "estimate"]
 
 # Images of the sample, and seconds after which it has enough.
 _SAMPLE, _SECONDS = 48, 2.0
-# Bytes a second, assumed: a part is built, written, synced and checked; the merge reads
-# the parts, writes the file, and takes three digests of it.
-WRITE_RATE, MERGE_RATE = 2.5e8, 2.5e8
-# Of the scan's end, the first batch, the lock and the renames.
-FIXED_SECONDS = 0.5
+# Bytes a second, measured on two cores of a Xeon: a part is built, written, synced and
+# checked; the merge reads the parts, writes the file, and takes three digests of it.
+WRITE_RATE, MERGE_RATE = 1.9e8, 1.9e8
+# Of the scan's end, the first batch, the lock and the renames; fitted to the runs of
+# benchmarks/cost_model.py.
+FIXED_SECONDS = 1.5
 # Bytes of a row beside its codes: path, digest, size, time.
 _ROW_BYTES = 150
 # Batches and parts in flight.
@@ -64,7 +65,12 @@ class Cost:
 
 
 def estimate(
-    images: ImageSet, outlook: Outlook, network: Network, slice_size: int
+    images: ImageSet,
+    outlook: Outlook,
+    network: Network,
+    slice_size: int,
+    *,
+    start_seconds: float = 0.0,
 ) -> Cost:
     """Estimate what it takes to do what an outlook says, computing next to nothing.
 
@@ -76,6 +82,8 @@ def estimate(
         Loaded, and timed for about a second.
     slice_size : int
         The largest batch that is tried.
+    start_seconds : float
+        What it took to import torch and load the network, as the run will do again.
     """
     todo = outlook.todo
     if outlook.added:
@@ -85,9 +93,7 @@ def estimate(
     if not n:
         none = dict.fromkeys(("start", *_STAGES), 0.0)
         return Cost(0, none, FIXED_SECONDS, "start", 0, _memory())
-    begin = time.perf_counter()
     backbone = network.backbone(outlook.depths)
-    start = time.perf_counter() - begin
     precision = outlook.provenance["precision"]
     side = backbone.preprocessing.crop
     execution = network.choose_execution(
@@ -100,7 +106,7 @@ def estimate(
     row = size * sum(shapes) + _ROW_BYTES
     n_workers = min(network.machine.n_workers, os.cpu_count() or 1)
     seconds = {
-        "start": start + FIXED_SECONDS,
+        "start": start_seconds + FIXED_SECONDS,
         "read": n * read / n_workers,
         "decode": n * decode / n_workers,
         "network": n * each,

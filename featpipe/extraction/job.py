@@ -5,6 +5,7 @@ writes.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -93,6 +94,7 @@ class Job:
         # Of plans: it must not be run, for its weights may be random.
         self._sketch = Network(recipe, machine, download=False)
         self._on_error = on_error
+        self._start_seconds = 0.0
         self._server: WorkerServer | None = None
         self._tell = progress or (lambda progress: None)
         self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
@@ -109,11 +111,20 @@ class Job:
         CodesError
             If the file was made otherwise, or is damaged.
         """
-        return self._look(None if overwrite else self._existing(), self._sketch)
+        begin = time.perf_counter()
+        outlook = self._look(None if overwrite else self._existing(), self._sketch)
+        self._start_seconds = time.perf_counter() - begin
+        return outlook
 
     def cost(self, outlook: Outlook) -> Cost:
         """Estimate what it takes to do what `look` has told."""
-        return estimate(self._images, outlook, self._sketch, self._slice_size)
+        return estimate(
+            self._images,
+            outlook,
+            self._sketch,
+            self._slice_size,
+            start_seconds=self._start_seconds,
+        )
 
     def _look(self, old: Codes | None, network: Network) -> Outlook:
         if old is not None and self._shard is not None:

@@ -10,6 +10,6 @@ such that doing them twice changes nothing. Knows nothing of what a task is.
 | `cluster` | a Dask cluster: is a scheduler there, are workers, have they our version |
 """
 
-from featpipe.parallel.jobs import Jobs, Pool, threads_here, worker_name
+from featpipe.parallel.jobs import Jobs, Pool, as_jobs, threads_here, worker_name
 
-__all__ = ["Jobs", "Pool", "threads_here", "worker_name"]
+__all__ = ["Jobs", "Pool", "as_jobs", "threads_here", "worker_name"]

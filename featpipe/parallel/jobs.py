@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from featpipe.bounds import require_number
 
-__all__ = ["BACKENDS", "Jobs", "Pool", "threads_here", "worker_name"]
+__all__ = ["BACKENDS", "Jobs", "Pool", "as_jobs", "threads_here", "worker_name"]
 
 BACKENDS = ("loky", "dask")
 # So often in a row workers may die without one task done; then it is the tasks.
@@ -129,6 +129,11 @@ class Jobs:
         with cluster.connected(self.scheduler, self.n or 1, self.seconds) as client:
             n_here = cluster.most_on_one_host(client)
             yield Pool(lambda: cluster.backend(client), n_here, cluster.deaths())
+
+
+def as_jobs(jobs: Any) -> Jobs | None:
+    """Return what opens processes as it is, and whatever else as a number of them."""
+    return jobs if jobs is None or hasattr(jobs, "open") else Jobs(jobs)
 
 
 class Pool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def out_of_fold(
     ----------
     estimator : PathClassifier
         Fitted on all of ``X``.
-    X : (n, width) float32 or float64
+    X : (n, width) float32 or float64, or a `CodesView`
     y : (n,)
     selection : sequence of (fitted, scored)
         Positions within the rows.
@@ -46,18 +47,29 @@ def out_of_fold(
     decisions : (m, n_classes) float64, or (m,) for two classes
     """
     rows, decisions = [np.empty(0, np.int64)], []
+    # These folds may have chosen C; their fits at the chosen one are then there.
+    known = estimator.fold_fits_ if estimator.cv is selection else []
+    for k, (fitted, scored) in enumerate(selection):
+        if len(np.unique(y[fitted])) == len(estimator.classes_):
+            if known:
+                again = copy(estimator)
+                again.coef_, again.intercept_ = known[k]
+            else:
+                again = _fitted(estimator, X[fitted], y[fitted])
+            rows.append(scored)
+            decisions.append(again.decision_function(X[scored]))
+    n_columns = () if len(estimator.classes_) == 2 else (len(estimator.classes_),)
+    values = np.concatenate([np.empty((0, *n_columns)), *decisions])
+    return np.concatenate(rows), values.astype(np.float64)
+
+
+def _fitted(estimator: Any, X: Any, y: np.ndarray) -> Any:
+    """Fit a clone at the chosen C."""
     again = clone(estimator).set_params(C=estimator.C_)
     with warnings.catch_warnings():
         # The fit on all rows has reported how this C converges.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for fitted, scored in selection:
-            if len(np.unique(y[fitted])) == len(estimator.classes_):
-                again.fit(X[fitted], y[fitted])
-                rows.append(scored)
-                decisions.append(again.decision_function(X[scored]))
-    n_columns = () if len(estimator.classes_) == 2 else (len(estimator.classes_),)
-    values = np.concatenate([np.empty((0, *n_columns)), *decisions])
-    return np.concatenate(rows), values.astype(np.float64)
+        return again.fit(X, y)
 
 
 class _Decisions(ClassifierMixin, BaseEstimator):

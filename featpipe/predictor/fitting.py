@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from featpipe import classifiers, codes, scores
 from featpipe.bounds import require_number, require_seed
-from featpipe.codes import Codes, CodesError, checked
+from featpipe.codes import Codes, CodesError, CodesView, checked
 from featpipe.predictor.calibrating import out_of_fold, platt, probabilities
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
@@ -73,7 +73,9 @@ def fit(
     device : str
         Where it is fitted, and where the predictor will run.
     memory : str or int, optional
-        What the fit may use beside the codes, ``"8GB"`` or bytes.
+        What the program may take, ``"8GB"`` or bytes. Codes of which four copies are
+        more are read from the file on every pass. Default: half of what the machine
+        has available.
     seed : int
         Of the folds.
     weights : path, optional
@@ -123,6 +125,7 @@ def fit(
         record = find_record(recorded, (classifier, depth), seed, asked, grid)
         check_rows(record, len(part.train), held, recorded)
     chosen = resolve_C(part, C, Cs) if record is None else record.C
+    budget = classifiers.budget(len(file), file.width(depth), memory)
     estimator = classifiers.make(
         classifier,
         C=chosen,
@@ -131,10 +134,11 @@ def fit(
         metric=metric,
         class_weight=class_weight,
         device=device,
-        memory=memory,
+        memory=budget.memory,
         random_state=seed,
     )
-    X, y = file.arrays(depth)
+    X = CodesView(file, depth) if budget.streams else file.arrays(depth)[0]
+    y = np.asarray(file.labels)
     start = time.perf_counter()
     with warnings.catch_warnings():
         # The estimator's warnings_ says it too, and travels with the model.
@@ -256,8 +260,8 @@ def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, Protocol]:
     rows = np.flatnonzero(labels >= 0)
     protocol = plan(
         labels[rows],
-        np.asarray(file.splits, object)[rows],
-        np.asarray(file.groups, object)[rows],
+        np.array(file.tables.splits, object)[rows],
+        np.array(file.tables.groups, object)[rows],
         file.class_names,
         n_folds=n_folds,
         seed=seed,
@@ -271,7 +275,7 @@ def _score(
     depth: str,
     classifier: str,
     estimator: Any,
-    X: np.ndarray,
+    X: np.ndarray | CodesView,
     part: Part,
     protocol: str,
     cv_score: float,

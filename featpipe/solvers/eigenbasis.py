@@ -18,6 +18,7 @@ import torch
 from featpipe.solvers.fold_codes import FoldCodes, RotatedCodes, SharedCodes
 from featpipe.solvers.problem import Options, Problem, Split
 from featpipe.solvers.standardize import Moments, Rows, fold_moments
+from featpipe.solvers.streaming import StreamedRows, fits
 
 __all__ = ["fold_codes", "gram_matrices", "share_codes", "shared_rows"]
 
@@ -28,6 +29,8 @@ ROWS, ROTATED, BASES = 0.6, 0.4, 0.5
 # Columns up to which every fold gets a basis of its own: eigenvectors of 2,048 columns
 # take over a second a fold, more than the steps they save.
 OWN_BASES = 1024
+# Rows a column that a basis for all folds is taken from, where rows are streamed.
+BASIS_ROWS = 20
 # Bytes of rotated copies beyond which reading them takes longer than the products.
 CACHE = 16 * 2**20
 # Columns of a symmetric product that are computed at once, from the diagonal on.
@@ -37,7 +40,7 @@ T = TypeVar("T")
 
 # What was made inside the block, and beside it the array, so that its address is not
 # used again.
-_made: ContextVar[dict[Hashable, tuple[np.ndarray, Any]] | None] = ContextVar(
+_made: ContextVar[dict[Hashable, tuple[Any, Any]] | None] = ContextVar(
     "made", default=None
 )
 
@@ -61,9 +64,11 @@ def share_codes() -> Iterator[None]:
 def _once(codes: Any, key: Hashable, make: Callable[[], T]) -> T:
     """Return what ``make`` makes of the codes, made once inside the block."""
     made = _made.get()
-    if made is None or not isinstance(codes, np.ndarray):
+    if made is None:
         return make()
-    where = codes.__array_interface__["data"][0], codes.shape, codes.strides
+    where: Hashable = id(codes)
+    if isinstance(codes, np.ndarray):
+        where = codes.__array_interface__["data"][0], codes.shape, codes.strides
     whole = where, codes.dtype.str, key
     if whole not in made:
         made[whole] = codes, make()
@@ -78,8 +83,8 @@ def _digest(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def shared_rows(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return a copy of some rows, the same one each time inside the block."""
+def shared_rows(codes: Any, rows: np.ndarray) -> Any:
+    """Return a copy, or a reader, of some rows; the same each time inside the block."""
     return _once(codes, ("copy", _digest(rows)), lambda: codes[rows])
 
 
@@ -116,15 +121,20 @@ def _fold_codes(
     for fold, (train, _) in enumerate(splits):
         use[fold, torch.from_numpy(np.asarray(train))] = 1.0
     use = use.to(device)
-    weights = use * torch.from_numpy(problem.weights).to(device)
-    row_weights = use * torch.from_numpy(problem.row_weights).to(device)
+    weights = row_weights = use * torch.from_numpy(problem.weights).to(device)
+    if not np.array_equal(problem.weights, problem.row_weights):
+        row_weights = use * torch.from_numpy(problem.row_weights).to(device)
+    del use
     labels = torch.from_numpy(problem.labels).to(device)
-    own = torch.nn.functional.one_hot(labels, problem.n_classes).double()
     kept = int(ROWS * options.n_bytes)
+    kind = Rows if fits(problem.codes, kept) else StreamedRows
     key = _digest(problem.row_weights), problem.standardize, kept, str(device)
-    rows = _once(problem.codes, ("rows", key), lambda: Rows(problem, device, kept))
+    rows = _once(problem.codes, ("rows", key), lambda: kind(problem, device, kept))
     moments = fold_moments(rows, row_weights, weights, problem.standardize)
-    class_weight = weights @ own
+    class_weight = weights.new_zeros(n_folds, problem.n_classes)
+    for start, stop in rows.blocks():
+        own = torch.nn.functional.one_hot(labels[start:stop], problem.n_classes)
+        class_weight += weights[:, start:stop] @ own.double()
     if _rotates(rows, weights, options):
         return _rotated(rows, moments, labels, weights, class_weight)
     most = BASES * options.n_bytes
@@ -233,8 +243,9 @@ def _shared(
         )
         values = (mass / every.sum())[:, None] * value
         bases = basis.expand(n_folds, -1, -1)
-        # A fold's rows are some of all, about their own mean, in its own scales.
-        top = torch.minimum(top, value[-1] * moments.ratio.square().amax(1))
+        if rows.kept is not None:
+            # A fold's rows are some of all, about their own mean, in its own scales.
+            top = torch.minimum(top, value[-1] * moments.ratio.square().amax(1))
     return SharedCodes(
         rows=rows,
         moments=moments,
@@ -252,8 +263,16 @@ def _shared(
 def _common_basis(
     rows: Rows, moments: Moments, every: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return eigenvalues and eigenvectors of the Gram matrix of all rows that serve."""
+    """Return eigenvalues and eigenvectors of the Gram matrix of all rows that serve.
+
+    Of those that do not fit into the memory a sample will do.
+    """
     middle = moments.centre.mean(0, keepdim=True)
+    stride = rows.n_rows // (BASIS_ROWS * rows.width)
+    if rows.kept is None and stride > 1:
+        sample = rows.every(stride)
+        if sample is not rows:
+            rows, every = sample, stride * every[:, ::stride]
     gram = gram_matrices(rows, Moments(torch.ones_like(middle), middle), every)
     value, basis = torch.linalg.eigh(gram[0])
     return value.clamp_min(0), basis
@@ -287,11 +306,13 @@ def gram_matrices(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.
     else:
         gram, first, total = _fold_sums(rows, weights)
         behind[:] = [total]
-    outer = first[:, :, None] * moments.centre[:, None]
-    mass = weights.sum(1)[:, None, None]
-    square = moments.centre[:, :, None] * moments.centre[:, None]
-    centred = gram - outer - outer.mT + mass * square
-    return moments.ratio[:, :, None] * centred * moments.ratio[:, None]
+    centre, ratio = moments.centre, moments.ratio
+    mass = weights.sum(1)[:, None]
+    # In place, for these are the largest things in memory where rows are streamed.
+    centred = torch.baddbmm(gram, first[:, :, None], centre[:, None], alpha=-1)
+    centred.baddbmm_(centre[:, :, None], first[:, None], alpha=-1)
+    centred.baddbmm_((mass * centre)[:, :, None], centre[:, None])
+    return centred.mul_(ratio[:, :, None]).mul_(ratio[:, None])
 
 
 def _fold_sums(
@@ -319,7 +340,8 @@ def _fold_sums(
             for fold in (*used, n_folds):
                 gram[fold] += square
                 first[fold] += linear
-    return gram[:-1], first[:-1], (gram[-1:], first[-1:])
+    # A copy, which does not keep the sums of the folds.
+    return gram[:-1], first[:-1], (gram[-1:].clone(), first[-1:].clone())
 
 
 def _square(z: torch.Tensor) -> torch.Tensor:

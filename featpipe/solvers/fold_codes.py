@@ -258,9 +258,12 @@ class SharedCodes(FoldCodes):
     bases: torch.Tensor | None
 
     def _every(self, stride: int) -> FoldCodes:
+        rows = self.rows.every(stride)
+        if rows is self.rows:
+            return self
         return replace(
             self,
-            rows=self.rows.every(stride),
+            rows=rows,
             labels=self.labels[::stride],
             weights=self.weights[:, ::stride] * stride,
             samples={},

@@ -163,7 +163,8 @@ class _Search:
         shape = len(splits), len(self.Cs)
         self.gaps = np.full(shape, np.nan)
         self.n_passes = np.zeros(shape, np.int64)
-        self.predicted = [np.zeros((shape[1], len(h)), np.int64) for h in self.held_out]
+        kind = np.min_scalar_type(problem.n_classes)
+        self.predicted = [np.zeros((shape[1], len(h)), kind) for h in self.held_out]
         self.n_operations = _operations(problem, len(splits), codes.rank)
         free = self.n_operations * shape[1] <= FREE_RIDGE
         self.closed = problem.loss == "linear" and codes.is_diagonal

@@ -171,20 +171,20 @@ def fold_moments(
         Of the deviations and of the loss; zero outside the fold's training rows.
     standardize : bool
     """
-    both = torch.cat([row_weights, weights])
     n_folds = len(weights)
-    first = both.new_zeros(2 * n_folds, rows.width)
-    second = both.new_zeros(n_folds, rows.width)
+    mean, second = (row_weights.new_zeros(n_folds, rows.width) for _ in range(2))
+    centre = mean if weights is row_weights else torch.zeros_like(mean)
     for start, stop in rows.blocks():
-        z, w = rows.read(start, stop, torch.float64), both[:, start:stop]
-        first += w @ z
-        second += w[:n_folds] @ (z * z)
-    mass = both.sum(1, keepdim=True)
-    first /= mass
-    mean, centre = first[:n_folds], first[n_folds:]
+        z, w = rows.read(start, stop, torch.float64), row_weights[:, start:stop]
+        mean += w @ z
+        if centre is not mean:
+            centre += weights[:, start:stop] @ z
+        second += w @ (z * z)
+    mass = row_weights.sum(1, keepdim=True)
+    mean, second = mean / mass, second / mass
+    centre = mean if weights is row_weights else centre / weights.sum(1, keepdim=True)
     if not standardize:
         return Moments(torch.ones_like(mean), centre)
-    second /= mass[:n_folds]
     variance = second - mean**2
     # A column that is constant in a fold is scaled by 1, as the codes are given.
     flat = variance <= FLAT * second

@@ -1,0 +1,160 @@
+"""Codes that stay on the disk until some rows of them are asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from featpipe.codes import layout
+from featpipe.codes.access import Codes, stamp_of
+from featpipe.codes.block import CodesError
+
+__all__ = ["CodesView"]
+
+# Rows of a stretch for each that is wanted, up to which the stretch is read.
+_DENSE = 16
+_CHECKSUM_BYTES = 4
+
+
+class CodesView:
+    """The codes of one depth and some images, read when asked for.
+
+    It can be given where an array would be too large: classifiers take it as ``X`` and
+    read it in blocks of rows. Indexing chooses rows as numpy does, and reads none.
+
+    Parameters
+    ----------
+    codes : Codes
+        Checked before (`codes.checked`): blocks are read without their checksums.
+    depth : str
+        A depth, or several joined by ``+``, whose codes are put side by side.
+    images : (n,) int64, optional
+        Rows of the file; default all.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Rows and width.
+    dtype : dtype
+        Of what `rows` returns.
+
+    Examples
+    --------
+    >>> codes = featpipe.read("flowers.h5")                      # doctest: +SKIP
+    >>> X = CodesView(codes, "penultimate")                      # doctest: +SKIP
+    >>> model.fit(X[codes.splits == "train"], y)                 # doctest: +SKIP
+    """
+
+    def __init__(
+        self, codes: Codes, depth: str, images: np.ndarray | None = None
+    ) -> None:
+        self._codes = codes
+        self._specs = [codes.spec(part) for part in depth.split("+")]
+        self._images = np.arange(len(codes)) if images is None else images
+        self._chunks = [_chunks(codes, spec) for spec in self._specs]
+        self.shape = len(self._images), codes.width(depth)
+        self.dtype = np.dtype(np.float32)
+        if len(self._specs) == 1:
+            self.dtype = codes.rows(self._specs[0], 0, 0).dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> "CodesView":
+        """Return the view of some rows: an array of numbers or of bools, or a slice."""
+        view = object.__new__(CodesView)
+        view.__dict__ |= self.__dict__
+        view._images = self._images[chosen]
+        view.shape = len(view._images), self.shape[1]
+        return view
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Read rows ``start`` to ``stop``, (stop − start, width).
+
+        Raises
+        ------
+        CodesError
+            If the file has changed since it was read, or is damaged there.
+        """
+        images = self._images[start:stop]
+        parts = [self._read(k, images) for k in range(len(self._specs))]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+
+    def _read(self, part: int, images: np.ndarray) -> np.ndarray:
+        spec, chunks = self._specs[part], self._chunks[part]
+        width = self._codes.width(spec)
+        if len(images):
+            first, last = int(images.min()), int(images.max()) + 1
+            if last - first <= _DENSE * len(images):
+                # One stretch, and what is not wanted of it left out.
+                if chunks is None:
+                    rows = self._codes.rows(spec, first, last)
+                else:
+                    rows = chunks.read(first, last)
+                if last - first != len(images) or (np.diff(images) != 1).any():
+                    rows = rows[images - first]
+                return rows.reshape(len(images), width)
+        return self._codes.take(spec, images).reshape(len(images), width)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunks:
+    """Where the rows of a depth lie in the file.
+
+    HDF5 would copy each chunk and sum it up again on every pass, at a third of the rate
+    of plain reading, and hold up the other threads.
+    """
+
+    path: Path
+    stamp: tuple[int, ...]
+    offsets: np.ndarray
+    rows_each: int
+    width: int
+    dtype: np.dtype
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Read rows ``start`` to ``stop``, (stop − start, width)."""
+        found = np.empty((stop - start, self.width), self.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            if stamp_of(file) != self.stamp:
+                raise CodesError(
+                    f"{self.path} has changed since it was read; read it again"
+                )
+            row = start
+            while row < stop:
+                chunk, within = divmod(row, self.rows_each)
+                end = min(stop, row - within + self.rows_each)
+                part = found[row - start : end - start].data.cast("B")
+                skipped = within * self.width * self.dtype.itemsize
+                file.seek(int(self.offsets[chunk]) + skipped)
+                if file.readinto(part) != len(part):
+                    raise CodesError(
+                        f"{self.path} ends within its codes; read it again"
+                    )
+                row = end
+        return found
+
+
+def _chunks(codes: Codes, spec: str) -> _Chunks | None:
+    """Return where the rows lie, None where they are not laid out as `write` does."""
+    with codes._dataset(spec) as dataset, codes.path.open("rb") as file:
+        infos: list[h5py.h5d.StoreInfo] = []
+        if len(dataset) and dataset.chunks is not None:
+            dataset.id.chunk_iter(infos.append)
+        width = int(np.prod(dataset.shape[1:]))
+        if not infos or not width or dataset.chunks[1:] != dataset.shape[1:]:
+            return None
+        rows_each, dtype = dataset.chunks[0], dataset.dtype
+        size = rows_each * width * dtype.itemsize + _CHECKSUM_BYTES
+        infos.sort(key=lambda info: info.chunk_offset[0])
+        starts = [info.chunk_offset[0] for info in infos]
+        if starts != list(range(0, len(dataset), rows_each)):
+            return None
+        if any(info.size != size or info.filter_mask for info in infos):
+            return None
+        shift = layout._shift(dataset, infos[0], file, dataset.file.userblock_size)
+        offsets = np.array([info.byte_offset + shift for info in infos], np.int64)
+    return _Chunks(codes.path, codes.stamp, offsets, rows_each, width, dtype)

@@ -1,0 +1,152 @@
+"""Rows that do not fit into the memory: read on every pass, the next while one is used.
+
+In single precision, as large codes are kept too. Their standardisation is read off a
+sample: any near enough will do, since that of each fold is put on top of it.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+
+from featpipe.solvers.problem import Problem
+from featpipe.solvers.standardize import Rows
+
+__all__ = ["StreamedRows", "fits"]
+
+# Bytes of a block in single precision: two of them stay in the caches of a processor.
+BLOCK_BYTES = 8 * 2**20
+# Rows, in runs, that the standardisation is read off.
+SAMPLE_ROWS, SAMPLE_RUNS = 8192, 32
+# Distance of a mean from zero, in deviations, up to which single precision will do.
+FAR = 100.0
+
+
+def fits(codes: Any, n_bytes: int) -> bool:
+    """Decide whether standardised rows are kept; always where `StreamedRows` cannot."""
+    if isinstance(codes, np.ndarray) or np.dtype(codes.dtype).itemsize > 4:
+        return True
+    return bool(4 * codes.shape[0] * codes.shape[1] <= n_bytes)
+
+
+class StreamedRows(Rows):
+    """Rows of a reader, standardised as they are read.
+
+    Parameters
+    ----------
+    problem : Problem
+        Whose codes have ``shape``, ``dtype`` (of four bytes at most) and ``rows``.
+    device : torch.device
+    n_bytes : int
+        What a sample of the rows may take (`every`).
+    """
+
+    def __init__(self, problem: Problem, device: torch.device, n_bytes: int) -> None:
+        self.n_rows, self.width = (int(n) for n in problem.codes.shape)
+        self.device, self.codes, self.n_bytes = device, problem.codes, n_bytes
+        self.step = max(64, BLOCK_BYTES // (4 * self.width))
+        self.dtype = torch.float32
+        self.kept = self.single = None
+        # Squares of single precision fit into double: no other unit is needed.
+        self.unit = torch.ones(self.width, dtype=torch.float64, device=device)
+        self._ahead: _Ahead | _Held = _Ahead(problem.codes)
+        self.mean, self.scale = self._sampled_standards(problem.standardize)
+        self._slope, self._offset = 1 / self.scale, -self.mean / self.scale
+        self._far = bool(self._offset.abs().max() > FAR)
+        # One buffer for all blocks: where small things are kept between them, memory
+        # that is freed and taken again piles up, to the size of the file.
+        shape = self.step, self.width
+        self._buffer = torch.empty(shape, dtype=torch.float32, device=device)
+
+    def read(
+        self, start: int, stop: int, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Return standardised rows ``start`` to ``stop``, (n, width), on the device.
+
+        In single precision they are overwritten by the next ones.
+        """
+        raw = torch.from_numpy(self._ahead.rows(start, stop)).to(self.device)
+        if len(raw) > len(self._buffer):
+            self._buffer = self._buffer.new_empty(raw.shape)
+        z = self._buffer[: len(raw)]
+        if self._far:
+            z.copy_(raw.double().mul_(self._slope).add_(self._offset))
+        else:
+            z.copy_(raw).mul_(self._slope.float()).add_(self._offset.float())
+        if not torch.isfinite(z.sum()):
+            raise ValueError(
+                f"codes of rows {start} to {stop} hold NaN or infinity; "
+                "extract them again"
+            )
+        return z if dtype in (None, torch.float32) else z.to(dtype)
+
+    def every(self, stride: int) -> Rows:
+        """Return every so many-th row, held as stored; all if that is too much."""
+        rows = range(0, self.n_rows, stride)
+        size = len(rows) * self.width * np.dtype(self.codes.dtype).itemsize
+        if size > self.n_bytes:
+            return self
+        some, parts = copy(self), []
+        for start, stop in self.blocks():
+            parts.append(
+                self._ahead.rows(start, stop)[-start % stride :: stride].copy()
+            )
+        some._ahead = _Held(np.concatenate(parts))
+        some.n_rows = len(rows)
+        return some
+
+    def _sampled_standards(self, divides: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and deviation of each column over some rows."""
+        length = min(self.n_rows, SAMPLE_ROWS // SAMPLE_RUNS)
+        starts = np.linspace(0, self.n_rows - length, SAMPLE_RUNS).astype(int)
+        runs = [self.codes.rows(start, start + length) for start in np.unique(starts)]
+        sample = np.concatenate(runs).astype(np.float64)
+        mean, deviation = sample.mean(axis=0), sample.std(axis=0)
+        flat = deviation <= len(sample) * np.finfo(float).eps * np.abs(mean)
+        scale = np.where(flat | (not divides), 1.0, deviation)
+        # Of single precision, so that they are undone by the numbers that were used.
+        slope = (1 / scale).astype(np.float32).astype(np.float64)
+        offset = (-mean * slope).astype(np.float32).astype(np.float64)
+        both = torch.from_numpy(-offset / slope), torch.from_numpy(1 / slope)
+        return both[0].to(self.device), both[1].to(self.device)
+
+
+class _Held:
+    """A sample of the rows, in memory."""
+
+    def __init__(self, sample: np.ndarray) -> None:
+        self.sample = sample
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        return self.sample[start:stop]
+
+
+class _Ahead:
+    """Reads on in a thread: passes go through the rows in order."""
+
+    def __init__(self, codes: Any) -> None:
+        self.codes = codes
+        self.thread = ThreadPoolExecutor(1, "read-ahead")
+        self.next: tuple[tuple[int, int], Future[np.ndarray]] | None = None
+        self.last: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        if self.last is not None and self.last[0] == (start, stop):
+            return self.last[1]
+        ahead, self.next, self.last = self.next, None, None
+        if ahead is not None and ahead[0] == (start, stop):
+            block = ahead[1].result()
+        else:
+            block = self.thread.submit(self.codes.rows, start, stop).result()
+        self.last = (start, stop), block
+        n_rows = int(self.codes.shape[0])
+        # After the last block comes the first of the next pass.
+        first = stop if stop < n_rows else 0
+        span = first, min(first + stop - start, n_rows)
+        if stop - start < n_rows:
+            self.next = span, self.thread.submit(self.codes.rows, *span)
+        return block

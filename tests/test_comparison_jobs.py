@@ -1,0 +1,115 @@
+"""`compare` shared among processes: the same record as from one process."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import featpipe
+from featpipe import codes
+from featpipe.parallel import Jobs
+
+N = 240
+
+
+def write(path: Path, seed: int = 0) -> Path:
+    draw = np.random.default_rng(seed)
+    y = np.arange(N) % 3
+    codes.write(
+        path,
+        codes={
+            name: (draw.normal(size=(N, width)) + y[:, None]).astype(np.float32)
+            for name, width in (("stage1", 12), ("stage2", 8))
+        },
+        labels=y,
+        class_names=["ant", "bee", "fly"],
+        paths=[f"{k:03}.png" for k in range(N)],
+        splits=np.where(np.arange(N) % 4, "train", "test"),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("jobs") / "a.h5")
+
+
+def record(file: Path, path: Path, **more: object) -> dict:
+    """Return the record of a comparison without its seconds."""
+    asked = ("svm", "knn", "logistic", "ensemble")
+    found = featpipe.compare(file, classifiers=asked, Cs=[1e-3, 1e-2], **more)
+    found.write_json(path)
+    said = json.loads(path.read_text())
+    for score in said["scores"]:
+        del score["fit_seconds"], score["predict_seconds"]
+    return said
+
+
+def test_two_processes_write_the_record_of_one(file, tmp_path):
+    told = []
+    alone = record(file, tmp_path / "a.json")
+    shared = record(
+        file, tmp_path / "b.json", jobs=2, progress=lambda *said: told.append(said)
+    )
+    assert shared == alone
+    assert len(alone["scores"]) == 7
+    # Three classifiers and what the ensemble takes, on each of two depths.
+    assert told[0][:2] == (0, 8)
+    assert told[-1] == (8, 8, "done")
+
+
+def test_an_ensemble_alone_is_the_same_too(file, tmp_path):
+    asked = {"classifiers": ["ensemble"], "Cs": [1e-3, 1e-2]}
+    one, two = (featpipe.compare(file, jobs=jobs, **asked) for jobs in (None, 2))
+    assert [s.classifier for s in two.scores] == ["ensemble"]
+    assert two.scores[0].test_predicted == one.scores[0].test_predicted
+    assert two.scores[0].accuracy == one.scores[0].accuracy
+
+
+def test_little_memory_gives_the_same_scores(file, tmp_path):
+    asked = {"classifiers": ["logistic", "linear"], "Cs": [1e-3, 1e-2]}
+    whole = featpipe.compare(file, **asked)
+    short = featpipe.compare(file, memory="10KB", **asked)
+    assert [s.accuracy for s in short.scores] == [s.accuracy for s in whole.scores]
+    assert [s.C for s in short.scores] == [s.C for s in whole.scores]
+    assert any("equal files alone" in note for note in short.notes)
+
+
+def test_what_cannot_read_in_blocks_is_refused_where_memory_is_short(file):
+    with pytest.raises(ValueError, match="knn, lda need the codes of 'stage1' in mem"):
+        featpipe.compare(file, classifiers=["knn", "svm", "lda"], memory="10KB")
+
+
+@pytest.mark.parametrize("fault", ["gone", "another"])
+def test_a_worker_that_sees_no_such_file_says_so(file, tmp_path, fault, monkeypatch):
+    from featpipe.comparison import tasks
+
+    path = write(tmp_path / "a.h5")
+    plain = tasks._split
+
+    def split(task):
+        # What a machine without the folder, or with a stale copy, comes upon.
+        path.unlink() if fault == "gone" else write(path, seed=1)
+        return plain(task)
+
+    monkeypatch.setattr(tasks, "_split", split)
+    problem = "does not see" if fault == "gone" else "sees another file as"
+    with pytest.raises(RuntimeError, match=f"worker .* {problem} .*a.h5; put the"):
+        featpipe.compare(path, classifiers=["linear"], depth="stage1", jobs=2)
+
+
+def test_no_scheduler_is_said_at_once(file):
+    jobs = Jobs(1, "dask", "tcp://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match=r"no scheduler answers at tcp://127\.0"):
+        featpipe.compare(file, jobs=jobs)
+
+
+def test_workers_of_dask_write_the_record_of_one_process(file, tmp_path):
+    pytest.importorskip("distributed", reason="Dask is not installed: featpipe[dask]")
+    from clusters import cluster
+
+    alone = record(file, tmp_path / "a.json")
+    with cluster(tmp_path, 2) as made:
+        jobs = Jobs(2, "dask", made.address)
+        assert record(file, tmp_path / "b.json", jobs=jobs) == alone
