@@ -3,8 +3,9 @@
 `python mutants.py KIND SECONDS SEED N [FIRST]` prints a line of JSON with its counts.
 Each mutant is read in a fork that reads many. Where one ends its fork by a signal, that
 is counted, and the next fork goes on behind it. One that takes more than five seconds
-by the clock is tried again, alone in its fork: only if it takes as long three times, it
-counts as one over 5 s.
+by the clock is tried again, alone in its fork, for a busy machine may have stood still:
+it counts as one over 5 s if it then takes as long of a processor's time, or has not
+ended in a minute.
 """
 
 import functools
@@ -36,7 +37,7 @@ from featpipe.predictor import storing
 
 BATCH = 500
 LIMIT = 5  # seconds a mutant
-AGAIN = 2  # more attempts at one that took longer
+PATIENCE = 60  # seconds by the clock for one that is tried again
 MEMORY = 2**30  # bytes more than the process has at the start
 GOOD = ("refused", "read identically", "another sound file", "decoded")
 CODES = make_golden.GOLDEN.read_bytes()
@@ -295,22 +296,30 @@ KINDS = {
 }
 
 
-def _read_some(kind: Kind, seed: int, start: int, stop: int, pipe: int) -> None:
-    """Read mutants in this process, telling each outcome; the alarm ends it."""
+def _read_some(
+    kind: Kind, seed: int, start: int, stop: int, pipe: int, clock: float
+) -> None:
+    """Read mutants in this process, telling each outcome; an alarm ends it.
+
+    One is at so many seconds by the clock, the other at `LIMIT` of a processor's time.
+    """
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf(
         "SC_PAGE_SIZE"
     )
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     path = _file_of(os.getpid())
     for k in range(start, stop):
         mutant = kind.make(np.random.default_rng([seed, k]))
-        signal.alarm(LIMIT)
+        signal.setitimer(signal.ITIMER_REAL, clock)
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)
         try:
             outcome = kind.read(mutant, path)
         except BaseException as error:
             outcome = f"{type(error).__name__}: {error}"[:200]
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         outcome = " ".join(outcome.split())
         os.write(pipe, f"{mutant.sort}\t{outcome}\n".encode())
 
@@ -321,14 +330,16 @@ def _file_of(process: int) -> Path:
     return folder / f"mutant-{process}"
 
 
-def _in_a_fork(kind: Kind, seed: int, start: int, stop: int) -> tuple[list[str], int]:
+def _in_a_fork(
+    kind: Kind, seed: int, start: int, stop: int, clock: float
+) -> tuple[list[str], int]:
     """Read mutants in a fork; return what it told, and the signal that ended it."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
-            _read_some(kind, seed, start, stop, writer)
+            _read_some(kind, seed, start, stop, writer, clock)
             os._exit(0)
         finally:  # never on with what the parent does
             os._exit(1)
@@ -344,14 +355,12 @@ def _in_a_fork(kind: Kind, seed: int, start: int, stop: int) -> tuple[list[str],
 
 
 def _again(kind: Kind, seed: int, k: int) -> str:
-    """Read one mutant alone that took too long; return what came of it in the end."""
-    for _ in range(AGAIN):
-        told, number = _in_a_fork(kind, seed, k, k + 1)
-        if told:
-            return told[0]
-        if number != signal.SIGALRM:
-            break
-    name = "over 5 s" if number == signal.SIGALRM else f"signal {number}"
+    """Read one mutant alone that took too long; return what comes of it."""
+    told, number = _in_a_fork(kind, seed, k, k + 1, PATIENCE)
+    if told:
+        return told[0]
+    slow = number in (signal.SIGALRM, signal.SIGPROF)
+    name = f"over {LIMIT:g} s" if slow else f"signal {number}"
     return f"{kind.make(np.random.default_rng([seed, k])).sort}\t{name}"
 
 
@@ -365,8 +374,8 @@ def count(
     # Made once, and not in every fork.
     {"images": pictures, "codes": whole_codes, "models": whole_model}[name]()
     while k < last and time.monotonic() < end:
-        told, number = _in_a_fork(kind, seed, k, min(last, k + BATCH))
-        if number == signal.SIGALRM:
+        told, number = _in_a_fork(kind, seed, k, min(last, k + BATCH), LIMIT)
+        if number in (signal.SIGALRM, signal.SIGPROF):
             slow += 1
             told.append(_again(kind, seed, k + len(told)))
         elif number:

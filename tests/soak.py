@@ -180,8 +180,8 @@ TITLES = {
         "also be another sound file: whoever seals a file may put other numbers in it. "
         "A death by a signal, more than 5 s, or a GiB of memory more than before would "
         "be wrong. The machine may have other work, so what took more than 5 s by the "
-        "clock is tried again, alone in its process, up to twice: it is wrong if it "
-        "takes as long each time.",
+        "clock is tried again, alone in its process: it is wrong if it then takes 5 s "
+        "of a processor's time, or has not ended in a minute.",
     ),
     "models": (
         "Damaged and hostile models",
@@ -229,6 +229,9 @@ def listing(runs: Sequence[Run]) -> Iterator[str]:
         cells = [each["stage"], each["began"], f"{each['seconds'] / 60:.1f}"]
         cells += [each["seed"], f"{each['n']:,}", each["machine"]]
         yield f"| {' | '.join(map(str, cells))} |"
+
+    yield ""
+    yield from (f"- {each['began']}: {each['note']}" for each in runs if "note" in each)
 
 
 def machine() -> str:

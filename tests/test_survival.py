@@ -77,15 +77,28 @@ def test_a_harness_that_cannot_fail_is_none(tmp_path, monkeypatch):
     def hang(mutant: mutants.Mutant, path: Path) -> None:
         time.sleep(60)
 
+    def count_on(mutant: mutants.Mutant, path: Path) -> None:
+        while True:
+            pass
+
+    def stand_still_once(mutant: mutants.Mutant, path: Path) -> str:
+        if not (tmp_path / "stood").exists():
+            (tmp_path / "stood").touch()
+            time.sleep(60)
+        return "refused"
+
     def take_all(mutant: mutants.Mutant, path: Path) -> str:
         return str(len(bytes(mutants.MEMORY + 1)))
 
-    monkeypatch.setattr(mutants, "LIMIT", 1)
-    monkeypatch.setattr(mutants, "AGAIN", 1)
+    monkeypatch.setattr(mutants, "LIMIT", 0.5)
+    monkeypatch.setattr(mutants, "PATIENCE", 1)
     set_reader(die)
     assert outcomes() == {"signal 9": 2}
-    set_reader(hang)
-    assert outcomes(1) == {"over 5 s": 1}
+    for endless in (hang, count_on):
+        set_reader(endless)
+        assert outcomes(1) == {"over 0.5 s": 1}
+    set_reader(stand_still_once)
+    assert outcomes() == {"refused": 2}
     set_reader(take_all)
     assert outcomes() == {"MemoryError:": 2}
     # Two of these 30 are damaged where nothing but the digests can tell.
