@@ -60,6 +60,7 @@ def require_number(
     ValueError: epochs=0.5 has to be a whole number from 1 to 100,000
     """
     kind = Integral if whole else Real
+    # bool is a whole number to Python; `folds=True` is a slip.
     fits = isinstance(value, kind) and not isinstance(value, bool)
     # A nan is in no order, so that it never fits.
     if not (

@@ -52,6 +52,7 @@ def write_digits(folder: Path, *, seed: int = 0) -> int:
     grey = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
     for i, (image, label) in enumerate(zip(grey, labels, strict=True)):
         path = folder / split[i] / str(label) / f"{i:04d}.png"
+        # A second run leaves the files alone, so that nothing is extracted again.
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)

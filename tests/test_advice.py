@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import featpipe
 from featpipe.advice import check_advice, h_score, logme, loo_predictions
-from featpipe.advice.finetuning import PUBLISHED, Outlook
+from featpipe.advice.finetuning import PUBLISHED, FinetuningEstimate
 from featpipe.advice.transferability import _evidence, _Spectrum, standardise
 from featpipe.cli.app import app
 
@@ -186,9 +186,15 @@ def test_disagreeing_scores_are_named(monkeypatch, file):
 
 
 def test_an_outlook_without_six_errors_cannot_be_shown():
-    assert not Outlook(n_train=100, n_judged=50, accuracy=0.9).showable  # 5 errors
-    assert Outlook(n_train=100, n_judged=61, accuracy=0.9).showable  # 6.1
-    least, median, most = Outlook(n_train=100, n_judged=60, accuracy=0.9).gains
+    assert not FinetuningEstimate(
+        n_train=100, n_judged=50, accuracy=0.9
+    ).can_be_significant  # 5 errors
+    assert FinetuningEstimate(
+        n_train=100, n_judged=61, accuracy=0.9
+    ).can_be_significant  # 6.1
+    least, median, most = FinetuningEstimate(
+        n_train=100, n_judged=60, accuracy=0.9
+    ).gains
     removed = sorted((t - f) / (100 - f) for f, t in PUBLISHED.values())
     assert least == pytest.approx(0.1 * removed[0])
     assert median == pytest.approx(0.1 * (removed[5] + removed[6]) / 2)

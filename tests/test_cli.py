@@ -125,7 +125,7 @@ def test_extract_json_says_what_was_done(shapes: Path, tmp_path: Path) -> None:
     featpipe_says("extract", shapes, "-o", tmp_path / "a.h5", *SMALL, "--json", path)
     said = json.loads(path.read_text())
     assert (said["n_images"], said["computed"], said["failed"]) == (33, 32, 1)
-    assert said["held_back_by"] in ("read", "decode", "network", "write")
+    assert said["bottleneck"] in ("read", "decode", "network", "write")
     assert said["failures"][0][0] == "train/dark/broken.jpg"
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from featpipe.cli.app import app
 from featpipe.cli.tables import Column, print_table
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]  # a group
 
@@ -21,7 +21,9 @@ def narrow(monkeypatch):
 
     def set_width(width: int) -> None:
         monkeypatch.setattr(
-            voice, "out", Console(width=width, force_terminal=True, color_system=None)
+            terminal,
+            "out",
+            Console(width=width, force_terminal=True, color_system=None),
         )
 
     return set_width

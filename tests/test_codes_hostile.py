@@ -218,8 +218,8 @@ HOSTILE = {
     "labels in a column": (numbers("labels", [[0]] * 5, "i8"), "'labels' in a shape"),
     "one label": (numbers("labels", 0, "i8"), "'labels' in a shape"),
     "short digests": (numbers("sha256", [[0] * 31] * 5, "u1"), "'sha256' in a shape"),
-    "negative split": (numbers("splits", [-1] * 5, "i1"), "splits that are none"),
-    "split out of range": (numbers("splits", [4] * 5, "i1"), "splits that are none"),
+    "negative split": (numbers("splits", [-1] * 5, "i1"), "invalid split values"),
+    "split out of range": (numbers("splits", [4] * 5, "i1"), "invalid split values"),
     "offsets beyond": (numbers("paths/offsets", [0, 1, 2, 3, 4, 9999], "i8"), "point"),
     "offsets backwards": (numbers("paths/offsets", [0, 9, 1, 3, 4, 74], "i8"), "point"),
     "offsets that overflow": (

@@ -61,8 +61,8 @@ def logistic(kinds_h5: codes.Codes) -> featpipe.Predictor:
 def exported(logistic: featpipe.Predictor, folder: Path) -> Path:
     agreement = exporting.export(logistic, folder / "k.onnx")
     assert agreement.n_images == 20
-    assert agreement.n_other_labels == 0
-    assert agreement.largest < 1e-5
+    assert agreement.n_label_differences == 0
+    assert agreement.largest_difference < 1e-5
     return folder / "k.onnx"
 
 
@@ -133,7 +133,7 @@ def test_two_classes_mirror_images_float16_and_two_depths_are_in_the_graph(
         model, folder / "two.onnx", check=folder / "kinds" / "a"
     )
     assert agreement.n_images == 4
-    assert agreement.largest < 1e-4
+    assert agreement.largest_difference < 1e-4
     session = onnxruntime.InferenceSession(folder / "two.onnx")
     names = ["label", "score", "probability"]
     assert [output.name for output in session.get_outputs()] == names

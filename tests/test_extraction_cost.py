@@ -24,7 +24,7 @@ def job(source: Path, path: Path, **changes) -> Job:
 
 def cost(source: Path, path: Path, **changes) -> Cost:
     planned = job(source, path, **changes)
-    return planned.cost(planned.look())
+    return planned.cost(planned.plan_update())
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ REAL = {"backbone": "squeezenet1_1", "input_size": 32, "depth": "penultimate"}
 @pytest.mark.parametrize("weights", [None, "DEFAULT", "IMAGENET1K_V1"])
 def test_a_plan_needs_no_weights(photos, tmp_path, offline, weights):
     planned = job(photos, tmp_path / "a.h5", **{**REAL, "weights": weights})
-    outlook = planned.look()
-    assert outlook.provenance["weights"] == "IMAGENET1K_V1"
-    assert outlook.provenance["weights_sha256"] is None
-    assert planned.cost(outlook).seconds["network"] > 0
+    update = planned.plan_update()
+    assert update.provenance["weights"] == "IMAGENET1K_V1"
+    assert update.provenance["weights_sha256"] is None
+    assert planned.cost(update).seconds["network"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
     with pytest.raises((AssertionError, ConnectionError), match="download"):
         planned.run()
@@ -76,14 +76,14 @@ def test_a_plan_of_a_network_of_timm_needs_no_weights(photos, tmp_path, offline)
     pytest.importorskip("timm", reason="the extra featpipe[timm] is not installed")
     changes = {"backbone": "timm:resnet10t", "weights": None}
     planned = job(photos, tmp_path / "a.h5", **{**REAL, **changes})
-    assert planned.look().provenance["weights"] == "DEFAULT"
+    assert planned.plan_update().provenance["weights"] == "DEFAULT"
 
 
 def test_a_plan_knows_the_weights_that_are_here(photos, tmp_path, offline):
-    found = job(photos, tmp_path / "a.h5", **{**REAL, "weights": "none"}).look()
+    found = job(photos, tmp_path / "a.h5", **{**REAL, "weights": "none"}).plan_update()
     assert len(found.provenance["weights_sha256"]) == 64
     bundled = {"backbone": "mini", "weights": None}
-    found = job(photos, tmp_path / "b.h5", **{**REAL, **bundled}).look()
+    found = job(photos, tmp_path / "b.h5", **{**REAL, **bundled}).plan_update()
     assert len(found.provenance["weights_sha256"]) == 64
 
 
@@ -97,14 +97,14 @@ def test_a_plan_takes_the_digest_of_a_file_with_weights_of_that_name(
             "torchvision.models._api.load_state_dict_from_url", lambda *a, **k: state
         )
         codes, _ = run(photos, path, **{**REAL, "weights": None})
-    outlook = job(
+    update = job(
         photos, path, **{**REAL, "weights": None, "depth": ("features", "penultimate")}
-    ).look()
-    assert outlook.added == ["features:avg"]
-    assert len(outlook.kept) == len(codes)
+    ).plan_update()
+    assert update.added == ["features:avg"]
+    assert len(update.kept) == len(codes)
     other = job(photos, path, **{**REAL, "weights": "none"})
     with pytest.raises(CodesError, match="weights_sha256"):
-        other.look()
+        other.plan_update()
 
 
 def test_time_grows_with_the_images_and_disk_with_the_depths(many, photos, tmp_path):

@@ -134,7 +134,7 @@ def test_the_model_is_exported_like_any_other(tmp_path):
 
     model = featpipe.load(tmp_path / "m")
     found = export(model, tmp_path / "m.onnx", check=tmp_path / "two" / "test")
-    assert (found.n_images, found.n_other_labels) == (4, 0)
+    assert (found.n_images, found.n_label_differences) == (4, 0)
 
 
 def test_compare_takes_its_score_into_the_table_and_the_tests(kinds, tmp_path):

@@ -169,7 +169,7 @@ def test_codes_that_do_not_say_how_they_were_made_are_refused(tmp_path: Path) ->
 
     labels, made = drawn_codes.draw(30)
     path = drawn_codes.write(tmp_path / "c.h5", labels, made)
-    with pytest.raises(codes.CodesError, match="does not say how its codes were made"):
+    with pytest.raises(codes.CodesError, match="does not record how its codes were"):
         featpipe.fit(path)
 
 

@@ -16,6 +16,7 @@ from test_cli import SMALL, featpipe_says, refused
 import featpipe
 from featpipe import codes, images, scores
 from featpipe.files import visible
+from featpipe.images import frames
 from featpipe.inference import Machine, Recipe
 
 
@@ -150,7 +151,7 @@ def test_a_large_gif_says_that_its_frames_are_not_counted(monkeypatch):
     image.save(two, "GIF", save_all=True, append_images=[Image.new("RGB", (20, 20))])
     assert images.decode(one.getvalue()).notes == ()
     assert images.decode(two.getvalue()).notes == ("first of 2 frames",)
-    monkeypatch.setattr(images.decoding, "_LONG_GIF", 16)
+    monkeypatch.setattr(frames, "_LONG_GIF", 16)
     for file in (one, two):  # whatever it holds, nothing is claimed of a number
         [note] = images.decode(file.getvalue()).notes
         assert note.startswith("first frame; of a GIF over")

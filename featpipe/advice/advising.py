@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featpipe.advice.finetuning import Outlook, outlook_lines
+from featpipe.advice.finetuning import FinetuningEstimate, estimate_lines
 from featpipe.advice.lines import Line
 from featpipe.advice.transferability import h_score, logme, loo_predictions
 from featpipe.codes import Codes, checked, read
@@ -48,6 +48,12 @@ class DepthScores:
     loo_accuracy : float
         Share of images that the ridge regression of maximum evidence predicts when
         fitted on all the others.
+
+    Examples
+    --------
+    >>> from featpipe.advice import advise
+    >>> advise("flowers.h5").depths[-1].width
+    8
     """
 
     depth: str
@@ -80,6 +86,15 @@ class Advice:
         Training images, their classes, the median per class, and images held out.
     lines : list of Line
         The recommendation, each line with its figure and its source.
+
+    Examples
+    --------
+    >>> from featpipe.advice import advise
+    >>> advice = advise("flowers.h5")
+    >>> advice.case, advice.depth, advice.n_per_class
+    ('small, similar', 'penultimate', 10)
+    >>> [each.depth for each in advice.depths]
+    ['layer3:avg', 'penultimate']
     """
 
     file: str
@@ -183,6 +198,7 @@ def advise(
     rows = _sample(labelled.labels, protocol.final.train, seed)
     y = labelled.labels[rows]
     (names,) = choose_depths([source], None)
+    # One depth at a time in memory: codes of all of them may not fit.
     scores, left_out = [], {}
     for depth in names:
         X = source.sample(depth, rows).astype(np.float64)
@@ -196,6 +212,8 @@ def advise(
                 float(left_out[depth].mean()),
             )
         )
+    # Rounded, so that the order does not hang on the last bits of one machine; of equal
+    # depths the narrower one.
     best = max(scores, key=lambda each: (round(each.logme, 9), -each.width))
     sizes = np.unique(labelled.labels[protocol.final.train], return_counts=True)[1]
     similarity = _similarity(names, left_out)
@@ -204,16 +222,19 @@ def advise(
         depths=scores,
         depth=best.depth,
         large=bool(np.median(sizes) >= LARGE),
+        # None with a single depth: unknown is neither similar nor different.
         similar=similarity and similarity[0],
         n_train=len(protocol.final.train),
         n_classes=len(sizes),
         n_per_class=int(np.median(sizes)),
+        # Without a split nothing is held out for good: every image is judged by
+        # cross-validation.
         n_held_out=0 if protocol.nested else len(protocol.judged),
     )
     grouped = bool((labelled.groups != "").any())
     lines = [*_facts(advice, similarity, len(rows), grouped), *_recommended(advice)]
-    lines += outlook_lines(
-        Outlook(
+    lines += estimate_lines(
+        FinetuningEstimate(
             n_train=advice.n_train,
             n_judged=len(protocol.judged),
             accuracy=best.loo_accuracy,
@@ -228,6 +249,7 @@ def _sample(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
     """Draw at most `_MOST` rows, of every class the same share."""
     if len(rows) <= _MOST:
         return rows
+    # Rows of one folder resemble each other: the first ones would be a biased sample.
     order = np.random.default_rng(seed).permutation(rows)
     # Each row's place within its class, as a share: the lowest are taken.
     place = np.empty(len(order))
@@ -240,7 +262,7 @@ def _sample(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
 def _similarity(
     depths: Sequence[str], left_out: dict[str, np.ndarray]
 ) -> tuple[bool, str, float] | None:
-    """Ask whether an earlier depth predicts better than the deepest.
+    """Return whether an earlier depth predicts better than the deepest.
 
     Returns
     -------
@@ -251,6 +273,8 @@ def _similarity(
         Exact McNemar test of the two on the images left out; not corrected for the
         choice of the rival.
     """
+    # Depths come in the order they were asked for, which need not be that of the
+    # network.
     deepest = "penultimate" if "penultimate" in depths else depths[-1]
     earlier = [depth for depth in depths if depth != deepest]
     if not earlier:
@@ -258,6 +282,7 @@ def _similarity(
     rival = max(earlier, key=lambda depth: left_out[depth].mean())
     p_value = mcnemar(left_out[rival], left_out[deepest])
     better = left_out[rival].mean() > left_out[deepest].mean()
+    # Bonferroni: the best of several earlier depths was picked by these very images.
     return not (better and p_value * len(earlier) < SIGNIFICANT), rival, p_value
 
 
@@ -316,6 +341,8 @@ def _recommended(advice: Advice) -> Iterator[Line]:
         "LogME: You et al. 2021; H-score: Bao et al. 2019, shrunk as by Ibrahim et al. "
         "2022; weighted rank agreement of LogME with fine-tuning is 0.50 to 0.79 (TLL)",
     )
+    # More columns than images: they can be separated in any way, and only C keeps the
+    # fit honest.
     if best.width >= advice.n_train:
         why = "fewer images than numbers a code, so the penalty C decides"
     else:

@@ -50,6 +50,13 @@ def check_advice(
     ------
     ValueError
         As `featpipe.compare`.
+
+    Examples
+    --------
+    >>> from featpipe.advice import advise, check_advice
+    >>> lines = check_advice("flowers.h5", advise("flowers.h5"), device="cpu")
+    >>> [line.what for line in lines]
+    ['the advised depth', 'rank agreement', 'the expected accuracy']
     """
     found = compare(
         codes, classifiers=[classifier], device=device, seed=seed, progress=progress
@@ -70,6 +77,7 @@ def _verdict(
         f"{100 * advised.accuracy:.1f} % against {100 * first.accuracy:.1f} % at "
         f"{first.depth}"
     )
+    # Tied is as good as first: the data cannot tell the two depths apart.
     if advised.recommended:
         text = f"held: {advice.depth} is the probe's first choice too"
     elif advised.tied_with_recommended:
@@ -83,6 +91,7 @@ def _verdict(
 
 
 def _agreement(depths: list[DepthScores], by_depth: dict[str, Score]) -> Line:
+    # Two depths have only two orders, and tau is then 1 or -1 by chance.
     if len(depths) < 3:
         text = f"{len(depths)} depths are too few for a rank agreement"
     else:
@@ -101,6 +110,8 @@ def _expectation(advice: Advice, by_depth: dict[str, Score]) -> Line:
     score = by_depth[advice.depth]
     expected = {each.depth: each for each in advice.depths}[advice.depth].loo_accuracy
     low, high = score.accuracy_low, score.accuracy_high
+    # Leave-one-out by ridge is not the probe: within the interval is all that can be
+    # asked.
     verdict = "inside" if low <= expected <= high else "outside"
     return Line(
         "the expected accuracy",

@@ -9,7 +9,7 @@ import numpy as np
 
 from featpipe.advice.lines import Line
 
-__all__ = ["PUBLISHED", "Outlook", "outlook_lines"]
+__all__ = ["PUBLISHED", "FinetuningEstimate", "estimate_lines"]
 
 PUBLISHED: dict[str, tuple[float, float]] = {
     "SUN397": (54.9, 62.4),
@@ -35,7 +35,7 @@ _BACKWARD = 3  # a training step costs about three forward passes
 
 
 @dataclass(frozen=True)
-class Outlook:
+class FinetuningEstimate:
     """What fine-tuning is up against.
 
     Attributes
@@ -61,19 +61,25 @@ class Outlook:
 
         Published fine-tuning removed these shares of the errors of fixed codes.
         """
+        # Gains as a share of the errors left: data sets of 50 and of 95 % can then be
+        # compared.
         removed = [(tuned - fixed) / (100 - fixed) for fixed, tuned in
                    PUBLISHED.values()]  # fmt: skip
+        # All twelve data sets, the worst and the best too: a mean would promise what
+        # few reach.
         least, median, most = np.quantile(removed, (0, 0.5, 1))
         error = 1 - self.accuracy
         return float(least * error), float(median * error), float(most * error)
 
     @property
-    def showable(self) -> bool:
+    def can_be_significant(self) -> bool:
         """Whether removing every error could be significant.
 
         Six images won and none lost is the least that an exact McNemar test calls
         significant at 5 %.
         """
+        # Exact McNemar with 6 wins and no loss has p = 2 * 0.5**6 = 0.03; with 5 it is
+        # 0.06.
         return self.errors >= 6
 
     @property
@@ -82,26 +88,27 @@ class Outlook:
         return 2 * _EPOCHS * _BACKWARD * self.n_train
 
 
-def outlook_lines(outlook: Outlook, case: str) -> Iterator[Line]:
+def estimate_lines(estimate: FinetuningEstimate, case: str) -> Iterator[Line]:
     """Yield what fine-tuning could gain and cost, and what to freeze.
 
     Parameters
     ----------
-    outlook : Outlook
+    estimate : FinetuningEstimate
     case : str
         As in `Advice.case`.
     """
-    least, median, most = (100 * gain for gain in outlook.gains)
+    least, median, most = (100 * gain for gain in estimate.gains)
     gain = (
         f"could gain {least:.1f} to {most:.1f} points, {median:.1f} at the median of "
         "12 data sets"
     )
-    if not outlook.showable:
+    if not estimate.can_be_significant:
         verdict = (
-            f"not worth it here: fixed codes are expected to get {outlook.errors:.1f} "
-            f"of {outlook.n_judged} judged images wrong, and fewer than 6 images won "
+            f"not worth it here: fixed codes are expected to get {estimate.errors:.1f} "
+            f"of {estimate.n_judged} judged images wrong, and fewer than 6 images won "
             "cannot be told from chance"
         )
+    # Less than a point is within the noise of most test sets.
     elif median < 1:
         verdict = f"unlikely to pay: it {gain}"
     elif case.startswith("small, similar"):
@@ -116,7 +123,7 @@ def outlook_lines(outlook: Outlook, case: str) -> Iterator[Line]:
     )
     yield Line(
         "cost",
-        f"about {outlook.forward_passes:,} forward passes of one image, against one "
+        f"about {estimate.forward_passes:,} forward passes of one image, against one "
         "an image for the codes",
         f"{_EPOCHS} epochs, twice, a step as {_BACKWARD} forward passes",
     )

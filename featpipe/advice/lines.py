@@ -26,6 +26,12 @@ class Line:
         The statement.
     source : str
         The paper, test or measurement behind it.
+
+    Examples
+    --------
+    >>> line = Line("depth", "penultimate", "LogME: You et al. 2021")
+    >>> line.text
+    'penultimate'
     """
 
     what: str

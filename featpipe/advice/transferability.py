@@ -41,10 +41,13 @@ class _Spectrum:
         # The smaller of the two Gram matrices: codes are wide or images are many.
         gram = X.T @ X if width <= n else X @ X.T
         squares, vectors = np.linalg.eigh(gram)
+        # The threshold of numpy's matrix_rank: what is below it is rounding, not
+        # signal.
         noise = max(n, width) * np.finfo(np.float64).eps * squares.max(initial=0)
         kept = squares > max(noise, 0)
         squares, vectors = squares[kept], vectors[:, kept]
         if width <= n:
+            # The other side's singular vectors, without a second decomposition.
             vectors = (X @ vectors) / np.sqrt(squares)
         return cls(squares, vectors, width)
 
@@ -130,6 +133,7 @@ def h_score(X: np.ndarray, y: np.ndarray, *, shrinkage: bool = True) -> float:
     1.0
     """
     X, indicators = _checked(X, y)
+    # In place: `_checked` has made a copy.
     X -= X.mean(axis=0)
     spectrum = _Spectrum.of(X)
     eigenvalues = spectrum.squares / len(X)
@@ -187,6 +191,8 @@ def loo_predictions(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     projected = spectrum.vectors.T @ indicators
     fitted = means + spectrum.vectors @ (shrink * projected)
     leverage = spectrum.vectors**2 @ shrink + 1 / len(X)
+    # The identity of PRESS (Allen 1974): no second fit is needed. Leverage near 1 is
+    # bounded, where the image alone decides its own prediction.
     left_out = indicators - (indicators - fitted) / np.maximum(1 - leverage, 1e-12)
     predicted: np.ndarray = np.unique(y)[left_out.argmax(axis=1)]
     return predicted
@@ -241,7 +247,10 @@ def _evidence(
         evidence = (n * (np.log(noise_precision / (2 * np.pi)) - 1) - log_det) / (2 * n)
         return np.full_like(evidence, evidence.mean()) if shared else evidence
 
+    # The grid is relative to the largest eigenvalue, so that it fits codes of any
+    # scale.
     top = np.log(spectrum.squares.max(initial=1.0))
+    # The evidence may have several maxima, so a grid comes before the golden sections.
     grid = np.linspace(top - 30, top + 15, _GRID)
     best = np.argmax([at(np.full(Y.shape[1], each)) for each in grid], axis=0)
     low = grid[np.maximum(best - 1, 0)]
@@ -265,5 +274,6 @@ def _ledoit_wolf(centred: np.ndarray, eigenvalues: np.ndarray) -> float:
     norm = (eigenvalues**2).sum()
     fourth = ((centred**2).sum(axis=1) ** 2).sum() / n
     distance = norm / width - mean**2
+    # As in scikit-learn: more than full shrinkage makes no sense.
     error = min((fourth - norm) / (width * n), distance)
     return 0.0 if error <= 0 else float(error / distance)

@@ -1,6 +1,6 @@
-"""What a name of a backbone stands for: a builder, and the weights it can have.
+"""What a backbone's name means: a builder, and the weights it can have.
 
-Nothing is built until somebody calls `Architecture.build`, nothing downloaded until
+Nothing is built before `Architecture.build`, nothing downloaded until
 `Entry.read`. Which names there are is the business of `families`.
 """
 
@@ -35,7 +35,7 @@ class Entry:
     accuracy : float or None
         Top-1 on ImageNet in percent.
     build_arguments : dict
-        What the builder has to be told for these weights.
+        Arguments of the builder for these weights.
     url : str or None
         Where they are downloaded from.
     is_bundled : bool
@@ -92,5 +92,6 @@ class Architecture:
         file, and no weights, meet the network that the entry is made for.
         """
         if entry is None and self.newest is not None:
+            # Random weights and files have no entry: the newest is what is usual.
             entry = self.entries[self.newest]
         return self.builder(**(entry.build_arguments if entry else {}))

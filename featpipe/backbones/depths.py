@@ -71,6 +71,13 @@ class Depth:
         (tokens, width).
     layout : Layout
         What the node itself gives.
+
+    Examples
+    --------
+    >>> from featpipe import backbones
+    >>> depth = backbones.load("mini", depths=("stage3",)).depths[0]
+    >>> depth.spec, depth.pool, depth.width, depth.shape
+    ('stage3:avg', 'avg', 128, (128,))
     """
 
     spec: str
@@ -232,19 +239,23 @@ def pool(
     [[1.5, 5.5]]
     """
     if channels_last:
+        # A view; every pool below makes its own copy.
         x = x.permute(0, 3, 1, 2)
     if how in _WHOLE:
         order = torch.contiguous_format
+        # A copy, since the network may overwrite the map in place after this node.
         return x.to(_WHOLE[how], copy=True, memory_format=order)
     if how == "cls":
         return x[:, 0].to(torch.float32, copy=True)
     if how == "mean":
         return x[:, n_prefix:].float().mean(1)
     if how == "avg":
+        # Summed in float32: half precision loses digits over thousands of places.
         return x.float().mean((2, 3))
     if how == "max":
         return x.float().amax((2, 3))
     if how == "gem":
+        # Clamped as by Radenović et al. (TPAMI 2019): roots need positive numbers.
         cubes = x.float().clamp(min=1e-6).pow(_GEM_POWER)
         return cubes.mean((2, 3)).pow(1 / _GEM_POWER)
     return x.to(torch.float32, copy=True).flatten(1)
@@ -252,6 +263,8 @@ def pool(
 
 def _default_pool(layout: Layout) -> str | None:
     if layout.kind == "tokens":
+        # A network without a class token averages its patches (swin, or ViTs with
+        # global pooling).
         return "cls" if layout.n_prefix else "mean"
     return "avg" if layout.kind == "map" else None
 
@@ -259,6 +272,7 @@ def _default_pool(layout: Layout) -> str | None:
 def _stored_shape(how: str | None, shape: Shape, layout: Layout) -> Shape:
     """Shape of what is kept per image."""
     if layout.channels_last:
+        # Codes are always channels first, whatever the network does.
         shape = (shape[2], shape[0], shape[1])
     if how in _WHOLE:
         return shape

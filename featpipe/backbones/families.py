@@ -29,7 +29,14 @@ __all__ = ["Architecture", "Entry", "find", "names"]
 
 
 def names() -> list[str]:
-    """Names of the networks that need no further package, sorted; builds nothing."""
+    """Names of the networks that need no further package, sorted; builds nothing.
+
+    Examples
+    --------
+    >>> from featpipe import backbones
+    >>> "resnet50" in backbones.names()
+    True
+    """
     from featpipe.backbones import torchvision_networks
 
     return sorted([*torchvision_networks.names(), "mini"])
@@ -89,9 +96,11 @@ def _own(name: str) -> Architecture | None:
     module, colon, attribute = address.partition(":")
     if not colon or not module or not attribute:
         return None
+    # The form of a URL: package.module:callable?width=64.
     arguments = {key: _value(text) for key, text in parse_qsl(query, True)}
 
     def builder() -> nn.Module:
+        # Only while it is imported: the program's own imports must not change.
         with _current_folder_importable():
             try:
                 network = attrgetter(attribute)(importlib.import_module(module))(

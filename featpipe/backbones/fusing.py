@@ -113,6 +113,7 @@ class FusedConvolution(nn.Module):
         x = x.to(self._dtype)
         if other is None:
             return self._convolved(x, self._activation)
+        # The kernel adds tensors of one shape only; broadcasting is left to torch.
         if other.shape == self._shape(x) and other.dtype == x.dtype:
             summed: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
                 *(x, other, self._weight, self._bias, *self._geometry, self._groups),
@@ -142,13 +143,15 @@ class FusedConvolution(nn.Module):
 
 @cache
 def can_fuse(dtype: torch.dtype) -> bool:
-    """Whether the kernels are there, and do what they should."""
+    """Return whether the kernels are there, and do what they should."""
+    # Elsewhere oneDNN is built with other kernels, which were not measured.
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     if not torch.backends.mkldnn.is_available():
         return False
     draw = torch.Generator().manual_seed(0)
     convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1).to(dtype)
+    # Odd sizes and a stride: the cases in which geometry goes wrong first.
     x = torch.randn(2, 3, 9, 9, generator=draw).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     try:
@@ -184,6 +187,7 @@ def fuse(network: fx.GraphModule) -> None:
         name = f"fused_{k}"
         modules[name] = FusedConvolution(convolution, activation)
         network.add_submodule(name, modules[name])
+        # After the last one, since the summand may be computed between the two.
         with graph.inserting_after(covered[-1]):
             inputs = (node.args[0],) if other is None else (node.args[0], other)
             covered[-1].replace_all_uses_with(graph.call_module(name, inputs))
@@ -198,7 +202,7 @@ def _makes_no_nan(module: nn.Module) -> bool:
 
 
 def _stays_finite(network: fx.GraphModule, modules: _Modules) -> bool:
-    """Whether finite images give no NaN, short of numbers beyond float32."""
+    """Return whether finite images give no NaN, short of numbers beyond float32."""
     tame = {
         "placeholder": lambda target: True,
         "output": lambda target: True,
@@ -213,7 +217,7 @@ def _stays_finite(network: fx.GraphModule, modules: _Modules) -> bool:
 
 
 def _has_kernel(module: nn.Module | None, node: fx.Node) -> TypeGuard[nn.Conv2d]:
-    """Whether a node is a convolution of the kind that oneDNN computes."""
+    """Return whether a node is a convolution of the kind that oneDNN computes."""
     return (
         type(module) is nn.Conv2d
         and node.op == "call_module"
@@ -229,6 +233,7 @@ def _covered(
 ) -> tuple[list[fx.Node], fx.Node | None, _Activation]:
     """Return the nodes one kernel replaces, what it adds, and how it activates."""
     user = _only_user(node)
+    # What others read too must exist by itself.
     if user is None or not _nothing_writes(node, user, modules):
         return [node], None, _NONE
     if (found := _activation(user, modules)) is not None:
@@ -253,6 +258,7 @@ def _summand(node: fx.Node, one: fx.Node) -> fx.Node | None:
     if node.op != "call_function" or node.target not in _SUMS or node.kwargs:
         return None
     others = [x for x in node.args if x is not one]
+    # x + x has no other summand, and x + 1 no second tensor.
     if len(node.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
         return None
     return others[0]
@@ -267,7 +273,7 @@ def _activation(node: fx.Node, modules: _Modules) -> _Activation | None:
 
 
 def _nothing_writes(first: fx.Node, last: fx.Node, modules: _Modules) -> bool:
-    """Whether nothing between two nodes may change what the first has read."""
+    """Return whether nothing between two nodes may change what the first has read."""
     node = first.next
     while node is not last:
         pure = node.op == "call_module" and isinstance(

@@ -39,6 +39,8 @@ def overwritten_node(node: fx.Node, network: nn.Module) -> fx.Node | None:
         in_place = bool(getattr(module_of(node, network), "inplace", False))
     elif node.op in ("call_method", "call_function"):
         # Tensor.add_, torch.relu_, x += y
+        # One underscore at the end is torch's mark of an operation in place; two are
+        # Python's own methods.
         in_place |= bool(re.search(r"[^_]_$", node_name(node)))
         in_place |= node_name(node) in _IN_PLACE_OPERATORS
     first = node.args[0] if node.args else None
@@ -62,6 +64,7 @@ def penultimate_node(
         known = (
             isinstance(module, AFTER_SCORES) or node_name(node) in _AFTER_SCORES_NAMES
         )
+        # Parameters are inputs too, but are not computed.
         computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
         node = computed[0] if known and len(computed) == 1 else None
     return output, True

@@ -108,9 +108,11 @@ class _Cut(nn.Module):
             for position, (wanted, stop) in enumerate(self._stops):
                 if wanted == tap:
                     codes[position] = depths.pool(x, **stop.pooling())
+            # Nothing beyond the deepest depth is computed.
             if len(codes) == len(self._stops):
                 raise _Reached
 
+        # Hooks on these modules alone: each one costs Python time in every pass.
         names = {tap.module for tap, _ in self._stops}
         with _hooks(self.network, names, take):
             try:
@@ -143,6 +145,7 @@ class _Pass:
         images = _noise(height, width)
         counting = self._counter or nullcontext()
         products, hooks = _Products(self), _hooks(network, names, self._note)
+        # One pass tells names, shapes and costs.
         with torch.no_grad(), counting, products, hooks:
             output = network(images)
         self._add_penultimate(output)
@@ -151,6 +154,7 @@ class _Pass:
         module = self._network.get_submodule(tap.module)
         if not tap.leaving:
             self.started.append(tap.module)
+            # By identity, so that a shared layer counts once.
             inside = module.parameters(recurse=is_leaf(module))
             self._parameters.update((id(p), p.numel()) for p in inside)
             self._entered = x
@@ -228,6 +232,7 @@ def _hooks(
 
     def before(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            # A module that is called several times has a depth for each call.
             entered[name] += 1
             take(_Tap(name, entered[name] - 1, leaving=False), args[0] if args else ())
 

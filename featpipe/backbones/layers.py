@@ -27,14 +27,14 @@ AFTER_SCORES = (
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether it is one of torch's own layers, not a container."""
+    """Return whether it is one of torch's own layers, not a container."""
     own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn."))
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return own and not isinstance(module, containers)
 
 
 def makes_scores(module: nn.Module) -> bool:
-    """Whether it can be the last layer: a Linear or a 1×1 convolution."""
+    """Return whether it can be the last layer: a Linear or a 1×1 convolution."""
     if isinstance(module, nn.Conv2d):
         return tuple(module.kernel_size) == (1, 1)
     return isinstance(module, nn.Linear)

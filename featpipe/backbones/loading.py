@@ -93,6 +93,7 @@ def load(
     ('features:avg', 512)
     """
     architecture = families.find(name)
+    # Before the network is built: a misspelt entry should not cost seconds.
     chosen = choose(architecture, weights)
     preprocessing = preprocessing_of(architecture, chosen, input_size).overridden(
         resize=resize, crop=crop, mean=mean, std=std, interpolation=interpolation
@@ -190,6 +191,8 @@ def _built(architecture: Architecture, chosen: Weights, seed: int) -> nn.Module:
     """Build in eval mode without gradients; the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would also seed every CUDA generator.
+        # The same seed gives the same random weights, which the codes file records by
+        # digest.
         torch.default_generator.manual_seed(seed)
         network = architecture.build(chosen.entry)
         if chosen.name == "none" and not architecture.entries:
@@ -224,6 +227,7 @@ def _stops(
     asked = [parse(spec, outline.nodes, backbone=name) for spec in specs]
     nodes = list(dict.fromkeys(node for node, _ in asked))
     try:
+        # Run once at the real size: widths depend on it where maps are flattened.
         seen = outline.look(nodes, side, side)
     except Exception as err:
         raise _size_error(name, side, err) from err
@@ -282,6 +286,7 @@ def _tells_order(shape: Shape) -> bool:
 def _is_channels_last(shape: Shape, wider: Shape) -> bool:
     if _tells_order(shape):
         return shape[0] == shape[1]
+    # Channels last has the width second; only that axis grew.
     return shape[1] != wider[1] and shape[2] == wider[2]
 
 
@@ -292,6 +297,7 @@ def _n_prefix(network: nn.Module, shape: Shape) -> int:
     such a parameter, or with exactly a square of tokens, there is none.
     """
     n_tokens, width = shape
+    # 196 patches and a class token are 14 * 14 + 1.
     spare = n_tokens - math.isqrt(n_tokens) ** 2
     learned = any(
         p.ndim == 3 and tuple(p.shape) == (1, 1, width) for p in network.parameters()

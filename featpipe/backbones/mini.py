@@ -137,6 +137,7 @@ def load_weights() -> dict[str, Tensor]:
         )
     stored = safetensors.torch.load_file(WEIGHTS_PATH)
     return {
+        # Stored as float16 to keep the package small.
         name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
         for name, tensor in stored.items()
     }

@@ -50,6 +50,15 @@ class Backbone:
         ``fp32``, ``bf16`` or ``fp16``.
     random : str
         Why codes depend on more than their image, where that was allowed; else empty.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from featpipe import backbones
+    >>> backbone = backbones.load("mini", depths=("stage3", "penultimate"))
+    >>> codes = backbone(torch.zeros((2, 3, 64, 64), dtype=torch.uint8))
+    >>> {spec: tuple(code.shape) for spec, code in codes.items()}
+    {'stage3:avg': (2, 128), 'penultimate': (2, 384)}
     """
 
     name: str
@@ -146,6 +155,7 @@ class Backbone:
         return {
             key: state[key]
             for key in sorted(keys)
+            # It has no effect in eval mode, and older files lack it.
             if not key.endswith("num_batches_tracked")
         }
 
@@ -161,6 +171,7 @@ class Backbone:
     def normalised(self, images: Tensor) -> Tensor:
         """Return uint8 images (n, 3, S, S) as the network takes them, on the device."""
         x = images.to(self.device, non_blocking=True)
+        # On the device: uint8 is a quarter of the bytes to copy.
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
         mean = x.new_tensor(self.preprocessing.mean).view(3, 1, 1)
         std = x.new_tensor(self.preprocessing.std).view(3, 1, 1)
@@ -177,6 +188,8 @@ def prepared(
     and, unless not ``fused``, convolutions that add and activate (see `fusing`).
     The network given stays as it is; weights that need no change are shared with it.
     """
+    # The memo keeps the weights out of the deep copy: they are replaced, never written
+    # to.
     tensors = (*cut.parameters(), *cut.buffers())
     network = copy.deepcopy(cut, {id(tensor): tensor for tensor in tensors})
     if isinstance(network, fx.GraphModule):
@@ -243,6 +256,7 @@ def _place(network: nn.Module, device: torch.device, lower: torch.dtype | None) 
             order = (
                 torch.channels_last if parameter.ndim == 4 else torch.preserve_format
             )
+            # Only layers that autocast would cast anyway: norms stay in float32.
             moved = parameter.detach().to(device, dtype, memory_format=order)
             setattr(module, name, nn.Parameter(moved, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
@@ -279,6 +293,8 @@ class _TrueFloat32:
         with self._lock:
             if self._n_inside == 0:
                 self._before = self._exchange("ieee", "ieee")
+            # Lanes run side by side, and the setting is global: the first sets it and
+            # the last puts it back.
             self._n_inside += 1
 
     def __exit__(self, *exception: object) -> None:

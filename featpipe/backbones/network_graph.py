@@ -77,6 +77,8 @@ def outline(network: nn.Module, *, side: int, trusted: bool = False) -> NetworkG
     # A forward in Python may fail in any way when it is fed stand-ins for tensors.
     except Exception:
         return Hooked(network, side=side)
+    # torchvision's networks are known to trace faithfully; yours is compared with
+    # itself.
     if trusted:
         return traced
     if _same_scores(network, traced.whole(), side):
@@ -86,9 +88,10 @@ def outline(network: nn.Module, *, side: int, trusted: bool = False) -> NetworkG
 
 
 def _same_scores(network: nn.Module, recorded: nn.Module, side: int) -> bool:
-    """Whether both give the same on two unlike images, one of them loud."""
+    """Return whether both give the same on two unlike images, one of them loud."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, side, side, generator=generator)
+    # Another scale: a branch on the size of the values would show.
     images[1] *= 3
     with torch.inference_mode():
         try:

@@ -77,6 +77,7 @@ def whole(backbone: Backbone, node: str | None = None) -> Part:
     cut = copy.deepcopy(outline.cut(backbone.depths))
     prefix = "network." if isinstance(outline, Hooked) else ""
     part = Part(cut, prefix, frozenset(frozen))
+    # Layers behind the depth do not count: they never learn anything.
     keys = {prefix + key for key in backbone.needed()}
     if not any(not part.is_frozen(n) for n, _ in cut.named_parameters() if n in keys):
         raise ValueError(

@@ -83,6 +83,7 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
+        # The dataclass is frozen.
         object.__setattr__(self, "mean", _three("mean", self.mean))
         object.__setattr__(self, "std", _three("std", self.std))
         if self.crop < 1 or (self.resize is not None and self.resize < 1):
@@ -151,6 +152,7 @@ class Preprocessing:
         if image.mode != "RGB":
             image = image.convert("RGB")
         size = self.resized(full or image.size)
+        # A resize to the same size would still blur with some filters.
         if size == image.size:
             return image
         box = (0, 0, *(extent or image.size))
@@ -194,6 +196,8 @@ class Preprocessing:
         """Return the same preprocessing for another crop, its resize in proportion."""
         if self.resize is None:
             return replace(self, crop=input_size)
+        # The usual 256 to 224 stays that ratio, so that the same part of the image is
+        # seen.
         resize = max(input_size, round(self.resize * input_size / self.crop))
         return replace(self, resize=resize, crop=input_size)
 
@@ -234,6 +238,8 @@ class Preprocessing:
         were others.
         """
         fields = asdict(self)
+        # Left out where it is the usual one: files from before there was a choice have
+        # no such field.
         if self.crop_mode == "center":
             del fields["crop_mode"]
         return fields | {"mean": list(self.mean), "std": list(self.std)}
@@ -263,7 +269,7 @@ def _require_plausible(
 
 
 def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
-    """One number per channel; a single number stands for all three."""
+    """One number per channel; a single number is used for all three."""
     numbers = (values,) if isinstance(values, int | float) else tuple(values)
     plain = all(isinstance(x, Real) and not isinstance(x, bool) for x in numbers)
     if len(numbers) not in (1, 3) or not plain or not np.isfinite(numbers).all():

@@ -32,6 +32,13 @@ class BackboneRow(NamedTuple):
 
     ``accuracy`` is the top-1 of the default entry on ImageNet in percent, None where
     it has none; ``n_parameters`` includes the head; ``input_size`` is in pixels.
+
+    Examples
+    --------
+    >>> from featpipe.backbones import catalogue
+    >>> row = next(row for row in catalogue() if row.name == "resnet18")
+    >>> row.default, row.input_size, row.n_parameters
+    ('IMAGENET1K_V1', 224, 11689512)
     """
 
     name: str
@@ -50,6 +57,13 @@ class DepthRow(NamedTuple):
     under ``spec``, its canonical name with the default pool. ``n_parameters`` and
     ``cost_share`` (0 to 1, of the floating-point operations of the whole forward pass)
     count everything that has to run for it, itself included.
+
+    Examples
+    --------
+    >>> from featpipe.backbones import describe_depths
+    >>> row = describe_depths("mini")[-1]
+    >>> row.spec, row.shape, row.width
+    ('head', (200,), 200)
     """
 
     node: str
@@ -100,6 +114,7 @@ def describe_depths(
     chosen = choose(architecture, None)
     side = preprocessing_of(architecture, chosen, input_size).crop
     outline = outlined(architecture, _unfilled(architecture), side)
+    # On the meta device where that works: no weights, no computing.
     seen = outline.look(outline.nodes, side, side, costs=True)
     layouts = layouts_of(outline, seen, side)
     whole = max((s.cost for s in seen.values()), default=0) or 1
@@ -148,6 +163,8 @@ class _NoWeights(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        # Layers allocate their weights by torch.empty, buffers by other functions;
+        # buffers stay real, since some are computed with.
         placed = {"device": "meta"} if func is torch.empty else {}
         return func(*args, **(kwargs or {}) | placed)
 

@@ -34,6 +34,7 @@ def find(name: str) -> Architecture | None:
     if not name.startswith("timm:"):
         return None
     try:
+        # Only for names that ask for it: it takes a second to import.
         timm = importlib.import_module("timm")
     except ModuleNotFoundError as err:
         raise ModuleNotFoundError(

@@ -49,6 +49,7 @@ class Traced:
     """The recorded graph of a network in eval mode; a `NetworkGraph`."""
 
     def __init__(self, network: nn.Module) -> None:
+        # In eval mode: dropout and batch norm are recorded as they will run.
         tracer = _Tracer()
         with warnings.catch_warnings():
             # fx says which default arguments it could not guard with an assertion.
@@ -116,6 +117,8 @@ class Traced:
         early = self._before(node)
         needed = self._needed(self._named[stop.node] for stop in stops) - early
         entering = {x for late in needed for x in late.all_input_nodes} & early
+        # Skip connections across the border: more than one tensor would have to be
+        # cached.
         if len(entering) != 1:
             return None
         (input_node,) = entering
@@ -358,6 +361,7 @@ def _sums(graph: fx.Graph, walk: _Walk) -> dict[fx.Node, tuple[int, int]]:
     costs: dict[int, int] = {}
     needed: dict[fx.Node, set[int]] = {}
     for node in graph.nodes:
+        # By identity: a layer that is used twice has its parameters once.
         own = {id(p): p.numel() for p in _parameters(walk.module, node)}
         sizes |= own
         costs[id(node)] = walk.costs.get(node, 0)

@@ -52,6 +52,7 @@ def dependence(
         try:
             for _ in range(_TRIES):
                 before = _states()
+                # Clones: a network may write into its input.
                 first, again = run(image.clone()), run(image.clone())
                 # Recorded, a number that was drawn once is a constant.
                 network(image.clone())
@@ -85,6 +86,7 @@ def _noise(side: int) -> list[Tensor]:
 def _alike(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     for one, other in zip(some, others, strict=True):
         a, b = one.double(), other.double()
+        # Overflow in both is the same answer.
         if torch.equal(a.isfinite(), b.isfinite()):
             a, b = a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0)
             if float((a - b).norm()) <= _TOLERANCE * float(a.norm()) + 1e-6:

@@ -34,8 +34,10 @@ _NO_EPSILON = math.ulp(0.0)
 @functools.cache
 def names() -> tuple[str, ...]:
     """Names of the networks, as torchvision has them."""
-    rooms = models.detection, models.segmentation
-    return tuple(name for room in rooms for name in models.list_models(module=room))
+    packages = models.detection, models.segmentation
+    return tuple(
+        name for package in packages for name in models.list_models(module=package)
+    )
 
 
 def build(*, name: str, eps: float | None = None) -> nn.Module:

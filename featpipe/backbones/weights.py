@@ -95,6 +95,7 @@ def choose(
     given = os.fspath(weights)
     if given.lower() == "none":
         return Weights("none")
+    # Also as torchvision prints it: ResNet50_Weights.IMAGENET1K_V1.
     entry = given.rpartition("_Weights.")[2]
     if entry in entries:
         return Weights(entry, entries[entry])
@@ -213,6 +214,7 @@ def sha256(network: nn.Module, keys: Set[str] | None = None) -> str:
     for key, tensor in sorted(network.state_dict().items()):
         if key.endswith(_COUNTER) or (keys is not None and key not in keys):
             continue
+        # Bytes in one order, wherever the tensor is and however it is laid out.
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{key} {plain.dtype} {tuple(plain.shape)}\n".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy())
@@ -235,6 +237,8 @@ def _best_match(
                 for key, tensor in state.items()
                 if key.startswith(prefix)
             }
+            # Names and shapes both: two networks may use the same names for layers of
+            # other width.
             score = sum(
                 key in plain and plain[key].shape == own[key].shape for key in needed
             )
@@ -266,6 +270,7 @@ def _state_dicts(
 def _prefixes(state: State, keys: Set[str]) -> list[str]:
     """List what may stand before the names: what precedes one of the first few."""
     found = {""}
+    # Three names suffice to find a prefix, and a large file has thousands.
     for wanted in sorted(keys)[:3]:
         for key in state:
             if key.endswith(f".{wanted}"):
@@ -304,6 +309,7 @@ def _check(
             f"weights {source!r} do not fit this backbone ({'; '.join(facts)}); name "
             "the backbone they were trained with"
         )
+    # A nan in the weights would make every code nan, far from its cause.
     bad = sorted(key for key in needed if not torch.isfinite(state[key]).all())
     if bad:
         raise ValueError(
@@ -313,7 +319,7 @@ def _check(
 
 
 def _is_amid(key: str, own: State, needed: Set[str]) -> bool:
-    """Whether a foreign key lies inside a part of the network that is all needed.
+    """Return whether an unexpected key lies in a part that is needed whole.
 
     Behind the cut, and in children of their own, foreign layers do no harm: another
     head. Inside, they tell of another network: resnet34's layer1.2 in resnet18.

@@ -70,6 +70,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
 
 def _require_plain(found: Mapping[str, Any], path: Path) -> None:
     """Refuse dicts that hold themselves, and tensors that are no plain numbers."""
+    # A stack and no recursion: a file can be nested as deep as it likes.
     stack, seen = [found], {id(found)}
     while stack:
         for key, value in stack.pop().items():

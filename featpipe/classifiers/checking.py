@@ -22,6 +22,18 @@ class Reader(Protocol):
     """Codes too large for memory, read some rows at a time.
 
     Any object with these names can stand where ``X`` does.
+
+    Examples
+    --------
+    >>> from featpipe.classifiers import make
+    >>> class Rows:
+    ...     shape, dtype = (6, 2), np.dtype(np.float32)
+    ...
+    ...     def rows(self, start, stop):
+    ...         first = np.arange(start, stop, dtype=np.float32)
+    ...         return np.column_stack([first, -first])
+    >>> make("linear", C=1.0).fit(Rows(), [0, 0, 0, 1, 1, 1]).coef_.shape
+    (1, 2)
     """
 
     shape: tuple[int, int]
@@ -33,8 +45,9 @@ class Reader(Protocol):
 
 
 def is_reader(X: Any) -> bool:
-    """Decide whether codes are to be read in blocks."""
+    """Return whether codes are to be read in blocks."""
     # scipy's lil matrices have ``rows`` too, but as an array.
+    # A runtime protocol only looks for names.
     return isinstance(X, Reader) and callable(X.rows)
 
 
@@ -55,7 +68,16 @@ def check_parameters(model: Any) -> None:
 
 
 def check_C_grid(Cs: Any) -> None:
-    """Raise ValueError unless C can be chosen from these values; None will do too."""
+    """Raise ValueError unless C can be chosen from these values; None will do too.
+
+    Examples
+    --------
+    >>> check_C_grid([0.1, 1.0, 10.0])
+    >>> check_C_grid([0.0, 1.0])
+    Traceback (most recent call last):
+        ...
+    ValueError: Cs=[0.0, 1.0] must be numbers above zero, from 1e-30 to ...
+    """
     if Cs is not None and not _are_usable(Cs):
         text = " ".join(repr(Cs).split())
         raise ValueError(
@@ -76,5 +98,6 @@ def _usable(C: Any) -> bool:
 
 
 def _positive(value: Any) -> bool:
+    # numpy's float32 is no float to Python.
     numeric = isinstance(value, int | float | np.number)
     return numeric and not isinstance(value, bool) and bool(0 < value < np.inf)

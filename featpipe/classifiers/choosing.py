@@ -71,6 +71,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         max_iter: int = 1000,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
+        # Stored untouched: scikit-learn's `clone` compares them by identity.
         self.C = C
         self.Cs = Cs
         self.cv = cv
@@ -94,7 +95,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         y : (n,)
             The classes, of any type that scikit-learn takes.
         sample_weight : (n,) or None
-            How many rows each row stands for; it counts in the loss, in the
+            How often each row counts; it counts in the loss, in the
             standardisation and in the metric.
 
         Returns
@@ -151,6 +152,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         from featpipe import solvers
 
         start = None
+        # Least squares is solved in closed form; a start would change nothing.
         if path is not None and self._loss != "linear":
             start = path.start(self._best, splits)
         solution = solvers.solve(job.problem, self.C_, options=job.options, start=start)
@@ -187,9 +189,11 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         """Return X @ coef + intercept, in a precision that holds them."""
+        # Columns of tiny scale have huge coefficients; their products overflow float32.
         largest = np.abs(self.coef_).max(initial=0.0)
         if largest > LARGE or X.dtype == np.float64:
             X = X.astype(np.float64, copy=False)
+        # An overflow becomes infinity, which is reported below in words.
         with np.errstate(over="ignore", invalid="ignore"):
             values: np.ndarray = X @ self.coef_.T.astype(X.dtype) + self.intercept_
         if not np.isfinite(values).all():
@@ -235,6 +239,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         classes, numbers = np.unique(y, return_inverse=True)
         rows = np.ones(len(y))
         if sample_weight is not None:
+            # scikit-learn's check wants a matrix with as many rows; a reader has none
+            # in memory.
             stand_in = np.zeros((len(y), 1))
             rows = _check_sample_weight(sample_weight, stand_in, dtype=np.float64)
             if (rows < 0).any():
@@ -243,6 +249,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
                     "weights are zero or more"
                 )
         mass = np.bincount(numbers, rows, minlength=len(classes))
+        # Classes of weight zero do not count: nothing would be learned from them.
         if np.count_nonzero(mass) < 2:
             raise ValueError(
                 f"y holds {np.count_nonzero(mass)} class of non-zero weight "
@@ -252,11 +259,12 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         return Labels(classes, numbers, rows, loss)
 
     def _grid(self) -> np.ndarray:
+        # Four values per power of ten, 1e-6 to 1e5.
         grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
         return np.unique(np.asarray(grid, np.float64))
 
     def _choose(self, job: Job) -> solvers.Path | None:
-        """Set ``C_`` and all that speaks of how it was chosen; give the path of C."""
+        """Set ``C_`` and the attributes of its choice; return the path of C."""
         from featpipe import solvers
 
         labels = job.labels
@@ -337,6 +345,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
                 return []
             seed = self.random_state
             cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        # Also takes a generator, which `split` could read only once.
         splitter = check_cv(cv, labels.numbers, classifier=True)
         with warnings.catch_warnings():
             # What it would warn of is already in ``warnings_``.
@@ -362,6 +371,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
     ) -> np.ndarray | None:
         n_rows = sum(len(held_out) for _, held_out in splits)
         order = np.concatenate([held_out for _, held_out in splits])
+        # Shuffled splits may hold a row out twice, or never: then there is no
+        # prediction per row.
         if n_rows != order.max() + 1 or len(np.unique(order)) != n_rows:
             return None
         numbers = np.empty(n_rows, np.int64)
@@ -390,5 +401,5 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             f"instead of {self.tol:.0e}; raise max_iter or tol"
         )
         self.warnings_.append(message)
-        if not any("not converged" in said for said in self.warnings_[:-1]):
+        if not any("not converged" in text for text in self.warnings_[:-1]):
             warnings.warn(message, ConvergenceWarning, stacklevel=4)

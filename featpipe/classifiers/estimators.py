@@ -87,7 +87,16 @@ class LinearClassifier(PathClassifier):  # noqa: D101 (it is built below)
 
     Minimises ½‖W‖² + C Σ (y - f)² on standardised codes, f = Wx + b with b free:
     scikit-learn's RidgeClassifier with alpha = 1 / 2C.
-    {_PARAMETERS}"""
+    {_PARAMETERS}
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featpipe import LinearClassifier
+    >>> X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
+    >>> model = LinearClassifier(device="cpu").fit(X, y)
+    >>> model.coef_.shape, model.C_curve_.shape, model.predict(X).shape
+    ((3, 4), (45, 2), (30,))
+    """
     _loss = "linear"
 
 
@@ -96,7 +105,16 @@ class SVMClassifier(PathClassifier):  # noqa: D101 (it is built below)
 
     Minimises ½‖W‖² + C Σ max(0, 1 - y f)² on standardised codes, f = Wx + b with b
     free (LinearSVC of scikit-learn penalises b).
-    {_PARAMETERS}"""
+    {_PARAMETERS}
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featpipe import SVMClassifier
+    >>> X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 2
+    >>> model = SVMClassifier(C=0.1, device="cpu").fit(X, y)
+    >>> model.coef_.shape, model.decision_function(X).shape
+    ((1, 4), (30,))
+    """
     _loss = "svm"
 
 
@@ -105,7 +123,16 @@ class LogisticClassifier(PathClassifier):  # noqa: D101 (it is built below)
 
     Minimises ½‖W‖² + C Σ log-loss on standardised codes, f = Wx + b with b free:
     the objective of scikit-learn's LogisticRegression.
-    {_PARAMETERS}"""
+    {_PARAMETERS}
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featpipe import LogisticClassifier
+    >>> X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
+    >>> model = LogisticClassifier(C=1.0, device="cpu").fit(X, y)
+    >>> model.predict_proba(X).shape, bool(model.converged_)
+    ((30, 3), True)
+    """
     _loss = "logistic"
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -120,6 +147,8 @@ class LogisticClassifier(PathClassifier):  # noqa: D101 (it is built below)
         (n, n_classes) float64
         """
         values = self.decision_function(X)
+        # Two classes have one score; the sigmoid of it is exact where a softmax of two
+        # would lose digits.
         if values.ndim == 1:
             return np.column_stack([expit(-values), expit(values)])
         probabilities: np.ndarray = softmax(values, axis=1)

@@ -46,6 +46,7 @@ def class_weights(
         )
     for name, weight in given.items():
         require_number(f"class_weight[{name!r}]", weight, 0, 1e12, whole=False)
+    # `tolist` makes numpy's strings Python's, by which the dict is keyed.
     return np.array([given.get(name, 1.0) for name in classes.tolist()], float)
 
 
@@ -79,6 +80,8 @@ def judge(
         _row_weights(of_fold, labels.rows[rows], len(labels.classes), metric)
         for of_fold, rows in zip(truth, folds, strict=True)
     ]
+    # Folds are judged one by one and then averaged, as scikit-learn's cross_val_score
+    # does.
     edges = np.cumsum([len(rows) for rows in folds])[:-1]
 
     def score(predicted: np.ndarray) -> float:
@@ -125,6 +128,6 @@ def _score(
     true = np.bincount(truth, weights, minlength=n_classes)
     if metric == "balanced_accuracy":
         return float(np.mean(hits[true > 0] / true[true > 0]))
-    said = np.bincount(predicted, weights, minlength=n_classes)
-    seen = true + said > 0
-    return float(np.mean(2 * hits[seen] / (true + said)[seen]))
+    named = np.bincount(predicted, weights, minlength=n_classes)
+    seen = true + named > 0
+    return float(np.mean(2 * hits[seen] / (true + named)[seen]))

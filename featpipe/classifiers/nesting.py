@@ -29,6 +29,14 @@ class Part(NamedTuple):
     train : (n_train,) int64
     selection : list of (train, held-out)
         Positions within ``train``.
+
+    Examples
+    --------
+    >>> from featpipe.protocol import folds
+    >>> y = np.array([0, 1] * 4)
+    >>> part = Part(np.arange(8), folds(y, n_folds=2))
+    >>> [(len(fitted), len(scored)) for fitted, scored in part.selection]
+    [(4, 4), (4, 4)]
     """
 
     train: np.ndarray
@@ -52,9 +60,21 @@ def fit_nested(
     -------
     list of PathClassifier
         One a part; `ValueError` as for ``PathClassifier.fit``.
+
+    Examples
+    --------
+    >>> from featpipe.classifiers import Part, make
+    >>> from featpipe.protocol import folds
+    >>> X, y = np.random.default_rng(0).normal(size=(24, 3)), np.repeat([0, 1], 12)
+    >>> outer = folds(y, n_folds=2)
+    >>> parts = [Part(train, folds(y[train], n_folds=2)) for train, _ in outer]
+    >>> models = fit_nested(make("linear", device="cpu"), X, y, parts)
+    >>> [model.coef_.shape for model in models]
+    [(1, 3), (1, 3)]
     """
     from featpipe import solvers
 
+    # What a user gets who fits each part alone: the batch must give the same.
     models = [clone(model).set_params(cv=part.selection) for part in parts]
     whole = clone(model)._prepare(X, y)
     if not _together(model, whole.problem, parts):
@@ -98,10 +118,13 @@ class _Batch:
         for part in parts:
             for fitted, scored in part.selection:
                 train = np.sort(part.train[fitted])
+                # Two parts may ask for a fit on the same rows; it is done once for
+                # both.
                 k = self._numbers.setdefault(train.tobytes(), len(trains))
                 if k == len(trains):
                     trains.append(train)
                     held.append(part.train[:0])
+                # Every row that any part asks for is predicted once.
                 held[k] = np.union1d(held[k], part.train[scored])
         self.splits: list[Split] = list(zip(trains, held, strict=True))
 
@@ -122,7 +145,7 @@ class _Batch:
 def _together(
     model: PathClassifier, problem: solvers.Problem, parts: Sequence[Part]
 ) -> bool:
-    """Decide whether one batch gives each part what it would find alone.
+    """Return whether one batch gives each part what it would find alone.
 
     Not where classes are weighted by their counts, or missing from a part.
     """
@@ -130,4 +153,6 @@ def _together(
         len(np.unique(problem.labels[part.train])) == problem.n_classes
         for part in parts
     )
+    # "balanced" weighs by the counts of each part, which are other ones than those of
+    # all rows.
     return complete and not isinstance(model.class_weight, str)

@@ -40,9 +40,20 @@ def repeated_score(
     -------
     float
         ``model.cv_score_`` where there are no ``repeats``, or C was given (nan).
+
+    Examples
+    --------
+    >>> from featpipe.classifiers import make
+    >>> from featpipe.protocol import folds
+    >>> X, y = np.arange(24.0).reshape(12, 2), np.repeat([0, 1], 6)
+    >>> first = folds(y, n_folds=3)
+    >>> model = make("linear", cv=first, device="cpu").fit(X, y)
+    >>> repeated_score(model, X, y, first, folds(y, n_folds=3, seed=1))
+    1.0
     """
     if not repeats or not np.isfinite(model.cv_score_):
         return float(model.cv_score_)
+    # "auto" with a single value: the path computes the score without choosing.
     again = clone(model).set_params(C="auto", Cs=[model.C_], cv=list(repeats))
     with warnings.catch_warnings():
         # The path that chose C has reported how this C converges.

@@ -6,7 +6,7 @@ import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.progress import fit_progress
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 __all__ = ["advise"]
 
@@ -30,15 +30,17 @@ def advise(
         featpipe advise flowers.h5
         featpipe advise flowers.h5 --check
     """
+    # Inside the function, here and in every command: `--help` must not load numpy or
+    # torch.
     from featpipe.advice import advise as advice_of
     from featpipe.advice import check_advice
 
     advice = advice_of(file, seed=seed)
-    voice.out.print(advice)
+    terminal.out.print(advice)
     if check:
         with fit_progress() as progress:
             lines = check_advice(
                 file, advice, device=device, seed=seed, progress=progress
             )
         for line in lines:
-            voice.out.print(line)
+            terminal.out.print(line)

@@ -27,7 +27,7 @@ from featpipe.cli.global_options import (
     Version,
     with_global_options,
 )
-from featpipe.cli.voice import guarded, voice
+from featpipe.cli.terminal import terminal, with_exit_status
 
 __all__ = ["app", "main"]
 
@@ -37,6 +37,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="featpipe",
+    # Typer's own tracebacks print local variables, whole arrays among them.
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -86,14 +87,16 @@ _KEPT: dict[str, str | Callable[[dict[str, Any]], str]] = {
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        _ready = guarded(_command, kept=_KEPT[_command.__name__])
+        # In this order: typer reads the signature of the outer one, which has the
+        # global options.
+        _ready = with_exit_status(_command, kept=_KEPT[_command.__name__])
         app.command(rich_help_panel=_panel)(with_global_options(_ready))
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Print a warning as one line; of ours the text alone."""
     text = " ".join(str(message).split())
-    voice.remark(text if category is UserWarning else f"{category.__name__}: {text}")
+    terminal.info(text if category is UserWarning else f"{category.__name__}: {text}")
 
 
 @app.callback()
@@ -111,11 +114,20 @@ def _globals(
     """
     # Pillow warns of odd EXIF and TIFF tags; what matters of them is in the notes.
     warnings.filterwarnings("ignore", module="PIL")
+    # Python's own prints file and line, of no use to a reader of the command line.
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # for lines of code
-    voice.quiet, voice.verbose, voice.debug = quiet, verbose, debug
+    terminal.quiet, terminal.verbose, terminal.debug = quiet, verbose, debug
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line.
+
+    Examples
+    --------
+    >>> import sys
+    >>> sys.argv = ["featpipe", "--version"]
+    >>> from featpipe.cli import main
+    >>> main()  # doctest: +SKIP
+    """
     allow_any_encoding()
     app(prog_name="featpipe")

@@ -1,4 +1,4 @@
-"""What the options that offer a choice offer."""
+"""The values of the options that have a fixed set of them."""
 
 from enum import StrEnum
 
@@ -8,6 +8,8 @@ __all__ = [
 ]
 
 
+# StrEnum, here and below: typer shows the values, and a comparison with plain text
+# works.
 class Precision(StrEnum):
     """Arithmetic of the network."""
 
@@ -33,14 +35,14 @@ class Dtype(StrEnum):
 
 
 class Backend(StrEnum):
-    """Whose processes share the work."""
+    """The joblib backend whose processes share the work."""
 
     loky = "loky"
     dask = "dask"
 
 
 class OnError(StrEnum):
-    """What a broken image does."""
+    """What happens to a broken image."""
 
     skip = "skip"
     fail = "fail"
@@ -54,12 +56,14 @@ class Metric(StrEnum):
     macro_f1 = "macro_f1"
 
 
+# Weights for single classes are for Python: on a command line they would be a table.
 class ClassWeight(StrEnum):
     """How classes of different size count."""
 
     balanced = "balanced"
 
 
+# Only classifiers that are linear in the codes can be exported as one layer.
 class FitClassifier(StrEnum):
     """What is fitted into a model: linear in the codes, each."""
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli import protocol_options as po
 from featpipe.cli.choices import Backend, Metric
 from featpipe.cli.extracting import extract, extract_codes
 from featpipe.cli.outputs import require_outputs, run_all
 from featpipe.cli.parallel import BackendOption, JobsOption, SchedulerOption, jobs_of
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.reporting import ReportPath, write_report
-from featpipe.cli.run_folder import RECORD, claim, default_folder
-from featpipe.cli.voice import voice
+from featpipe.cli.run_folder import RECORD, claim_folder, default_folder
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.comparison import Comparison
@@ -29,22 +30,22 @@ _DEFAULT_CLASSIFIERS = "linear,svm,logistic"
 
 def compare(
     files: o.CodesPaths,
-    classifiers: o.Classifiers = _DEFAULT_CLASSIFIERS,
-    depth: o.CompareDepths = None,
-    folds: o.Folds = 5,
-    c_grid: o.CGrid = None,
-    metric: o.MetricOption = Metric.accuracy,
-    class_weight: o.ClassWeightOption = None,
-    test_size: o.TestSize = None,
-    with_: o.With = None,
-    json_path: o.CompareJson = None,
-    csv_path: o.Csv = None,
-    predictions: o.Predictions = None,
+    classifiers: po.Classifiers = _DEFAULT_CLASSIFIERS,
+    depth: po.CompareDepths = None,
+    folds: po.Folds = 5,
+    c_grid: po.CGrid = None,
+    metric: po.MetricOption = Metric.accuracy,
+    class_weight: po.ClassWeightOption = None,
+    test_size: po.TestSize = None,
+    with_: po.With = None,
+    json_path: po.CompareJson = None,
+    csv_path: po.Csv = None,
+    predictions: po.Predictions = None,
     report_path: ReportPath = None,
     device: o.Device = "auto",
-    memory: o.Memory = None,
+    memory: po.Memory = None,
     seed: o.Seed = 0,
-    full_path: o.FullPath = False,
+    full_path: po.FullPath = False,
     jobs: JobsOption = None,
     backend: BackendOption = Backend.loky,
     scheduler: SchedulerOption = None,
@@ -68,6 +69,7 @@ def compare_codes(asked: dict[str, Any]) -> None:
     """Do what the options of `compare` ask."""
     from featpipe.comparison import compare as comparison_of
 
+    # First, since a bad grid is wrong usage (exit 2) and not a failure.
     Cs = grid(asked["c_grid"])
     require_outputs(
         {
@@ -79,6 +81,7 @@ def compare_codes(asked: dict[str, Any]) -> None:
         {"FILE.h5": asked["files"], "--with": asked["with_"]},
     )
     if asked["report_path"]:
+        # Before the fits: a missing extra should not be found out afterwards.
         from featpipe.report import require_packages
 
         require_packages()
@@ -127,30 +130,32 @@ def _writers(
 
 def _write(write: Callable[[Path], None], path: Path) -> None:
     write(path)
-    voice.remark(f"wrote {path}")
+    terminal.info(f"wrote {path}")
 
 
 def _print(found: "Comparison") -> None:
     from featpipe.comparison.details import describe
 
-    voice.out.print(found)
+    terminal.out.print(found)
     for part in describe(found):
-        voice.out.print(part)
+        terminal.out.print(part)
 
 
-def _joined(
+def _join_signatures(
     one: Callable[..., None], two: Callable[..., None], drop: set[str]
 ) -> inspect.Signature:
-    """Give the signature that has the options of both commands, each once."""
+    """Return the signature with the options of both commands, each once."""
     both = dict(inspect.signature(one).parameters)
     both |= {
         name: parameter
         for name, parameter in inspect.signature(two).parameters.items()
         if name not in both and name not in drop
     }
+    # Three options mean something else in `run` than in `extract`.
     both["output"] = both["output"].replace(annotation=_Folder, default=None)
     both["json_path"] = inspect.signature(two).parameters["json_path"]
     both["depth"] = both["depth"].replace(annotation=o.ExtractDepths)
+    # Python wants parameters without a default first.
     parameters = sorted(both.values(), key=lambda p: p.default is not p.empty)
     return inspect.Signature(
         [p.replace(kind=p.KEYWORD_ONLY) for p in parameters], return_annotation=None
@@ -186,12 +191,13 @@ def run(**asked: Any) -> None:
         raise NotADirectoryError(
             f"{folder} is a file; give -o a folder for codes and scores"
         )
+    # Only a folder of our own making may be removed again.
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _check_comparison(asked)
         if not asked["plan"]:
-            claim(
+            claim_folder(
                 folder, asked["source"], asked["backbone"], overwrite=asked["overwrite"]
             )
         _run_in(folder, asked)
@@ -220,7 +226,7 @@ def _check_comparison(asked: dict[str, Any]) -> None:
 def _run_in(folder: Path, asked: dict[str, Any]) -> None:
     # stdout is for the table, which comes when the files are written.
     request = {**asked, "output": folder / "codes.h5", "json_path": None}
-    codes = extract_codes(request, finish=voice.remark, check=_require_classes)
+    codes = extract_codes(request, finish=terminal.info, check=_require_classes)
     if codes is None:
         return
     written = {
@@ -243,7 +249,9 @@ def _require_classes(image_set: "ImageSet") -> None:
         )
 
 
-run.__signature__ = _joined(extract, compare, {"files"})  # type: ignore[attr-defined]  # typer reads it
+# typer reads the signature: `run` offers every option of both commands without naming
+# them again.
+run.__signature__ = _join_signatures(extract, compare, {"files"})  # type: ignore[attr-defined]  # typer reads it
 
 
 def grid(text: str | None) -> list[float] | None:
@@ -263,5 +271,6 @@ def grid(text: str | None) -> list[float] | None:
             f"--C-grid is {text!r}; give the smallest, the largest (both from 1e-30 to "
             "1e30) and how many (1 to 1,000), as 1e-6:1e5:45"
         )
+    # Unique: with first == last all n values are one.
     values: list[float] = np.unique(np.geomspace(first, last, n)).tolist()
     return values

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featpipe.cli.comparing import run
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 __all__ = ["demo"]
 
@@ -36,17 +36,19 @@ def demo(
         raise NotADirectoryError(f"{folder} is a file; give a folder, or none")
     images = folder / "digits"
     count = write_digits(images)
-    voice.remark(f"{count:,} digits in {images}, as train/… and test/… class folders")
+    terminal.info(f"{count:,} digits in {images}, as train/… and test/… class folders")
     options = f"--backbone mini --input-size {_INPUT_SIZE} "
     options += " ".join(f"--depth {depth}" for depth in _DEPTHS)
-    voice.remark(f"$ featpipe run {images} -o {folder} {options}")
+    # The very command, so that the user can repeat it with another depth.
+    terminal.info(f"$ featpipe run {images} -o {folder} {options}")
+    # `run` is called as a function, so typer fills in nothing.
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(run).parameters.items()
     }
     asked = {"source": str(images), "output": folder, "backbone": "mini"}
     run(**{**defaults, **asked, "depth": _DEPTHS, "input_size": _INPUT_SIZE})
-    voice.remark(
+    terminal.info(
         f"left behind: {folder / 'codes.h5'} (featpipe inspect), "
         f"{folder / 'scores.json'}, {folder / 'scores.csv'}\n"
         "next, on your own images, one folder a class (or train/ and test/ above):\n"

@@ -1,4 +1,4 @@
-"""Output that every terminal can show: plain characters where its encoding is small.
+"""Output for every encoding: plain characters where the encoding lacks one.
 
 A table must not be lost because a terminal of cp1252 or ASCII has no star.
 """
@@ -66,6 +66,7 @@ def replace_characters(error: UnicodeError) -> tuple[str, int]:
 
 def allow_any_encoding() -> None:
     """Let stdout and stderr replace what their encoding lacks, instead of failing."""
+    # As an error handler, so that only what the encoding lacks is replaced.
     codecs.register_error(_NAME, replace_characters)
     for stream in (sys.stdout, sys.stderr):
         # None where there is no console; a stand-in of a notebook has no encoding.

@@ -13,14 +13,14 @@ from featpipe.cli.outputs import require_outputs
 from featpipe.cli.parallel import BackendOption, JobsOption, SchedulerOption, jobs_of
 from featpipe.cli.planning import print_plan
 from featpipe.cli.progress import image_progress, summary
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.codes import Codes
     from featpipe.images import ImageSet
     from featpipe.inference import Progress
 
-__all__ = ["extract", "extract_codes", "numbers", "pixel_limit", "say_set_aside"]
+__all__ = ["extract", "extract_codes", "numbers", "pixel_limit", "print_set_aside"]
 
 
 def extract(
@@ -75,7 +75,7 @@ def extract(
 
 def extract_codes(
     asked: dict[str, Any],
-    finish: Callable[[str], None] = voice.result,
+    finish: Callable[[str], None] = terminal.result,
     *,
     check: "Callable[[ImageSet], None] | None" = None,
 ) -> "Codes | None":
@@ -87,6 +87,8 @@ def extract_codes(
     from featpipe.extraction import Job
     from featpipe.inference import Machine, Recipe
 
+    # Checked before the images are listed: a slip in an option costs no scan of a
+    # network disk.
     recipe = Recipe(
         backbone=asked["backbone"],
         weights=asked["weights"],
@@ -116,15 +118,17 @@ def extract_codes(
         asked["source"],
         unlabelled=asked["unlabelled"],
         limit=asked["limit"],
+        # The codes file may lie inside the folder of images; it is no image.
         ignore=files.belongs_to(asked["output"], asked["json_path"]),
     )
-    say_set_aside(image_set)
+    print_set_aside(image_set)
     if check is not None:
         check(image_set)
     seen: list[Progress] = []
     with image_progress() as tell:
 
         def progress(tally: "Progress") -> None:
+            # The last one is needed after the bar is gone.
             seen[:] = [tally]
             tell(tally)
 
@@ -144,45 +148,47 @@ def extract_codes(
         codes = job.run(overwrite=asked["overwrite"], break_lock=asked["break_lock"])
     if asked["json_path"]:
         _write_json(asked["json_path"], codes, seen[0])
-    _say_done(codes, seen[0])
+    _print_done(codes, seen[0])
     finish(summary(seen[0]))
     return codes
 
 
-def say_set_aside(image_set: "ImageSet") -> None:
+def print_set_aside(image_set: "ImageSet") -> None:
     """Print how many names of the source are neither images nor failures."""
     if image_set.n_hidden or image_set.n_set_aside:
-        voice.remark(
+        terminal.info(
             f"set aside: {image_set.n_hidden:,} hidden names and "
             f"{image_set.n_set_aside:,} of systems or of no images (README, checksums, "
             "tables)"
         )
 
 
-def _say_done(codes: "Codes", tally: "Progress") -> None:
+def _print_done(codes: "Codes", tally: "Progress") -> None:
     from featpipe import images
 
     for text in tally.messages:
-        voice.remark(text)
-    said = codes.provenance
-    if random := said["preprocessing"].get("random"):
-        voice.remark(f"codes are not a function of the image: {random}")
+        terminal.info(text)
+    provenance = codes.provenance
+    if random := provenance["preprocessing"].get("random"):
+        terminal.info(f"codes are not a function of the image: {random}")
     notes = (note for *_, note in codes.notes)
-    asked = said["decoding"].get("value_range", "file")
+    asked = provenance["decoding"].get("value_range", "file")
     value_range = images.parse_value_range(asked)
     if text := images.describe_values(notes, value_range):
-        voice.remark(text)
+        terminal.info(text)
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
-    voice.remark(
-        f"{codes.path}: {said['backbone']}, weights {said['weights']}, "
-        f"{said['precision']}, {said['decoding']['mode']} decoding; {widths}"
+    terminal.info(
+        f"{codes.path}: {provenance['backbone']}, weights {provenance['weights']}, "
+        f"{provenance['precision']}, {provenance['decoding']['mode']} decoding; "
+        f"{widths}"
     )
-    shown = len(codes.failures) if voice.verbose else 3
+    # Three show what kind of failure it is; thousands would hide the summary.
+    shown = len(codes.failures) if terminal.verbose else 3
     for path, stage, reason in codes.failures[:shown]:
-        voice.remark(f"failed: {path}: {stage}: {reason}")
+        terminal.info(f"failed: {path}: {stage}: {reason}")
     if len(codes.failures) > shown:
         more = len(codes.failures) - shown
-        voice.remark(f"… and {more:,} more; `featpipe inspect -v {codes.path}`")
+        terminal.info(f"… and {more:,} more; `featpipe inspect -v {codes.path}`")
 
 
 def _write_json(path: Path, codes: "Codes", tally: "Progress") -> None:
@@ -198,11 +204,12 @@ def _write_json(path: Path, codes: "Codes", tally: "Progress") -> None:
         "images_per_second": tally.rate if tally.computed else None,
         "busy_seconds": tally.seconds,
         "threads": tally.threads,
-        "held_back_by": tally.bottleneck,
-        "said": tally.messages,
+        "bottleneck": tally.bottleneck,
+        "messages": tally.messages,
         "failures": codes.failures,
         "provenance": codes.provenance,
     }
+    # Paths may hold bytes that are no UTF-8; JSON has to be.
     write_bytes(path, json.dumps(document, indent=1).encode("utf-8", "replace"))
 
 
@@ -211,6 +218,7 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
+        # One number or three; `Preprocessing` checks how many and how large.
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(

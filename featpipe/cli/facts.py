@@ -1,12 +1,12 @@
-"""Facts under one another: a name, and what it is."""
+"""A table of two columns: names and values."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 from featpipe.files import visible
 
-__all__ = ["as_text", "describe_decoding", "joined", "print_facts"]
+__all__ = ["as_text", "describe_decoding", "format_mapping", "print_facts"]
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
@@ -18,22 +18,23 @@ def print_facts(facts: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, as_text(str(value)))
-    voice.out.print(table)
+    terminal.out.print(table)
 
 
 def as_text(text: str) -> Any:
     """Make a cell that shows brackets and odd bytes as they are."""
     from rich.text import Text
 
+    # Not a string: rich would take `[red]` in a file name for markup.
     return Text(visible(text))
 
 
-def joined(values: Any) -> str:
+def format_mapping(values: Any) -> str:
     """Return a dict of JSON as one line; anything else as its text.
 
     Examples
     --------
-    >>> joined({"crop": 224, "mean": [0.5, 0.5, 0.5]})
+    >>> format_mapping({"crop": 224, "mean": [0.5, 0.5, 0.5]})
     'crop 224, mean 0.5/0.5/0.5'
     """
     if not isinstance(values, dict):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli import options as o
-from featpipe.cli.facts import as_text, describe_decoding, joined, print_facts
-from featpipe.cli.voice import voice
+from featpipe.cli.facts import as_text, describe_decoding, format_mapping, print_facts
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.codes import Codes
@@ -30,10 +30,11 @@ def inspect(path: o.CodesPath) -> None:
     """
     from featpipe import codes
 
+    # An interrupted extraction has parts but no file yet.
     parts = path.with_name(f"{path.name}.parts")
     if not path.exists() and parts.is_dir():
         done = len(list(parts.glob("*.h5")))
-        voice.result(
+        terminal.result(
             f"{path} is unfinished: {done} parts are done; run the same extract "
             "command again to go on"
         )
@@ -42,29 +43,34 @@ def inspect(path: o.CodesPath) -> None:
     found = codes.read(path, check=False)
     _print_facts(found)
     _print_classes(found)
-    _print_remarks("failed", found.failures)
-    _print_remarks("note", found.notes)
+    _print_rows("failed", found.failures)
+    _print_rows("note", found.notes)
 
 
 def _print_facts(found: "Codes") -> None:
-    said = found.provenance
+    provenance = found.provenance
     shape = {s: "×".join(map(str, found.shapes[s][1:])) for s in found.depths}
-    decoding = said.get("decoding") or {}
+    decoding = provenance.get("decoding") or {}
     facts: dict[str, Any] = {
         "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
         "images": f"{len(found):,} rows, {len(found.failures):,} failures",
         "from": found.images_root,
-        "backbone": said.get("backbone"),
-        "weights": f"{said.get('weights')} "
-        f"(SHA-256 of the tensors {str(said.get('weights_sha256'))[:12]}…)",
+        "backbone": provenance.get("backbone"),
+        "weights": f"{provenance.get('weights')} "
+        f"(SHA-256 of the tensors {str(provenance.get('weights_sha256'))[:12]}…)",
         "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in found.depths),
-        "precision": f"{said.get('precision')}, stored as {said.get('dtype')}",
-        "preprocessing": joined(said.get("preprocessing")),
-        "decoding": joined(decoding) if voice.verbose else describe_decoding(decoding),
-        "made with": joined(said.get("versions")),
+        "precision": f"{provenance.get('precision')}, stored as "
+        f"{provenance.get('dtype')}",
+        "preprocessing": format_mapping(provenance.get("preprocessing")),
+        "decoding": format_mapping(decoding)
+        if terminal.verbose
+        else describe_decoding(decoding),
+        "made with": format_mapping(provenance.get("versions")),
     }
-    if said.get("shard"):
-        facts["shard"] = f"{said['shard'].get('number')}/{said['shard'].get('of')}"
+    if provenance.get("shard"):
+        facts["shard"] = (
+            f"{provenance['shard'].get('number')}/{provenance['shard'].get('of')}"
+        )
     print_facts(facts)
 
 
@@ -75,6 +81,7 @@ def _print_classes(found: "Codes") -> None:
 
     from featpipe import codes
 
+    # In the order train, val, test and not alphabetically.
     splits = [s for s in codes.SPLITS if s in set(found.tables.splits)]
     counts = Counter(zip(found.labels.tolist(), found.tables.splits, strict=True))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -82,22 +89,24 @@ def _print_classes(found: "Codes") -> None:
     for split in splits:
         table.add_column(split or "images", justify="right")
     numbers = [*range(len(found.class_names)), *([-1] if -1 in found.labels else [])]
-    shown = numbers if voice.verbose else numbers[: 2 * _FEW]
+    shown = numbers if terminal.verbose else numbers[: 2 * _FEW]
     for number in shown:
         name = found.class_names[number] if number >= 0 else "(unlabelled)"
         cells = [f"{counts[number, split]:,}" for split in splits]
         table.add_row(as_text(name), *cells)
-    voice.out.print(table)
+    terminal.out.print(table)
     if len(shown) < len(numbers):
-        voice.result(f"… and {len(numbers) - len(shown):,} more classes; -v shows all")
+        terminal.result(
+            f"… and {len(numbers) - len(shown):,} more classes; -v shows all"
+        )
 
 
-def _print_remarks(what: str, rows: list[tuple[str, str, str]]) -> None:
-    shown = rows if voice.verbose else rows[:_FEW]
+def _print_rows(what: str, rows: list[tuple[str, str, str]]) -> None:
+    shown = rows if terminal.verbose else rows[:_FEW]
     for path, stage, text in shown:
-        voice.result(f"{what}: {path}: {stage}: {text}")
+        terminal.result(f"{what}: {path}: {stage}: {text}")
     if len(shown) < len(rows):
-        voice.result(f"… and {len(rows) - len(shown):,} more; -v shows all")
+        terminal.result(f"… and {len(rows) - len(shown):,} more; -v shows all")
 
 
 def verify(path: o.CodesPath) -> None:
@@ -112,7 +121,7 @@ def verify(path: o.CodesPath) -> None:
     from featpipe import codes
 
     found = codes.verify(path)
-    voice.result(
+    terminal.result(
         f"{path} is whole: {len(found):,} rows at {len(found.depths)} depths, every "
         "byte under its SHA-256, every code finite"
     )
@@ -138,7 +147,7 @@ def merge(
     from featpipe import codes
 
     found = codes.merge(paths, output)
-    voice.result(
+    terminal.result(
         f"{output}: {len(found):,} rows and {len(found.failures):,} failures from "
         f"{len(paths)} files"
     )

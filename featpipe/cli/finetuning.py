@@ -1,4 +1,4 @@
-"""`finetune`: the rival of cached codes, on the command line."""
+"""`finetune`: training the network itself, on the command line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli import protocol_options as po
 from featpipe.cli.choices import Init, Metric, Optimiser, Precision, Schedule
 from featpipe.cli.extracting import numbers, pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import training_progress
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.finetuning import Finetuned
 
 __all__ = ["finetune"]
 
+# Its own panels: the options of `extract` come after those of training.
 _TRAINING = "The training"
 _CACHE = "The cache"
 
@@ -93,6 +95,7 @@ def finetune(
         ),
     ] = 0.1,
     optimiser: Annotated[
+        # Defaults are those of `featpipe.finetune`, so that both do the same.
         Optimiser,
         typer.Option(
             "--optimiser", help="sgd has momentum.", rich_help_panel=_TRAINING
@@ -151,7 +154,7 @@ def finetune(
         float,
         typer.Option("--label-smoothing", metavar="x", rich_help_panel=_TRAINING),
     ] = 0.0,
-    class_weight: o.ClassWeightOption = None,
+    class_weight: po.ClassWeightOption = None,
     refit: Annotated[
         bool,
         typer.Option(
@@ -180,9 +183,9 @@ def finetune(
             rich_help_panel=_CACHE,
         ),
     ] = None,
-    folds: o.Folds = 5,
-    metric: o.MetricOption = Metric.accuracy,
-    json_path: o.CompareJson = None,
+    folds: po.Folds = 5,
+    metric: po.MetricOption = Metric.accuracy,
+    json_path: po.CompareJson = None,
     input_size: o.InputSize = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
@@ -267,32 +270,32 @@ def finetune(
         )
     if json_path:
         found.write_json(json_path)
-    _say(found)
+    _print_result(found)
     if json_path:
-        voice.remark(f"wrote {json_path}")
+        terminal.info(f"wrote {json_path}")
 
 
-def _say(found: "Finetuned") -> None:
+def _print_result(found: "Finetuned") -> None:
     score = found.score
     for text in found.notes:
-        voice.remark(text)
+        terminal.info(text)
     tried = ", ".join(f"{rate:g}" for rate in sorted(found.rates))
     chosen = f"of {tried} " if len(found.rates) > 1 else ""
     epochs = "epoch" + "s" * (found.epoch != 1)
-    voice.remark(f"learning rate {found.rate:g} {chosen}and {found.epoch} {epochs}")
-    if voice.verbose:
+    terminal.info(f"learning rate {found.rate:g} {chosen}and {found.epoch} {epochs}")
+    if terminal.verbose:
         for entry in found.history:
             loss = "" if entry["loss"] is None else f"loss {entry['loss']:.3f}, "
-            voice.remark(
+            terminal.info(
                 f"epoch {entry['epoch']}: {loss}on the images that choose: loss "
                 f"{entry['held_out_loss']:.3f}, {100 * entry['held_out_score']:.1f} %"
             )
     for text in found.warnings:
-        voice.remark(text)
+        terminal.info(text)
     if found.path is not None and found.is_new:
-        voice.remark(f"wrote {found.path}")
+        terminal.info(f"wrote {found.path}")
     low, high = 100 * score.accuracy_low, 100 * score.accuracy_high
-    voice.result(
+    terminal.result(
         f"{score.trained}, {score.backbone} {score.depth}: accuracy on the "
         f"{score.n_test:,} held out {100 * score.accuracy:.1f} % [{low:.1f}, "
         f"{high:.1f}]; {score.fit_seconds:.1f} s, {score.image_passes:,} image passes"

@@ -1,4 +1,4 @@
-"""`fit` and `export`: models that travel, on the command line."""
+"""`fit` and `export`: model files and ONNX networks, on the command line."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featpipe.cli import options as o
+from featpipe.cli import protocol_options as po
 from featpipe.cli.choices import FitClassifier, Metric
 from featpipe.cli.comparing import grid
 from featpipe.cli.extracting import pixel_limit
 from featpipe.cli.outputs import require_outputs
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.predictor import Predictor
@@ -51,12 +52,12 @@ def fit(
     ] = False,
     weights: o.WeightsNow = None,
     backbone: o.BackboneNow = None,
-    folds: o.Folds = 5,
-    c_grid: o.CGrid = None,
-    metric: o.MetricOption = Metric.accuracy,
-    class_weight: o.ClassWeightOption = None,
+    folds: po.Folds = 5,
+    c_grid: po.CGrid = None,
+    metric: po.MetricOption = Metric.accuracy,
+    class_weight: po.ClassWeightOption = None,
     device: o.Device = "auto",
-    memory: o.Memory = None,
+    memory: po.Memory = None,
     seed: o.Seed = 0,
     scores: Annotated[
         Path | None,
@@ -98,8 +99,9 @@ def fit(
         weights=weights,
         recorded=scores,
     )
+    # The backbone named here may be a callable, which embedding has to run.
     model.using(backbone=backbone).save(output, embed_weights=embed_weights)
-    _say_fit(model, output)
+    _print_fit(model, output)
 
 
 def _c(text: str) -> float | str:
@@ -111,29 +113,29 @@ def _c(text: str) -> float | str:
         raise typer.BadParameter(f"--C is {text!r}; give a number, or auto") from None
 
 
-def _say_fit(model: "Predictor", output: Path) -> None:
-    said, training = model.model, model.model.training
+def _print_fit(model: "Predictor", output: Path) -> None:
+    fitted, training = model.model, model.model.training
     for text in training["warnings"]:
-        voice.remark(text)
-    names = ", ".join(said.class_names[:5])
-    more = f" and {len(said.class_names) - 5} more" * (len(said.class_names) > 5)
-    voice.remark(
-        f"{output}: {said.classifier}, C={said.C:.3g}, on {said.backbone} "
-        f"{said.depth} ({said.width}); {names}{more}"
+        terminal.info(text)
+    names = ", ".join(fitted.class_names[:5])
+    more = f" and {len(fitted.class_names) - 5} more" * (len(fitted.class_names) > 5)
+    terminal.info(
+        f"{output}: {fitted.classifier}, C={fitted.C:.3g}, on {fitted.backbone} "
+        f"{fitted.depth} ({fitted.width}); {names}{more}"
     )
     facts = [f"fitted on {training['n_images']:,} images"]
     if training["cv_score"] is not None:
         facts.append(
             f"cross-validated {training['metric']} {100 * training['cv_score']:.1f} %"
         )
-    score = said.score
+    score = fitted.score
     if score is not None:
         facts.append(
             f"accuracy on the {score.n_test:,} of {score.protocol!r} "
             f"{100 * score.accuracy:.1f} % [{100 * score.accuracy_low:.1f}, "
             f"{100 * score.accuracy_high:.1f}]"
         )
-    voice.result("; ".join(facts))
+    terminal.result("; ".join(facts))
 
 
 def export(
@@ -178,14 +180,17 @@ def export(
         max_pixels=pixel_limit(max_pixels),
     )
     found = exported(predictor, output, check=check)
+    # The graph is float32 whatever the codes were: the user should know where labels
+    # may differ.
     precision = predictor.model.fingerprint["precision"]
     if precision != "fp32":
-        voice.remark(
+        terminal.info(
             f"the codes were made in {precision}, the network computes in fp32: labels "
             "near the border between two classes may differ from those of `predict`"
         )
-    what = "probability" if predictor.model.probable else "score"
-    voice.result(
+    what = "probability" if predictor.model.has_probabilities else "score"
+    terminal.result(
         f"{output}: {output.stat().st_size:,} bytes; onnxruntime agrees on "
-        f"{found.n_images:,} images, largest difference of a {what} {found.largest:.0e}"
+        f"{found.n_images:,} images, largest difference of a {what} "
+        f"{found.largest_difference:.0e}"
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import featpipe
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 __all__ = ["Debug", "Quiet", "Verbose", "Version", "with_global_options"]
 
@@ -39,7 +39,7 @@ Quiet = Annotated[
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("-v", "--verbose", help="Say more.", rich_help_panel=_PANEL),
+    typer.Option("-v", "--verbose", help="More detail.", rich_help_panel=_PANEL),
 ]
 Debug = Annotated[
     bool,
@@ -74,11 +74,13 @@ def with_global_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         asked = {name: kwargs.pop(name, False) for name in _OPTIONS}
-        voice.quiet |= asked["quiet_"]
-        voice.verbose |= asked["verbose_"]
-        voice.debug |= asked["debug_"]
+        # Or: the option may have stood before the command already.
+        terminal.quiet |= asked["quiet_"]
+        terminal.verbose |= asked["verbose_"]
+        terminal.debug |= asked["debug_"]
         command(*args, **kwargs)
 
+    # Under names with an underscore: a command may have an option `version` of its own.
     more = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option

@@ -1,4 +1,4 @@
-"""`backbones` and `depths`: what there is, on the command line."""
+"""`backbones` and `depths`: the lists, on the command line."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from featpipe.cli import options as o
 from featpipe.cli.tables import Column, print_table
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 __all__ = ["backbones", "depths"]
 
@@ -54,8 +54,8 @@ def backbones(
         ),
     )
     for note in dict.fromkeys(row.note for row in rows if row.note):
-        voice.remark(f"{note}.")
-    voice.remark(
+        terminal.info(f"{note}.")
+    terminal.info(
         "top-1: on ImageNet, of the default weights, as torchvision states it. Every "
         "network also takes --weights none (random) or a file."
     )
@@ -105,7 +105,7 @@ def depths(
             for row in rows
         ),
     )
-    voice.remark(
+    terminal.info(
         "shape: what the node gives for one image; width: of its code; parameters and "
         "cost: of everything up to there, cost as a share of the whole network."
     )

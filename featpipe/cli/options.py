@@ -1,4 +1,4 @@
-"""The options, each written once: commands that share one share its words.
+"""The options, each defined once for all commands that have it.
 
 Types only; typer reads them from the commands' signatures.
 """
@@ -9,21 +9,19 @@ from typing import Annotated
 import typer
 
 from featpipe.cli.choices import (
-    ClassWeight,
     Decoding,
     Dtype,
-    Metric,
     OnError,
     Precision,
 )
 
-__all__ = ["MACHINE", "NETWORK"]
+__all__ = ["MACHINE", "NETWORK", "WRITING"]
 
+# Panels of `--help`: forty options in one list would not be read.
 NETWORK = "The network"
 _PREPROCESSING = "Preprocessing (default: that of the weights)"
 MACHINE = "The machine"
-_WRITING = "What is written"
-_PROTOCOL = "The protocol"
+WRITING = "What is written"
 
 
 Source = Annotated[
@@ -47,6 +45,8 @@ Output = Annotated[
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model file, written by `fit`.")
 ]
+# Other words than for `extract`: here the weights are known, and only their place may
+# have changed.
 WeightsNow = Annotated[
     Path | None,
     typer.Option(
@@ -135,9 +135,11 @@ DtypeOption = Annotated[
     typer.Option(
         "--dtype",
         help="Numbers as stored. Default: that of the file, else float32.",
-        rich_help_panel=_WRITING,
+        rich_help_panel=WRITING,
     ),
 ]
+# None stands for a choice by device and image size, which is made when the network is
+# known.
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -216,6 +218,7 @@ Interpolation = Annotated[
         rich_help_panel=_PREPROCESSING,
     ),
 ]
+# Text and no pair: `auto` and `file` are values too.
 ValueRange = Annotated[
     str,
     typer.Option(
@@ -257,6 +260,8 @@ Limit = Annotated[
         help="At most N images, spread over the classes: a first look.",
     ),
 ]
+# Skipping is the default: one broken file must not cost a night's work, and it is
+# listed.
 OnErrorOption = Annotated[
     OnError,
     typer.Option(
@@ -278,7 +283,7 @@ PlanOnly = Annotated[
     typer.Option(
         "--plan",
         help="Show what would be done, and what it would take; do nothing.",
-        rich_help_panel=_WRITING,
+        rich_help_panel=WRITING,
     ),
 ]
 ExtractJson = Annotated[
@@ -287,143 +292,31 @@ ExtractJson = Annotated[
         "--json",
         metavar="F",
         help="Write what was done, as JSON.",
-        rich_help_panel=_WRITING,
+        rich_help_panel=WRITING,
     ),
 ]
+# Never implied: the codes in a file may have taken days.
 Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
         help="Compute everything anew and replace the file.",
-        rich_help_panel=_WRITING,
+        rich_help_panel=WRITING,
     ),
 ]
+# By hand only: a lock of another host cannot be told from one of a process that died
+# there.
 BreakLock = Annotated[
     bool,
     typer.Option(
         "--break-lock",
         help="Take over the lock of a process that is gone for good.",
-        rich_help_panel=_WRITING,
+        rich_help_panel=WRITING,
     ),
 ]
 Seed = Annotated[
     int,
     typer.Option(
         "--seed", metavar="N", help="Seed of random weights and of the folds."
-    ),
-]
-
-Classifiers = Annotated[
-    str,
-    typer.Option(
-        "--classifiers",
-        metavar="A,B,…",
-        help="linear, svm, logistic, knn, nearest-mean, lda, ensemble.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-CompareDepths = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--depth",
-        metavar="SPEC",
-        help="Depths to compare; may be repeated; a+b puts two side by side. Default: "
-        "all in the file.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-Folds = Annotated[
-    int,
-    typer.Option(
-        "--folds",
-        min=2,
-        help="Folds that choose C, and that judge where there is no split.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-FullPath = Annotated[
-    bool,
-    typer.Option(
-        "--full-path",
-        help="Solve every C, also those that could hardly be chosen.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-CGrid = Annotated[
-    str | None,
-    typer.Option(
-        "--C-grid",
-        metavar="lo:hi:n",
-        help="Values of C, evenly spaced in the logarithm. Default: 1e-6:1e5:45.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-MetricOption = Annotated[
-    Metric,
-    typer.Option(
-        "--metric",
-        help="What C and the recommended row are chosen by.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-ClassWeightOption = Annotated[
-    ClassWeight | None,
-    typer.Option(
-        "--class-weight",
-        help="balanced: rare classes count as much as frequent ones.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-TestSize = Annotated[
-    float | None,
-    typer.Option(
-        "--test-size",
-        metavar="SHARE",
-        help="Hold out this share where the images have no split, as 0.2.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-With = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--with",
-        metavar="F.json",
-        help="Scores of other models on the same images, as `finetune --json` writes "
-        "them; may be repeated.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(
-        "--memory",
-        metavar="SIZE",
-        help="Memory for the program, as 8GB; larger codes are read from the file "
-        "on every pass. Default: half of what the machine has available.",
-        rich_help_panel=MACHINE,
-    ),
-]
-CompareJson = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="F", help="Write the scores.", rich_help_panel=_WRITING
-    ),
-]
-Csv = Annotated[
-    Path | None,
-    typer.Option(
-        "--csv",
-        metavar="F",
-        help="Write the scores as a flat table.",
-        rich_help_panel=_WRITING,
-    ),
-]
-Predictions = Annotated[
-    Path | None,
-    typer.Option(
-        "--predictions",
-        metavar="F",
-        help="Write the prediction of every row for every held-out image, as CSV.",
-        rich_help_panel=_WRITING,
     ),
 ]

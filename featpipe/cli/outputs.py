@@ -1,4 +1,4 @@
-"""The files that a command names: checked before any work, written before any print."""
+"""Output files: checked before any work, written before anything is printed."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -62,5 +62,6 @@ def run_all(*steps: Callable[[], None]) -> None:
     broken terminal a file from being written.
     """
     with ExitStack() as stack:
+        # An ExitStack runs its callbacks last in, first out, also after one has failed.
         for step in reversed(steps):
             stack.callback(step)

@@ -1,4 +1,4 @@
-"""The options that share work among processes, and what they come to."""
+"""The options that share work among processes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +46,7 @@ SchedulerOption = Annotated[
 def jobs_of(asked: Mapping[str, Any]) -> "Jobs | None":
     """Return the processes that the options ask for; None for this one alone."""
     n, backend, scheduler = (asked[name] for name in ("jobs", "backend", "scheduler"))
+    # All three at their defaults: nothing was asked for.
     if n is None and backend is Backend.loky and scheduler is None:
         return None
     from featpipe.parallel import Jobs

@@ -2,49 +2,50 @@
 
 from typing import TYPE_CHECKING
 
-from featpipe.cli.facts import describe_decoding, joined, print_facts
+from featpipe.cli.facts import describe_decoding, format_mapping, print_facts
 from featpipe.cli.progress import duration
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.extraction import Cost, Job
-    from featpipe.extraction.outlook import Outlook
+    from featpipe.extraction.update_plan import UpdatePlan
 
 __all__ = ["print_plan"]
 
 
 def print_plan(job: "Job", *, overwrite: bool) -> None:
     """Print what an extraction would do, and take, as a table."""
-    outlook = job.look(overwrite=overwrite)
-    facts: dict[str, object] = {"images": _images(outlook)}
-    if len(outlook.todo) or outlook.added:
-        facts |= _costs(job.cost(outlook))
-    facts["depths"] = ", ".join(outlook.depths)
-    facts["weights"] = outlook.provenance["weights"]
-    facts |= {name: joined(value) for name, value in outlook.fingerprint.items()}
-    facts["decoding"] = describe_decoding(outlook.fingerprint["decoding"])
-    if outlook.fingerprint["weights_sha256"] is None:
+    update = job.plan_update(overwrite=overwrite)
+    facts: dict[str, object] = {"images": _images(update)}
+    if len(update.todo) or update.added:
+        facts |= _costs(job.cost(update))
+    facts["depths"] = ", ".join(update.depths)
+    facts["weights"] = update.provenance["weights"]
+    facts |= {name: format_mapping(value) for name, value in update.fingerprint.items()}
+    facts["decoding"] = describe_decoding(update.fingerprint["decoding"])
+    if update.fingerprint["weights_sha256"] is None:
         facts["weights_sha256"] = "not known: a plan downloads no weights"
     print_facts(facts)
-    if len(outlook.todo) or outlook.added:
-        voice.remark(
+    if len(update.todo) or update.added:
+        terminal.info(
             "times are of one process on this machine as it is now, from a second of "
             "trying the network and a sample of the images; nothing was downloaded or "
             "written"
         )
 
 
-def _images(outlook: "Outlook") -> str:
-    parts = [f"{len(outlook.todo):,} images to compute", f"{len(outlook.kept):,} kept"]
-    if outlook.added:
-        parts.append(f"{', '.join(outlook.added)} added to those kept")
-    return "; ".join([*parts, f"{len(outlook.failed):,} known failures"])
+def _images(update: "UpdatePlan") -> str:
+    parts = [f"{len(update.todo):,} images to compute", f"{len(update.kept):,} kept"]
+    if update.added:
+        parts.append(f"{', '.join(update.added)} added to those kept")
+    return "; ".join([*parts, f"{len(update.failed):,} known failures"])
 
 
 def _costs(cost: "Cost") -> dict[str, object]:
     stages = ", ".join(
         f"{stage} {duration(seconds)}"
         for stage, seconds in cost.seconds.items()
+        # Stages that take no time would only blur which one matters.
         if seconds >= 0.5 or stage == cost.bottleneck
     )
     return {

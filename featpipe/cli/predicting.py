@@ -15,7 +15,7 @@ from featpipe.cli.extracting import pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import image_progress
 from featpipe.cli.tables import Column, print_table
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.images import ImageSet
@@ -92,6 +92,7 @@ def predict(
             "--weights": weights,
         },
     )
+    # Before the images are listed: a model that cannot be loaded should say so at once.
     predictor = load(
         model,
         weights=weights,
@@ -108,9 +109,10 @@ def predict(
         found = predictor.classify(image_set, reject=reject, progress=progress)
     if output is not None:
         found.write_csv(output, top=top)
-        voice.remark(f"wrote {output}")
+        terminal.info(f"wrote {output}")
+    # Every one of them: an image without a label must not be overlooked.
     for path, stage, reason in (failure[:3] for failure in found.failures):
-        voice.remark(f"failed: {path}: {stage}: {reason}")
+        terminal.info(f"failed: {path}: {stage}: {reason}")
     if not len(found):
         raise ValueError(
             f"not one of {len(found.failures)} images in {_named(sources)} could be "
@@ -120,7 +122,7 @@ def predict(
         _print_labels(found, top)
     _print_measures(found)
     _print_rejected(found, predictor, reject)
-    voice.result(
+    terminal.result(
         f"{len(found):,} of {len(found) + len(found.failures):,} images labelled, "
         f"{len(found.failures):,} failed"
     )
@@ -136,6 +138,7 @@ def _image_set(
     from featpipe import images
     from featpipe.inference import from_items, image_set_of
 
+    # `-` is replaced by the paths on stdin, in its place among the others.
     paths = [path for source in sources for path in _listed(source)]
     if sources == paths and len(paths) == 1:
         return image_set_of(paths[0], unlabelled=unlabelled, limit=limit, ignore=ignore)
@@ -154,6 +157,7 @@ def _listed(source: str) -> list[str]:
         return [source]
     content = sys.stdin.buffer.read()
     # As `find -print0` writes them where names hold line ends.
+    # As bytes: file names need not be UTF-8.
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
     paths = [os.fsdecode(line) for line in lines if line.strip()]
     if not paths:
@@ -171,19 +175,20 @@ def _print_rejected(
     """Print how many labels were rejected, or what 5 % of errors would reject."""
     if reject is not None:
         n = int(found.rejected.sum())
-        voice.result(
+        terminal.result(
             f"{n:,} of {len(found):,} are 'unknown': their likeliest class has a "
             f"probability below {found.threshold:.3f}; of the labels given at most "
             f"{100 * reject:g} % are wrong, for images like the training images"
         )
         return
     try:
+        # 5 % is an example of a rate; the user chooses with --reject.
         threshold = predictor.threshold(_ADVISED)
     except ValueError:
         return  # nothing to advise
     n = int(replace(found, threshold=threshold).rejected.sum())
     if n:
-        voice.remark(
+        terminal.info(
             f"{n:,} of {len(found):,} labels are doubtful: with --reject {_ADVISED:g} "
             f"they would be 'unknown', and at most {100 * _ADVISED:g} % of the others "
             "wrong, for images like the training images"
@@ -192,7 +197,7 @@ def _print_rejected(
 
 def _print_labels(found: "Predictions", top: int) -> None:
     what = "score" if found.probabilities is None else "probability"
-    shown = len(found) if voice.verbose else min(len(found), _FEW)
+    shown = len(found) if terminal.verbose else min(len(found), _FEW)
     best = found.top(top)
     columns = [Column("image", folds=True)]
     for k in range(len(best[0])):
@@ -206,7 +211,7 @@ def _print_labels(found: "Predictions", top: int) -> None:
         rows.append((path, *cells))
     print_table(columns, rows)
     if shown < len(found):
-        voice.result(
+        terminal.result(
             f"… and {len(found) - shown:,} more; -v shows all, -o F.csv writes them"
         )
 
@@ -221,9 +226,9 @@ def _print_measures(found: "Predictions") -> None:
     for split in sorted(set(found.splits)):
         measures = found.measures(split)
         if measures is not None:
-            voice.result(_judged(split, measures))
+            terminal.result(_judged(split, measures))
     if learned := learned_splits(found.splits):
-        voice.remark(
+        terminal.info(
             f"fit learns from {' and '.join(learned)}: where the model did so on these "
             "images, their accuracy flatters"
         )
@@ -239,17 +244,18 @@ def _print_unknown_classes(found: "Predictions") -> None:
     names = ", ".join(unknown[:5]) + ", …" * (len(unknown) > 5)
     classes = ", ".join(found.class_names[:5]) + ", …" * (len(found.class_names) > 5)
     what = "their images count as wrong" if known else "the labels are not judged"
-    voice.remark(
+    terminal.info(
         f"{len(unknown)} class(es) of the source are not the model's ({names}): "
         f"{what}; the model has {classes}"
     )
+    # A class that differs by capitals alone is nearly always the same class.
     folded = {_folded(name): name for name in found.class_names}
     alike = [
         (name, folded[_folded(name)]) for name in unknown if _folded(name) in folded
     ]
     if alike:
         pairs = ", ".join(f"{name!r} to {mine!r}" for name, mine in alike[:5])
-        voice.remark(
+        terminal.info(
             f"{len(alike)} of them differ only by capitals, blanks or Unicode form; "
             f"rename {pairs}"
         )
@@ -257,6 +263,7 @@ def _print_unknown_classes(found: "Predictions") -> None:
 
 def _folded(name: str) -> str:
     """Return a name without what people do not mean by it."""
+    # macOS stores names decomposed (e and a combining accent), Linux composed.
     words = unicodedata.normalize("NFKC", name).casefold()
     return "".join(c for c in words if c.isalnum())
 
@@ -293,4 +300,4 @@ def _print_worst(names: list[str], class_names: list[str], counts: Any) -> None:
         if name != class_name and counts[t, p]
     ]
     for count, name, class_name in sorted(pairs, key=lambda pair: -pair[0])[:10]:
-        voice.result(f"{count:,} of {name!r} taken for {class_name!r}")
+        terminal.result(f"{count:,} of {name!r} taken for {class_name!r}")

@@ -1,10 +1,10 @@
-"""What a person sees while work goes on: a bar on a terminal, lines elsewhere."""
+"""Progress of long work: a bar on a terminal, lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from featpipe.cli.voice import Ticker, voice
+from featpipe.cli.terminal import Throttle, terminal
 
 if TYPE_CHECKING:
     from featpipe.inference import Progress
@@ -19,9 +19,9 @@ def image_progress() -> Iterator[Callable[["Progress"], None]]:
     Yields
     ------
     callable
-        To be told the `Progress`.
+        Takes the `Progress`.
     """
-    # Its time left is that of the tally: a bar would count rows that were kept.
+    # The time left comes from `Progress`: the bar would count rows that were kept.
     with _shown("images", guess=False) as show:
         yield lambda tally: show(tally.done, tally.n_images, pace(tally))
 
@@ -33,7 +33,7 @@ def fit_progress() -> Iterator[Callable[[int, int, str], None]]:
     Yields
     ------
     callable
-        To be told fits done, fits in all, and what is being fitted.
+        Takes fits done, fits in all, and what is being fitted.
     """
     with _shown("fits", guess=True) as show:
         yield show
@@ -46,7 +46,7 @@ def training_progress() -> Iterator[Callable[[int, int, str], None]]:
     Yields
     ------
     callable
-        To be told images done, images in all, and what is being done.
+        Takes images done, images in all, and what is being done.
     """
     with _shown("images", guess=True) as show:
         yield show
@@ -54,17 +54,17 @@ def training_progress() -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def _shown(what: str, *, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
-    if voice.quiet:
+    if terminal.quiet:
         yield lambda done, total, text: None
-    elif voice.err.is_terminal:
+    elif terminal.err.is_terminal:
         with _bar(what, guess) as show:
             yield show
     else:
-        ticker = Ticker()
+        throttle = Throttle()
 
         def line(done: int, total: int, text: str) -> None:
-            if ticker.due():
-                voice.remark(f"{done:,} of {total:,} {what}, {text}")
+            if throttle.is_due():
+                terminal.info(f"{done:,} of {total:,} {what}, {text}")
 
         yield line
 
@@ -86,7 +86,8 @@ def _bar(what: str, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
         *([TimeRemainingColumn()] if guess else []),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=voice.err, transient=True) as bar:
+    # Transient: what is left on the screen are the results.
+    with Progress(*columns, console=terminal.err, transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(done: int, total: int, text: str) -> None:
@@ -96,7 +97,7 @@ def _bar(what: str, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def pace(tally: "Progress") -> str:
-    """Say how fast it goes, how long it will take, and what holds it back.
+    """Return the rate, the time left and the bottleneck in words.
 
     Parameters
     ----------
@@ -116,8 +117,9 @@ def pace(tally: "Progress") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as a person says them: two units at most."""
+    """Return seconds as text with two units at most."""
     whole = round(seconds)
+    # Two units: nobody needs the seconds of a day.
     for size, unit, smaller, name in (
         (86_400, "d", 3_600, "h"),
         (3_600, "h", 60, "min"),
@@ -129,7 +131,7 @@ def duration(seconds: float) -> str:
 
 
 def summary(tally: "Progress") -> str:
-    """Say in one line what became of the images, and what it took.
+    """Return in one line how many images have codes, and the time taken.
 
     Parameters
     ----------

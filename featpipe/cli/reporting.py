@@ -9,7 +9,7 @@ import typer
 from featpipe.cli import options as o
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import fit_progress
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.scores import Score
@@ -58,6 +58,7 @@ def report(
         featpipe report flowers.h5 -o flowers.html
         featpipe report flowers.h5 --scores scores.json -o flowers.html --png plots
     """
+    # Wrong usage, so a BadParameter with exit status 2.
     if output is None and png is None:
         raise typer.BadParameter("nothing to write; give -o F.html, --png DIR, or both")
     _check_outputs(files, output, scores)
@@ -99,7 +100,7 @@ def write_report(
         made = make_report(files, scores, notes=notes, seed=seed, progress=progress)
     if output is not None:
         made.write(output)
-        voice.remark(f"wrote {output}")
+        terminal.info(f"wrote {output}")
     if png is not None:
         written = made.write_png(png)
-        voice.remark(f"wrote {len(written)} plots to {png}")
+        terminal.info(f"wrote {len(written)} plots to {png}")

@@ -7,10 +7,10 @@ from typing import Any
 
 from featpipe.files import read_json, write_bytes
 
-__all__ = ["RECORD", "claim", "default_folder"]
+__all__ = ["RECORD", "claim_folder", "default_folder"]
 
 RECORD = "run.json"
-"""The file in the folder that tells what was run."""
+"""The file in the folder that records source and backbone."""
 
 
 def default_folder(source: str, backbone: str) -> Path:
@@ -42,7 +42,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.+]+", "-", name).strip("-")
 
 
-def claim(folder: Path, source: str, backbone: str, *, overwrite: bool) -> None:
+def claim_folder(folder: Path, source: str, backbone: str, *, overwrite: bool) -> None:
     """Record what is run in a folder, or refuse one that holds another source.
 
     Parameters
@@ -60,6 +60,7 @@ def claim(folder: Path, source: str, backbone: str, *, overwrite: bool) -> None:
     """
     now = _located(source)
     before = _recorded(folder / RECORD).get("source")
+    # Two sources in one folder would each replace the other's codes.
     if isinstance(before, str) and not overwrite and not _same(before, now):
         raise ValueError(
             f"{folder} holds the run of {before}, not of {now}; give -o another "
@@ -83,7 +84,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _same(before: str, now: str) -> bool:
-    """Whether two sources are one: by name, by a link, or moved meanwhile."""
+    """Return whether two sources are one: by name, by a link, or moved meanwhile."""
     if before == now:
         return True
     if "torchvision:" in before[:12] + now[:12]:
@@ -91,4 +92,5 @@ def _same(before: str, now: str) -> bool:
     try:
         return Path(before).samefile(now)
     except (OSError, ValueError):
+        # Moved meanwhile: the same name, and nothing at the old place.
         return Path(before).name == Path(now).name and not Path(before).exists()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featpipe.cli.facts import as_text
-from featpipe.cli.voice import voice
+from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,15 +46,15 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
     )
     table = _table(columns, cells, keep)
     for k in spare:
-        if _least_width(table) <= voice.out.width:
+        if _least_width(table) <= terminal.out.width:
             break
         keep.remove(k)
         table = _table(columns, cells, keep)
-    if _least_width(table) > voice.out.width:
+    if _least_width(table) > terminal.out.width:
         for column in table.columns:
             column.min_width, column.no_wrap = None, False
             column.overflow = "fold"
-    voice.out.print(table)
+    terminal.out.print(table)
 
 
 def _table(
@@ -83,5 +83,5 @@ def _table(
 def _least_width(table: "Table") -> int:
     from rich.measure import Measurement
 
-    options = voice.out.options.update(max_width=_UNBOUNDED)
-    return Measurement.get(voice.out, options, table).minimum
+    options = terminal.out.options.update(max_width=_UNBOUNDED)
+    return Measurement.get(terminal.out, options, table).minimum

@@ -47,6 +47,18 @@ class Codes:
         Identifies the file that was checked, so that a later change is noticed.
     is_checked : bool
         Whether the codes have been compared with their SHA-256, not the header alone.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> codes = featpipe.read("flowers.h5")
+    >>> len(codes), codes.depths, codes.class_names
+    (42, ['layer3:avg', 'penultimate'], ['daisy', 'rose', 'tulip'])
+    >>> X, y = codes.arrays("penultimate", split="train")
+    >>> X.shape, X.dtype, y.shape
+    ((30, 8), dtype('float32'), (30,))
+    >>> codes.take("penultimate", [0, -1]).shape
+    (2, 8)
     """
 
     path: Path

@@ -25,7 +25,16 @@ __all__ = ["Row", "assemble", "content", "save", "write"]
 
 
 class Row(NamedTuple):
-    """Where a row lies: a file (by position in a list) and the row in it."""
+    """Where a row lies: a file (by position in a list) and the row in it.
+
+    Examples
+    --------
+    >>> from featpipe import codes
+    >>> file = codes.read("flowers.h5")
+    >>> row = Row(file=0, row=3)
+    >>> [file][row.file].paths[row.row]
+    'train/daisy/03.png'
+    """
 
     file: int
     row: int
@@ -77,6 +86,21 @@ def write(
         If the lengths differ, a split is unknown, or codes are not floating point.
     OSError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from featpipe import codes
+    >>> codes.write(
+    ...     "six.h5",
+    ...     codes={"fc": np.zeros((6, 8), np.float32)},
+    ...     labels=[0, 0, 0, 1, 1, -1],
+    ...     class_names=["rose", "tulip"],
+    ...     paths=[f"{k}.jpg" for k in range(6)],
+    ... )
+    >>> X, y = codes.read("six.h5").arrays("fc")
+    >>> X.shape, y.tolist()
+    ((6, 8), [0, 0, 0, 1, 1, -1])
     """
     n = len(paths)
     tables = Tables(
@@ -96,7 +120,7 @@ def write(
 
 
 def content(codes: Mapping[str, np.ndarray], tables: Tables) -> bytes:
-    """Give the bytes of a codes file built in memory.
+    """Return the bytes of a codes file built in memory.
 
     Parameters
     ----------
@@ -106,6 +130,14 @@ def content(codes: Mapping[str, np.ndarray], tables: Tables) -> bytes:
     Returns
     -------
     bytes
+
+    Examples
+    --------
+    >>> from featpipe import codes
+    >>> tables = codes.read("flowers.h5").tables
+    >>> whole = codes.content({"fc": np.zeros((42, 8), np.float32)}, tables)
+    >>> whole[:16]
+    b'featpipe-codes 1'
     """
     stores = {spec: _store(spec, array, tables) for spec, array in codes.items()}
     file = io.BytesIO()
@@ -137,7 +169,19 @@ def save(path: Path, codes: Mapping[str, np.ndarray], tables: Tables) -> Codes:
         If it cannot be written.
     CodesError
         If the disk does not give back what was written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import codes
+    >>> tables = codes.read("flowers.h5").tables
+    >>> ones = np.ones((42, 8), np.float16)
+    >>> saved = codes.save(Path("ones.h5"), {"fc": ones}, tables)
+    >>> saved.shapes, saved.is_checked
+    ({'fc': (42, 8)}, True)
     """
+    # Parts are written by many processes into one folder: sweeping leftovers there each
+    # time would list thousands of names.
     fs.write_bytes(path, content(codes, tables), sweep=False)
     with path.open("rb") as file:
         try:
@@ -172,11 +216,23 @@ def assemble(
         If the disk has no room; the message says how much is needed.
     CodesError
         If a source has changed or is damaged.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import codes
+    >>> file = codes.read("flowers.h5", check=False)
+    >>> rows = dict.fromkeys(file.depths, [codes.Row(0, k) for k in range(len(file))])
+    >>> codes.assemble(Path("copy.h5"), [file], rows, file.tables)
+    >>> len(codes.read("copy.h5"))
+    42
     """
-    # Or a new digest would vouch for old damage.
+    # Otherwise a new digest would cover, and so hide, old damage.
     files = [checked(file) for file in files]
     stop = Event()
     stores = {spec: _gathering(spec, files, at, stop) for spec, at in rows.items()}
+    # An upper bound, reserved before anything is written: a full disk then shows before
+    # the work and not at its end.
     needed = layout.size_bound(stores, tables)
     with fs.explained(path, needed), fs.replacing(path) as file:
         reserved = fs.ReservedFile(file, needed)
@@ -186,7 +242,7 @@ def assemble(
 
 
 def _uninterrupted(act: Callable[[], None], stop: Event) -> None:
-    """Run in a thread, where Ctrl-C cannot strike.
+    """Run in a thread, which Ctrl-C does not interrupt.
 
     Python raises KeyboardInterrupt in the main thread, between any two instructions;
     in the middle of libhdf5's calls to `ReservedFile` it would end the process by a
@@ -226,6 +282,8 @@ def _gathering(
         chunk = np.empty((end - start, *shape), dtype)
         for file in np.unique(where[start:end, 0]):
             source, here = files[file], where[start:end, 0] == file
+            # Checked for each chunk and not at the start: only files that rows are
+            # taken from matter.
             if source.shapes[spec][1:] != shape:
                 raise CodesError(
                     f"{source.path} has codes of another width at {spec!r} than "
@@ -238,6 +296,7 @@ def _gathering(
 
 
 def _seal(file: BinaryIO) -> None:
+    # Opened again: the offsets of the chunks are known only once the file is closed.
     with h5py.File(file, "r") as h5:
         room, extents = h5.userblock_size, layout.extents(h5, file)
     block.seal(file, room, extents)

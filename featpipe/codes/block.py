@@ -1,4 +1,4 @@
-"""The user block: what lies before the HDF5 part and vouches for every byte.
+"""The user block: the bytes before the HDF5 part, with digests of every byte.
 
 HDF5 leaves the first bytes of a file to its user. Here they hold the file's length
 and two SHA-256 digests, so that a damaged, cut or foreign file is refused before
@@ -32,11 +32,21 @@ _BYTES_PER_EXTENT = 36
 
 
 class CodesError(ValueError):
-    """A codes file that cannot be trusted, or does not fit what is asked of it."""
+    """A codes file that cannot be trusted, or does not fit what is asked of it.
+
+    Examples
+    --------
+    >>> from featpipe import codes
+    >>> _ = Path("notes.h5").write_text("no codes")
+    >>> codes.read("notes.h5")
+    Traceback (most recent call last):
+        ...
+    featpipe.codes.block.CodesError: notes.h5 is not a featpipe codes file
+    """
 
 
 def room_for(n_extents: int) -> int:
-    """Give the bytes to reserve for a block that lists ``n_extents`` extents.
+    """Return the bytes to reserve for a block that lists ``n_extents`` extents.
 
     Parameters
     ----------
@@ -49,6 +59,7 @@ def room_for(n_extents: int) -> int:
         A power of two of at least 512, as HDF5 wants its user block.
     """
     needed = _SMALLEST + _BYTES_PER_EXTENT * n_extents
+    # HDF5 takes user blocks of 512 bytes times a power of two only.
     return 1 << (needed - 1).bit_length()
 
 
@@ -66,6 +77,7 @@ def seal(file: BinaryIO, room: int, payload: Sequence[tuple[int, int]]) -> None:
     """
     size = file.seek(0, 2)
     facts: dict[str, Any] = {"room": room, "size": size, "payload": _joined(payload)}
+    # First: the header's digest covers it, and so with it the codes.
     facts["payload_sha256"] = _digest(file, facts["payload"])
     facts["header_sha256"] = _header_digest(file, facts)
     block = _block(facts)
@@ -91,6 +103,7 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
     """
     facts = _facts(file)
     size = file.seek(0, 2)
+    # Costs nothing, and finds a truncated copy before gigabytes are hashed.
     if size != facts["size"]:
         raise CodesError(
             f"has {size:,} bytes where {facts['size']:,} were written: it was cut "
@@ -103,18 +116,28 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
 
 
 def digest(file: BinaryIO) -> str:
-    """Return the SHA-256 that stands for every byte of a file, its codes included."""
+    """Return the SHA-256 that covers every byte of a file, its codes included."""
     header_digest: str = _facts(file)["header_sha256"]
     return header_digest
 
 
 def is_replaceable(path: Path) -> bool:
-    """Return whether ``path`` is free, empty, or begins as a codes file does."""
+    """Return whether ``path`` is free, empty, or begins as a codes file does.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import codes
+    >>> codes.is_replaceable(Path("flowers.h5")), codes.is_replaceable(Path("new.h5"))
+    (True, True)
+    """
     if not path.exists():
         return True
     if not path.is_file():
         return False
     with path.open("rb") as file:
+        # A damaged codes file still begins so and may be replaced; a thesis called
+        # codes.h5 does not.
         return file.read(len(MAGIC)) in (MAGIC, b"")
 
 
@@ -125,6 +148,12 @@ def require_replaceable(path: Path) -> None:
     ------
     CodesError
         Naming the path.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import codes
+    >>> codes.require_replaceable(Path("flowers.h5"))
     """
     if not is_replaceable(path):
         raise CodesError(
@@ -134,8 +163,8 @@ def require_replaceable(path: Path) -> None:
 
 
 def _block(facts: dict[str, Any]) -> bytes:
-    said = MAGIC + json.dumps(facts, separators=(",", ":")).encode() + b"\n"
-    return said.ljust(facts["room"], b"\0")
+    written = MAGIC + json.dumps(facts, separators=(",", ":")).encode() + b"\n"
+    return written.ljust(facts["room"], b"\0")
 
 
 def _facts(file: BinaryIO) -> dict[str, Any]:
@@ -188,7 +217,7 @@ def _joined(extents: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def _header_digest(file: BinaryIO, facts: dict[str, Any]) -> str:
     """Digest all that is not payload, the block's own facts included."""
-    said = {key: facts[key] for key in ("room", "size", "payload", "payload_sha256")}
+    covered = {key: facts[key] for key in ("room", "size", "payload", "payload_sha256")}
     rest, position = [], facts["room"]
     for offset, length in facts["payload"]:
         if offset < position:
@@ -196,7 +225,7 @@ def _header_digest(file: BinaryIO, facts: dict[str, Any]) -> str:
         rest.append((position, offset - position))
         position = offset + length
     rest.append((position, facts["size"] - position))
-    return _digest(file, rest, json.dumps(said, sort_keys=True).encode())
+    return _digest(file, rest, json.dumps(covered, sort_keys=True).encode())
 
 
 def _digest(

@@ -52,6 +52,11 @@ class Failure(NamedTuple):
         One line for a person.
     size, mtime : int
         Bytes, and nanoseconds since 1970, when it failed; 0 where unknown.
+
+    Examples
+    --------
+    >>> Failure("train/rose/07.jpg", "decode", "truncated file").stage
+    'decode'
     """
 
     path: str
@@ -86,6 +91,13 @@ class Tables:
         Inputs without a row; remarks on images that have one.
     provenance : dict
         What made the codes; JSON.
+
+    Examples
+    --------
+    >>> from featpipe import codes
+    >>> tables = codes.read("flowers.h5").tables
+    >>> tables.labels.shape, tables.sha256.shape, tables.splits[0]
+    ((42,), (42, 32), 'train')
     """
 
     paths: list[str]
@@ -105,6 +117,7 @@ class Tables:
         n = len(self.paths)
         lengths = [len(self.labels), len(self.splits), len(self.groups)]
         lengths += [len(self.sizes), len(self.mtimes), len(self.sha256)]
+        # Rows of different length would shift labels against codes without any error.
         if lengths != [n] * 6:
             raise ValueError(
                 f"{n} paths came with labels, splits, groups, sizes, mtimes and "
@@ -133,6 +146,7 @@ class Store(NamedTuple):
     @property
     def chunk_rows(self) -> int:
         """Rows of one chunk: about a megabyte."""
+        # A chunk larger than the data would be padded with zeros on the disk.
         return max(1, min(self.shape[0], _CHUNK_BYTES // max(1, self.row_bytes)))
 
     @property
@@ -142,17 +156,17 @@ class Store(NamedTuple):
 
 
 def size_bound(stores: Mapping[str, Store], tables: Tables) -> int:
-    """Give a number of bytes that the built file will not exceed."""
+    """Return an upper bound of the bytes of the built file."""
     texts = [*tables.paths, *tables.class_names, *tables.groups]
     texts += [part for row in tables.failures + tables.notes for part in row[:3]]
-    said = sum(len(encode(text)) + 8 for text in texts)
-    said += len(json.dumps(tables.provenance)) + 80 * len(tables.paths)
+    text_bytes = sum(len(encode(text)) + 8 for text in texts)
+    text_bytes += len(json.dumps(tables.provenance)) + 80 * len(tables.paths)
     chunks = sum(
         s.n_chunks * (s.chunk_rows * s.row_bytes + 600) for s in stores.values()
     )
     room = block.room_for(sum(s.n_chunks for s in stores.values()))
     # HDF5's own trees and headers: a few kilobytes a dataset, doubled to be safe.
-    return room + chunks + 2 * said + 2**17 + 2**14 * len(stores)
+    return room + chunks + 2 * text_bytes + 2**17 + 2**14 * len(stores)
 
 
 def build(
@@ -174,6 +188,8 @@ def build(
         Seal the file with `extents` and `block.seal` afterwards.
     """
     room = block.room_for(sum(store.n_chunks for store in stores.values()))
+    # Fixed bounds of the format: files stay readable by HDF5 1.8, and do not change
+    # with the installed version.
     with h5py.File(file, "w", userblock_size=room, libver=("earliest", "v108")) as h5:
         h5.attrs["format"] = "featpipe-codes"
         h5.attrs["version"] = VERSION
@@ -197,7 +213,9 @@ def extents(h5: h5py.File, file: BinaryIO) -> list[tuple[int, int]]:
 
 
 def _shift(dataset: h5py.Dataset, first: Any, file: BinaryIO, room: int) -> int:
-    """Tell whether chunk offsets count the user block: HDF5 versions differ."""
+    """Return what to add to chunk offsets: HDF5 versions differ on the user block."""
+    # Compared with the bytes in the file instead of asking for the version, which tells
+    # nothing of patched builds.
     raw = dataset.id.read_direct_chunk(first.chunk_offset)[1]
     for shift in (0, room):
         file.seek(first.byte_offset + shift)
@@ -207,7 +225,7 @@ def _shift(dataset: h5py.Dataset, first: Any, file: BinaryIO, room: int) -> int:
 
 
 def is_spec(name: str) -> bool:
-    """Say whether a depth may have this name.
+    """Return whether a depth may have this name.
 
     It is the name of an HDF5 link, is printed as it stands, and ``+`` joins several.
     """
@@ -227,6 +245,7 @@ def _write_codes(group: h5py.Group, spec: str, store: Store) -> None:
         shape=store.shape,
         dtype=store.dtype,
         chunks=(store.chunk_rows, *store.shape[1:]),
+        # HDF5's own checksum, for people who read the file with plain h5py.
         fletcher32=True,
     )
     for start in range(0, store.shape[0], store.chunk_rows):
@@ -245,6 +264,7 @@ def _write_tables(h5: h5py.File, tables: Tables) -> None:
     }
     for name, values in numbers.items():
         h5.create_dataset(name, data=values)
+    # One byte a row, which shows as names in h5dump and HDFView.
     kinds = h5py.enum_dtype({name or "none": k for k, name in enumerate(SPLITS)}, "i1")
     splits = np.array([SPLITS.index(split) for split in tables.splits], np.int8)
     h5.create_dataset("splits", data=splits, dtype=kinds)
@@ -266,6 +286,8 @@ def _write_failures(group: h5py.Group, rows: Sequence[Failure]) -> None:
 
 
 def _write_texts(group: h5py.Group, texts: Sequence[str]) -> None:
+    # Not HDF5's strings: paths may hold bytes that are no UTF-8, and millions of
+    # variable-length strings are slow.
     content, offsets = pack(texts)
     group.create_dataset("bytes", data=content)
     group.create_dataset("offsets", data=offsets)
@@ -296,7 +318,7 @@ def unpack(content: np.ndarray, offsets: np.ndarray) -> list[str]:
 
 
 def encode(text: str) -> bytes:
-    """Give the bytes of a path or name as the file system has them."""
+    """Return the bytes of a path or name as the file system has them."""
     return text.encode("utf-8", "surrogateescape")
 
 

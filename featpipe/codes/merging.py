@@ -36,6 +36,16 @@ def require_same_fingerprint(
     ------
     CodesError
         Naming the first field that differs, with both values.
+
+    Examples
+    --------
+    >>> from featpipe import codes
+    >>> have = codes.read("flowers.h5").fingerprint
+    >>> want = {**have, "precision": "bf16"}
+    >>> codes.require_same_fingerprint(have, want, "flowers.h5")
+    Traceback (most recent call last):
+        ...
+    featpipe.codes.block.CodesError: flowers.h5 was made with precision = ...
     """
     for name in FINGERPRINT:
         old, new = _decisive(have.get(name)), _decisive(want.get(name))
@@ -85,19 +95,40 @@ def merge(
     CodesError
         If a file is damaged, they do not belong together, an image is in two of them,
         or a shard is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import featpipe
+    >>> from featpipe import codes
+    >>> for k, name in enumerate(["a.jpg", "b.jpg"]):
+    ...     codes.write(
+    ...         f"part{k}.h5",
+    ...         codes={"fc": np.full((1, 4), k, np.float32)},
+    ...         labels=[0],
+    ...         class_names=["rose"],
+    ...         paths=[name],
+    ...     )
+    >>> merged = featpipe.merge(["part1.h5", "part0.h5"], "whole.h5")
+    >>> merged.paths, merged.arrays("fc")[0][:, 0].tolist()
+    (['a.jpg', 'b.jpg'], [0.0, 1.0])
     """
     if not paths:
         raise ValueError("nothing to merge; give the codes files to put together")
     for name in paths:
         require_distinct({"the merged file": path}, {"an input": name})
+    # Before any input is read: merging hours of shards must not fail at its last step.
     require_replaceable(Path(path))
     files = [read(name) for name in paths]
     for other in files[1:]:
-        _require_kin(files[0], other)
+        _require_compatible(files[0], other)
     _require_all_shards(files)
+    # Each shard knows only the classes of its own images, so labels are numbered anew.
     names = sorted({name for file in files for name in file.class_names})
     order = sorted(
         (Row(k, i) for k, file in enumerate(files) for i in range(len(file))),
+        # By bytes, as `scan` sorts: a merged file has the rows in the order of a single
+        # extraction.
         key=lambda at: encode(files[at.file].paths[at.row]),
     )
     for one, two in pairwise(order):
@@ -120,17 +151,22 @@ class _Shard(NamedTuple):
     listing: str
 
     @classmethod
-    def read(cls, path: Path, said: Any) -> "_Shard":
+    def read(cls, path: Path, shard_facts: Any) -> "_Shard":
         try:
-            shard = cls(int(said["number"]), int(said["of"]), str(said["listing"]))
+            shard = cls(
+                int(shard_facts["number"]),
+                int(shard_facts["of"]),
+                str(shard_facts["listing"]),
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CodesError(f"{path} is a shard of nothing: {error}") from error
+            raise CodesError(f"{path} has invalid shard metadata: {error}") from error
+        # The number comes from a file: `range(of)` below must not take all memory.
         if not 0 <= shard.number < shard.of <= 2**20:
             raise CodesError(f"{path} is shard {shard.number} of {shard.of}")
         return shard
 
 
-def _require_kin(one: Codes, two: Codes) -> None:
+def _require_compatible(one: Codes, two: Codes) -> None:
     for name in FINGERPRINT:
         ours = _decisive(one.provenance.get(name))
         theirs = _decisive(two.provenance.get(name))
@@ -154,7 +190,11 @@ def _require_kin(one: Codes, two: Codes) -> None:
 
 def _require_all_shards(files: Sequence[Codes]) -> None:
     facts = {file.path: file.provenance.get("shard") for file in files}
-    shards = {path: _Shard.read(path, said) for path, said in facts.items() if said}
+    shards = {
+        path: _Shard.read(path, shard_facts)
+        for path, shard_facts in facts.items()
+        if shard_facts
+    }
     if not shards:
         return
     first, one = next(iter(shards.items()))

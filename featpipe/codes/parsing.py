@@ -125,7 +125,7 @@ def _checked_datasets(
 ) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dataset]]:
     """Open all tables and all codes, each once; refuse what a codes file never holds.
 
-    The digest vouches for no author.
+    The digest does not prove its author.
     """
     version = _version(h5)
     if not 1 <= version <= VERSION:
@@ -261,7 +261,7 @@ def _tables(
             raise CodesError(f"has {name!r} in a shape no codes file uses")
     splits = datasets["splits"][:]
     if splits.min(initial=0) < 0 or splits.max(initial=0) >= len(SPLITS):
-        raise CodesError("has splits that are none")
+        raise CodesError("has invalid split values")
     try:
         provenance = json.loads(datasets["provenance"][:].tobytes())
         tables = Tables(

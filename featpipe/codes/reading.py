@@ -72,6 +72,13 @@ def checked(codes: Codes) -> Codes:
     ------
     CodesError
         If the codes are damaged, or the file has changed since it was read.
+
+    Examples
+    --------
+    >>> from featpipe import codes
+    >>> file = codes.read("flowers.h5", check=False)
+    >>> file.is_checked, codes.checked(file).is_checked
+    (False, True)
     """
     if codes.is_checked:
         return codes
@@ -98,6 +105,12 @@ def digest(path: str | os.PathLike[str]) -> str:
         If there is no such file.
     CodesError
         If it is no codes file.
+
+    Examples
+    --------
+    >>> from featpipe import codes
+    >>> len(codes.digest("flowers.h5"))
+    64
     """
     with opened_file(Path(path)) as file:
         try:
@@ -123,6 +136,12 @@ def verify(path: str | os.PathLike[str]) -> Codes:
         If there is no such file.
     CodesError
         With what is wrong.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> len(featpipe.verify("flowers.h5"))
+    42
     """
     codes = read(path)
     for spec in codes.depths:

@@ -27,6 +27,7 @@ def one_line(codes: Codes) -> str:
 
 def as_html(codes: Codes) -> str:
     """Return the images of each class and split as a table for a notebook."""
+    # "" sorts first: images without a split are the first column.
     splits = sorted(set(codes.tables.splits))
     names = [*codes.class_names, "unlabelled"]
     labels = codes.labels.tolist()

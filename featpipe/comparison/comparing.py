@@ -126,6 +126,8 @@ def compare(
         seed=seed,
     )
     folds, seed = int(folds), int(seed)  # of numpy, they would go into no JSON
+    # Every byte is checked here: a damaged code would only lower a score, and nobody
+    # would notice.
     files = _opened(codes)
     labelled, sources = align_files(files)
     chosen = choose_depths(sources, depths_asked(depth, depths))
@@ -139,6 +141,7 @@ def compare(
         seed=seed,
     )
     judged = HeldOut(labelled, protocol, metric, seed)
+    # Before the fits: a file that does not match should not cost minutes first.
     external = read_external(with_, judged.paths, judged.names, judged.first_fold)
     settings = Settings(
         n_classes=len(labelled.class_names),
@@ -150,11 +153,13 @@ def compare(
         seed=seed,
         full_path=full_path,
     )
+    # The fits get labels without those held out, so that a slip of indexing is an error
+    # and not a better score.
     y = _mask_held_out(labelled.labels, protocol)
     require_room(sources, chosen, classifiers, memory)
     twins = duplicates.report(sources, chosen, labelled, protocol.sides, memory)
     tell = progress or _silent
-    asked, said = fit_all(
+    asked, ensemble_notes = fit_all(
         sources, chosen, classifiers, y, protocol, settings, tell, as_jobs(jobs)
     )
     entries = [judged.enter(row) for row in rank(asked)]
@@ -163,7 +168,7 @@ def compare(
     notes = [
         *_protocol_notes(labelled, protocol, judged, class_weight, classifiers),
         *twins,
-        *said,
+        *ensemble_notes,
         *majority_notes(scores, judged),
         *_power(entries, judged, scores),
         *_gathered_warnings(scores),

@@ -81,7 +81,7 @@ class Fitted:
     fit_seconds, predict_seconds : float
         Of all fits with their selection, and of all predictions.
     warnings : list of str
-        What the fits said.
+        What the fits caught.
     """
 
     C: float | None
@@ -110,10 +110,12 @@ def fit_and_predict(
     y : (n,) int64
         Class numbers of the training rows; those of held-out rows are never read.
     """
+    # With a split the final fit is the one that is judged; without one the judged fits
+    # are the parts, and the final fit gives C and cv for the table.
     parts = [protocol.final, *protocol.parts] if protocol.nested else [protocol.final]
     start = time.perf_counter()
     with warnings.catch_warnings():
-        # The estimator's own warnings_ says it too, and the table shows those.
+        # The estimator's own warnings_ has it too, and the table shows those.
         warnings.simplefilter("ignore", ConvergenceWarning)
         final, *models = _fit(name, X, y, parts, settings)
     cv_score = _repeated_score(final, X, y, protocol)
@@ -123,8 +125,9 @@ def fit_and_predict(
     judged = protocol.judged
     predicted = np.empty(len(judged), np.int64)
     shape = len(judged), settings.n_classes
-    probabilities = np.zeros(shape) if name in _PROBABLE else None
+    probabilities = np.zeros(shape) if name in _WITH_PROBABILITIES else None
     for part, model in zip(protocol.parts, models, strict=True):
+        # `judged` is sorted, so this finds the places of the part's images in it.
         at, held = np.searchsorted(judged, part.held), take(X, part.held)
         predicted[at] = model.predict(held)
         if probabilities is not None:
@@ -208,6 +211,7 @@ def _repeated_score(model: Any, X: Any, y: np.ndarray, protocol: Protocol) -> fl
 
 def align_probabilities(model: Any, X: Any, n_classes: int) -> np.ndarray:
     """Return probabilities with a column for every class, zero where not learned."""
+    # A class that a fold lacks gets probability zero, as the fit would say itself.
     probabilities = np.zeros((len(X), n_classes))
     probabilities[:, model.classes_] = model.predict_proba(X)
     return probabilities
@@ -224,12 +228,13 @@ def out_of_fold(
         Probabilities; nan for rows that no selection pair scores.
     """
     assert C is not None, "only a logistic row, which has a C, gives these"
+    # nan, so that a row that no fold predicts cannot pass for a prediction.
     found = np.full((len(part.train), settings.n_classes), np.nan)
     X, y = take(X, part.train), y[part.train]
     for fitted, scored in part.selection:
         model = settings.make("logistic", C)
         with warnings.catch_warnings():
-            # The path that chose C has said how this C converges.
+            # The path that chose C has caught how this C converges.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(take(X, fitted), y[fitted])
         found[scored] = align_probabilities(model, take(X, scored), settings.n_classes)
@@ -239,6 +244,7 @@ def out_of_fold(
 def _knn(n_images: int) -> ClassifierMixin:
     # On codes scaled to length one the nearest in angle is the nearest: the usual
     # neighbour rule for codes of networks (Wu et al. 2018, arXiv:1805.01978).
+    # Five, scikit-learn's default: a baseline is not tuned.
     neighbours = KNeighborsClassifier(n_neighbors=min(5, n_images))
     return make_pipeline(StandardScaler(), Normalizer(), neighbours)
 
@@ -261,7 +267,7 @@ BASELINES: dict[str, Callable[[int], ClassifierMixin]] = {
 """Name to the maker of a scikit-learn classifier, given the number of images."""
 
 # Votes and distances are no probabilities; log-loss would judge their ties.
-_PROBABLE = ("logistic", "lda")
+_WITH_PROBABILITIES = ("logistic", "lda")
 
 
 class _Baseline:
@@ -275,7 +281,7 @@ class _Baseline:
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> _Baseline:
         measure = METRICS[self.metric]
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             scores = [
                 measure(y[scored], self._fitted(X, y, fitted).predict(take(X, scored)))
@@ -284,7 +290,7 @@ class _Baseline:
             self.model_ = self._fitted(X, y, np.arange(len(y)))
         self.cv_score_ = float(np.mean(scores)) if scores else float("nan")
         self.classes_ = self.model_.classes_
-        self.warnings_ = list(dict.fromkeys(str(w.message) for w in said))
+        self.warnings_ = list(dict.fromkeys(str(w.message) for w in caught))
         return self
 
     def _fitted(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:

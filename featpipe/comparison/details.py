@@ -58,6 +58,8 @@ def confidence_of(rows: Sequence[Row]) -> list[float] | None:
     first = rows[0]
     for row in rows:
         p = row.fitted.probabilities
+        # The recommended row may have no probabilities (svm); those of another
+        # classifier on the same codes still order its mistakes.
         same = row.source is first.source and row.depth == first.depth
         if p is not None and same:
             confidence: list[float] = p[
@@ -116,6 +118,8 @@ def _classes(found: Comparison) -> RenderableType:
     columns = precision_recall_fscore_support(
         found.labels, found.recommended.test_predicted, labels=names, zero_division=0
     )
+    # By F1, worst first: a class that is never predicted has a perfect precision of
+    # nothing.
     lines = sorted(zip(*columns, names, strict=True), key=lambda line: line[2])
     figures = ("precision %", "recall %", "F1 %", "images")
     table = _table(("class", False), *((each, True) for each in figures))
@@ -137,6 +141,7 @@ def _confusions(found: Comparison) -> Iterator[RenderableType]:
         return
     if len(names) <= _MOST_COLUMNS:
         yield Text("Label (lines) and prediction (columns)", style="bold")
+        # Longer names would push the matrix beyond the width of a terminal.
         columns = [name if len(name) <= 10 else f"{name[:9]}…" for name in names]
         table = _table(("", False), *((name, True) for name in columns))
         for label in names:
@@ -198,6 +203,8 @@ def describe_needed(scores: Sequence[Score], labels: Sequence[str]) -> str:
     """
     best = scores[0]
     tied = [s for s in scores if s.tied_with_recommended and s.difference]
+    # Rows judged on other images (a fine-tuning on the first fold) have no paired
+    # difference.
     tied = [score for score in tied if score.test_paths == best.test_paths]
     if not tied:
         return ""

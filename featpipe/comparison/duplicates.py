@@ -95,6 +95,7 @@ def report(
     choices = [
         (unrelated_similarity(source.sample(depth, sample)), k, depth)
         for k, (source, chosen) in enumerate(zip(sources, depths, strict=True))
+        # A concatenation is no better at telling copies than its best part, and larger.
         for depth in dict.fromkeys(part for d in chosen for part in d.split("+"))
     ]
     similarity, k, depth = min(choices)
@@ -134,11 +135,15 @@ def unrelated_similarity(X: np.ndarray) -> float:
     """
     directions = _directions(X, *_standard(X))
     cosines = directions @ directions.T
+    # An image is always most similar to itself.
     np.fill_diagonal(cosines, -1)
     rows = np.arange(len(X))
     nearest = cosines.argmax(axis=1)
+    # Two images that are each other's nearest may be copies; what is left shows how
+    # alike different images get.
     alone = nearest[nearest] != rows
     highest = cosines[rows, nearest][alone]
+    # Not the maximum, which a single pair of copies with a third image would set.
     return float(np.quantile(highest, 0.99)) if len(highest) else -1.0
 
 
@@ -174,6 +179,7 @@ def find(
     list of NearDuplicate
         Ordered by row.
     """
+    # By side, so that a search across sides compares whole blocks only.
     order = np.argsort(sides, kind="stable")
     order = order[sides[order] >= 0]
     copies = _equal_files(digests, order, sides, labels, across_only)
@@ -252,6 +258,7 @@ def _equal_files(
             kind = KINDS[int(_kinds(np.array(row), np.array(other), sides, labels))]
             copy = NearDuplicate(row, other, 1.0, True, kind)
             copies.setdefault((row, kind), copy)
+        # The first one stays: a later copy refers to the original.
         earlier.setdefault((int(labels[row]), int(sides[row])), row)
     return copies
 

@@ -60,6 +60,8 @@ def prepare(
     """Predict training rows by the logistic row's C, each by a fit without it."""
     start = time.perf_counter()
     final = out_of_fold(X, y, protocol.final, fitted.C, settings)
+    # Without a split each outer fold chooses its own members, from fits that never saw
+    # it.
     parts = (
         [
             out_of_fold(X, y, part, C, settings)
@@ -158,6 +160,7 @@ def _choose(
     All of them where the part has nothing to choose by.
     """
     if not part.selection:
+        # No folds, so nothing to choose by: all members, and no score.
         return list(range(len(probabilities))), float("nan")
     labels = y[part.train]
     measure = METRICS[settings.metric]
@@ -179,6 +182,7 @@ def _choose(
         others = [m for m in range(len(probabilities)) if m not in chosen]
         scored = {m: score([*chosen, m]) for m in others}
         candidate = max(others, key=lambda m: scored[m])
+        # One member is no ensemble; a third has to help.
         if len(chosen) >= 2 and scored[candidate] <= best:
             break
         chosen.append(candidate)

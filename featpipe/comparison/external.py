@@ -74,6 +74,8 @@ def _line_up(
     first_fold: set[str],
 ) -> ExternalScore:
     judged_on = set(score.test_paths)
+    # Without a split a fine-tuning is judged on the first fold alone: one training is
+    # affordable, five are not.
     whole = judged_on == set(position)
     if len(judged_on) < len(score.test_paths) or not (whole or judged_on == first_fold):
         differ = sorted(judged_on ^ set(position))
@@ -84,9 +86,12 @@ def _line_up(
             "again with the same images, splits and seed"
         )
     at = np.array([position[path] for path in score.test_paths], np.int64)
+    # In the order of this comparison, whatever the file's was.
     order = np.argsort(at)
     predicted = np.array(score.test_predicted, object)[order]
     at = at[order]
+    # The predictions are judged by our labels; the stated accuracy only shows whether
+    # they were judged by the same ones.
     accuracy = float((predicted == truth[at]).mean())
     if abs(accuracy - score.accuracy) > 1e-6:
         raise ValueError(

@@ -57,6 +57,7 @@ def _rounded(score: float) -> float:
 
     Nine digits keep the order free of the last bit of a mean.
     """
+    # Rounded, so that the order does not depend on the last bits of one machine.
     return round(score, 9) if math.isfinite(score) else -math.inf
 
 
@@ -90,6 +91,7 @@ class HeldOut:
         self.nested = protocol.nested
         fold = protocol.parts[0].held if self.nested else self.rows[:0]
         self.first_fold = [labelled.paths[row] for row in fold]
+        # Of the training rows of each part: the held-out labels must not choose it.
         self.majority = _majority(labelled.labels, protocol)
 
     @property
@@ -165,6 +167,7 @@ class HeldOut:
             [number[name] for name in external_score.predicted], np.int64
         )
         measures = self.measure(predicted, external_score.at, None)
+        # A score from elsewhere has no probabilities; its own log-loss stays.
         del measures["log_loss"]
         score = replace(external_score.score, **measures)
         return Entry(

@@ -74,6 +74,7 @@ class LearningCurve:
         # Half-widths add in squares: the draws of the two sizes are independent.
         halves = (before.high - before.low) / 2, (last.high - last.low) / 2
         wide = 100 * float(np.hypot(*halves))
+        # Half an image of those judged: a difference below it is no difference.
         wide = max(wide / doublings, 50 / self.n_judged)
         figures = (
             f"the last doubling of the labels gained {gain:.1f} ± {wide:.1f} points"
@@ -150,12 +151,16 @@ def learning_curve(
     for n in shots:
         require_number("shots", n, 1, 10**9)
     largest = int(np.bincount(y[train]).max())
+    # A size close to the whole would be drawn from nearly the same images each time,
+    # and look more certain than it is.
     sizes = [n for n in shots if n <= 0.75 * largest]
+    # One generator for all draws, so that the draws of a size differ.
     rng = np.random.default_rng(seed)
     total = len(sizes) * n_draws + 1
     points: list[CurvePoint] = []
     for size in [*sizes, largest]:
         accuracies: list[float] = []
+        # All images can be drawn in one way only.
         for _ in range(n_draws if size < largest else 1):
             if progress is not None:
                 done = sum(len(point.accuracies) for point in points) + len(accuracies)
@@ -187,4 +192,5 @@ def _interval(accuracies: Sequence[float]) -> tuple[float, float]:
     if n < 2:
         return mean, mean
     half = student.ppf(0.975, n - 1) * float(np.std(accuracies, ddof=1)) / np.sqrt(n)
+    # Student's interval may leave the range of an accuracy.
     return max(0.0, mean - half), min(1.0, mean + half)

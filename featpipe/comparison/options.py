@@ -34,6 +34,7 @@ def check_options(
         With the name of the option, what came, and what would do.
     """
     choices = [*NAMES, *BASELINES, "ensemble"]
+    # A string is a sequence too, of letters.
     if isinstance(classifiers, str) or not classifiers:
         raise ValueError(f"classifiers={classifiers!r} is not a list of {choices}")
     for name in classifiers:

@@ -68,6 +68,7 @@ class Source:
         parts = depth.split("+")
         if len(parts) == 1:
             return self.codes.take(depth, self.rows).astype(np.float32, copy=False)
+        # Filled in place: concatenating would hold all parts twice.
         X = np.empty((len(self.rows), self.codes.width(depth)), np.float32)
         column = 0
         for part in parts:
@@ -142,6 +143,7 @@ def _match(first: Labelled, other: Labelled, a: Codes, b: Codes) -> np.ndarray:
     position = {path: i for i, path in enumerate(other.paths)}
     here, there = os.fspath(a.path), os.fspath(b.path)
     known = set(first.paths)
+    # By path, since content may repeat.
     lacking = [path for path in first.paths if path not in position]
     surplus = [path for path in other.paths if path not in known]
     if lacking or surplus:
@@ -155,6 +157,8 @@ def _match(first: Labelled, other: Labelled, a: Codes, b: Codes) -> np.ndarray:
     order = np.array([position[path] for path in first.paths], dtype=np.int64)
     names, other_names = (np.array(x.class_names, object) for x in (first, other))
     for what, mine, theirs in (
+        # A file of the same name with other pixels would pair codes of different
+        # images.
         ("content", first.digests, other.digests[order]),
         ("label", names[first.labels], other_names[other.labels[order]]),
         ("split", first.splits, other.splits[order]),

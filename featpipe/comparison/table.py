@@ -71,6 +71,15 @@ class Comparison:
         no row on its codes has probabilities.
     options : dict
         What was asked for beside the seed: ``folds``, ``metric``, ``class_weight``.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> names = ["linear", "knn"]
+    >>> found = featpipe.compare("flowers.h5", classifiers=names, device="cpu")
+    >>> len(found.scores), found.recommended.protocol, len(found.labels)
+    (4, 'test', 12)
+    >>> found.write_json("scores.json")
     """
 
     scores: list[Score]
@@ -103,6 +112,7 @@ class Comparison:
         """Return the table and the notes, for a notebook."""
         header, *rows = self._grid(full=True)
         lines = ["<table>", *([_html("caption", self.headline)] * bool(self.headline))]
+        # Two lines in a terminal, one in HTML.
         titles = [text.replace("\n", ", ") for text, _ in header]
         lines.append(_html_row("th", titles))
         lines += [_html_row("td", cells) for cells in rows]
@@ -163,6 +173,7 @@ class Comparison:
 
     def _grid(self, *, full: bool) -> list[list[Any]]:
         """Lay out the header, as (text, whether it may be folded), and the cells."""
+        # The column of files only where there are several: eighty columns are few.
         several = len({score.codes for score in self.scores}) > 1
         narrow = " (too narrow)" if self._nested else ""
         measure = _MEASURES.get(self.metric)
@@ -245,6 +256,7 @@ class Comparison:
         rows = []
         for score in self.scores:
             record = _flat(score)
+            # One cell of a CSV; JSON, so that it can be read back.
             record["C_curve"] = json.dumps(record["C_curve"])
             record["warnings"] = "; ".join(record["warnings"])
             rows.append([record.get(name) for name in self._columns()])
@@ -310,6 +322,8 @@ def _titles(scores: Sequence[Score]) -> list[str]:
     for score in scores:
         file = f"{Path(score.codes).stem}:" * several
         title = f"{score.classifier}@{file}{score.depth}"
+        # A column title that occurs twice would be lost by readers that make a dict of
+        # a line.
         again = sum(each.split(" #")[0] == title for each in titles)
         titles.append(f"{title} #{again + 1}" if again else title)
     return titles

@@ -33,6 +33,7 @@ def judge_all(entries: Sequence[Entry], judged: HeldOut) -> list[Score]:
     Rows keep their order; external scores, which were never ranked, come last.
     """
     p_values = _p_values(entries, judged)
+    # All rows are tested against the majority, so all of them are corrected together.
     majority = holm(_majority_p_value(entry, judged) for entry in entries)
     return [
         replace(
@@ -54,6 +55,8 @@ def _p_values(entries: Sequence[Entry], judged: HeldOut) -> list[float]:
         tested = [_paired(entry, entries[0], judged) for entry in entries[1:]]
         return [math.nan, *holm(tested)]
     # The images that chose the first judge it too: the choice is inside the test.
+    # A score from elsewhere may cover the first fold only; it would restrict the test
+    # of all others to these images.
     everywhere = [entry for entry in entries if len(entry.at) == len(judged.rows)]
     p_value = dict(zip(map(id, everywhere), _chosen(everywhere, judged), strict=True))
     for entry in entries:
@@ -109,6 +112,7 @@ def _majority_p_value(entry: Entry, judged: HeldOut) -> float:
     labels = judged.labels[at]
     gain = entry.correct.astype(float) - (judged.majority[at] == labels)
     if judged.metric != "accuracy":
+        # Divided by class size the mean gain is that of balanced accuracy.
         gain /= np.bincount(labels)[labels]
     return gain_p_value(
         gain,
@@ -145,6 +149,8 @@ def describe_power(entries: Sequence[Entry], judged: HeldOut) -> Iterator[str]:
     units = [_n_discordant(entry, entries[0], judged) for entry in others]
     n_tests = 1 if judged.nested else len(others)
     unit = "groups" if judged.grouped else "images"
+    # Even a row that is worse on every image where they differ would not be
+    # significant: the user should know before reading anything into the order.
     if n_tests * _lowest_p(max(units), judged) >= SIGNIFICANT:
         yield (
             f"with {len(entries)} rows that differ from the recommended one on at most "

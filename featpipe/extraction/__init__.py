@@ -1,6 +1,6 @@
 """Images through a backbone into a codes file: resumable and incremental.
 
-`extract` decides what is missing (`outlook`), plans it (`plan`), runs the plan
+`extract` decides what is missing (`update`), plans it (`plan`), runs the plan
 (`runner`, through `inference`) into part files (`parts`), in this process or as
 `tasks` of several (`pooled`), and hands over to `codes` to make the final file. Knows
 nothing of classifiers.

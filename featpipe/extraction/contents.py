@@ -50,6 +50,8 @@ class Contents:
     @property
     def span(self) -> Span:
         """What the batches cover."""
+        # Before the first batch the span is empty, but its place is known: the next
+        # `add` checks that batches follow one another without a gap.
         stop = self._batches[-1][0].stop if self._batches else self._start
         return Span(self._start, stop)
 
@@ -71,6 +73,8 @@ class Contents:
             If a code is too large for the dtype of the plan.
         """
         assert span.start == self.span.stop
+        # Rounded here and not at the end, so that `n_bytes` counts what will be written
+        # and a value that does not fit stops the run before anything is saved.
         stored = {spec: self._stored(spec, code) for spec, code in codes.items()}
         self.n_bytes += sum(code.nbytes for code in stored.values())
         self.n_bytes += sum(self._n_bytes(image.known) for image in images)
@@ -82,10 +86,13 @@ class Contents:
         if known is None:
             return 0
         shapes = self._index.files[known.file].shapes
+        # Four bytes a number also for float16: `n_bytes` only decides when a part is
+        # full, and too small a guess could make one as large as the memory.
         return sum(4 * math.prod(shapes[spec][1:]) for spec in self._plan.depths)
 
     def _stored(self, spec: str, code: np.ndarray) -> np.ndarray:
         """Round to the dtype of the file, refusing what does not fit."""
+        # Maps come as float16 whatever the dtype of the file is.
         if code.dtype == np.float16 or self._plan.dtype == "float32":
             return code
         largest = float(np.abs(code).max(initial=0))
@@ -99,6 +106,8 @@ class Contents:
     def arrays(self) -> Codes:
         """Return the codes of all rows, computed and known."""
         rows = self._rows()
+        # Codes come by batch without the rows that were known, so this mask puts them
+        # back in the order of the images.
         fresh = np.array([image.known is None for image in rows], bool)
         return {spec: self._array(spec, rows, fresh) for spec in self._plan.depths}
 
@@ -116,6 +125,7 @@ class Contents:
         computed = [codes[spec] for _, _, codes in self._batches if codes]
         if computed:
             pieces.append((fresh, np.concatenate(computed)))
+        # One `take` a file and not one a row: neighbouring rows are read together.
         for number in sorted({row.file for row in known}):
             here = np.array(
                 [r.known is not None and r.known.file == number for r in rows]
@@ -123,7 +133,7 @@ class Contents:
             wanted = np.array([row.row for row in known if row.file == number])
             pieces.append((here, self._index.files[number].take(spec, wanted)))
         if not pieces:
-            # Every image has failed: the width is anybody's guess, and no row will
+            # Every image has failed: the width is unknown, and no row will
             # ever be taken from here.
             return np.empty((0, 1), np.float32)
         whole = np.empty((len(rows), *pieces[0][1].shape[1:]), pieces[0][1].dtype)
@@ -132,7 +142,7 @@ class Contents:
         return whole
 
     def tables(self) -> Tables:
-        """Return all that stands beside the codes."""
+        """Return all that a codes file holds beside the codes."""
         plan, rows = self._plan, self._rows()
         source, at = plan.images, [image.position for image in rows]
         provenance: dict[str, Any] = {
@@ -146,6 +156,8 @@ class Contents:
         }
         return Tables(
             paths=[source.paths[i] for i in at],
+            # A part knows nothing of labels, splits and groups: they may change between
+            # two runs, while the codes of the part stay valid.
             labels=np.full(len(at), -1, np.int64),
             class_names=[],
             splits=[""] * len(at),

@@ -1,4 +1,4 @@
-"""What an extraction will take, told from a few of its images and a second of trying.
+"""Time, disk and memory of an extraction, estimated from a sample and a short trial.
 
 The start is timed, the network on real shapes, reading and decoding on a sample of the
 images; writing and merging are bytes at rates that benchmarks/cost_model.py measures.
@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from featpipe.extraction.outlook import Outlook
+from featpipe.extraction.update_plan import UpdatePlan
 from featpipe.images import ImageSet
 from featpipe.inference.loading import KnownDigests, load
 from featpipe.inference.network import Network
@@ -54,6 +54,12 @@ class Cost:
         Bytes of the file; while parts and file are both there, twice that.
     memory : int
         Bytes, on the CPU.
+
+    Examples
+    --------
+    >>> cost = Cost(100, {"network": 2.0}, 2.5, "network", 400_000, 2**28)
+    >>> cost.total, cost.bottleneck
+    (2.5, 'network')
     """
 
     n_images: int
@@ -66,18 +72,18 @@ class Cost:
 
 def estimate(
     images: ImageSet,
-    outlook: Outlook,
+    update: UpdatePlan,
     network: Network,
     slice_size: int,
     *,
     start_seconds: float = 0.0,
 ) -> Cost:
-    """Estimate what it takes to do what an outlook says, computing next to nothing.
+    """Estimate what it takes to do what an update says, computing next to nothing.
 
     Parameters
     ----------
     images : ImageSet
-    outlook : Outlook
+    update : UpdatePlan
     network : Network
         Loaded, and timed for about a second.
     slice_size : int
@@ -85,25 +91,27 @@ def estimate(
     start_seconds : float
         What it took to import torch and load the network, as the run will do again.
     """
-    todo = outlook.todo
-    if outlook.added:
-        todo = np.union1d(todo, np.array(sorted(outlook.kept), np.int64))
+    todo = update.todo
+    if update.added:
+        # A new depth needs every kept image in the network once more.
+        todo = np.union1d(todo, np.array(sorted(update.kept), np.int64))
     n = len(todo)
-    n_rows = n + len(outlook.kept)
+    n_rows = n + len(update.kept)
     if not n:
         none = dict.fromkeys(("start", *_STAGES), 0.0)
         return Cost(0, none, FIXED_SECONDS, "start", 0, _memory())
-    backbone = network.backbone(outlook.depths)
-    precision = outlook.provenance["precision"]
+    backbone = network.backbone(update.depths)
+    precision = update.provenance["precision"]
     side = backbone.preprocessing.crop
     execution = network.choose_execution(
-        outlook.depths, precision, side, n_images=n, largest_batch=slice_size
+        update.depths, precision, side, n_images=n, largest_batch=slice_size
     )
-    each = network.seconds_per_image(outlook.depths, precision, execution)
-    read, decode = _loading(images, todo, outlook, network)
+    each = network.seconds_per_image(update.depths, precision, execution)
+    read, decode = _loading(images, todo, update, network)
     shapes = [math.prod(depth.shape) for depth in backbone.depths]
-    size = 2 if outlook.provenance["dtype"] == "float16" else 4
+    size = 2 if update.provenance["dtype"] == "float16" else 4
     row = size * sum(shapes) + _ROW_BYTES
+    # More threads than processors decode no faster.
     n_workers = min(network.machine.n_workers, os.cpu_count() or 1)
     seconds = {
         "start": start_seconds + FIXED_SECONDS,
@@ -127,14 +135,16 @@ _STAGES = ("read", "decode", "network", "write", "merge")
 
 
 def _loading(
-    images: ImageSet, todo: np.ndarray, outlook: Outlook, network: Network
+    images: ImageSet, todo: np.ndarray, update: UpdatePlan, network: Network
 ) -> tuple[float, float]:
     """Return the seconds that reading and decoding one image take one processor."""
-    preprocessing = network.backbone(outlook.depths).preprocessing
+    preprocessing = network.backbone(update.depths).preprocessing
     square = np.empty((1, 3, preprocessing.crop, preprocessing.crop), np.uint8)
-    decoding = Decoding.recorded(outlook.provenance["decoding"])
+    decoding = Decoding.recorded(update.provenance["decoding"])
     at = np.unique(np.linspace(0, len(todo) - 1, _SAMPLE).astype(int))
     # In any order: those first in the list may be of one class.
+    # Seeded, so that two plans of the same folder show the same numbers as far as the
+    # machine lets them.
     order = np.random.default_rng(0).permutation(todo[at])
     read = decode = 0.0
     n, begin = 0, time.perf_counter()
@@ -153,6 +163,7 @@ def _loading(
         n += 1
         if time.perf_counter() - begin > _SECONDS:
             break
+    # Without the first image, whose time was not added.
     counted = max(n - 1, 1)
     return read / counted, decode / counted
 
@@ -166,6 +177,7 @@ def _memory() -> int:
         import resource
     except ModuleNotFoundError:  # not on Windows
         return _IN_FLIGHT
+    # `ru_maxrss` is in bytes on macOS and in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return peak + _IN_FLIGHT

@@ -1,6 +1,6 @@
 """One extraction from beginning to end.
 
-Calls the others in turn: `outlook` decides, `runner` computes, `codes`
+Calls the others in turn: `update` decides, `runner` computes, `codes`
 writes.
 """
 
@@ -17,18 +17,19 @@ import numpy as np
 from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row, Tables
 from featpipe.extraction.cost import Cost, estimate
-from featpipe.extraction.outlook import (
-    Outlook,
-    expected_digests,
-    look,
-    require_same_image,
-)
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
 from featpipe.extraction.pooled import PooledRunner
 from featpipe.extraction.runner import PlanRunner, Runner
 from featpipe.extraction.shards import require_same_shard, take_shard
+from featpipe.extraction.tables import gather_tables, same_tables
 from featpipe.extraction.tasks import make_engine
+from featpipe.extraction.update_plan import (
+    UpdatePlan,
+    expected_digests,
+    plan_update,
+    require_same_image,
+)
 from featpipe.files import (
     Lock,
     follow_links,
@@ -38,12 +39,10 @@ from featpipe.files import (
     write_bytes,
 )
 from featpipe.images import ImageSet
+from featpipe.inference import Machine, Progress, Recipe
 from featpipe.inference.loader import worker_server
-from featpipe.inference.machine import Machine
 from featpipe.inference.network import Network
 from featpipe.inference.processes import WorkerServer
-from featpipe.inference.progress import Progress
-from featpipe.inference.recipe import Recipe
 from featpipe.parallel import Jobs
 
 __all__ = ["Job"]
@@ -62,6 +61,14 @@ class Job:
         As in `featpipe.extract`.
     jobs : Jobs, optional
         Other processes that compute; default this one.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> from featpipe.extraction import Job
+    >>> from featpipe.inference import Recipe
+    >>> pictures = images.from_arrays(np.zeros((3, 8, 8, 3), np.uint8), ["a", "b", "b"])
+    >>> Job(Recipe("mini"), pictures, "three.h5").run()  # doctest: +SKIP
     """
 
     def __init__(
@@ -80,6 +87,8 @@ class Job:
             raise ValueError(f"on_error is {on_error!r}; use 'skip' or 'fail'")
         self._recipe = recipe
         self._path = _target(path)
+        # The name as given, not the target of a link: the message has to name what the
+        # user wrote.
         require_distinct({"the codes file": path}, {"SOURCE": image_set.source})
         self._slice_size = slice_size(len(image_set))
         self._shard: tuple[int, int] | None = None
@@ -88,6 +97,8 @@ class Job:
         if shard is not None:
             self._images, facts = take_shard(image_set, shard, self._slice_size)
             self._shard, self._shard_facts = (facts["number"], facts["of"]), facts
+        # One process of this machine is this process: starting another would only cost
+        # time.
         self._jobs = None if jobs is None or jobs.is_here else jobs
         self._key = ""
         self._network = Network(recipe, machine)
@@ -99,12 +110,12 @@ class Job:
         self._tell = progress or (lambda progress: None)
         self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
 
-    def look(self, *, overwrite: bool = False) -> Outlook:
+    def plan_update(self, *, overwrite: bool = False) -> UpdatePlan:
         """Tell what there is to do; compute, download and write nothing.
 
         Returns
         -------
-        Outlook
+        UpdatePlan
 
         Raises
         ------
@@ -112,28 +123,30 @@ class Job:
             If the file was made otherwise, or is damaged.
         """
         begin = time.perf_counter()
-        outlook = self._look(None if overwrite else self._existing(), self._sketch)
+        update = self._plan_update(
+            None if overwrite else self._existing(), self._sketch
+        )
         self._start_seconds = time.perf_counter() - begin
-        return outlook
+        return update
 
-    def cost(self, outlook: Outlook) -> Cost:
-        """Estimate what it takes to do what `look` has told."""
+    def cost(self, update: UpdatePlan) -> Cost:
+        """Estimate what it takes to do what `plan_update` has told."""
         return estimate(
             self._images,
-            outlook,
+            update,
             self._sketch,
             self._slice_size,
             start_seconds=self._start_seconds,
         )
 
-    def _look(self, old: Codes | None, network: Network) -> Outlook:
+    def _plan_update(self, old: Codes | None, network: Network) -> UpdatePlan:
         if old is not None and self._shard is not None:
             require_same_shard(old, self._shard)
-        outlook = look(self._path, old, self._images, self._recipe, network)
-        outlook.provenance.pop("shard", None)
+        update = plan_update(self._path, old, self._images, self._recipe, network)
+        update.provenance.pop("shard", None)
         if self._shard_facts:
-            outlook.provenance["shard"] = self._shard_facts
-        return outlook
+            update.provenance["shard"] = self._shard_facts
+        return update
 
     def run(self, *, overwrite: bool = False, break_lock: bool = False) -> Codes:
         """Run the extraction; see `featpipe.extract`."""
@@ -142,21 +155,27 @@ class Job:
             self._key = lock.key
             self._tell(self._progress)
             if overwrite:
+                # Refuse before the parts are dropped: they may be hours of work for a
+                # file that then cannot be replaced.
                 codes.require_replaceable(self._path)
             parts = Parts(self._path)
             if overwrite:
                 parts.drop()
             old = None if overwrite else self._existing()
+            # Where a file exists there may be nothing to compute, and then no process
+            # should start.
             if old is None and self._jobs is None:
                 self._server = stack.enter_context(self._early_server())
-            outlook = self._look(old, self._network)
+            update = self._plan_update(old, self._network)
             for part in parts.found.values():
                 codes.require_same_fingerprint(
-                    part.provenance, outlook.provenance, parts.folder
+                    part.provenance, update.provenance, parts.folder
                 )
             try:
-                written = self._finish(old, outlook, parts)
+                written = self._finish(old, update, parts)
             except BaseException:
+                # Only if it is empty: what was finished is what the next run goes on
+                # from.
                 parts.tidy()
                 raise
             parts.drop()
@@ -189,49 +208,65 @@ class Job:
                 remedy += ", or --overwrite to replace this one"
             raise CodesError(f"{error}; {remedy}") from None
 
-    def _finish(self, old: Codes | None, outlook: Outlook, parts: Parts) -> Codes:
+    def _finish(self, old: Codes | None, update: UpdatePlan, parts: Parts) -> Codes:
         """Compute what is missing and write the file, if anything has changed."""
-        known = self._failures(outlook)
+        # They count as done, or the time left would never reach zero.
+        known = self._failures(update)
         self._progress.failed += len(known)
         if self._on_error == "fail":
             for failure in sorted(known):
-                raise ValueError(_refusal(failure))
-        if old is not None and (len(outlook.todo) or outlook.added):
+                raise ValueError(_failure_message(failure))
+        if old is not None and (len(update.todo) or update.added):
             with self._remedy():
+                # Rows of it are about to be copied under new digests: damage would be
+                # signed as sound.
                 old = codes.checked(old)
         # Not `if old`: a file without rows is a file.
         files = [*([] if old is None else [old]), *parts.found.values()]
-        extra = outlook.kept
-        if not outlook.added:
+        extra = update.kept
+        if not update.added:
             # Before the work, so that the time left is that of the work.
             self._progress.kept += len(extra)
-        new = self._compute(outlook.todo, outlook.depths, outlook, files, parts)
-        if outlook.added:
-            before = np.array(sorted(outlook.kept), np.int64)
-            extra = self._compute(before, outlook.added, outlook, files, parts, old)
+        new = self._compute(update.todo, update.depths, update, files, parts)
+        if update.added:
+            before = np.array(sorted(update.kept), np.int64)
+            extra = self._compute(before, update.added, update, files, parts, old)
         # An image that fails at one depth fails in the file.
         order = sorted({*new, *extra})
         if not order and self._shard is None:
+            # Parts with failures only would make the next run believe that these were
+            # computed.
             if not any(map(len, files)):
                 parts.drop()
-            raise self._nothing(outlook)
+            raise self._no_codes(update)
         rows: dict[str, list[Row]] = {}
-        for spec in outlook.depths:
-            at = (extra if spec in outlook.added else outlook.kept) | new
+        for spec in update.depths:
+            at = (extra if spec in update.added else update.kept) | new
             rows[spec] = [at[i] for i in order]
-        tables = self._tables(order, rows[outlook.depths[0]], outlook, files)
-        if old is not None and not outlook.added and _same(old.tables, tables):
+        tables = gather_tables(
+            self._images,
+            order,
+            rows[update.depths[0]],
+            files,
+            failures=self._failures(update),
+            provenance=update.provenance,
+        )
+        if old is not None and not update.added and same_tables(old.tables, tables):
             return old
         if order:
             with self._remedy():
                 codes.assemble(self._path, files, rows, tables)
         else:
-            write_bytes(self._path, self._empty(outlook, tables))
+            # Without rows there is nothing to assemble, but `merge` needs the file to
+            # know that this shard was done.
+            write_bytes(self._path, self._empty(update, tables))
+        # Read back from the disk, every byte checked: only then does the caller drop
+        # the parts.
         return codes.read(self._path)
 
-    def _empty(self, outlook: Outlook, tables: Tables) -> bytes:
-        """Give the file of a shard that has no row; merging needs it none the less."""
-        backbone = self._network.backbone(outlook.depths)
+    def _empty(self, update: UpdatePlan, tables: Tables) -> bytes:
+        """Return the file of a shard without rows, which merging needs all the same."""
+        backbone = self._network.backbone(update.depths)
         arrays = {
             depth.spec: np.empty(
                 (0, *depth.shape),
@@ -245,7 +280,7 @@ class Job:
         self,
         positions: np.ndarray,
         depths: Sequence[str],
-        outlook: Outlook,
+        update: UpdatePlan,
         files: list[Codes],
         parts: Parts,
         base: Codes | None = None,
@@ -257,37 +292,44 @@ class Job:
         """
         if not len(positions):
             return {}
-        plan = self._plan(positions, depths, outlook, parts)
+        plan = self._plan(positions, depths, update, parts)
         index = RowIndex(files)
+        # Other files stay in the list, because a `Row` counts by its place in it, but
+        # are never looked up.
         index.add(k for k, file in enumerate(files) if plan.can_use(file))
-        runner = self._runner(plan, parts, index, outlook, base)
+        runner = self._runner(plan, parts, index, update, base)
         found: dict[int, Row] = {}
+        # Parts name images by path: a position means nothing once the folder has
+        # changed.
         position = {self._images.paths[i]: int(i) for i in positions}
         for part in runner.run():
             files.append(part)
             for row, path in enumerate(part.paths):
                 found[position[path]] = Row(len(files) - 1, row)
             for failure in part.tables.failures:
-                outlook.failed[position[failure.path]] = failure
+                update.failed[position[failure.path]] = failure
         return found
 
     def _plan(
         self,
         positions: np.ndarray,
         depths: Sequence[str],
-        outlook: Outlook,
+        update: UpdatePlan,
         parts: Parts,
     ) -> Plan:
         """Cut the work as the run did that left the parts, if there are any."""
-        network, dtype = self._network, outlook.provenance["dtype"]
+        network, dtype = self._network, update.provenance["dtype"]
         execution = parts.execution(
             depths, dtype, network.kind, network.machine.batch_size
         )
+        # Parts of an interrupted run decide how this one computes. Another batch size
+        # or kernel would move the last bits, and the file would depend on where it was
+        # interrupted.
         if execution is None:
             execution = network.choose_execution(
                 depths,
-                outlook.provenance["precision"],
-                outlook.fingerprint["preprocessing"]["crop"],
+                update.provenance["precision"],
+                update.fingerprint["preprocessing"]["crop"],
                 n_images=len(positions),
                 largest_batch=self._slice_size,
             )
@@ -295,7 +337,7 @@ class Job:
             self._images,
             positions,
             depths,
-            outlook.fingerprint,
+            update.fingerprint,
             dtype,
             self._slice_size,
             network.kind,
@@ -307,10 +349,10 @@ class Job:
         plan: Plan,
         parts: Parts,
         index: RowIndex,
-        outlook: Outlook,
+        update: UpdatePlan,
         base: Codes | None,
     ) -> PlanRunner:
-        """Return who computes a plan: this process, or others."""
+        """Return the runner of a plan: in this process, or in others."""
         how = plan, parts, self._progress, self._tell, self._on_error
         if self._jobs is not None:
             return PooledRunner(
@@ -320,8 +362,9 @@ class Job:
                 machine=self._network.machine,
                 path=self._path,
                 key=self._key,
+                # Workers read these files whole, so only those that can help are sent.
                 files=[file for file in index.files if plan.can_use(file)],
-                expected=partial(expected_digests, base, outlook),
+                expected=partial(expected_digests, base, update),
             )
         return Runner(
             *how,
@@ -334,50 +377,23 @@ class Job:
                 self._progress,
                 self._server,
             ),
-            same_image=partial(require_same_image, base, outlook),
+            same_image=partial(require_same_image, base, update),
         )
 
-    def _tables(
-        self, order: list[int], where: list[Row], outlook: Outlook, files: list[Codes]
-    ) -> Tables:
-        source, at = self._images, np.array(order, np.int64)
-        paths, known = [source.paths[i] for i in order], RowIndex(files)
-        return Tables(
-            paths=paths,
-            labels=source.labels[at],
-            class_names=source.class_names,
-            splits=[source.splits[i] for i in order],
-            groups=[source.groups[i] for i in order],
-            images_root=source.root,
-            sizes=source.sizes[at],
-            mtimes=source.mtimes[at],
-            sha256=np.frombuffer(
-                b"".join(known.sha256(row) for row in where), np.uint8
-            ).reshape(-1, 32),
-            failures=sorted(self._failures(outlook)),
-            notes=[
-                Failure(path, "decode", text)
-                for path, row in zip(paths, where, strict=True)
-                for text in known.notes(row)
-            ],
-            provenance=outlook.provenance,
-        )
-
-    def _failures(self, outlook: Outlook) -> list[Failure]:
+    def _failures(self, update: UpdatePlan) -> list[Failure]:
         """Return the failures of the scan and of images, those of the old file too."""
         scan = [Failure(*failure) for failure in self._images.failures]
-        return [*outlook.failed.values(), *scan]
+        return [*update.failed.values(), *scan]
 
-    def _nothing(self, outlook: Outlook) -> ValueError:
-        known = self._failures(outlook)
+    def _no_codes(self, update: UpdatePlan) -> ValueError:
+        known = self._failures(update)
         first = "" if not known else "; the first, {}, failed at {}: {}"
-        return ValueError(
-            f"not one of {self._progress.n_images} images in {self._images.source} "
-            "gave a code" + first.format(*min(known, default=())[:3])
-        )
+        n, source = self._progress.n_images, self._images.source
+        what = first.format(*min(known, default=())[:3])
+        return ValueError(f"not one of {n} images in {source} gave a code{what}")
 
 
-def _refusal(failure: Failure) -> str:
+def _failure_message(failure: Failure) -> str:
     return (
         f"{failure.path}: {failure.stage}: {failure.reason}; mend or remove it, or "
         "leave out --on-error fail to go on without it"
@@ -393,12 +409,3 @@ def _target(path: str | os.PathLike[str]) -> Path:
             f"{target} is not a file; codes are read back, so give -o the name of one"
         )
     return target
-
-
-def _same(one: Tables, two: Tables) -> bool:
-    """Compare all that a run without new depths may change."""
-    arrays = ("labels", "sizes", "mtimes", "sha256")
-    others = "paths class_names splits groups images_root failures notes provenance"
-    return all(
-        np.array_equal(getattr(one, name), getattr(two, name)) for name in arrays
-    ) and all(getattr(one, name) == getattr(two, name) for name in others.split())

@@ -51,6 +51,8 @@ class Parts:
         if worker is not None:
             return
         # What a killed run was writing; the lock says that nobody else is.
+        # The lock is held by now: a temporary file of the target can only be a
+        # leftover.
         remove_temporaries(path)
         for temporary in self._named(_TEMPORARY):
             with suppress(OSError):
@@ -66,6 +68,8 @@ class Parts:
     def path(self, plan: Plan, span: Span) -> Path:
         """Name the part of some neighbouring images."""
         start, stop = span
+        # A worker that was believed dead may still write its part: its own suffix keeps
+        # it from replacing the part of the worker that took over.
         end = ""
         if self._worker is not None:
             end = f"-w{hashlib.sha256(self._worker.encode()).hexdigest()[:8]}"
@@ -87,6 +91,8 @@ class Parts:
         found = []
         for path in self._named(_PART):
             span = _span(path)
+            # The name alone tells which plan a part is of, so that a folder of
+            # thousands is sorted out without opening a file.
             if span is None or not path.name.startswith(plan.digest[:32]):
                 continue
             inside = plan.span.start <= span.start and span.stop <= plan.span.stop
@@ -98,6 +104,8 @@ class Parts:
     def read(self, path: Path) -> Codes | None:
         """Return a part, every byte checked; None if it is damaged or gone."""
         if path not in self._read:
+            # Also remembered when it cannot be read: a damaged part is not read, hashed
+            # and refused again for each use.
             self._read[path] = None
             with suppress(CodesError, FileNotFoundError):
                 self._read[path] = codes.read(path)
@@ -107,6 +115,7 @@ class Parts:
         """Return a part that another process has just written; None if not seen yet."""
         # A listing has a network file system look again for what was not there.
         there = {path.name for path in self._named(_PART)}
+        # It may have been looked for before it was there.
         self._read.pop(self.folder / name, None)
         return self.read(self.folder / name) if name in there else None
 
@@ -136,6 +145,8 @@ class Parts:
             execution = Execution.from_dict(facts.get("execution"))
             if execution is None or made != (list(depths), dtype, device):
                 continue
+            # A batch size that the user asks for now wins over that of the parts, which
+            # then stay for other plans.
             if batch_size in (None, execution.batch_size):
                 return execution
         return None
@@ -165,6 +176,8 @@ class Parts:
                 path.unlink()
         self.tidy()
         self._read.clear()
+        # `found` is a cached property: without this it would go on listing files that
+        # are gone.
         self.__dict__.pop("found", None)
 
 
@@ -197,6 +210,7 @@ class RowIndex:
             file = self.files[number]
             for row, path in enumerate(file.paths):
                 self._by_path[path] = Row(number, row)
+                # The last file wins: later files are the parts of the newest run.
                 self._by_content[file.sha256[row].tobytes()] = Row(number, row)
 
     def unchanged(self, path: str, stamp: tuple[int, int]) -> Row | None:
@@ -219,12 +233,12 @@ class RowIndex:
         return self._by_content.get(sha256)
 
     def sha256(self, row: Row) -> bytes:
-        """Give the digest of the image of a row."""
+        """Return the digest of the image of a row."""
         digest: bytes = self.files[row.file].sha256[row.row].tobytes()
         return digest
 
     def notes(self, row: Row) -> list[str]:
-        """Give the remarks on the image of a row."""
+        """Return the notes on the image of a row."""
         file = self.files[row.file]
         if row.file not in self._notes:
             found: dict[str, list[str]] = {}

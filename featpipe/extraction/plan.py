@@ -39,6 +39,8 @@ def slice_size(n_images: int) -> int:
     """
     if n_images <= _MANY_IMAGES:
         return SLICE
+    # Multiples of 128, so that every slice but the last is a whole number of batches of
+    # any power of two.
     large = _LARGE_SLICES * SLICE
     return max(1, -(-n_images // (_MANY_SLICES * large))) * large
 
@@ -90,6 +92,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.digest:
+            # The dataclass is frozen; a piece of a plan is given the digest of the
+            # whole.
             object.__setattr__(self, "digest", self._own_digest())
 
     @property
@@ -120,11 +124,16 @@ class Plan:
 
     def _own_digest(self) -> str:
         facts: list[object] = [self.fingerprint, list(self.depths), self.dtype]
+        # Device and execution move the last bits of a code. They are no part of the
+        # fingerprint, but parts computed otherwise must not be mixed under one name.
         facts += [self.slice_size, self.device, self.execution.as_dict()]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for i in self.positions:
+            # File names may hold any bytes.
             path = self.images.paths[i].encode("utf-8", "surrogateescape")
             digest.update(
+                # The length comes first, so that no name can be mistaken for the end of
+                # one and the start of the next.
                 b"%d %d %d " % (len(path), self.stamp(i)[0], self.stamp(i)[1])
             )
             digest.update(path)
@@ -135,7 +144,7 @@ class Plan:
         return int(self.images.sizes[i]), int(self.images.mtimes[i])
 
     def can_use(self, file: Codes) -> bool:
-        """Return whether rows of a file may stand for rows of this plan.
+        """Return whether rows of a file may be used as rows of this plan.
 
         Not those of its own parts: an unbroken run does not know them when it meets
         the same content again, and a resumed one must do as the unbroken.
@@ -144,6 +153,8 @@ class Plan:
         return (
             set(self.depths) <= set(file.depths)
             and provenance.get("dtype") == self.dtype
+            # Parts of this very plan are taken whole by the runner; looked up row by
+            # row they would be copied into new parts.
             and provenance.get("plan") != self.digest
         )
 
@@ -151,6 +162,8 @@ class Plan:
         """Yield the batches; or those of a span that begins and ends with batches."""
         start, end = within or self.span
         while start < end:
+            # From the position in the whole plan and not from `start`: an interrupted
+            # run then cuts the same batches as an unbroken one.
             slice_end = (start // self.slice_size + 1) * self.slice_size
             stop = min(start + self.batch_size, slice_end, end)
             yield Span(start, stop)

@@ -27,8 +27,7 @@ from featpipe.extraction.tasks import (
     Task,
     compute,
 )
-from featpipe.inference.machine import Machine
-from featpipe.inference.progress import Progress
+from featpipe.inference import Machine, Progress
 from featpipe.inference.recipe import Recipe, package_versions
 from featpipe.parallel import Jobs, Pool
 
@@ -77,14 +76,18 @@ class PooledRunner(PlanRunner):
         self._jobs = jobs
         self._recipe = _without_choices(recipe, plan)
         self._machine = machine
+        # Workers may have been started in another folder.
         self._path = path.absolute()
         self._key = key
         self._files = tuple(file.path.absolute() for file in files)
         self._expected = expected
 
     def _compute(self, missing: Sequence[Span]) -> list[Done]:
+        # Before any task is sent: a worker that comes too late must not make it anew.
         self._parts.create_folder()
         slices = [piece for span in missing for piece in self._plan.slices(span)]
+        # Workers choose threads or processes by the size of the whole work, not of a
+        # slice.
         n_images = sum(span.stop - span.start for span in missing)
         n_rows: Counter[str] = Counter()
         done: list[Done] = []
@@ -120,6 +123,8 @@ class PooledRunner(PlanRunner):
     def _received(self, record: PartRecord, worker: str) -> Done:
         """Read a part that a worker has written, and check that it is that one."""
         deadline = time.monotonic() + PATIENCE
+        # Network file systems show new files late; what is not there after `PATIENCE`
+        # is in another folder.
         while (part := self._parts.fresh(record.path.name)) is None:
             if time.monotonic() > deadline:
                 raise RuntimeError(
@@ -129,13 +134,14 @@ class PooledRunner(PlanRunner):
                 )
             time.sleep(0.1)
         facts = codes.digest(part.path), len(part), len(part.tables.failures)
+        # The report came through another channel than the file: both have to agree.
         if facts != record[1:]:
             raise RuntimeError(
                 f"{part.path} is not what worker {worker} has written; put the codes "
                 "file into a folder that only featpipe writes to, and run the same "
                 "command again"
             )
-        failure = self._unseen(part)
+        failure = self._unshared_failure(part)
         if failure is not None:
             raise RuntimeError(
                 f"worker {worker} cannot read {failure.path} ({failure.reason}), and "
@@ -160,6 +166,7 @@ class PooledRunner(PlanRunner):
 
 def _without_choices(recipe: Recipe, plan: Plan) -> Recipe:
     """Return a recipe that means the same on every machine of the cluster."""
+    # "auto" would be decided anew on each machine, by its own hardware.
     recipe = recipe.resolve_auto(plan.fingerprint)
     if recipe.weights and Path(recipe.weights).is_file():
         recipe = replace(recipe, weights=str(Path(recipe.weights).absolute()))

@@ -14,9 +14,9 @@ from featpipe.extraction.contents import Contents, failures_of
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, Span
 from featpipe.images import ImageError
-from featpipe.inference.batch import Batch, LoadedImage
+from featpipe.inference import Progress
+from featpipe.inference.batch import ComputedBatch, LoadedImage
 from featpipe.inference.engine import Engine
-from featpipe.inference.progress import Progress
 
 __all__ = ["Done", "PlanRunner", "Runner"]
 
@@ -33,7 +33,7 @@ class Done(NamedTuple):
 
 
 class PlanRunner(ABC):
-    """Leaves all of a plan in part files; how, the two that follow know.
+    """Compute a plan into part files; subclasses decide in which process.
 
     Parameters
     ----------
@@ -88,15 +88,19 @@ class PlanRunner(ABC):
         """Return the parts of this plan whose images are still what they were."""
         done: list[Done] = []
         for span, part in self._parts.of(self._plan):
+            # Two workers may have computed the same images; the first part is as good
+            # as the second.
             apart = not done or done[-1].span.stop <= span.start
-            if apart and self._still_holds(span, part):
+            if apart and self._is_current(span, part):
                 done.append(Done(span, part))
         return done
 
-    def _still_holds(self, span: Span, part: Codes) -> bool:
+    def _is_current(self, span: Span, part: Codes) -> bool:
         images, positions = self._plan.images, self._plan.within(span)
-        if self._unseen(part) is not None:
+        if self._unshared_failure(part) is not None:
             return False
+        # Size and time are in the plan's digest, so a part of this plan is of these
+        # very files.
         if images.mtimes[positions].all():
             return True
         # Images without a time (arrays, data sets): only their content can tell.
@@ -107,13 +111,15 @@ class PlanRunner(ABC):
                 return False
         return True
 
-    def _unseen(self, part: Codes) -> Failure | None:
+    def _unshared_failure(self, part: Codes) -> Failure | None:
         """Return a failure of another process to read an image that this one reads.
 
         What is not there for one worker of several may be there for all the others.
         """
         if "worker" not in part.provenance:
             return None
+        # Only reading can differ between machines: a folder that one of them does not
+        # see. An image that fails to decode fails everywhere.
         failures = {f.path: f for f in part.tables.failures if f.stage == "read"}
         if failures:
             for i in self._plan.within(self._plan.span):
@@ -148,9 +154,9 @@ class Runner(PlanRunner):
     index : RowIndex
         Rows of older files and parts that the plan can use.
     make_engine : callable
-        Told how many images are left; returns the `Engine`. Called only if some are.
+        Takes the number of images left; returns the `Engine`. Called only if some are.
     same_image : callable
-        Told position and content digest of an image just read; raises `ImageError`
+        Takes position and content digest of an image just read; raises `ImageError`
         if this plan may not use it.
     """
 
@@ -174,6 +180,8 @@ class Runner(PlanRunner):
     def _compute(self, missing: Sequence[Span]) -> list[Done]:
         """Compute some spans, and write what is finished also if something fails."""
         unchanged = self._unchanged(missing)
+        # A generator: the loader asks for groups as it needs them, and the list of a
+        # million images is never built.
         to_read = (
             [i for i in self._plan.within(batch) if i not in unchanged]
             for span in missing
@@ -183,6 +191,8 @@ class Runner(PlanRunner):
         computed = self._make_engine(n_images).batches(
             to_read, self._find, self._index.digests
         )
+        # Closed first, and the writer last: what was finished is written while the
+        # workers are already ending.
         with _Writer(self._save) as writer, closing(computed):
             for span in missing:
                 contents = Contents(self._plan, self._index, span.start)
@@ -192,11 +202,14 @@ class Runner(PlanRunner):
                         self._add(contents, batch, next(computed), unchanged)
                         if self._is_due(contents, batch, begun):
                             full = contents
+                            # A new one before the full one is handed over: an
+                            # interruption between the two lines must not write the same
+                            # batches twice.
                             contents = Contents(self._plan, self._index, batch.stop)
                             begun = time.monotonic()
                             writer.write(full)
                 except BaseException:
-                    # Finished batches are kept; of two errors the first is told.
+                    # Finished batches are kept; of two errors the first is raised.
                     with suppress(OSError):
                         writer.write(contents)
                     raise
@@ -210,6 +223,8 @@ class Runner(PlanRunner):
         if contents.n_bytes >= _BYTES:
             return True
         waited = time.monotonic() - begun >= _SECONDS
+        # Parts that end with a slice can be taken over by a run that shares the work by
+        # slices.
         return waited and self._plan.ends_slice(batch)
 
     def _unchanged(self, missing: Sequence[Span]) -> dict[int, Row]:
@@ -224,11 +239,16 @@ class Runner(PlanRunner):
         return found
 
     def _find(self, i: int, sha256: bytes) -> Row | None:
+        # First, so that a changed image is refused even where its content is known.
         self._same_image(i, sha256)
         return self._index.same_content(sha256)
 
     def _add(
-        self, contents: Contents, span: Span, batch: Batch, unchanged: dict[int, Row]
+        self,
+        contents: Contents,
+        span: Span,
+        batch: ComputedBatch,
+        unchanged: dict[int, Row],
     ) -> None:
         """Add a batch that is computed, with the rows that were known before."""
         batch = batch.without_infinite()
@@ -275,6 +295,8 @@ class _Writer:
         """Begin to write a part, if there is anything in it; two may wait at most."""
         if contents.span.start < contents.span.stop:
             self._saving.append(self._thread.submit(self._save, contents))
+        # Bounds the memory where the disk is slower than the network: each waiting part
+        # holds all its codes.
         while len(self._saving) > 2:
             self._collect()
 

@@ -37,6 +37,7 @@ def take_shard(
         i, n = (index(number) for number in shard)
     except (TypeError, ValueError):
         i, n = 0, 0
+    # Beyond that many shards nearly all would be empty: a slip, such as 0/10000000.
     if not 0 <= i < n <= 100_000:
         text = "/".join(map(str, shard)) if isinstance(shard, tuple) else shard
         raise ValueError(
@@ -46,6 +47,8 @@ def take_shard(
     # Shards of two different lists would miss images, or have them twice.
     paths = "\0".join(image_set.paths).encode("utf-8", "surrogateescape")
     listing = hashlib.sha256(paths).hexdigest()
+    # Whole slices in turn and not neighbouring blocks: classes lie side by side in a
+    # folder, so each shard gets images of all of them.
     slices = np.arange(len(image_set)) // slice_size
     facts = {"number": i, "of": n, "listing": listing}
     return image_set.take(np.flatnonzero(slices % n == i)), facts

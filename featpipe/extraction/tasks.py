@@ -19,21 +19,20 @@ import numpy as np
 
 from featpipe import codes
 from featpipe.codes import Codes
-from featpipe.extraction.outlook import CHANGED
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan
 from featpipe.extraction.runner import Runner
+from featpipe.extraction.update_plan import CHANGED
 from featpipe.files import key_of
 from featpipe.images import ImageError
+from featpipe.inference import Machine, Progress
 from featpipe.inference.claims import claimed
 from featpipe.inference.engine import Engine
 from featpipe.inference.execution import Execution
 from featpipe.inference.loader import worker_server
-from featpipe.inference.machine import Machine
 from featpipe.inference.network import Network
 from featpipe.inference.pixels import Decoding
 from featpipe.inference.processes import WorkerServer
-from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe, package_versions
 from featpipe.parallel import threads_here, worker_name
 
@@ -202,6 +201,7 @@ class _Worker:
         """Return the one that is ready for a task."""
         now = cls._now
         if now is None or now._request != _request(task):
+            # Two networks at once may be more than the memory of the device holds.
             if now is not None:
                 cls._now = None
                 now._stack.close()
@@ -211,6 +211,8 @@ class _Worker:
     def _require_same_network(self, task: Task) -> None:
         fingerprint = task.plan.fingerprint
         backbone = self._network.backbone(task.plan.depths)
+        # The weights file has the same name on every machine, not always the same
+        # content.
         own = task.recipe.fingerprint(backbone, fingerprint["precision"])
         for name, wanted in fingerprint.items():
             if own.get(name) != wanted:
@@ -225,6 +227,8 @@ class _Worker:
         plan, progress = task.plan, Progress()
         runner = Runner(
             plan,
+            # A worker writes parts under its own name and never removes any: only the
+            # coordinator knows which are needed.
             Parts(task.path, worker_name()),
             progress,
             lambda progress: None,
@@ -259,6 +263,7 @@ class _Worker:
 
         if plan.device != "cpu":
             return plan.execution
+        # The lanes were chosen on the coordinator, which may have more processors.
         n_lanes = min(plan.execution.n_lanes, torch.get_num_threads())
         return replace(plan.execution, n_lanes=n_lanes)
 
@@ -288,6 +293,7 @@ def _machine(task: Task) -> Machine:
     elif device == "cuda":
         n_devices = torch.cuda.device_count()
         device = f"cuda:{claimed(n_devices)}" if n_devices > 1 else "cuda"
+    # Workers of one machine divide its processors among themselves.
     share = (os.cpu_count() or 1) // task.n_here
     workers = task.machine.workers or max(share, threads_here() or 1)
     return replace(task.machine, device=device, workers=workers)
@@ -324,6 +330,8 @@ def _require_same_versions(task: Task) -> None:
 def _require_shared(task: Task) -> None:
     """Raise unless this process sees the lock of whoever sent the task."""
     deadline = time.monotonic() + PATIENCE
+    # The lock file names the extraction by a random key: seeing it proves that the
+    # folder is shared and that the coordinator is still at work.
     while key_of(task.path) != task.key:
         if time.monotonic() > deadline:
             raise RuntimeError(

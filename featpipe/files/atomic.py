@@ -76,9 +76,23 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[io.BufferedRandom]:
     ------
     io.BufferedRandom
         Empty, open for reading and writing; its ``name`` is a path.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import files
+    >>> with files.replacing(Path("numbers.txt")) as file:
+    ...     _ = file.write(b"1 2 3")
+    ...     print(Path("numbers.txt").exists())
+    False
+    >>> Path("numbers.txt").read_text()
+    '1 2 3'
     """
+    # The file that a link leads to is replaced, not the link.
     path = follow_links(path)
     if is_stream(path):
+        # A pipe or a device cannot be renamed over; it gets everything at the end, in
+        # one go.
         with tempfile.NamedTemporaryFile() as whole:
             yield cast(io.BufferedRandom, whole.file)
             whole.seek(0)
@@ -89,6 +103,8 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[io.BufferedRandom]:
         with file:
             yield file
             file.flush()
+            # Before the rename: the file must not be readable by others for even a
+            # moment.
             _copy_permissions(path, file)
             os.fsync(file.fileno())
             # Renamed while the lock is still held, or another writer could remove it.
@@ -138,18 +154,36 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     ------
     OSError
         As `write_bytes`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import files
+    >>> files.write_text("note.txt", "42 images")
+    >>> Path("note.txt").read_text()
+    '42 images'
     """
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager
 def explained(path: Path, needed: int) -> Iterator[None]:
-    """Turn an error of the system into one sentence: what, where, bytes and remedy."""
+    """Turn an error of the system into one sentence: what, where, bytes and remedy.
+
+    Examples
+    --------
+    >>> with explained(Path("out.csv"), 12):
+    ...     raise OSError(errno.EACCES, "Permission denied")
+    Traceback (most recent call last):
+        ...
+    PermissionError: [Errno 13] cannot write out.csv: Permission denied; ...
+    """
     try:
         yield
     except OSError as error:
         if error.errno is None:
             raise
+        # A quota (EDQUOT) and a file size limit (EFBIG) are room that is missing too.
         no_room = error.errno in _NO_ROOM
         remedy = "make room there" if no_room else "choose another place or mend it"
         text = (
@@ -166,6 +200,12 @@ def remove_temporaries(path: Path) -> None:
     """Remove the temporary files of ``path`` whose writers were killed.
 
     A writer holds a lock on its temporary file for as long as it lives.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import files
+    >>> files.remove_temporaries(Path("flowers.h5"))
     """
     if fcntl is None:
         return
@@ -177,7 +217,14 @@ def remove_temporaries(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import files
+    >>> files.sync_folder(Path("."))
+    """
     # Some file systems refuse to sync a folder; the rename itself has happened.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -212,10 +259,14 @@ def _create_locked(path: Path) -> tuple[Path, io.BufferedRandom]:
 
 def _remove_unless_held(temporary: Path) -> None:
     with suppress(OSError):
+        # Another user may have put a link or a FIFO under this name: neither followed
+        # nor waited for.
         descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Only reached if nobody holds the lock: the writer of this file is
+                # dead.
                 temporary.unlink()
         finally:
             os.close(descriptor)
@@ -231,7 +282,13 @@ def _copy_permissions(path: Path, file: IO[bytes]) -> None:
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Return whether ``path`` is there and neither a regular file nor a folder."""
+    """Return whether ``path`` is there and neither a regular file nor a folder.
+
+    Examples
+    --------
+    >>> is_stream("flowers.h5"), is_stream(os.devnull)
+    (False, True)
+    """
     path = follow_links(path)
     if descriptor_of(path) is not None:
         return True
@@ -250,6 +307,7 @@ def _send(file: IO[bytes], path: Path) -> None:
         # What was printed before comes first.
         sys.stdout.flush()
         sys.stderr.flush()
+        # A copy, because closing the stream must not close the caller's descriptor.
         descriptor = os.dup(number)
     with os.fdopen(descriptor, "wb") as stream:
         shutil.copyfileobj(file, stream)

@@ -32,7 +32,19 @@ _PATIENCE = 5.0  # seconds, for others that look at a lock of the same folder
 
 
 class LockedError(RuntimeError):
-    """Another process is writing the same file."""
+    """Another process is writing the same file.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import files
+    >>> with files.Lock(Path("a.h5")):
+    ...     try:
+    ...         files.Lock(Path("a.h5")).__enter__()
+    ...     except files.LockedError as error:
+    ...         print(str(error)[:32])
+    a.h5 is being written by process
+    """
 
 
 class Lock:
@@ -59,6 +71,14 @@ class Lock:
     ----------
     key : str
         No other lock has it; by `key_of` another process sees whose lock is there.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import files
+    >>> with files.Lock(Path("codes.h5")) as lock:
+    ...     print(lock.path, files.key_of(Path("codes.h5")) == lock.key)
+    codes.h5.lock True
     """
 
     def __init__(self, path: Path, *, break_lock: bool = False) -> None:
@@ -69,12 +89,16 @@ class Lock:
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
+                # A process number alone is given out again after a restart of the
+                # machine.
                 "started": _start_of(os.getpid()),
                 "key": self.key,
             }
         )
 
     def __enter__(self) -> "Lock":
+        # Reading the holder and removing its lock have to be one step, or two processes
+        # could both take over the lock of a dead one.
         with _alone_on_this_host(self.path.parent):
             if not self._take():
                 holder = self._holder()
@@ -94,12 +118,16 @@ class Lock:
         trace: TracebackType | None,
     ) -> None:
         with suppress(OSError, LockedError), _alone_on_this_host(self.path.parent):
+            # The lock may have been broken with --break-lock, and then belongs to
+            # another process.
             if self._read() == self._mine:
                 self.path.unlink()
 
     def _take(self) -> bool:
         temporary = temporary_name(self.path)
         try:
+            # Written under another name first: a lock that is there but still empty
+            # would name no holder.
             with create(temporary) as file:
                 file.write(self._mine.encode())
         except OSError as error:
@@ -113,6 +141,8 @@ class Lock:
                 f"there or choose another place for {target}",
             ) from error
         try:
+            # Fails if the name exists, also on network file systems, where O_EXCL has
+            # not always been reliable (open(2)).
             os.link(temporary, self.path)
         except FileExistsError:
             return False
@@ -162,7 +192,15 @@ class Lock:
 
 
 def key_of(path: Path) -> str | None:
-    """Return the `Lock.key` of whoever makes ``path`` now; None if nobody does."""
+    """Return the key of the `Lock` on ``path``; None if it is not locked.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import files
+    >>> files.key_of(Path("flowers.h5")) is None
+    True
+    """
     key = (_holder(path.with_name(f"{path.name}.lock")) or {}).get("key")
     return key if isinstance(key, str) else None
 
@@ -180,6 +218,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
 
 def _read(path: Path) -> str:
     # A FIFO in its place would make an ordinary open wait for ever.
+    # Neither flag exists on Windows.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
     with os.fdopen(descriptor, "rb") as file:
@@ -190,7 +229,7 @@ def _read(path: Path) -> str:
 
 @contextmanager
 def _alone_on_this_host(folder: Path) -> Iterator[None]:
-    """Keep other processes of this host from looking at a lock and changing it too.
+    """Exclude other processes of this host while a lock is read and changed.
 
     Only a lock of this host is ever taken over, so this host is all that matters. Some
     network file systems cannot do it; there the danger is that of a few microseconds.
@@ -228,6 +267,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
         return False
     try:
+        # Signal 0 is sent to nobody; it only tells whether the process exists.
         os.kill(pid, 0)
     except ProcessLookupError:
         return True

@@ -13,7 +13,7 @@ _CONTROLS = re.compile(
 def visible(text: str) -> str:
     r"""Return a text whose control characters and odd bytes are shown as escapes.
 
-    Names of files and classes may hold an ESC, with which a terminal can be told to
+    Names of files and classes may hold an ESC, with which a terminal can be made to
     do almost anything.
 
     Examples

@@ -19,7 +19,7 @@ _MOST_LINKS = 40
 # With the last link kept, and with it followed.
 _ABSOLUTE = (os.path.abspath, os.path.realpath)
 _DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
-# What stands beside FILE while it is being written: `lock`, `extraction.parts`,
+# The files beside FILE while it is being written: `lock`, `extraction.parts`,
 # `finetuning` and `transformer`.
 _COMPANIONS = (".lock", ".parts", ".work", ".cache.lock", ".work.lock")
 
@@ -33,9 +33,18 @@ def follow_links(path: str | os.PathLike[str]) -> Path:
     ------
     OSError
         If the links lead in a circle.
+
+    Examples
+    --------
+    >>> Path("target.h5").touch()
+    >>> Path("link.h5").symlink_to("target.h5")
+    >>> str(follow_links("link.h5"))
+    'target.h5'
     """
     path = Path(path)
     for _ in range(_MOST_LINKS):
+        # /dev/stdout is a link too, but to an open descriptor, which has no name to
+        # follow.
         if not path.is_symlink() or descriptor_of(path) is not None:
             return path
         path = path.parent / path.readlink()
@@ -47,6 +56,7 @@ def descriptor_of(path: Path) -> int | None:
     if not path.name.isdecimal():
         return None
     found = _DESCRIPTOR.fullmatch(str(path.parent.resolve() / path.name))
+    # Descriptors of another process cannot be written to by number.
     if found is None or found[1] not in (None, str(os.getpid())):
         return None
     return int(found[2] or found[3])
@@ -73,6 +83,7 @@ def require_distinct(
 
     Examples
     --------
+    >>> from featpipe import files
     >>> files.require_distinct({"-o": "a.h5"}, {"SOURCE": "a.h5"})
     Traceback (most recent call last):
         ...
@@ -101,12 +112,13 @@ def _same_file(one: Path, two: Path) -> bool:
     except OSError:
         # One of them is not there: they can only be the same name.
         return os.path.realpath(one) == os.path.realpath(two)
+    # Two outputs may both be /dev/null.
     regular = stat.S_ISREG(a.st_mode) or stat.S_ISDIR(a.st_mode)
     return regular and (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
 def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
-    """Return a function that tells whether a path is an output or stands beside one.
+    """Return a function that is True for outputs and the files beside them.
 
     Parameters
     ----------
@@ -118,6 +130,12 @@ def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
     callable
         Takes an absolute path; true for the output itself, its lock, its unfinished
         parts and its temporary files.
+
+    Examples
+    --------
+    >>> belongs = belongs_to("out.h5")
+    >>> belongs(os.path.abspath("out.h5.lock")), belongs(os.path.abspath("a.jpg"))
+    (True, False)
     """
     given = [path for path in paths if path is not None]
     targets = {make(path) for path in given for make in _ABSOLUTE}
@@ -140,12 +158,20 @@ def require_writable(path: Path) -> None:
     ------
     IsADirectoryError, FileNotFoundError, PermissionError
         Naming the path and what would do.
+
+    Examples
+    --------
+    >>> require_writable(Path("missing") / "codes.h5")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: no folder missing to write codes.h5 to; make it
     """
     path = follow_links(path)
     if path.is_dir():
         raise IsADirectoryError(
             f"{path} is a folder; give the name of a file, as in {path / 'codes.h5'}"
         )
+    # A pipe or a device is written to as it is; its folder need not be writable.
     if path.exists() and not path.is_file():
         return
     folder = path.parent

@@ -34,17 +34,29 @@ class ReservedFile(io.RawIOBase):
     ------
     OSError
         If the disk has no room for ``reserve`` bytes.
+
+    Examples
+    --------
+    >>> with open("reserved.bin", "xb+") as file:
+    ...     reserved = ReservedFile(file, 4096)
+    ...     _ = reserved.write(b"codes")
+    ...     reserved.finish()
+    >>> os.path.getsize("reserved.bin")
+    5
     """
 
     def __init__(self, file: io.BufferedRandom, reserve: int) -> None:
         super().__init__()
         self._file = file
+        # The end of what was written; the file itself is longer from the start.
         self._size = self._position = 0
         self._error: Exception | None = None
         # Absent on some platforms and file systems; there a full disk shows in
         # `finish`.
         if hasattr(os, "posix_fallocate"):
             try:
+                # Raises here, in Python, where libhdf5 would end the process by a
+                # signal when the disk is full.
                 os.posix_fallocate(file.fileno(), 0, reserve)
             except OSError as error:
                 if error.errno not in _CANNOT_RESERVE:
@@ -66,6 +78,7 @@ class ReservedFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read at the position into ``buffer``."""
+        # What lies beyond the written part is reserved space, not content.
         count = max(0, min(len(buffer), self._size - self._position))
         self._try(lambda: self._at().readinto(memoryview(buffer)[:count]))
         self._position += count

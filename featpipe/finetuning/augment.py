@@ -47,8 +47,12 @@ def view(
     if "flip" in kinds and rng.random() < 0.5:
         square = square.flip(-1)
     if "vflip" in kinds and rng.random() < 0.5:
+        # After the crop, so that a mirrored view is the mirror image of a view that
+        # exists.
         square = square.flip(-2)
     if "colour" in kinds:
+        # Drawn together and always, so that a view depends on its seed and not on which
+        # changes are on.
         brightness, contrast, saturation = rng.uniform(1 - _COLOUR, 1 + _COLOUR, 3)
         square = f.adjust_brightness(square, float(brightness))
         square = f.adjust_contrast(square, float(contrast))
@@ -71,6 +75,7 @@ def centre(picture: Tensor, side: int) -> Tensor:
     height, width = picture.shape[1:]
     if height < side or width < side:
         canvas = torch.zeros(3, max(height, side), max(width, side), dtype=torch.uint8)
+        # As `Preprocessing.apply` pads: the odd pixel goes below and to the right.
         top, left = max(side - height, 0) // 2, max(side - width, 0) // 2
         canvas[:, top : top + height, left : left + width] = picture
         picture, (height, width) = canvas, (canvas.shape[1], canvas.shape[2])
@@ -82,6 +87,7 @@ def _crop(picture: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     """Cut a random part of some area and ratio, and resize it to the square."""
     height, width = picture.shape[1:]
     area = height * width * rng.uniform(*_AREA)
+    # Uniform in the logarithm: 3/4 is as likely as 4/3.
     ratio = math.exp(rng.uniform(-_LOG_RATIO, _LOG_RATIO))
     # A part that would not fit is cut down to what there is.
     w = max(1, min(width, round(math.sqrt(area * ratio))))

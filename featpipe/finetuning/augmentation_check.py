@@ -41,7 +41,7 @@ def check_augmentations(
     *,
     seed: int = 0,
 ) -> dict[str, tuple[float, bool]]:
-    """Ask the probe whether it still recognises augmented images.
+    """Check by the probe which augmentations keep images recognisable.
 
     A logistic classifier learns from the codes of the rows that fit, and names the
     images that choose, as they are and augmented. An augmentation fits if it costs at
@@ -69,11 +69,16 @@ def check_augmentations(
         For ``""``, the images as they are, and for each of `CANDIDATES`.
     """
     spec = backbone.depths[0].spec
+    # On plain codes: an augmentation is fit for use if the classes can still be told by
+    # what was learned without it.
     X = codes.take(spec, rows.fit).astype(np.float32, copy=False)
     probe = classifiers.make("logistic", C=_C)
     with warnings.catch_warnings():
+        # Rough coefficients are enough for a yes or no.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(X, labels[rows.fit])
+    # Rows that the probe has not seen; no more than needed, since each costs a pass
+    # through the network.
     asked = np.random.default_rng(seed).permutation(rows.select)[:_MOST_IMAGES]
     truth = labels[asked]
 
@@ -99,6 +104,7 @@ def check_augmentations(
     }
     found = {name: accuracy(draw) for name, draw in ways.items()}
     plain = found[""]
+    # The tolerated loss is a share of what the codes know beyond guessing.
     guess = np.bincount(labels[rows.fit]).max() / len(rows.fit)
     error = np.sqrt(plain * (1 - plain) / len(asked))
     least = plain - _TOLERATED * max(plain - guess, 0.0) - error

@@ -82,6 +82,7 @@ class Checkpoint:
         """
         if path is not None:
             file = io.BytesIO()
+            # Into memory first: the file is replaced as a whole.
             torch.save({f.name: getattr(self, f.name) for f in fields(self)}, file)
             files.write_bytes(path, file.getvalue())
 
@@ -92,6 +93,8 @@ class Checkpoint:
             return cls(digest)
         try:
             with path.open("rb") as file:
+                # weights_only: a checkpoint may come from anywhere, and nothing in it
+                # is executed.
                 found = torch.load(file, map_location=device, weights_only=True)
             checkpoint = cls(**found)
         except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
@@ -99,4 +102,5 @@ class Checkpoint:
                 f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:100]})"
                 "; remove it to begin anew"
             ) from error
+        # Other images, labels or settings are another training, which starts anew.
         return checkpoint if checkpoint.digest == digest else cls(digest)

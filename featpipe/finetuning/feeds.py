@@ -90,6 +90,7 @@ class PictureFeed:
                 waiting.append(
                     (part, [pool.submit(self._square, int(row), draw) for row in part])
                 )
+                # Two batches: while the network works on one, threads draw the next.
                 if len(waiting) > 1:
                     yield self._batch(*waiting.popleft())
             while waiting:
@@ -102,6 +103,7 @@ class PictureFeed:
         side = self._backbone.preprocessing.crop
         if draw is None:
             return centre(picture, side)
+        # By row and epoch, not by order: the views do not depend on threads or batches.
         return view(picture, side, self._kinds, np.random.default_rng([*draw, row]))
 
     def _batch(self, part: np.ndarray, squares: list[Future[Tensor]]) -> Batch:
@@ -155,10 +157,12 @@ class CachedFeed:
         self._shelves = shelves
         self._device = device
         self._channels_last = channels_last
+        # Row of the codes file to row in memory, which holds the training rows only.
         self._place = np.full(len(shelves[0].at), -1, np.int64)
         self._place[rows] = np.arange(len(rows))
         shape = shelves[0].codes.shapes[shelves[0].spec][1:]
         n_bytes = len(shelves) * len(rows) * 4 * int(np.prod(shape, dtype=np.int64))
+        # All or nothing: half in memory would leave every batch waiting for the disk.
         fits = n_bytes <= (budget() if memory is None else memory)
         self._kept = [self._read(k, rows) for k in range(len(shelves))] if fits else []
 
@@ -169,6 +173,7 @@ class CachedFeed:
         views = np.zeros(len(rows), np.int64)
         if draw is not None and len(self._shelves) > 1:
             rng = np.random.default_rng(list(draw))
+            # Another view each epoch; over the epochs each row gets all of them.
             views = rng.integers(len(self._shelves), size=len(rows))
         for part, chosen in zip(parts(rows, size), parts(views, size), strict=True):
             yield part, self._taken(part, chosen)
@@ -198,6 +203,8 @@ class CachedFeed:
         there = shelf.at[rows] >= 0
         maps = shelf.codes.take(shelf.spec, shelf.at[rows[there]])
         if not there.all():
+            # A view that could not be drawn is replaced by the plain image, so that no
+            # image is missing from an epoch.
             found, maps = maps, first.codes.take(first.spec, first.at[rows])
             maps[there] = found
         x = torch.from_numpy(maps).float()

@@ -45,6 +45,7 @@ def head_initialiser(
     n_classes = int(labels.max()) + 1
 
     def head(fitted: np.ndarray) -> Head:
+        # Two sets of rows occur: those that choose and all. Each probe is fitted once.
         key = fitted.tobytes()
         if key not in made:
             X = codes.take(depth, fitted).astype(np.float32, copy=False)
@@ -102,6 +103,8 @@ def _probe(
     if len(estimator.classes_) == n_classes:
         return coef, intercept
     if len(coef) == 1:
+        # Two scores whose difference is the one decision value: softmax of them is its
+        # sigmoid.
         coef = np.concatenate([-coef / 2, coef / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
     # Of a class that these rows lack nothing is known but that it is not likely.

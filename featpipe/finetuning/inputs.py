@@ -116,6 +116,8 @@ class Inputs:
             part = None
         else:
             part = parting.tail(where.backbone, settings.node)
+            # Maps stored as float16 may be too coarse for what follows; better slow
+            # than another network.
             if not self._agrees(part, where):
                 self.notes.append(
                     f"{self.cached.spec!r} is too coarse: it does not give the codes "
@@ -146,8 +148,10 @@ class Inputs:
         )
 
     def _agrees(self, part: Part, where: DataContext) -> bool:
-        """Whether cached maps give the codes that the whole network gives."""
+        """Return whether cached maps give the codes that the whole network gives."""
         assert self.cached is not None
+        # Sixteen images show whether a kind of map is precise enough; it is the same
+        # for all.
         rows = where.rows.train[:16]
         maps = where.codes.take(self.cached.spec, rows)
         codes = where.codes.take(self.depth.spec, rows).astype(np.float64)
@@ -164,6 +168,7 @@ class Inputs:
         kinds = self._kinds(settings, where, pictures)
         drawn = views.views_of(
             where.images.take(positions[rows]),
+            # The plain image is the first view.
             self.n_views - 1,
             where.backbone.preprocessing,
             kinds,
@@ -171,6 +176,7 @@ class Inputs:
             seed=settings.seed,
         )
         codes = where.extract((self.cached.spec,), drawn, where.folder / "views.h5")
+        # Views that failed are missing; -1 marks them, and the plain image is used.
         found = {path: row for row, path in enumerate(codes.paths)}
         shelves = []
         for k in range(1, self.n_views):
@@ -197,10 +203,10 @@ class Inputs:
                 seed=settings.seed,
             )
             kinds = tuple(name for name in CANDIDATES if found[name][1])
-            told = (f"{name} {100 * found[name][0]:.0f}" for name in CANDIDATES)
+            shares = (f"{name} {100 * found[name][0]:.0f}" for name in CANDIDATES)
             why = (
                 " (a probe, untrained on any, recognises "
-                f"{100 * found[''][0]:.0f} % as they are; {', '.join(told)})"
+                f"{100 * found[''][0]:.0f} % as they are; {', '.join(shares)})"
             )
         self.notes.append(f"augmentation: {', '.join(kinds) or 'none'}{why}")
         return kinds
@@ -229,6 +235,7 @@ def choose(
     """
     depth = backbone.depths[0]
     if settings.train != "head":
+        # Before hours of extraction.
         parting.whole(backbone, settings.node)  # raises where nothing could learn
     if settings.train == "all" or settings.views == 0:
         return Inputs(depth, None, 0)

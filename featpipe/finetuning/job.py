@@ -67,6 +67,14 @@ class Job:
         Of the codes.
     device, workers, progress
         As in `featpipe.finetune`.
+
+    Examples
+    --------
+    >>> from featpipe.finetuning import Job, Settings
+    >>> from featpipe.images import scan
+    >>> from featpipe.inference import Recipe
+    >>> job = Job(Settings(epochs=3), Recipe("mini"), scan("flowers"))  # doctest: +SKIP
+    >>> job.run()  # doctest: +SKIP
     """
 
     def __init__(

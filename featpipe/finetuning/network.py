@@ -46,6 +46,7 @@ class Head(nn.Module):
         std = np.where(std > 0, np.maximum(std, std.max() / _LARGEST_GAIN), 1.0)
         self.register_buffer("mean", _float(X.mean(axis=0, dtype=np.float64)))
         self.register_buffer("std", _float(std))
+        # The user's own random numbers stay what they were.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.linear = nn.Linear(X.shape[1], n_classes)
@@ -69,6 +70,8 @@ class Head(nn.Module):
             coef = np.concatenate([-coef / 2, coef / 2])
             intercept = np.concatenate([-intercept / 2, intercept / 2])
         mean, std = (b.double().cpu().numpy() for b in (self.mean, self.std))
+        # The probe's coefficients are for codes as given; this layer sees them
+        # standardised.
         self.linear.weight.copy_(_float(coef * std))
         self.linear.bias.copy_(_float(intercept + coef @ mean))
 
@@ -85,6 +88,8 @@ class Head(nn.Module):
         coef = weight / std
         intercept = bias - coef @ mean
         if len(coef) == 2:
+            # Only the difference of two scores matters; a model of two classes has one
+            # row.
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
         return coef, intercept
 
@@ -111,6 +116,7 @@ class Tuned(nn.Module):
         self._part = part
         self._learning = part is not None and train
         for name, parameter in self._named_trunk():
+            # Frozen parameters get no gradient, which saves its memory too.
             parameter.requires_grad_(self._learning and not self._frozen(name))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,6 +130,8 @@ class Tuned(nn.Module):
         if self.trunk is not None and mode:
             for name, module in self.trunk.named_modules():
                 if not self._learning or self._frozen(name):
+                    # Batch norm of frozen layers must not update its running
+                    # statistics.
                     module.training = False
         return self
 
@@ -140,6 +148,7 @@ class Tuned(nn.Module):
         ):
             learning = [p for _, p in named if p.requires_grad]
             for decay in (True, False):
+                # Biases and the scales of norms are the parameters of one dimension.
                 parameters = [p for p in learning if (p.ndim > 1) == decay]
                 if parameters:
                     pull = weight_decay if decay else 0.0

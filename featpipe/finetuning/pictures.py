@@ -91,6 +91,7 @@ class Pictures:
             return self._kept[i]
         decoded = self._decoded(i)
         with self._guard:
+            # Another thread may have decoded the same picture meanwhile.
             if i not in self._kept and decoded.numel() <= self._left:
                 self._kept[i] = decoded
                 self._left -= decoded.numel()

@@ -41,10 +41,12 @@ def choose(trial: Callable[[float], float], start: float) -> dict[float, float]:
     """
     at = RATES.index(start)
     tried: dict[int, float] = {}
+    # Both neighbours, since the first rate is only a guess.
     waiting = [at, at + 1, at - 1]
     while waiting:
         for k in waiting:
             tried[k] = trial(RATES[k])
+        # Of equal losses the smaller rate, which is the safer one.
         best = min(tried, key=lambda k: (tried[k], k))
         beyond = best + 1 if best == max(tried) else best - 1
         more = beyond not in tried and 0 <= beyond < len(RATES)

@@ -55,6 +55,12 @@ class Finetuned:
     seed : int
     is_new : bool
         Whether this call trained it; False for a model that was finished before.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> tuned = featpipe.finetune("flowers", backbone="mini")  # doctest: +SKIP
+    >>> tuned.epoch, tuned.score.accuracy  # doctest: +SKIP
     """
 
     score: Score
@@ -139,12 +145,15 @@ def bind(
     weights = backbone.needed()
     if network.trunk is not None:
         learned = network.trunk_state()
+        # Layers behind the depth may have learned nothing; only what the network needs
+        # is written.
         weights |= {name: x for name, x in learned.items() if name in weights}
+    # The backbone may be in use elsewhere, and must stay frozen.
     whole = copy.deepcopy(backbone.network)
     whole.load_state_dict(weights, strict=False)
     digest = sha256(whole, weights.keys())
     coef, intercept = network.head.folded()
-    said = codes.provenance
+    provenance = codes.provenance
     model = Model(
         classifier=FINETUNE,
         C=None,
@@ -154,11 +163,11 @@ def bind(
         depth=backbone.depths[0].spec,
         fingerprint={**codes.fingerprint, "weights_sha256": digest},
         dtype="float32",
-        weights=said["weights"],
-        seed=said["request"]["seed"],
+        weights=provenance["weights"],
+        seed=provenance["request"]["seed"],
         embedded_sha256=digest,
         training=training,
-        versions=dict(said.get("versions", {})),
+        versions=dict(provenance.get("versions", {})),
     )
     return model, {name: x.numpy() for name, x in weights.items()}
 
@@ -175,7 +184,7 @@ def judge(
     class_names: Sequence[str],
     record: dict[str, Any],
 ) -> Score:
-    """Judge a model by images it has never seen, on the road that `predict` takes.
+    """Judge a model by images it has never seen, by the code that `predict` uses.
 
     Parameters
     ----------
@@ -220,6 +229,7 @@ def _numbered(
     found: Predictions, class_names: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return class numbers, and probabilities with a column for every class."""
+    # The model knows the classes of the training rows only.
     columns = [class_names.index(name) for name in found.class_names]
     probabilities = np.zeros((len(found), len(class_names)))
     probabilities[:, columns] = found.probabilities

@@ -43,7 +43,18 @@ _REAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a network is trained; as in `featpipe.finetune`, which explains each."""
+    """How a network is trained; as in `featpipe.finetune`, which explains each.
+
+    Examples
+    --------
+    >>> settings = Settings(train="from:stage3", init="probe", augment="flip,crop")
+    >>> settings.node, settings.augment
+    ('stage3', ('flip', 'crop'))
+    >>> Settings(train="half")
+    Traceback (most recent call last):
+        ...
+    ValueError: train='half' is not known; use 'all', 'head' or 'from:NODE'
+    """
 
     train: str = "all"
     init: str = "random"
@@ -119,8 +130,8 @@ class Settings:
         """Name the settings and whatever else decides the outcome."""
         # With more time the same training goes on.
         settings = {k: v for k, v in asdict(self).items() if k != "budget"}
-        said = json.dumps({**settings, **more}, sort_keys=True, default=list)
-        return hashlib.sha256(said.encode()).hexdigest()
+        text_ = json.dumps({**settings, **more}, sort_keys=True, default=list)
+        return hashlib.sha256(text_.encode()).hexdigest()
 
 
 def _augmentations(asked: tuple[str, ...] | str) -> tuple[str, ...] | str:
@@ -135,4 +146,5 @@ def _augmentations(asked: tuple[str, ...] | str) -> tuple[str, ...] | str:
                 f"augment={name!r} is not known; use auto, none, or some of "
                 f"{', '.join(AUGMENTATIONS)}"
             )
+    # In a fixed order and without repeats, so that the same wish has the same digest.
     return tuple(a for a in AUGMENTATIONS if a in names)

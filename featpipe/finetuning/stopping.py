@@ -26,6 +26,7 @@ def unbeatable(probe: Sequence[bool]) -> str | None:
         right on all of these images better.
     """
     right = np.asarray(probe, bool)
+    # The best that any network could do: every image right.
     p_value = mcnemar(np.ones_like(right), right)
     if p_value < SIGNIFICANT:
         return None
@@ -50,6 +51,7 @@ def decided(probe: Sequence[bool], network: Sequence[bool], epoch: int) -> str |
         Epochs so far.
     """
     before, now = np.asarray(probe, bool), np.asarray(network, bool)
+    # Bonferroni: the test was made after each epoch so far.
     p_value = min(1.0, epoch * mcnemar(now, before))
     if now.sum() <= before.sum() or p_value >= SIGNIFICANT:
         return None

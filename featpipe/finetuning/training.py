@@ -85,12 +85,13 @@ class Trainer:
     ) -> None:
         self.network = network.to(device)
         if network.trunk is not None:
+            # Convolutions are faster with channels last, on CPUs and on tensor cores.
             network.trunk.to(memory_format=torch.channels_last)
         self.feed = feed
         self.settings = settings
         self.batch_size = batch_size
         self.n_passes = 0
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self._micro = batch_size
         self._labels = torch.from_numpy(labels)
         self._weights = None if weights is None else torch.tensor(weights).float()
@@ -108,6 +109,7 @@ class Trainer:
             else torch.optim.SGD(groups, lr=1.0, momentum=_MOMENTUM, nesterov=True)
         )
         half = self._lower is torch.float16
+        # Only fp16 has gradients that underflow; bf16 has the exponents of float32.
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=half)
 
     def n_steps(self, n_rows: int) -> int:
@@ -167,6 +169,8 @@ class Trainer:
                 truth.append(self._labels[torch.from_numpy(part)])
                 self._count(len(part))
         scores, labels = torch.cat(found), torch.cat(truth)
+        # Without class weights and smoothing: this loss compares epochs, and is not
+        # trained on.
         losses = F.cross_entropy(scores.double(), labels, reduction="none")
         loss, spread = float(losses.mean()), float(losses.std(correction=0))
         predicted = scores.argmax(1).numpy()
@@ -201,9 +205,10 @@ class Trainer:
                     raise
             # Outside the handler, which keeps the failed part's memory alive.
             self._micro = min(self._micro, len(x)) // 2 or 1
-            self.said.append(
+            self.messages.append(
                 f"out of memory: batches are computed in parts of {self._micro}"
             )
+        # Before clipping, whose norm is that of the true gradient.
         self.scaler.unscale_(self.optimiser)
         if self.settings.clip:
             learning = [p for g in self.optimiser.param_groups for p in g["params"]]
@@ -215,6 +220,8 @@ class Trainer:
     def _descend(self, x: Tensor, labels: Tensor) -> float:
         self.optimiser.zero_grad()
         weights = None if self._weights is None else self._weights.to(x.device)
+        # Of the whole batch: the parts then add up to its mean, as if it had not been
+        # cut.
         mass = len(x) if weights is None else float(weights[labels].sum())
         total = 0.0
         for part, wanted in zip(

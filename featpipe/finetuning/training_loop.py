@@ -45,7 +45,7 @@ class TrainingLoop:
     labels : (n_rows,) int64
         Class numbers of the rows that train; −1 elsewhere.
     start : callable
-        Told the rows that will be learned from, puts the network at its start.
+        Takes the rows that will be learned from; sets the initial weights.
     checkpoint : Checkpoint
         Gone on with where it stands.
     path : Path or None
@@ -87,6 +87,7 @@ class TrainingLoop:
             If training diverges before anything was learned.
         """
         self._since = time.perf_counter() - self.checkpoint.seconds
+        # The probe's own answers, against which each epoch is tested.
         if self.settings.budget is not None and not self.checkpoint.start_correct:
             self._start(self.rows.fit)
             correct = self.trainer.measure(self.rows.select).correct
@@ -97,7 +98,9 @@ class TrainingLoop:
             self._select()
         self._finish()
         self.checkpoint.warnings += [
-            said for said in self.trainer.said if said not in self.checkpoint.warnings
+            text
+            for text in self.trainer.messages
+            if text not in self.checkpoint.warnings
         ]
         self._write()
 
@@ -119,6 +122,7 @@ class TrainingLoop:
         )
         n_epochs = -(-n_steps // self.trainer.n_steps(len(self.rows.fit)))
         n_rows = n_steps * self.trainer.batch_size // n_epochs
+        # The same rows for every rate, so that trials differ by the rate alone.
         fit = rng.permutation(self.rows.fit)[:n_rows]
         select = rng.permutation(self.rows.select)[:_TRIAL_JUDGES]
         self._stage(rates.MOST_TRIALS * n_epochs * len(fit))
@@ -131,6 +135,7 @@ class TrainingLoop:
                 for epoch in range(n_epochs):
                     self._epoch(fit, (_TRIAL, epoch), rate, n_epochs, level=True)
                 return self.trainer.measure(select).loss
+            # A rate that diverges is the worst, and no error: a smaller one follows.
             except Diverged:
                 return math.inf
 
@@ -187,6 +192,7 @@ class TrainingLoop:
             return reason
         if measure is not None and (reason := decided(probe, measure.correct, epoch)):
             return reason
+        # The final training runs over more rows than the one that is measured here.
         share = len(self.rows.train) / len(self.rows.fit) * self.settings.refit
         spent = time.perf_counter() - self._since
         final = (epoch + 1) * seconds * share
@@ -204,6 +210,8 @@ class TrainingLoop:
         for epoch in range(self.checkpoint.epoch, best):
             self._words = f"all training images, epoch {epoch + 1} of {best}"
             try:
+                # The schedule of the full length, cut where the best epoch was: the
+                # rates are those that led to it.
                 n_epochs, rate = self.settings.epochs, self.checkpoint.rate
                 self._epoch(self.rows.train, (_REFIT, epoch), rate, n_epochs)
             except Diverged:
@@ -237,6 +245,7 @@ class TrainingLoop:
         """Return the share of the learning rate at a share of all steps."""
         warmup = self.settings.warmup
         if at < warmup:
+            # Not zero in the first step, which would be wasted.
             return min(1.0, (at + step) / warmup)
         if level:
             return 1.0
@@ -269,7 +278,7 @@ class TrainingLoop:
             self.checkpoint.best = self.trainer.network.learned()
 
     def _is_best(self, measure: Measure) -> bool:
-        """Whether the images that choose cannot tell this epoch from the best so far.
+        """Return whether this epoch is as good as the best, within the noise.
 
         Scores of few images jump about. So within one standard error, of the highest
         score and of the lowest loss (the rule of Breiman et al. 1984 for trees), the
@@ -300,6 +309,7 @@ class TrainingLoop:
 
     def _write(self) -> None:
         self.checkpoint.n_passes += self.trainer.n_passes
+        # Counted into the checkpoint: a resumed training adds to it.
         self.trainer.n_passes = 0
         self.checkpoint.seconds = time.perf_counter() - self._since
         self.checkpoint.write(self._path)
@@ -325,6 +335,7 @@ class TrainingLoop:
         # One image more of each class, so that none is impossible.
         counts = np.bincount(fit, minlength=self.labels.max() + 1) + 1
         loss = float(-np.log(counts / counts.sum())[select].mean())
+        # What guessing would reach, from the class frequencies of the training rows.
         always = np.full_like(select, counts.argmax())
         score = float(METRICS[self.settings.metric](select, always))
         guesses = best["held_out_loss"] >= loss and best["held_out_score"] <= score

@@ -69,12 +69,15 @@ class _Reader:
     seed: int
 
     def read(self, path: str) -> bytes:
+        # The number of the view comes first; paths of images may hold slashes.
         k, _, own = path.partition("/")
         crop = self.preprocessing.crop
         side = self.preprocessing.resize or crop
         content = self.files.read(own)
         whole = picture(content, self.preprocessing, self.decoding)
         rng = np.random.default_rng(
+            # By content of the name, not by position: a view stays the same when images
+            # are added.
             [self.seed, int(k), zlib.crc32(own.encode("utf-8", "surrogateescape"))]
         )
         square = view(whole, crop, self.kinds, rng)
@@ -84,5 +87,6 @@ class _Reader:
         drawn = Image.fromarray(square.permute(1, 2, 0).contiguous().numpy())
         canvas.paste(drawn, (corner, corner))
         file = io.BytesIO()
+        # Without loss, and faster to write than PNG.
         canvas.save(file, "BMP")
         return file.getvalue()

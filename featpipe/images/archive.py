@@ -47,10 +47,12 @@ def listed(
     unlabelled: bool,
 ) -> ImageSet:
     """Make an `ImageSet` of the members of any archive."""
+    # Names are cleaned first: everything after this relies on plain relative paths.
     kept, aside, failures = _sorted_out(_with_slashes(list(members)))
     hidden = {name for name in aside if name.split("/")[-1].startswith(".")}
     wrapper = wrapping_folder(
         (member.name.split("/")[0] for member in kept),
+        # A file beside the one folder means that the folder is a class and no wrapper.
         loose=any("/" not in m.name and not m.is_folder for m in kept),
     )
     failures = [
@@ -70,6 +72,8 @@ def listed(
         if path in rows:
             reason = "a later member of the archive has the same name"
             failures.append(Failure(path, "scan", reason))
+        # The archive's own time: members may carry any, and unpacking programs differ
+        # on time zones.
         rows[path] = Row(path, size=member.size, mtime=identity[1])
         places[path] = member.place
     labelled = list(rows.values())
@@ -104,6 +108,8 @@ def _sorted_out(
         name = member.name
         if _ODD.search(name):
             parts = [part for part in name.split("/") if part not in ("", ".")]
+            # Nothing is ever unpacked to such a name; it is refused so that no path in
+            # a codes file leads out of its source.
             if name.startswith("/") or ".." in parts or _DRIVE.match(name):
                 failures.append(Failure(name, "scan", _UNSAFE))
                 continue
@@ -171,6 +177,7 @@ def slice_of(file: IO[bytes], offset: int, size: int) -> bytes:
     """Return exactly these bytes of an archive."""
     file.seek(offset)
     content = file.read(size)
+    # Checked here: a short read would otherwise be reported as a damaged image.
     if len(content) != size:
         raise ImageError("read", "the archive ends before the member does")
     return content

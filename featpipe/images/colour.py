@@ -45,11 +45,15 @@ def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Im
 
 def _from_numbers(image: Image.Image, notes: list[str]) -> Image.Image:
     """Apply the rules for 16 bits, 32 bits and floats."""
+    # Sixteen bits are scaled by their range and not by what is in the image, so that
+    # two images of one series stay comparable.
     deep = image.mode.startswith("I;16") or image.format == "PPM"
     low, high = (0, 65535) if deep and image.mode != "F" else extremes(bands(image))
     if image.mode == "F" or low < 0 or high > 65535:
         notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
         return _painted(image, bands(image), _stretch(low, high), notes)
+    # 32-bit files that hold 8-bit values are common: masks and screenshots saved as
+    # integers.
     if not deep and high <= 255:
         return _painted(image, bands(image), lambda values: values, notes)
     notes.append("16-bit scaled")
@@ -77,6 +81,8 @@ def in_range(
     else:
         low, high = value_range
         notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
+        # A few hot pixels outside are normal; only a share of them hints at a wrong
+        # range.
         share = _share_outside(samples.bands(), low, high)
         if share >= _NOTED:
             notes.append(f"{100 * share:.0f} % of the values lie outside")
@@ -90,6 +96,7 @@ def in_range(
 
 def _stretch(low: float, high: float) -> _Grey:
     """Return what takes ``low`` to 0 and ``high`` to 255, rounded down."""
+    # A constant image becomes black, not a division by zero.
     scale = 255 / (high - low) if high > low else 0.0
 
     def grey(values: np.ndarray) -> np.ndarray:
@@ -119,6 +126,7 @@ def _painted(
         band = Image.fromarray(grey(values).astype(np.uint8)).convert("RGB")
         if isinstance(hidden, int | tuple):
             mask = values == hidden
+            # A transparent colour is hidden only where all three channels match.
             mask = mask.all(axis=-1) if mask.ndim == 3 else mask
             if mask.any():
                 hides = True

@@ -20,10 +20,10 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from featpipe.images.colour import to_rgb
-from featpipe.images.decoding import upright
 from featpipe.images.folder import FileReader
 from featpipe.images.imageset import Failure, ImageError, ImageSet, Row, build
 from featpipe.images.naming import splits_of
+from featpipe.images.orientation import upright
 
 __all__ = ["class_names_of", "from_arrays", "scan_torchvision", "splits_from"]
 
@@ -60,9 +60,18 @@ def from_arrays(
     ValueError
         If there is no image, lengths differ, an array has another shape or dtype, a
         path comes twice, or a split has an unknown name.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> pixels = np.zeros((12, 8, 8, 3), np.uint8)
+    >>> pictures = images.from_arrays(pixels, labels=range(12), splits=["train"] * 12)
+    >>> pictures.class_names[:3], pictures.sizes[0]
+    (['00', '01', '02'], np.int64(192))
     """
     n = len(images)
     width = max(6, len(str(n - 1)))
+    # Zeros in front, so that sorting by name keeps the order of the arrays.
     names = [f"{i:0{width}d}" for i in range(n)] if paths is None else list(paths)
     columns = {
         "labels": [""] * n if labels is None else class_names_of(labels),
@@ -160,6 +169,7 @@ def _encoded_deep(picture: Any) -> bytes:
         file = io.BytesIO()
         picture.save(file, "TIFF")
         return file.getvalue()
+    # PGM holds 16 bits big-endian.
     header = b"P5\n%d %d\n65535\n" % picture.size
     return header + np.asarray(picture).astype(">u2").tobytes()
 
@@ -183,8 +193,10 @@ def class_names_of(labels: Iterable[Any]) -> list[str]:
     (['02', '10', ''], ['rose', ''])
     """
     values = [label.item() if hasattr(label, "item") else label for label in labels]
+    # -1 is torchvision's and our own sign for no label.
     if not all(isinstance(value, int) and value >= -1 for value in values):
         return ["" if v is None or v == -1 else str(v) for v in values]
+    # Zeros in front: class 10 sorts behind class 9.
     width = len(str(max(values, default=0)))
     return ["" if value < 0 else f"{value:0{width}d}" for value in values]
 
@@ -285,6 +297,7 @@ def _parts(
     parts: dict[str, tuple[str, Any]] = {}
     failures: list[Failure] = []
     for part, more in _choices(accepted, given):
+        # It would hold the training images a second time.
         if part == "trainval" and "train" in parts:
             continue
         try:
@@ -325,6 +338,7 @@ def _part_split(part: str) -> str:
 
 def _open(factory: Any, options: dict[str, Any]) -> Any:
     if "download" in inspect.signature(factory).parameters:
+        # Never the network: a source is what lies on the disk.
         options = options | {"download": False}
     return factory(**options)
 
@@ -337,6 +351,8 @@ def _labels(source: str, dataset: Any) -> list[str]:
     """Return a class name for each image, without decoding where the class allows."""
     targets = None
     for name in ("targets", "labels", "_labels"):
+        # Three spellings within torchvision. Asking the images instead would decode all
+        # of them.
         found = getattr(dataset, name, None)
         if found is not None and len(found) == len(dataset):
             targets = [t.item() if hasattr(t, "item") else t for t in found]

@@ -22,9 +22,11 @@ import numpy as np
 from featpipe.bounds import require_number
 from featpipe.images import turbo
 from featpipe.images.colour import in_range, to_rgb
+from featpipe.images.frames import note_frames
 from featpipe.images.imageset import ImageError
 from featpipe.images.memory import pixel_view
 from featpipe.images.non_images import describe_non_image, unknown
+from featpipe.images.orientation import SIDEWAYS, orientation_of, turned
 from featpipe.images.values import ValueRange, note_unfilled, samples_of
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    *("DECODING", "MAX_PIXELS", "Decoded", "check_max_pixels", "decode", "upright"),
+    *("DECODING", "MAX_PIXELS", "Decoded", "check_max_pixels", "decode"),
 ]
 
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -59,12 +61,6 @@ _PLUGINS = {
 # worst between twice and three times the size that is wanted, of 0.9992 above.
 _SPARE = 3
 
-# Counting stops here, and a GIF of more bytes than this is not counted.
-_MOST_FRAMES = 100
-_LONG_GIF = 2**24
-
-_SIDEWAYS = range(5, 9)
-"""The EXIF orientations that exchange width and height."""
 
 DECODING: dict[str, Any] = {
     "version": 1,
@@ -98,6 +94,18 @@ class Decoded:
         Such as ``"16-bit scaled"`` or ``"first of 12 frames"``.
     full : (width, height)
         Of the upright image before JPEG's own scaling, if there was any.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from featpipe import images
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (40, 30)).save(file, "PNG")
+    >>> decoded = images.decode(file.getvalue())
+    >>> decoded.size, decoded.pixels.shape[:2], decoded.notes
+    ((40, 30), (30, 40), ())
     """
 
     def __init__(
@@ -139,6 +147,7 @@ class Decoded:
         Not quite its size: of 375 rows JPEG makes 188 at a half, and they are 187.5.
         """
         # JPEG's scales are powers of two, and a side is rounded up.
+        # The exact share, where the rounded size would move every pixel a little.
         scale = 1 << math.ceil(math.log2(self.full[0] / self.size[0]))
         return self.full[0] / scale, self.full[1] / scale
 
@@ -205,6 +214,17 @@ def decode(
     ImageError
         Of stage ``"decode"``: format not allowed, damaged or truncated content, or
         more than ``max_pixels``.
+
+    Examples
+    --------
+    >>> import io
+    >>> from PIL import Image
+    >>> from featpipe import images
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (40, 30), 7).save(file, "PNG")
+    >>> picture = images.decode(file.getvalue()).image
+    >>> picture.mode, picture.size, picture.getpixel((0, 0))
+    ('RGB', (40, 30), (7, 7, 7))
     """
     try:
         return _decode(content, target, value_range, max_pixels)
@@ -232,6 +252,7 @@ def _decode(
             "max_pixels)",
         )
     if scales := target is not None and _may_be_scaled(image):
+        # libjpeg then decodes 1/2, 1/4 or 1/8 of the size, by leaving out coefficients.
         image.draft(None, (_SPARE * target, _SPARE * target))
         plain = _plain(content, image, (width, height))
         if plain is not None:
@@ -241,6 +262,7 @@ def _decode(
     # fails the next load() would pass a half-decoded picture off as whole.
     image.load()
     notes: list[str] = []
+    # A second opening, because loading has turned 16 bits into 8.
     samples = samples_of(image, tile, lambda: _open(content), content)
     if samples is None or value_range == "file":
         pixels = to_rgb(image, notes, depth=str(tile))
@@ -249,11 +271,11 @@ def _decode(
         pixels = in_range(image, samples, value_range, notes)
     if pixels is image and image.format != "JPEG":
         pixels = image.copy()  # counting frames may seek, and so empty `image`
-    orientation = _orientation(image, notes)
-    pixels = _turned(pixels, orientation)
-    _note_frames(image, notes, len(content))
+    orientation = orientation_of(image, notes)
+    pixels = turned(pixels, orientation)
+    note_frames(image, notes, len(content))
     if scales:
-        full = (height, width) if orientation in _SIDEWAYS else (width, height)
+        full = (height, width) if orientation in SIDEWAYS else (width, height)
         return Decoded(pixels, tuple(notes), full)
     return Decoded(pixels, tuple(notes), pixels.size)
 
@@ -263,13 +285,13 @@ def _may_be_scaled(image: Any) -> bool:
         return False
     # Part of a pixel is left over at the right and the bottom; see `Decoded.extent`.
     # Turned, it would be elsewhere. Cameras, which ask for turns, leave none over.
-    return not any(side % 8 for side in image.size) or _orientation(image, []) == 1
+    return not any(side % 8 for side in image.size) or orientation_of(image, []) == 1
 
 
 def _plain(content: bytes, image: Any, full: tuple[int, int]) -> Decoded | None:
     """Decode a JPEG without Pillow, if nothing is to be done but that."""
     notes: list[str] = []
-    upright = _orientation(image, notes) == 1
+    upright = orientation_of(image, notes) == 1
     if image.format != "JPEG" or image.mode != "RGB" or not upright:
         return None
     pixels = turbo.decode(content, image.size)
@@ -298,6 +320,7 @@ def _open(content: bytes) -> Any:
         raise ImageError("decode", "empty file (0 bytes)")
     damage = ""
     for name, (factory, accept) in _formats().items():
+        # Pillow's `accept` may also return a text, a warning about the format.
         if accept is not None and accept(content[:16]) is not True:
             continue
         try:
@@ -312,83 +335,11 @@ def _open(content: bytes) -> Any:
     raise ImageError("decode", known)
 
 
-def upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
-    """Turn ``pixels`` as the EXIF of ``source`` says; add to ``notes``."""
-    return _turned(pixels, _orientation(source, notes))
-
-
-def _orientation(source: Any, notes: list[str]) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none that makes sense."""
-    from PIL.Image import Exif
-
-    # Not ImageOps.exif_transpose: it also writes the EXIF anew, and fails where that
-    # cannot be done although the orientation is clear.
-    try:
-        orientation = source.getexif().get(0x0112, 1)
-        if orientation == 1 and (block := source.info.get("exif")):
-            # Opening a JPEG may have met the damage before, and forgotten it.
-            Exif().load(block)
-    except Exception:
-        notes.append("EXIF unreadable, not rotated")
-        return 1
-    if orientation in range(1, 9):
-        return int(orientation)
-    if orientation != 0:
-        notes.append("EXIF orientation invalid, not rotated")
-    return 1
-
-
-def _turned(pixels: Image.Image, orientation: int) -> Image.Image:
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    return pixels if orientation == 1 else pixels.transpose(turns[orientation])
-
-
-def _note_frames(source: Any, notes: list[str], size: int) -> None:
-    if source.format == "GIF" and size > _LONG_GIF:
-        mebibytes = _LONG_GIF >> 20
-        notes.append(f"first frame; of a GIF over {mebibytes} MiB none are counted")
-        return
-    try:
-        n_frames = _n_frames(source)
-    except Exception:
-        notes.append("first frame, number of frames unreadable")
-        return
-    if n_frames is None:
-        notes.append(f"first of more than {_MOST_FRAMES} frames")
-    elif n_frames > 1:
-        notes.append(f"first of {n_frames} frames")
-
-
-def _n_frames(source: Any) -> int | None:
-    """Count the frames; None if there are too many to count them in good time.
-
-    Pillow reads a TIFF page by page, 20,000 of them in 11 seconds; a GIF frame by
-    frame, faster; the other formats tell the number.
-    """
-    if source.format == "TIFF":
-        for k in range(1, _MOST_FRAMES + 1):
-            try:
-                source.seek(k)
-            except EOFError:
-                return k
-        return None
-    return int(getattr(source, "n_frames", 1))
-
-
 def _reason(error: BaseException) -> str:
     """Return one line that is the same each time: no addresses, no line breaks."""
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
+    # Addresses differ from run to run, and with them the bytes of the codes file.
     text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", str(error))
     text = " ".join(text.split())[:200]
     return text or type(error).__name__

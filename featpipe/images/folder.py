@@ -105,6 +105,7 @@ def scan_folder(
     OSError
         If the folder itself cannot be listed.
     """
+    # Not `resolve`: the user's own links stay in the paths that are shown.
     root = os.path.abspath(source)
     walk = _Walk(root, ignore)
     rows = list(walk.files())
@@ -151,6 +152,7 @@ class _Walk:
 
     def files(self) -> Iterator[Row]:
         status = os.stat(self.root)
+        # Device and inode identify a folder under whatever name.
         stack = [_Folder("", frozenset([(status.st_dev, status.st_ino)]))]
         while stack:
             folder = stack.pop()
@@ -175,6 +177,8 @@ class _Walk:
         try:
             status = entry.stat()
         except OSError as error:
+            # Otherwise the message would say that a name that `ls` shows does not
+            # exist.
             dangling = entry.is_symlink() and error.errno == errno.ENOENT
             self._fail(path, "link to nothing" if dangling else problem(error))
             return
@@ -211,6 +215,8 @@ class _Walk:
 
     def wrapper(self, rows: list[Row]) -> str:
         """Return the one folder that holds several, and everything else, or nothing."""
+        # Archives are often unpacked into a folder of their own name, which is no
+        # class.
         inside = [name.split("/")[1] for name in self.folders if "/" in name]
         if len(inside) < 2 and not any(map(is_split, inside)):
             return ""  # it may well be a class

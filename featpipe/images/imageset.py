@@ -26,7 +26,13 @@ MAX_BYTES = 2**30
 
 
 class Failure(NamedTuple):
-    """An input that gave no code: where, at what stage, and why in one line."""
+    """An input that gave no code: where, at what stage, and why in one line.
+
+    Examples
+    --------
+    >>> Failure("train/rose/07.jpg", "decode", "truncated file")
+    Failure(path='train/rose/07.jpg', stage='decode', reason='truncated file')
+    """
 
     path: str
     stage: str
@@ -43,6 +49,15 @@ class ImageError(ValueError):
     reason : str
         One line, the same every time for the same bytes, without the path (the caller
         knows it and makes a `Failure` of both).
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> try:
+    ...     images.decode(b"")
+    ... except images.ImageError as error:
+    ...     print(error.stage, "|", error.reason)
+    decode | empty file (0 bytes)
     """
 
     def __init__(self, stage: str, reason: str) -> None:
@@ -111,6 +126,13 @@ class ImageSet:
         Files and folders whose name begins with a dot; a hidden folder counts once.
     n_set_aside : int
         Files and folders of systems, and known non-images; see `naming.is_set_aside`.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> pictures = images.from_arrays(np.zeros((4, 8, 8), np.uint8), [1, 0, 1, -1])
+    >>> pictures.labels.tolist(), pictures.class_names, pictures.take([3, 0]).paths
+    ([1, 0, 1, -1], ['0', '1'], ['000003', '000000'])
     """
 
     source: str
@@ -166,6 +188,8 @@ class ImageSet:
             Of stage ``"read"``, if the image has gone, may not be read, is no regular
             file any more, or is larger than `MAX_BYTES`.
         """
+        # Before it is opened, by the size of the scan; `read` checks again what it
+        # gets.
         if self.sizes[i] > MAX_BYTES:
             raise ImageError("read", too_large(int(self.sizes[i])))
         return self.reader.read(self.paths[i])
@@ -194,6 +218,8 @@ class ImageSet:
         knows where every member of an archive lies.
         """
         some = self.take(indices)
+        # A reader of arrays or of an archive would otherwise travel with all its
+        # content.
         only = getattr(self.reader, "only", None)
         reader = self.reader if only is None else only(some.paths)
         return replace(some, failures=[], reader=reader)
@@ -223,9 +249,11 @@ class ImageSet:
         turns = []
         for label, split in zip(self.labels.tolist(), self.splits, strict=True):
             cell = (label < 0, label, _SPLIT_ORDER[split])  # unlabelled ones last
+            # Sorting by turn first deals the images out class by class, like cards.
             turns.append((cells.get(cell, 0), cell))
             cells[cell] = cells.get(cell, 0) + 1
         order = sorted(range(len(self)), key=turns.__getitem__)
+        # Back in the order of the source.
         return self.take(sorted(order[:limit]))
 
 
@@ -256,6 +284,7 @@ def build(
         ASCII and Python does not read file names as UTF-8: files written so could not
         be used elsewhere.
     """
+    # By bytes: the order must not depend on the locale, and names need not be UTF-8.
     failures = sorted(failures, key=lambda failure: os.fsencode(failure.path))
     if not rows:
         raise ValueError(_no_images(source, failures, n_hidden, n_set_aside))

@@ -39,6 +39,7 @@ class _Schema(ctypes.Structure):
 
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
+# Without it ctypes cuts pointers to 32 bits.
 _pointer.restype = ctypes.c_void_p
 _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
@@ -82,4 +83,5 @@ def pixel_view(image: "Image.Image") -> np.ndarray:
     try:
         return np.asarray(_ArrowView(image))
     except ValueError:
+        # A Pillow without Arrow, or an image in several blocks.
         return np.array(image)

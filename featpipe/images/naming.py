@@ -61,7 +61,7 @@ _IMAGE_SUFFIX = re.compile(
 
 
 def is_set_aside(name: str, *, is_folder: bool) -> bool:
-    """Whether a file or folder of this name is counted and not listed.
+    """Return whether a file or folder of this name is counted and not listed.
 
     That is what systems leave behind (``@eaDir``, ``Thumbs.db``), what a collection
     says of itself (``README``, checksums, tables), and every name with a leading dot.
@@ -73,13 +73,14 @@ def is_set_aside(name: str, *, is_folder: bool) -> bool:
     """
     if name.startswith(".") or name.casefold() in _SYSTEM:
         return True
+    # readme.png is an image.
     if is_folder or _IMAGE_SUFFIX.fullmatch(name):
         return False
     return _DOCUMENTS.fullmatch(name) is not None
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name ends as those of images do.
+    """Return whether a file name ends as those of images do.
 
     Examples
     --------
@@ -90,7 +91,7 @@ def is_image_name(name: str) -> bool:
 
 
 def is_split(name: str) -> bool:
-    """Whether a name on its own means a split.
+    """Return whether a name on its own means a split.
 
     Examples
     --------
@@ -129,6 +130,7 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
     if not (whole and len(parsed) > 1):
         parsed = {name: found for name, found in parsed.items() if not found[1]}
     splits = {name: split for name, (split, _) in parsed.items() if split}
+    # "eval" is the test part of a collection, unless there is a test part beside it.
     late = [name for name in splits if "eval" in name.casefold()]
     if any(split == "test" for name, split in splits.items() if name not in late):
         splits |= dict.fromkeys(late, "val")
@@ -139,6 +141,7 @@ def _parse(name: str) -> tuple[str, tuple[str, ...]]:
     """Return the split that a name has a word for, and its other words."""
     split, rest = "", []
     text = unicodedata.normalize("NFKC", name)
+    # Two words in one: hold-out, held_out.
     for joined in (r"hold[\W_]?out", r"held[\W_]?out"):
         text = re.sub(joined, "holdout", text, flags=re.IGNORECASE)
     for word in _words(text):
@@ -154,6 +157,8 @@ def _words(text: str) -> list[str]:
     """Return the words of a name in small letters, ``camelCase`` taken apart."""
     words = []
     for run in _LETTERS.findall(text):
+        # TestSet is taken apart at its humps, "testset" is not; a word that is known
+        # stays whole.
         whole = bool(_split_word(run.casefold()))
         words += [run] if whole else _HUMPS.findall(run)
     return [word.casefold() for word in words]
@@ -197,6 +202,8 @@ def assign_labels_and_splits(
     names = sorted(set(folders))
     splits = splits_of(names)
     strange = [name for name in names if name not in splits]
+    # Half of the folders are splits: guessing here would silently train on the wrong
+    # images.
     if strange and "train" in splits.values():
         train = next(name for name, split in splits.items() if split == "train")
         raise ValueError(
@@ -296,6 +303,8 @@ def check_classes(
     """
     alike: dict[str, list[str]] = {}
     for name in class_names:
+        # "Café" can be written in two ways that look the same; macOS and Linux choose
+        # differently.
         plain = unicodedata.normalize("NFKC", name).casefold()
         alike.setdefault(re.sub(r"[\s_-]+", "", plain), []).append(name)
     for twins in (names for names in alike.values() if len(names) > 1):

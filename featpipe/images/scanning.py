@@ -85,12 +85,21 @@ def scan(
         If folders with other names than train, val and test were taken for splits, if
         folders that look like splits were taken for classes, or if class names differ
         only by capitals, blanks or Unicode form.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> images.scan("flowers")
+    <ImageSet flowers: 42 images in 3 classes>
+    >>> images.scan("flowers", limit=6).labels.tolist()
+    [0, 1, 2, 0, 1, 2]
     """
     images = (
         source if isinstance(source, ImageSet) else _scan(source, unlabelled, ignore)
     )
     if unlabelled:
         images = images.without_labels()
+    # An ImageSet that is passed in has been checked when it was made.
     elif images is not source:
         names = [*images.class_names, ""]
         labels = [names[label] for label in images.labels.tolist()]
@@ -125,6 +134,7 @@ def _scan(
 
 def _opener(path: str) -> Callable[[str, bool], ImageSet]:
     """Return the scanner for a path of this kind; never open a FIFO or a device."""
+    # The system would raise an error that names no path.
     if "\0" in path:
         raise ValueError(f"{path!r} is no path; give {_KINDS}")
     mode = os.stat(path).st_mode  # noqa: PTH116 - Path drops a trailing slash

@@ -61,6 +61,7 @@ def scan_table(source: str) -> ImageSet:
 
 def _existing(root: str, path: str) -> str:
     """Return the spelling of a path that names a file; as it is if none does."""
+    # As it is first: a file name may well be cp1252 bytes on disk.
     for spelling in dict.fromkeys((path, _as_text(path))):
         for candidate in dict.fromkeys((spelling, spelling.replace("\\", "/"))):
             if "\0" not in candidate and _exists(os.path.join(root, candidate)):
@@ -92,6 +93,7 @@ def _decoded(content: bytes) -> str:
     head = content[:64]
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
+    # UTF-16 without a mark, as some spreadsheets export it.
     if head.count(b"\0") >= len(head) // 3 > 0:
         encoding = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
         return content.decode(encoding, "replace")
@@ -105,6 +107,7 @@ def _checked(source: str) -> Iterator[Row]:
     for number, row in lines:
         if not row.path:
             raise ValueError(f"{source!r}, line {number}: the path is empty; give one")
+        # `a/b.png` and `a/./b.png` are one image.
         before = first.setdefault(os.path.normpath(row.path), number)
         if before != number:
             raise ValueError(
@@ -128,6 +131,7 @@ def _lines(source: str) -> Iterator[_Line]:
         columns = {name: k for k, name in enumerate(header) if name in _COLUMNS}
         reader = csv.reader(text, delimiter=delimiter)
         while True:
+            # The header is line 1 and was read before; a quoted field may span lines.
             number = reader.line_num + 2
             try:
                 cells = next(reader, None)
@@ -159,6 +163,7 @@ def _unreadable(source: str, number: int, error: csv.Error) -> ValueError:
 def _header(source: str, line: str) -> tuple[str, list[str]]:
     """Return the delimiter, and the names of the columns in small letters."""
     tabbed = source.lower().endswith((".tsv", ".tab"))
+    # A semicolon is what spreadsheets write where the comma is the decimal mark.
     for delimiter in "\t,;" if tabbed else ",;\t":
         try:
             cells = next(csv.reader([line], delimiter=delimiter), [])

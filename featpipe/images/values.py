@@ -73,6 +73,7 @@ def parse_value_range(asked: object) -> ValueRange:
         low, high = (_number(part) for part in parts)
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
+    # A nan fails the comparison, and an infinite range has no scale.
     if not low < high or not math.isfinite(high - low):
         raise ValueError(
             f"the value range is {asked!r}; use LO:HI (LO below HI, as 0:4095 for "
@@ -82,6 +83,7 @@ def parse_value_range(asked: object) -> ValueRange:
 
 
 def _number(part: object) -> float:
+    # True is a number to Python.
     if isinstance(part, bool) or not isinstance(part, str | Real):
         raise TypeError
     return float(part)
@@ -138,6 +140,8 @@ def samples_of(
     if match := _COLOURS.match(stored):
         kept = "L" if sys.byteorder == "little" else "B"
         kept = kept if match[2] == "N" else match[2]
+        # Pillow keeps one byte of each sample. Read with the other byte order it keeps
+        # the other one, and both together are the 16 bits.
         other = match[1] + ";16" + ("B" if kept == "L" else "L")
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
         low = cache(lambda: _reread(again(), other))
@@ -215,6 +219,7 @@ def _of_numbers(image: Any, tile: Sequence[Any], content: bytes) -> Samples:
         )
     if image.format == "JPEG2000":
         # Pillow shifts the bits that the file declares up to 16.
+        # So 12 bits come as multiples of 16.
         shift = 16 - _jpeg2000_bits(content)
         return Samples(
             lambda: ((top, rows >> shift) for top, rows in bands(image)), _MOST >> shift
@@ -262,6 +267,7 @@ def unfilled(low: float, high: float, highest: float) -> str:
     >>> unfilled(0, 4080, 65535)
     'brightest value 4,080 of 65,535'
     """
+    # At least one of its bits is never used.
     if 2 * high <= highest:
         return f"brightest value {high:,.0f} of {highest:,.0f}"
     if low < high and 4 * (high - low) <= highest:
@@ -292,7 +298,7 @@ def note_unfilled(image: Any, samples: Samples | None, notes: list[str]) -> None
 
 
 def _fills(image: Any) -> bool:
-    """Whether the high bytes of colours alone tell that they fill their range."""
+    """Return whether the high bytes alone show that colours fill their range."""
     if image.mode not in ("RGB", "RGBA"):
         return False
     pairs = image.getextrema()[:3]

@@ -111,8 +111,11 @@ class _ZipReader:
             if head[:4] != b"PK\x03\x04":
                 raise ImageError("read", "the archive is damaged: no member there")
             n_name, n_extra = struct.unpack("<HH", head[26:30])
+            # Sizes of the central directory: the local header may have zeros where the
+            # archive was streamed.
             stored = slice_of(file, offset + 30 + n_name + n_extra, stored_size)
         try:
+            # One byte more than declared shows a member that is longer than it says.
             content = _DECOMPRESS[method](stored, size + 1)
         except (zlib.error, OSError, ValueError, EOFError) as error:
             raise ImageError("read", f"damaged member: {error}") from error

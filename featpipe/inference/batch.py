@@ -6,7 +6,7 @@ import numpy as np
 
 from featpipe.images import ImageError
 
-__all__ = ["Batch", "Codes", "LoadedImage"]
+__all__ = ["Codes", "ComputedBatch", "LoadedImage"]
 
 Codes = dict[str, np.ndarray]
 """Canonical depth to the codes of some images, (n, width) float32, or maps."""
@@ -36,7 +36,7 @@ class LoadedImage(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Batch(NamedTuple):
+class ComputedBatch(NamedTuple):
     """Images that were loaded together, and the codes of those that went through.
 
     Parameters
@@ -53,14 +53,14 @@ class Batch(NamedTuple):
     fresh: list[int]
     codes: Codes
 
-    def without_infinite(self) -> "Batch":
+    def without_infinite(self) -> "ComputedBatch":
         """Return the batch with failures for images whose code is not finite.
 
         Examples
         --------
         >>> images = [LoadedImage(0, b"a"), LoadedImage(1, b"b")]
         >>> codes = {"x": np.array([[1.0], [np.nan]], np.float32)}
-        >>> batch = Batch(images, [0, 1], codes).without_infinite()
+        >>> batch = ComputedBatch(images, [0, 1], codes).without_infinite()
         >>> batch.fresh, str(batch.images[1].failure)
         ([0], 'the code at x is not finite')
         """
@@ -68,17 +68,20 @@ class Batch(NamedTuple):
         errors: dict[int, ImageError] = {}
         for spec, code in self.codes.items():
             finite = np.isfinite(code.reshape(len(code), -1)).all(axis=1)
+            # Only what was sound so far: an image gets one reason, of the first depth
+            # that fails.
             for k in np.flatnonzero(~finite & sound):
                 reason = f"the code at {spec} is not finite"
                 errors[self.fresh[k]] = ImageError("network", reason)
             sound &= finite
         if not errors:
             return self
-        return Batch(
+        return ComputedBatch(
             [
                 image._replace(failure=errors.get(image.position, image.failure))
                 for image in self.images
             ],
+            # An image that fails at one depth has no code at any.
             [position for position in self.fresh if position not in errors],
             {spec: code[sound] for spec, code in self.codes.items()},
         )

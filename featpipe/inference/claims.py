@@ -29,7 +29,10 @@ def claimed(n_devices: int) -> int:
         return 0
     # Below the user's name: the folder belongs to everybody.
     folder = Path(tempfile.gettempdir()) / f"featpipe-{os.getuid()}"
+    # Others of this machine must not be able to hold the locks, or replace them.
     folder.mkdir(mode=0o700, exist_ok=True)
+    # More workers than GPUs share them in turn. The bound only keeps a broken lock
+    # service from an endless loop.
     for turn in range(1024):
         path = folder / f"gpu-{turn}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.batch import Batch, Codes, LoadedImage
+from featpipe.inference.batch import Codes, ComputedBatch, LoadedImage
 from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.loader import Loader, LoadingBatch, worker_server
 from featpipe.inference.loading import Loaded
@@ -60,7 +60,7 @@ class Engine:
     workers : int
         Images that are loaded at once; see `loader`.
     progress : Progress
-        Told the time.
+        Collects the seconds of each stage.
     n_images : int, optional
         How many will be loaded, to tell whether worker processes pay; default all.
     server : WorkerServer, optional
@@ -90,6 +90,8 @@ class Engine:
         self._n_images = len(image_set) if n_images is None else n_images
         self._server = server
         self._lanes: InferenceWorkers[LoadingBatch, Sequence[int]] | None = None
+        # Halved when a batch does not fit, and never raised again: trying would cost a
+        # failed allocation each time.
         self._at_most = batch_size
 
     def batches(
@@ -97,7 +99,7 @@ class Engine:
         groups: Iterable[Sequence[int]],
         known: Callable[[int, bytes], Any],
         digests: Collection[bytes] = (),
-    ) -> Generator[Batch, None, None]:
+    ) -> Generator[ComputedBatch, None, None]:
         """Load and compute groups of images, several at a time, in order.
 
         Parameters
@@ -105,7 +107,7 @@ class Engine:
         groups : iterable of sequence of int
             Positions; those of a group go through the network together.
         known : callable
-            Told position and content digest. Returns None for an image to compute, and
+            Takes position and content digest. Returns None for an image to compute, and
             anything else for one whose code exists; raises `ImageError` for one that
             must not be computed.
         digests : collection of bytes
@@ -113,7 +115,7 @@ class Engine:
 
         Yields
         ------
-        Batch
+        ComputedBatch
             One a group.
         """
         self._progress.begin()
@@ -128,11 +130,17 @@ class Engine:
                 return self._send(batch, known)
 
             try:
+                # Two queues in a row, so that a slow image holds up neither the loading
+                # of the next nor the network.
                 loading = _in_flight(loader.submit, groups, lambda: loader.ahead)
                 computing = _in_flight(send, loading, lambda: _PER_LANE * self._n_lanes)
                 for images, fresh, codes in computing:
-                    yield Batch(images, fresh, {} if codes is None else codes.result())
+                    yield ComputedBatch(
+                        images, fresh, {} if codes is None else codes.result()
+                    )
             finally:
+                # Also when the caller stops early: worker processes would outlive the
+                # program.
                 loader.close()
                 if self._lanes is not None:
                     self._lanes.close()
@@ -153,6 +161,8 @@ class Engine:
             self._batch_size,
             lambda: self._backbones()[0].preprocessing,
             n_workers=self._n_workers,
+            # Batches in lanes keep their shared memory until they are computed; without
+            # processes each batch has memory of its own.
             in_lanes=0 if server is None else _PER_LANE * len(self._backbones()),
             decoding=self._decoding,
             progress=self._progress,
@@ -179,8 +189,11 @@ class Engine:
             if image.failure is None and image.known is None
         ]
         if not rows:
+            # Nothing of it goes to the network, which would have released it.
             batch.release()
             return images, [], None
+        # Only now: a run whose images are all known, or all broken, never loads the
+        # network onto its device.
         if self._lanes is None:
             self._lanes = InferenceWorkers(self._backbones(), self._run)
             self._progress.threads["network"] = len(self._lanes)
@@ -231,6 +244,8 @@ class Engine:
         """Compute some images at once; None if the memory does not suffice for them."""
         import torch
 
+        # Returned from inside the block, so that after a failure no frame of it holds
+        # tensors.
         with suppress(torch.OutOfMemoryError):
             return self._codes(backbone, placed(pixels, rows, backbone))
         # Here nothing holds the memory of the failed call any more.
@@ -253,6 +268,8 @@ class Engine:
 
         self._at_most = min(self._at_most, max(tried // 2, 1))
         if torch.device(backbone.device).type == "cuda":
+            # The allocator keeps freed blocks of the large batch, in which the small
+            # one may not fit.
             torch.cuda.empty_cache()
         self._progress.add_message(
             f"out of memory on {backbone.device}: batches are halved, to {tried // 2}"
@@ -261,6 +278,7 @@ class Engine:
 
 def _judged(i: int, image: Loaded, known: Callable[[int, bytes], Any]) -> LoadedImage:
     """Return what becomes of a loaded image, now that its digest is known."""
+    # It could not even be read: there is no content to look up.
     if image.error is not None and not image.sha256:
         return LoadedImage(i, b"", failure=image.error)
     try:
@@ -269,6 +287,8 @@ def _judged(i: int, image: Loaded, known: Callable[[int, bytes], Any]) -> Loaded
         return LoadedImage(i, image.sha256, failure=error)
     if row is not None:
         return LoadedImage(i, image.sha256, known=row)
+    # After the look-up: an image that cannot be decoded here may be known from a run
+    # that could.
     if image.error is not None:
         return LoadedImage(i, image.sha256, failure=image.error)
     if not image.has_pixels:
@@ -283,6 +303,8 @@ def placed(pixels: np.ndarray, rows: Sequence[int], backbone: Backbone) -> Tenso
     """Return some rows of pixels on the device of a backbone."""
     import torch
 
+    # No copy: the tensor uses the shared memory of the batch until the device has its
+    # own.
     batch = torch.from_numpy(pixels)
     # Whole batches, which nearly all are, need no copy.
     if rows[-1] - rows[0] + 1 == len(rows):
@@ -314,6 +336,7 @@ def _in_flight(
     started: deque[_Started] = deque()
     for item in items:
         started.append(start(item))
+        # Asked anew each time: the number of lanes is known only after the first batch.
         while len(started) > ahead():
             yield started.popleft()
     while started:

@@ -55,6 +55,8 @@ class Execution:
 
     def __post_init__(self) -> None:
         numbers = (self.batch_size, self.n_lanes)
+        # The record may come from a file that anyone has edited; a bool is an int to
+        # isinstance.
         if type(self.fused) is not bool or any(type(x) is not int for x in numbers):
             raise ValueError(f"{self} has a value of another type")
         if min(numbers) < 1:
@@ -85,7 +87,7 @@ def try_out(
     safe : Execution
         What to use if nothing is clearly faster.
     others : callable
-        Told the best so far; yields what to try next. Asked again after each winner.
+        Takes the best so far; yields what to try next. Asked again after each winner.
     seconds_of : callable
         Runs one way on real shapes, and returns the seconds an image takes; infinity
         where it cannot run.
@@ -100,6 +102,7 @@ def try_out(
     """
     begin = time.perf_counter()
     best, least = safe, seconds_of(safe)
+    # A trial of a second would not pay for itself.
     if n_images * least < _LONG_SECONDS:
         return safe, False
     seen = {safe}
@@ -109,6 +112,8 @@ def try_out(
             break
         seen.add(following)
         seconds = seconds_of(following)
+        # Both are measured again: a difference that holds only once was another
+        # program's load.
         if seconds * _GAIN < least:
             # Once more, in case something else kept the processor busy then.
             least = min(least, seconds_of(best))
@@ -133,10 +138,13 @@ class Memory:
         text = json.dumps(facts, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         self._facts = facts
+        # By digest, so that any change of machine, versions or network is another file
+        # and none is ever out of date.
         self._path = _cache_folder() / "execution" / f"{digest[:32]}.json"
 
     def recall(self) -> Execution | None:
         """Return what was remembered, if anything was."""
+        # What was remembered is a convenience: a damaged file is the same as none.
         with suppress(OSError, ValueError, KeyError, TypeError):
             record = files.read_json(self._path)
             return Execution.from_dict(record["execution"])
@@ -145,6 +153,7 @@ class Memory:
     def remember(self, execution: Execution) -> None:
         """Keep a choice for later runs."""
         record = {"execution": execution.as_dict(), "facts": self._facts}
+        # A home that cannot be written to is no reason to stop.
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(self._path, json.dumps(record, indent=1))
@@ -167,9 +176,10 @@ def processor() -> str:
 
 
 def has_amx() -> bool:
-    """Whether the processor multiplies bf16 in tiles, and oneDNN may have it do so."""
+    """Return whether the processor has AMX for bf16, and oneDNN may use it."""
     import torch
 
+    # A torch that has no such function counts as no.
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     allowed = limit in ("", "ALL", "DEFAULT") or "AMX" in limit

@@ -43,6 +43,12 @@ def from_items(items: Iterable[Any]) -> ImageSet:
     ValueError
         If there is none, or one is nothing of the kind; names its position. A file
         that cannot be read is found out when it is read.
+
+    Examples
+    --------
+    >>> pictures = from_items([np.zeros((8, 8), np.uint8), ("mine.png", b"...")])
+    >>> pictures.paths, pictures.labels.tolist()
+    (['image 0', 'mine.png'], [-1, -1])
     """
     items = _listed(items)
     if not items:
@@ -60,6 +66,7 @@ def from_items(items: Iterable[Any]) -> ImageSet:
     drawn = _drawn(pictures)
     sizes = dict(zip(drawn.paths, drawn.sizes.tolist(), strict=True)) if drawn else {}
     sizes |= {name: len(content) for name, content in contents.items()}
+    # Images given one by one have neither class nor split.
     nothing, n = [""] * len(items), len(items)
     here = str(Path.cwd())
     stamps = [(sizes[name], 0) if name in sizes else _stamp(name) for name in names]
@@ -92,7 +99,7 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def _refuse_same_names(names: list[str], items: list[Any]) -> None:
-    """Refuse two contents of one name: the second would stand for both."""
+    """Refuse two contents of one name: the second would replace the first."""
     if len(set(names)) == len(names):
         return
     at: dict[str, int] = {}
@@ -102,6 +109,7 @@ def _refuse_same_names(names: list[str], items: list[Any]) -> None:
             isinstance(item, str | os.PathLike),
             isinstance(items[first], str | os.PathLike),
         )
+        # The same path twice is the same image, and may be asked for twice.
         if first < i and not all(files):
             raise ValueError(
                 f"images {first} and {i} are both called {name!r}; give each a name of "
@@ -111,6 +119,8 @@ def _refuse_same_names(names: list[str], items: list[Any]) -> None:
 
 def _listed(items: Any) -> list[Any]:
     """Return the images one by one; one image is a list of one."""
+    # A string is a sequence of characters, and a dict one of its keys: both would give
+    # a puzzling error later.
     if isinstance(items, str | Mapping):
         raise ValueError(
             f"images={items!r:.80} is one thing; give a list of paths, PIL images or "
@@ -140,10 +150,12 @@ def _listed(items: Any) -> list[Any]:
 
 
 def _is_one(items: Any) -> bool:
-    """Whether this is an image itself, and not a sequence of images."""
+    """Return whether this is an image itself, and not a sequence of images."""
     if isinstance(items, np.ndarray) and items.dtype.kind not in "OUS":
         last = items.shape[-1] if items.ndim else 0
         return items.ndim < 3 or (items.ndim == 3 and last in _CHANNELS)
+    # `getexif` is how a PIL image is told without importing Pillow, `read` an open
+    # file.
     one = isinstance(items, bytes | bytearray | memoryview | os.PathLike)
     return one or hasattr(items, "getexif") or hasattr(items, "read")
 
@@ -155,6 +167,7 @@ def _content(item: Any) -> bytes | None:
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
     if hasattr(item, "read") and not hasattr(item, "getexif"):
+        # `getvalue` of a BytesIO gives all of it, wherever it was read up to.
         content = item.getvalue() if hasattr(item, "getvalue") else item.read()
         return content if isinstance(content, bytes) else None
     return None

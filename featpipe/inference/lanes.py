@@ -30,7 +30,7 @@ class InferenceWorkers(Generic[_Rest]):
     backbones : sequence of Backbone
         One a lane, each on its device; several lanes may share one.
     work : callable
-        Told the backbone of the lane, and what `submit` is told; returns codes by
+        Takes the backbone of the lane, and what `submit` takes; returns codes by
         depth.
     """
 
@@ -42,12 +42,16 @@ class InferenceWorkers(Generic[_Rest]):
         import torch
 
         self._work = work
+        # Each thread takes one of these and keeps it, so that no backbone is used by
+        # two threads at a time.
         self._free: queue.SimpleQueue[Backbone] = queue.SimpleQueue()
         for backbone in backbones:
             self._free.put(backbone)
         self._here = threading.local()
         self._n_threads = torch.get_num_threads()
         self._n_lanes = len(backbones)
+        # All lanes together use as many threads as torch would alone: more only get in
+        # each other's way.
         self._share = max(1, self._n_threads // self._n_lanes)
         self._pool = ThreadPoolExecutor(
             len(backbones), thread_name_prefix="network", initializer=self._enter
@@ -62,6 +66,7 @@ class InferenceWorkers(Generic[_Rest]):
         torch.set_num_threads(self._share)
         if torch.device(backbone.device).type == "cuda":
             torch.cuda.synchronize(backbone.device)  # its weights may be on their way
+            # On the default stream lanes would wait for one another.
             torch.cuda.set_stream(torch.cuda.Stream(backbone.device))
 
     def __len__(self) -> int:
@@ -69,7 +74,7 @@ class InferenceWorkers(Generic[_Rest]):
         return self._n_lanes
 
     def submit(self, *args: _Rest.args, **kwargs: _Rest.kwargs) -> Future[_Codes]:
-        """Have a batch computed by the next lane that is free."""
+        """Compute a batch in the next lane that is free."""
         return self._pool.submit(
             lambda: self._work(self._here.backbone, *args, **kwargs)
         )
@@ -79,4 +84,6 @@ class InferenceWorkers(Generic[_Rest]):
         import torch
 
         self._pool.shutdown(cancel_futures=True)
+        # The share was also set for threads that begin later, this one's children among
+        # them.
         torch.set_num_threads(self._n_threads)

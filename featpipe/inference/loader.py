@@ -1,4 +1,4 @@
-"""Who loads images: threads, or a worker process for each of them.
+"""Loading images in threads, or in a worker process for each of them.
 
 A few threads decode side by side, because Pillow lets go of the interpreter while it
 works. More of them stand in each other's way: of 16 threads on 16 processors 6 were
@@ -69,6 +69,7 @@ def worker_server(
     """
     server = None
     if _needs_processes(n_workers, n_images):
+        # No more processes, or no memory for them: threads do the same work, slower.
         with suppress(OSError):
             server = WorkerServer(with_torch=not exact)
     try:
@@ -79,7 +80,7 @@ def worker_server(
 
 
 def _needs_processes(n_workers: int, n_images: int) -> bool:
-    """Whether so many workers should be processes for so many images."""
+    """Return whether so many workers should be processes for so many images."""
     return can_fork() and n_workers > _MOST_THREADS and n_images >= _FEW_IMAGES
 
 
@@ -94,7 +95,7 @@ class LoadingBatch:
         Returns memory for the pixels, (n, 3, S, S) uint8, and a row number of it in
         the memory shared with worker processes.
     give_back : callable
-        Told the array when nobody needs it any more.
+        Takes the array when it is no longer needed.
     """
 
     def __init__(
@@ -111,6 +112,8 @@ class LoadingBatch:
 
     def memory(self) -> tuple[np.ndarray, int]:
         """Return the pixels and where they are in the shared memory; see `take`."""
+        # Pieces of a batch are loaded by several threads, and the first one that needs
+        # memory takes it for all.
         with self._guard:
             if self._memory is None:
                 self._memory = self._take()
@@ -145,7 +148,7 @@ class Loader:
         Batches that may be in the network, or wait for it.
     decoding : Decoding
     progress : Progress
-        Told the time.
+        Collects the seconds of each stage.
     known : collection of bytes
         Digests of images that need not be decoded.
     server : WorkerServer, optional
@@ -170,8 +173,10 @@ class Loader:
         self._decoding = decoding
         self._progress = progress
         self._known = KnownDigests(known)
+        # Each message to a process has its price, so processes get larger pieces.
         self._piece = min(batch_size, _AT_ONCE if server is None else _AT_ONCE_APART)
         n_ahead = _AHEAD if server is None else max(_AHEAD, 2 * n_workers * self._piece)
+        # At least two: one that is loaded while the other is computed.
         self.ahead = max(2, math.ceil(n_ahead / batch_size))
         self._threads = ThreadPoolExecutor(n_workers, thread_name_prefix="load")
         self._here = local()
@@ -214,6 +219,8 @@ class Loader:
         self, batch: LoadingBatch, first: int, positions: Sequence[int]
     ) -> LoadedPiece:
         """Load a piece of a batch in this thread, or have a process do it."""
+        # While the processes are coming up, and if all have ended, the thread loads by
+        # itself.
         worker = None if self._processes is None else self._processes.free()
         if worker is None or self._processes is None:
             piece = self._load_here(batch, first, positions)
@@ -228,10 +235,14 @@ class Loader:
     def _load_here(
         self, batch: LoadingBatch, first: int, positions: Sequence[int]
     ) -> LoadedPiece:
+        # Scaled images are resized by torch, which would start threads of its own in
+        # each of ours.
         if not self._decoding.exact:
             self._take_one_processor()
         return load(
             [partial(self._images.read, i) for i in positions],
+            # Memory is taken when the first image of a batch has been decoded: a batch
+            # of known images needs none.
             lambda: batch.memory()[0][first:],
             self._preprocessing,
             self._known,
@@ -248,7 +259,7 @@ class Loader:
             return error
 
     def _take_one_processor(self) -> None:
-        """Have torch use this thread alone: there is one for each processor."""
+        """Limit torch to this thread: there is one for each processor."""
         if not hasattr(self._here, "is_alone"):
             import torch
 

@@ -40,6 +40,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name, value, high in (
+            # Bounds against slips of a digit; no device takes more.
             ("batch_size", self.batch_size, 65_536),
             ("workers", self.workers, 1024),
         ):

@@ -79,11 +79,14 @@ class Network:
         import torch
 
         asked = self.machine.device
+        # MPS after CUDA, and the CPU when there is neither.
         if asked == "auto":
             if torch.cuda.is_available():
                 return "cuda"
             return "mps" if torch.backends.mps.is_available() else "cpu"
         try:
+            # The only sure way to know whether a device works is to put something on
+            # it.
             torch.empty(1, device=asked)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             known = str(asked).partition(":")[0] in ("cpu", "cuda", "mps")
@@ -99,6 +102,8 @@ class Network:
         """Every device that is used: all GPUs that are visible if none is named."""
         import torch
 
+        # "cuda" without a number means all that are visible, as CUDA_VISIBLE_DEVICES
+        # has it.
         if self.device == "cuda":
             return [f"cuda:{k}" for k in range(torch.cuda.device_count())]
         return [self.device]
@@ -119,6 +124,7 @@ class Network:
         if self.machine.batch_size:
             return self.machine.batch_size
         if self.kind != "cpu":
+            # MPS shares its memory with everything else of the machine.
             return _GPU_BATCH if self.kind == "cuda" else _CPU_BATCH
         return min(max(_CPU_PIXELS // side**2, 1), _CPU_BATCH)
 
@@ -129,6 +135,8 @@ class Network:
         if asked != "auto":
             return asked
         if self.device.startswith("cuda"):
+            # bf16 has the range of float32, so that no activation overflows; fp16 is
+            # for GPUs from before 2020.
             return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         # torch 2.11 does not tell yet; fp32 is then the safe answer.
         able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -163,6 +171,7 @@ class Network:
         import torch
 
         fused = precision == "fp32" or (precision == "bf16" and has_amx())
+        # Two lanes keep a GPU busy while the codes of one are copied back.
         n_lanes = {"cpu": min(torch.get_num_threads(), _MAX_LANES), "cuda": 2}
         return Execution(
             fused=self.kind == "cpu" and fused,
@@ -197,6 +206,7 @@ class Network:
         memory = Memory(self._facts(depths, precision, side))
         remembered = memory.recall()
         if remembered is not None:
+            # What the user asks for now wins over what was fastest once.
             batch_size = self.machine.batch_size or remembered.batch_size
             return replace(remembered, batch_size=min(batch_size, largest_batch))
         if n_images < _FEW_IMAGES:
@@ -209,6 +219,7 @@ class Network:
         )
         with self._guard:
             self._placed = {k: v for k, v in self._placed.items() if k[2] == best.fused}
+        # A trial under the user's batch size says nothing about the best one.
         if tried and not self.machine.batch_size:
             memory.remember(best)
         return best
@@ -252,6 +263,8 @@ class Network:
         import torch
 
         side = self.backbone(depths).preprocessing.crop
+        # Random pixels: a constant image would let caches and sparse paths look faster
+        # than they are. Own generator, because torch's global one is the user's.
         draw = torch.Generator().manual_seed(0)
         shape = (execution.batch_size, 3, side, side)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)

@@ -32,7 +32,7 @@ _TRIES_ALONE = 8
 
 
 def can_fork() -> bool:
-    """Whether this system has what workers need."""
+    """Return whether this system has what workers need."""
     return hasattr(os, "fork") and hasattr(socket, "send_fds") and bool(sys.executable)
 
 
@@ -49,6 +49,8 @@ class SharedMemory:
     """
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        # Without a name nobody else can open it, and it goes with the last process that
+        # has it, however that ends.
         self.descriptor = _unnamed_file()
         n_bytes = int(np.prod(shape))
         os.ftruncate(self.descriptor, n_bytes)
@@ -86,6 +88,8 @@ class WorkerServer:
     def __init__(self, *, with_torch: bool) -> None:
         self._control, there = socket.socketpair()
         self._guard = Lock()
+        # `-c` and not multiprocessing's spawn, which would run the user's main module
+        # again in the server.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from featpipe.inference.serving import serve; "
@@ -98,6 +102,8 @@ class WorkerServer:
                 stdin=nothing,
                 stdout=nothing,
                 stderr=nothing,
+                # Everything else stays closed: a worker that kept the lock's descriptor
+                # would keep the lock.
                 pass_fds=[there.fileno()],
                 # One thread each, and so none that a fork would lose.
                 env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -109,7 +115,7 @@ class WorkerServer:
             there.close()
 
     def fork(self, setup: Setup, memory: SharedMemory) -> Worker:
-        """Ask for a worker; returns at once.
+        """Fork a worker; return at once.
 
         Raises
         ------
@@ -119,6 +125,8 @@ class WorkerServer:
         here, there = socket.socketpair()
         try:
             with self._guard:
+                # Passed on through the server, so that it never needs to know how many
+                # workers there will be.
                 descriptors = [there.fileno(), memory.descriptor]
                 socket.send_fds(self._control, [b"!"], descriptors)
         except OSError:
@@ -133,6 +141,7 @@ class WorkerServer:
         with self._guard:
             self._control.close()
         try:
+            # It ends by itself when the channel closes, unless it is still importing.
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:  # it is importing
             self._process.kill()
@@ -156,7 +165,7 @@ class Worker:
         self.pid = 0
 
     def is_ready(self, *, wait: bool = False) -> bool:
-        """Whether it has come; with ``wait``, False only if it never will."""
+        """Return whether it has come; with ``wait``, False only if it never will."""
         if not self.pid:
             with suppress(OSError, EOFError):
                 if wait or self._channel.poll():
@@ -171,6 +180,8 @@ class Worker:
         EOFError, OSError
             If the worker is gone.
         """
+        # With the first work and not at the start: it may hold millions of digests, and
+        # a worker that is never needed should not be sent them.
         if self._setup is not None:
             self._channel.send(self._setup)
             self._setup = None
@@ -181,6 +192,7 @@ class Worker:
     def end(self) -> None:
         """End it, and wake who waits for its answer, as closing alone would not."""
         with suppress(OSError):
+            # A thread may be blocked in `recv` on a copy of this descriptor.
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -212,6 +224,8 @@ class WorkerPool:
         side = setup.preprocessing.crop
         self._memory = SharedMemory((n_slots * batch_size, 3, side, side))
         self._batch_size = batch_size
+        # The slot used last is taken first: its pages are in the cache and already
+        # allocated.
         self._slots: LifoQueue[int] = LifoQueue()
         for slot in range(n_slots):
             self._slots.put(slot * batch_size)
@@ -247,10 +261,12 @@ class WorkerPool:
         return None
 
     def load(self, worker: Worker, row: int, items: Sequence[Item]) -> LoadedPiece:
-        """Have a worker load images; one by one if it ends."""
+        """Load images in a worker; one by one if it ends."""
         try:
             piece = worker.load(row, items)
         except (EOFError, OSError):
+            # One of the images has ended the process (a crash in C, the memory limit,
+            # the alarm). Which one, only a process of its own can tell.
             return self._one_by_one(row, items)
         self._free.put(worker)
         return piece

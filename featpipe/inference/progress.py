@@ -36,6 +36,12 @@ class Progress:
         How many threads each of them has.
     messages : list of str
         What the user should know, such as a halved batch.
+
+    Examples
+    --------
+    >>> progress = Progress(n_images=10, computed=4, kept=3)
+    >>> progress.done, progress.bottleneck
+    (7, 'read')
     """
 
     n_images: int = 0
@@ -65,6 +71,7 @@ class Progress:
     def rate(self) -> float:
         """Images through the network a second, since the first was to be read."""
         since = self.started if self.begun is None else self.begun
+        # Rows that were kept cost nothing, and would make the rate a fiction.
         return self.computed / max(time.perf_counter() - since, 1e-9)
 
     @property
@@ -82,6 +89,8 @@ class Progress:
         """The stage whose threads are busy for the largest share of the time."""
         if not self.computed:
             return None
+        # Divided by the threads: eight that decode are no bottleneck at eight times the
+        # seconds.
         return max(STAGES, key=lambda stage: self.seconds[stage] / self.threads[stage])
 
     def begin(self) -> None:

@@ -64,6 +64,16 @@ class Recipe:
         Overrides of the preprocessing, as in `backbones.load`.
     allow_random : bool
         Accept a network whose codes depend on more than their image.
+
+    Examples
+    --------
+    >>> recipe = Recipe("resnet18", depths=("layer3",), value_range="0:4095")
+    >>> recipe.value_range, recipe.uses_custom_code
+    ((0.0, 4095.0), False)
+    >>> Recipe(precision="fp8")
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown precision 'fp8'; use auto, fp32, bf16, fp16
     """
 
     backbone: str = "resnet50"
@@ -93,6 +103,7 @@ class Recipe:
             raise ValueError(
                 f"unknown decoding {self.decoding!r}; use {', '.join(_DECODINGS)}"
             )
+        # Parsed here so that a bad one is refused before any image is listed.
         value_range = parse_value_range(self.value_range)
         object.__setattr__(self, "value_range", value_range)
         if self.dtype not in (None, *_DTYPES):
@@ -123,6 +134,7 @@ class Recipe:
         for name in ("mean", "std"):
             plain[name] = _plain_numbers(name, getattr(self, name))
         for name in ("hflip", "allow_random"):
+            # Compared and not typed: numpy's bool is no subclass of Python's.
             if getattr(self, name) not in (False, True):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r:.60} has to be True or False"
@@ -159,26 +171,30 @@ class Recipe:
         asked["decoding"] = images.DECODING
         return asked
 
-    def agrees(self, said: Mapping[str, Any]) -> bool:
-        """Whether a file's provenance has the precision and decoding asked for."""
-        mode = said.get("decoding", {}).get("mode")
-        return self.precision in ("auto", said.get("precision")) and self.decoding in (
+    def agrees(self, provenance: Mapping[str, Any]) -> bool:
+        """Return whether a provenance has the precision and decoding asked for."""
+        mode = provenance.get("decoding", {}).get("mode")
+        return self.precision in (
+            "auto",
+            provenance.get("precision"),
+        ) and self.decoding in (
             "auto",
             mode,
         )
 
-    def resolve_auto(self, said: Mapping[str, Any]) -> "Recipe":
+    def resolve_auto(self, provenance: Mapping[str, Any]) -> "Recipe":
         """Return it with "auto" replaced by what a file's provenance has."""
         changes = {}
-        if self.precision == "auto" and "precision" in said:
-            changes["precision"] = said["precision"]
-        if self.decoding == "auto" and "decoding" in said:
-            changes["decoding"] = said["decoding"]["mode"]
+        if self.precision == "auto" and "precision" in provenance:
+            changes["precision"] = provenance["precision"]
+        if self.decoding == "auto" and "decoding" in provenance:
+            changes["decoding"] = provenance["decoding"]["mode"]
         return replace(self, **changes)
 
     @property
     def uses_custom_code(self) -> bool:
         """Whether the backbone is somebody's callable, which may change unseen."""
+        # The form package.module:callable.
         return ":" in self.backbone and not self.backbone.startswith("timm:")
 
     def load(self, depths: Sequence[str], *, download: bool = True) -> "Backbone":
@@ -216,6 +232,8 @@ class Recipe:
 
     def fingerprint(self, backbone: "Backbone", precision: str) -> dict[str, Any]:
         """Return the explicit list of what changes the numbers."""
+        # An explicit list: whatever is not in it can change without invalidating a
+        # file, and whatever is in it cannot.
         own = backbone.fingerprint()
         return {
             **own,

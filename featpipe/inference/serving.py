@@ -52,12 +52,12 @@ Item = str | bytes | ImageError
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is told once.
+    """What a worker receives once, before its first images.
 
     Parameters
     ----------
     read : callable
-        Told a path; returns the whole file or raises `ImageError`.
+        Takes a path; returns the whole file or raises `ImageError`.
     preprocessing : Preprocessing
     decoding : Decoding
     known : KnownDigests
@@ -84,9 +84,12 @@ def serve(descriptor: int, *, with_torch: bool) -> None:
     # Workers that have ended are forgotten by themselves.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warnings.simplefilter("ignore")
+    # Before the first fork: a worker starts in milliseconds because it finds everything
+    # imported.
     _import_all(with_torch)
     control = socket.socket(fileno=descriptor)
     while True:
+        # An empty message is the end of the stream: the program has closed it, or died.
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
             os._exit(0)  # taking torch down would take longer than all the rest
@@ -96,6 +99,7 @@ def serve(descriptor: int, *, with_torch: bool) -> None:
                 _work(Connection(descriptors[0]), descriptors[1])
             finally:
                 os._exit(0)  # whatever happened: what follows is not for a fork
+        # The server's copies: a channel that it kept open would never report its end.
         for each in descriptors:
             os.close(each)
 
@@ -104,7 +108,7 @@ def _import_all(with_torch: bool) -> None:
     """Load one image, so that workers find imported whatever decoding imports late."""
     from PIL import Image
 
-    from featpipe.backbones.preprocessing import Preprocessing
+    from featpipe.backbones import Preprocessing
 
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
@@ -114,12 +118,14 @@ def _import_all(with_torch: bool) -> None:
 def _work(channel: Connection, memory: int) -> None:
     """Load images until the channel is closed."""
     with suppress(EOFError, OSError):
+        # The sign that the worker is there.
         channel.send(os.getpid())
         setup: Setup = channel.recv()
         side = setup.preprocessing.crop
         pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(
             -1, 3, side, side
         )
+        # After the setup, which counts as what the process begins with.
         _limit_memory()
         while True:
             row, items = channel.recv()
@@ -136,6 +142,7 @@ def _load(setup: Setup, items: Sequence[Item], rows: np.ndarray) -> LoadedPiece:
             setup.decoding,
         )
     finally:
+        # Otherwise the worker would be ended while it waits for the next piece.
         signal.alarm(0)
 
 
@@ -152,7 +159,7 @@ def _read(setup: Setup, item: Item) -> bytes:
 
 
 def _limit_memory() -> None:
-    """Have what takes too much memory fail here, before the system ends somebody."""
+    """Limit the memory of this worker, so that the system kills no other process."""
     import resource  # which not every system has, as it has no workers
 
     with suppress(OSError, ValueError):

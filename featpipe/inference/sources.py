@@ -70,6 +70,11 @@ def image_set_of(
     ValueError
         If there is no image, an item is nothing of the kind, or a split has an unknown
         name.
+
+    Examples
+    --------
+    >>> len(image_set_of("flowers")), len(image_set_of(np.zeros((5, 8, 8), np.uint8)))
+    (42, 5)
     """
     if isinstance(source, str | os.PathLike) and _is_image_file(source):
         source = from_items([source])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from featpipe.images import Failure, ImageError, ImageSet, describe_values
-from featpipe.inference.batch import Batch as Computed
+from featpipe.inference.batch import ComputedBatch
 from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
@@ -42,6 +42,12 @@ class Batch(NamedTuple):
         In the `ImageSet`, ascending.
     codes : (n, width) float32
     failures : list of (position, Failure)
+
+    Examples
+    --------
+    >>> batch = Batch(np.array([0, 2]), np.zeros((2, 512), np.float32), [])
+    >>> batch.codes.shape
+    (2, 512)
     """
 
     positions: np.ndarray
@@ -57,9 +63,18 @@ class Stream:
     recipe : Recipe
         Several depths are put side by side.
     machine : Machine, optional
-    accept : callable, optional
-        Told the `Backbone` once it is loaded and before it runs; raises where it is
+    check : callable, optional
+        Takes the `Backbone` once it is loaded and before it runs; raises where it is
         not the one that is meant.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> from featpipe.inference import Machine, Recipe, Stream
+    >>> pictures = images.from_arrays(np.zeros((3, 8, 8, 3), np.uint8))
+    >>> stream = Stream(Recipe("mini", input_size=32), Machine("cpu"))
+    >>> stream.whole(pictures).shape
+    (3, 384)
     """
 
     def __init__(
@@ -67,11 +82,11 @@ class Stream:
         recipe: Recipe,
         machine: Machine | None = None,
         *,
-        accept: Callable[[Backbone], None] | None = None,
+        check: Callable[[Backbone], None] | None = None,
     ) -> None:
         self.recipe = recipe
         self._network = Network(recipe, machine)
-        self._accept = accept
+        self._check = check
 
     @cached_property
     def precision(self) -> str:
@@ -82,8 +97,8 @@ class Stream:
     def loaded(self) -> Backbone:
         """The network, accepted, still on the CPU and in float32."""
         backbone = self._network.backbone(self.recipe.depths)
-        if self._accept is not None:
-            self._accept(backbone)
+        if self._check is not None:
+            self._check(backbone)
         return backbone
 
     @property
@@ -94,7 +109,7 @@ class Stream:
     def run(
         self, image_set: ImageSet, tell: Callable[[Progress], None] | None = None
     ) -> Iterator[Batch]:
-        """Give the codes of images, a batch at a time, in their order.
+        """Yield the codes of images, a batch at a time, in their order.
 
         Parameters
         ----------
@@ -109,6 +124,7 @@ class Stream:
         """
         exact = self.recipe.decoding_at(self.recipe.precision).exact
         n_workers = self._network.machine.n_workers
+        # Started before the network is loaded, so that both come up at the same time.
         with worker_server(n_workers, len(image_set), exact=exact) as server:
             yield from self._run(image_set, tell, server)
 
@@ -151,17 +167,19 @@ class Stream:
                 if tell is not None:
                     tell(progress)
                 yield batch
+        # Once for all images: a warning for each would bury the rest.
         if notes and (text := describe_values(notes, self.recipe.value_range)):
             warnings.warn(text, UserWarning, stacklevel=2)
 
     def whole(self, image_set: ImageSet) -> np.ndarray:
-        """Give the codes of all images, (n, width) float32.
+        """Return the codes of all images, (n, width) float32.
 
         Raises
         ------
         ValueError
             If one fails: names it, and how many there are.
         """
+        # Allocated whole: joining batches at the end would need the memory twice.
         found = np.empty((len(image_set), self.width), np.float32)
         failures: list[Failure] = []
         for batch in self.run(image_set):
@@ -175,7 +193,7 @@ class Stream:
             )
         return found
 
-    def _batch(self, batch: Computed, image_set: ImageSet) -> Batch:
+    def _batch(self, batch: ComputedBatch, image_set: ImageSet) -> Batch:
         batch = batch.without_infinite()
         failures = [
             (image.position, _failure(image_set, image.position, image.failure))
@@ -199,6 +217,8 @@ class Stream:
         codes = np.concatenate([found[spec] for spec in specs], axis=1)
         if self.recipe.dtype != "float16":
             return codes
+        # astype would warn of the overflow; as infinity the image becomes a failure, as
+        # it does in a codes file.
         codes[np.abs(codes) > _FLOAT16_MAX] = np.inf
         return codes.astype(np.float16).astype(np.float32)
 

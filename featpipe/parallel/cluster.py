@@ -58,7 +58,11 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, _shake_hands(address)).result()
         client = distributed.Client(
-            address, timeout=_PATIENCE, set_as_default=False, name="featpipe"
+            # Not the default client: the user's program may have one of its own.
+            address,
+            timeout=_PATIENCE,
+            set_as_default=False,
+            name="featpipe",
         )
     except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(
@@ -71,6 +75,7 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
             _require_versions(client)
             yield client
         except Exception as error:
+            # Whatever the error was, a scheduler that is gone is its cause.
             if _no_answer(address) is not None:
                 raise ConnectionError(
                     f"the scheduler at {address} has ended; start one again, and run "
@@ -81,6 +86,7 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
 
 def most_on_one_host(client: Any) -> int:
     """Return how many workers share a machine, where they are most."""
+    # Workers of one host divide its processors; the busiest host decides for all.
     hosts = Counter(urlsplit(worker).hostname for worker in client.ncores())
     return max(hosts.values(), default=1)
 
@@ -132,6 +138,7 @@ def _address(scheduler: str) -> str:
     """Return an address; read from a scheduler file if it is one."""
     path = Path(scheduler)
     if not path.is_file():
+        # `urlsplit` below finds host and port only behind a scheme.
         return scheduler if "://" in scheduler else f"tcp://{scheduler}"
     try:
         return str(json.loads(path.read_bytes())["address"])

@@ -22,7 +22,13 @@ _Result = TypeVar("_Result")
 
 
 def worker_name() -> str:
-    """Return the name of this process among those of a cluster: host and number."""
+    """Return the name of this process among those of a cluster: host and number.
+
+    Examples
+    --------
+    >>> worker_name().rpartition(":")[2] == str(os.getpid())
+    True
+    """
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
@@ -30,7 +36,13 @@ def threads_here() -> int | None:
     """Return the threads of the Dask worker that this process is; None if it is none.
 
     Dask gives a worker as many tasks at once as it has threads.
+
+    Examples
+    --------
+    >>> threads_here() is None
+    True
     """
+    # Not imported here: in a process that is no Dask worker it never was.
     distributed = sys.modules.get("distributed")
     if distributed is None:
         return None
@@ -147,6 +159,14 @@ class Pool:
         Workers that share one machine, at most.
     deaths : tuple of exception classes
         What comes where a worker has died.
+
+    Examples
+    --------
+    >>> from featpipe.parallel import Jobs
+    >>> def length(task):
+    ...     return len(task)
+    >>> with Jobs(2).open() as pool:  # doctest: +SKIP
+    ...     sorted(pool.run(length, [b"a", b"bc"]))
     """
 
     def __init__(
@@ -158,6 +178,7 @@ class Pool:
         self._backend = backend
         self.n_here = n_here
         self._deaths: tuple[type[BaseException], ...]
+        # loky's sign of a dead worker, and Dask's of a task that was cancelled with it.
         self._deaths = (BrokenProcessPool, CancelledError, *deaths)
 
     def run(
@@ -180,6 +201,7 @@ class Pool:
         Exception
             What a task raises; what was not done then is given up.
         """
+        # By number, so that a round after a death repeats only what has no result yet.
         pending = dict(enumerate(tasks))
         barren = 0
         while pending:
@@ -190,6 +212,8 @@ class Pool:
                     if pending.pop(number, None) is not None:
                         yield result
             except self._deaths as error:
+                # Progress resets the count: on a cluster workers come and go, and only
+                # a task that kills every worker should end the run.
                 barren = barren + 1 if len(pending) == before else 0
                 if barren == _BARREN:
                     raise RuntimeError(

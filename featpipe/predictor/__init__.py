@@ -9,19 +9,19 @@ package imports no torch.
 | `model` | the numbers, the recipe, and their strict JSON record |
 | `storing` | the file |
 | `fitting` | codes to a model |
-| `loading` | the file to a model at work |
-| `predicting` | a model at work on images |
+| `loading` | the file to a predictor |
+| `predicting` | a model and its network, applied to images |
 | `calibrating` | out-of-fold decision values, and their probabilities |
 | `rejecting` | the threshold below which a label is too doubtful |
-| `binding` | its network found again, and refused where it is another |
-| `predictions` | what it said, and how right it was |
+| `binding` | where its weights are, and the check that they are the right ones |
+| `predictions` | the labels of some images, and their accuracy |
 | `exporting` | the model as one ONNX network |
 """
 
-from featpipe.predictor.exporting import Agreement, export
+from featpipe.predictor.exporting import ExportCheck, export
 from featpipe.predictor.fitting import fit
 from featpipe.predictor.loading import load
 from featpipe.predictor.predicting import Predictor
 from featpipe.predictor.predictions import Predictions
 
-__all__ = ["Agreement", "Predictions", "Predictor", "export", "fit", "load"]
+__all__ = ["ExportCheck", "Predictions", "Predictor", "export", "fit", "load"]

@@ -1,7 +1,6 @@
-"""Finding a model's network again: where its weights are, and whether they are right.
+"""Check that a model gets the network it was fitted with: its weights and its width.
 
-What is refused here would otherwise be a label from another network. Never here:
-running anything.
+A wrong network would label every image without an error. Never here: running anything.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
 __all__ = [
-    *("Whereabouts", "accept", "find_weights", "naming"),
-    *("require_consent", "require_same_decoding"),
+    *("WeightsLocation", "check_backbone", "find_weights", "add_model_name"),
+    *("require_named_backbone", "require_same_decoding"),
 ]
 
 
-class Whereabouts(NamedTuple):
-    """Where weights are now, as `backbones.load` takes it, and their digest."""
+class WeightsLocation(NamedTuple):
+    """Where the weights are now, as `backbones.load` takes it, and their digest."""
 
-    given: str | None
+    weights: str | None
     sha256: str
 
 
-def find_weights(model: Model, path: Path | None, given: str | None) -> Whereabouts:
-    """Say where the weights of a model are now.
+def find_weights(model: Model, path: Path | None, given: str | None) -> WeightsLocation:
+    """Return where the weights of a model are now.
 
     Parameters
     ----------
@@ -48,26 +47,29 @@ def find_weights(model: Model, path: Path | None, given: str | None) -> Whereabo
     """
     expected = model.fingerprint["weights_sha256"]
     if given is not None:
-        return Whereabouts(given, expected)
+        return WeightsLocation(given, expected)
+    # Embedded weights are only those that the network needs up to the depth, so their
+    # digest is another one than that of the whole network.
     if model.embedded_sha256 is not None and path is not None:
-        return Whereabouts(str(path), model.embedded_sha256)
+        return WeightsLocation(str(path), model.embedded_sha256)
     if model.weights_file is not None:
-        return Whereabouts(str(_file(Path(model.weights_file), path)), expected)
-    return Whereabouts(None if model.weights == "own" else model.weights, expected)
+        return WeightsLocation(str(_file(Path(model.weights_file), path)), expected)
+    return WeightsLocation(None if model.weights == "own" else model.weights, expected)
 
 
 def _file(hint: Path, path: Path | None) -> Path:
+    # Beside the model too: both files are often moved together.
     for place in (hint, *([] if path is None else [path.with_name(hint.name)])):
         if place.is_file():
             return place
     raise FileNotFoundError(
         f"the weights of {path or 'the model'} were in the file {str(hint)!r}, which "
-        "is not here; say where it is with --weights FILE (in Python weights=…)"
+        "is not here; name its new place with --weights FILE (in Python weights=…)"
     )
 
 
-def require_consent(model: Model, name: str, backbone: str | None) -> None:
-    """Refuse to run somebody's callable on the word of a file alone.
+def require_named_backbone(model: Model, name: str, backbone: str | None) -> None:
+    """Raise unless the user, and not only the file, names a callable to run.
 
     Raises
     ------
@@ -77,26 +79,29 @@ def require_consent(model: Model, name: str, backbone: str | None) -> None:
     if model.uses_custom_code and backbone is None:
         raise ValueError(
             f"{name} names {model.backbone!r} as its backbone, code that would be run; "
-            f"if you trust it, say so with --backbone {model.backbone!r} (in Python "
+            f"if you trust it, name it with --backbone {model.backbone!r} (in Python "
             "backbone=…)"
         )
 
 
-def accept(model: Model, name: str, where: Whereabouts, backbone: Backbone) -> None:
-    """Refuse a network that is not the one that the model was fitted with.
+def check_backbone(
+    model: Model, name: str, where: WeightsLocation, backbone: Backbone
+) -> None:
+    """Raise unless a network is the one that the model was fitted with.
 
     Raises
     ------
     ValueError
         If its weights, or the width of its codes, are others.
     """
-    found = backbone.weights_sha256
-    if found != where.sha256:
+    actual = backbone.weights_sha256
+    if actual != where.sha256:
         raise ValueError(
-            f"the weights {where.given or backbone.weights!r} are not those that "
-            f"{name} was fitted with (SHA-256 of the tensors {found[:12]}…, not "
-            f"{where.sha256[:12]}…); give the right ones with --weights"
+            f"the weights {where.weights or backbone.weights!r} are not those that "
+            f"{name} was fitted with (SHA-256 of the tensors {actual[:12]}…, not "
+            f"{where.sha256[:12]}…); name the right file with --weights"
         )
+    # The same weights in a network of another version may be cut at another place.
     if sum(depth.width for depth in backbone.depths) != model.width:
         raise ValueError(
             f"the backbone {backbone.name!r} gives codes of another width at "
@@ -105,10 +110,11 @@ def accept(model: Model, name: str, where: Whereabouts, backbone: Backbone) -> N
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Say which model it is whose backbone cannot be made."""
+def add_model_name(name: str) -> Iterator[None]:
+    """Add the name of the model to the error that its backbone raises."""
     try:
         yield
+    # The type is kept: a missing package is reported with how to install it.
     except ImportError as error:
         raise type(error)(f"{name}: {error}") from error
     except ValueError as error:
@@ -118,7 +124,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 def require_same_decoding(fingerprint: Mapping[str, Any]) -> None:
-    """Refuse codes that were decoded by rules that this version does not have.
+    """Raise if the codes were decoded by rules that this version does not have.
 
     Raises
     ------

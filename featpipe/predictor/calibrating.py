@@ -118,6 +118,8 @@ def platt(decisions: np.ndarray, y: np.ndarray, classes: np.ndarray) -> np.ndarr
     J. Platt, "Probabilistic outputs for support vector machines and comparisons to
     regularized likelihood methods", Advances in Large Margin Classifiers, 1999.
     """
+    # scikit-learn calibrates any estimator that has decision values: here a stand-in
+    # whose inputs are the values themselves.
     X = decisions.reshape(len(decisions), -1)
     frozen = FrozenEstimator(_Decisions(np.asarray(classes)))
     rows = np.arange(len(X))
@@ -154,6 +156,7 @@ def probabilities(scores: np.ndarray, calibration: np.ndarray | None) -> np.ndar
         return converted
     a, b = calibration.T
     if two:
+        # Two classes have one sigmoid; the two probabilities have to add up to 1.
         second = expit(-(a * scores[:, 1] + b))
         return np.column_stack([1 - second, second])
     each = expit(-(a * scores + b))

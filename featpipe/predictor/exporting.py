@@ -28,31 +28,35 @@ if TYPE_CHECKING:
 
     from featpipe.predictor.model import Model
 
-__all__ = ["Agreement", "export"]
+__all__ = ["ExportCheck", "export"]
 
 _BATCH = 16
-# Float32 sums in another order: seen at 1e-6; ten times what the issue of a rounded
-# deployment would ever notice is refused.
+# Float32 sums in another order differ by 1e-6; a hundred times that is another model.
 _TOLERANCE = 1e-4
 
 
-class Agreement(NamedTuple):
-    """How well the ONNX network and the model agree.
+class ExportCheck(NamedTuple):
+    """The differences between the ONNX network and the model.
 
     Attributes
     ----------
     n_images : int
         On which both were run.
-    n_other_labels : int
+    n_label_differences : int
         Where the labels differ; only where two classes are equal to rounding.
-    largest : float
-        Difference of a probability, or, where there are none, of a decision value
+    largest_difference : float
+        Of a probability, or, where there are none, of a decision value
         relative to the largest one.
+
+    Examples
+    --------
+    >>> ExportCheck(n_images=20, n_label_differences=0, largest_difference=2e-7)
+    ExportCheck(n_images=20, n_label_differences=0, largest_difference=2e-07)
     """
 
     n_images: int
-    n_other_labels: int
-    largest: float
+    n_label_differences: int
+    largest_difference: float
 
 
 def export(
@@ -60,7 +64,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     check: Images | None = None,
-) -> Agreement:
+) -> ExportCheck:
     """Write a model as one ONNX network, once onnxruntime agrees with it.
 
     The network takes ``images``, uint8 (n, 3, S, S), as `Preprocessing.apply` gives
@@ -79,7 +83,7 @@ def export(
 
     Returns
     -------
-    Agreement
+    ExportCheck
 
     Raises
     ------
@@ -89,12 +93,18 @@ def export(
         If the backbone cannot be exported, or the two disagree; no file is left.
     OSError
         If it cannot be written.
+
+    Examples
+    --------
+    >>> from featpipe.predictor import export, load
+    >>> export(load("flowers.model"), "flowers.onnx")  # doctest: +SKIP
     """
     _require_packages()
     content = _onnx(predictor)
-    agreement = _agree(predictor, content, check)
+    # Before the file is written: a network that disagrees should not exist as a file.
+    checked = _check_against_model(predictor, content, check)
     files.write_bytes(path, content)
-    return agreement
+    return checked
 
 
 def _require_packages() -> None:
@@ -114,18 +124,19 @@ def _onnx(predictor: Predictor) -> bytes:
     import torch
 
     model = predictor.model
-    network = _whole(predictor)
+    network = _build_module(predictor)
+    # Only the crop is in the graph; decoding and resizing stay with `Preprocessing`.
     side = model.fingerprint["preprocessing"]["crop"]
     # Two, because one would be taken for a constant.
     example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
     names = ["label", "score", "probability"]
     try:
-        with _quiet(), torch.no_grad():
+        with _silence_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (example,),
                 input_names=["images"],
-                output_names=names if model.probable else names[:2],
+                output_names=names if model.has_probabilities else names[:2],
                 dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
                 dynamo=True,
                 external_data=False,
@@ -159,11 +170,11 @@ def _metadata(model: Model) -> dict[str, str]:
         "C": model.C,
         "precision": model.fingerprint["precision"],
     }
-    said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
-    return {"featpipe": __version__, **said}
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    return {"featpipe": __version__, **texts}
 
 
-def _whole(predictor: Predictor) -> nn.Module:
+def _build_module(predictor: Predictor) -> nn.Module:
     """Put everything from pixels to probabilities into one module."""
     import torch
     from torch import Tensor, nn
@@ -171,7 +182,7 @@ def _whole(predictor: Predictor) -> nn.Module:
     model, backbone = predictor.model, predictor.load_backbone()
     hflip = model.fingerprint["preprocessing"]["hflip"]
 
-    class Whole(nn.Module):
+    class ExportedModel(nn.Module):
         mean: Tensor
         std: Tensor
         coef: Tensor
@@ -200,13 +211,15 @@ def _whole(predictor: Predictor) -> nn.Module:
             code = self.codes(x)
             if hflip:
                 code = code / 2 + self.codes(x.flip(-1)) / 2
+            # The classifier was fitted on codes that had been rounded in the file.
             if model.dtype == "float16":
                 code = code.half().float()
             score = nn.functional.linear(code, self.coef, self.intercept)
+            # One column of coefficients; `score` has a column a class all the same.
             if len(model.class_names) == 2:
                 score = torch.cat([-score, score], 1)
             label = score.argmax(1)
-            if not model.probable:
+            if not model.has_probabilities:
                 return label, score
             return label, score, self.probability(score)
 
@@ -221,12 +234,12 @@ def _whole(predictor: Predictor) -> nn.Module:
             shares: Tensor = each / each.sum(1, keepdim=True)
             return shares
 
-    return Whole().eval()
+    return ExportedModel().eval()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's own remarks, which speak of its inside, to itself."""
+def _silence_exporter() -> Iterator[None]:
+    """Silence the warnings of torch's exporter, which concern its own internals."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -238,10 +251,12 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _agree(predictor: Predictor, content: bytes, check: Images | None) -> Agreement:
-    """Run both on the same images, and refuse what is not the same model."""
+def _check_against_model(
+    predictor: Predictor, content: bytes, check: Images | None
+) -> ExportCheck:
+    """Run both on the same images; raise if they are not the same model."""
     reference = _in_float32(predictor)
-    image_set = _photos() if check is None else image_set_of(check)
+    image_set = _check_images() if check is None else image_set_of(check)
     found = reference.classify(image_set)
     if not len(found):
         raise ValueError(
@@ -251,6 +266,7 @@ def _agree(predictor: Predictor, content: bytes, check: Images | None) -> Agreem
     logistic = found.probabilities is not None
     expected = found.probabilities if logistic else found.scores
     assert expected is not None
+    # Probabilities are compared as they are, decision values by their own scale.
     unit = 1.0 if logistic else max(1.0, float(np.abs(expected).max()))
     label, score = _run(content, reference, image_set, set(found.paths), logistic)
     largest = float(np.abs(score - expected).max()) / unit
@@ -262,27 +278,31 @@ def _agree(predictor: Predictor, content: bytes, check: Images | None) -> Agreem
     other = label != np.argsort(-found.scores, axis=1, kind="stable")[:, 0]
     best = np.sort(found.scores, axis=1)
     unit = max(1.0, float(np.abs(best).max()))
+    # Labels may differ only where the two best classes are within the tolerance on both
+    # sides.
     if (other & (best[:, -1] - best[:, -2] > 2 * _TOLERANCE * unit)).any():
         raise ValueError(
             f"the ONNX network gives {other.sum()} of {len(found)} images another "
             "label than the model; nothing was written"
         )
-    return Agreement(len(found), int(other.sum()), largest)
+    return ExportCheck(len(found), int(other.sum()), largest)
 
 
 def _in_float32(predictor: Predictor) -> Predictor:
-    """Give the model as the ONNX network computes it, on the CPU."""
+    """Return the model as the ONNX network computes it, on the CPU."""
     model = predictor.model
-    said = model.fingerprint
-    exact = {**said["decoding"], "mode": "exact"}
-    same = {**said, "precision": "fp32", "decoding": exact}
-    stand_in = predictor.using(device="cpu")
-    stand_in.model = replace(model, fingerprint=same)
-    return stand_in
+    fingerprint = model.fingerprint
+    # Decoding and precision are not in the graph: both sides get the same pixels, and
+    # fp32.
+    exact = {**fingerprint["decoding"], "mode": "exact"}
+    same = {**fingerprint, "precision": "fp32", "decoding": exact}
+    reference = predictor.using(device="cpu")
+    reference.model = replace(model, fingerprint=same)
+    return reference
 
 
-def _photos() -> ImageSet:
-    """Give both photos of scikit-learn whole, in quarters, and mirrored."""
+def _check_images() -> ImageSet:
+    """Return both photos of scikit-learn whole, in quarters, and mirrored."""
     from sklearn.datasets import load_sample_images
 
     views = []
@@ -302,12 +322,13 @@ def _run(
     wanted: set[str],
     logistic: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give labels and probabilities (else scores) by onnxruntime."""
+    """Return labels and probabilities (else scores) by onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     preprocessing = reference.load_backbone().preprocessing
     decoding = reference.stream.recipe.decoding_at("fp32")
+    # Images that cannot be read have no prediction to compare with.
     rows = [i for i, path in enumerate(image_set.paths) if path in wanted]
     labels, values = [], []
     for start in range(0, len(rows), _BATCH):

@@ -112,6 +112,7 @@ def fit(
         file = checked(codes_file)
     else:
         file = codes.read(codes_file)
+    # First: without a recipe the fit would be of no use for new images.
     recipe = _recipe(file, weights)
     depth = _depth(file, depth)
     part, protocol = _part(file, folds, seed)
@@ -149,7 +150,9 @@ def fit(
         )
     seconds = time.perf_counter() - start
     if record is not None:
+        # The comparison's own score, over all its folds.
         cv_score = float(record.cv_accuracy or np.nan)
+        # A fit at a given C has no curve; that of the comparison belongs to this C.
         estimator.C_curve_ = np.array(record.C_curve, float)
     model = Model(
         classifier=classifier,
@@ -159,7 +162,7 @@ def fit(
         intercept=np.asarray(estimator.intercept_, np.float64),
         depth=depth,
         **recipe,
-        **_confidence(estimator, X[part.train], y[part.train], part.selection),
+        **_calibrate(estimator, X[part.train], y[part.train], part.selection),
         training={
             "n_images": len(part.train),
             "codes": os.fspath(file.path),
@@ -187,12 +190,13 @@ def fit(
     return Predictor(model, weights=weights, device=device)
 
 
-def _confidence(
+def _calibrate(
     estimator: Any, X: Any, y: np.ndarray, selection: Pairs
 ) -> dict[str, Any]:
-    """Return what answers are worth, from rows that their fits did not learn from."""
+    """Return calibration and error curve, from out-of-fold rows."""
     rows, decisions = out_of_fold(estimator, X, y, selection)
     classes = estimator.classes_
+    # A class without out-of-fold rows cannot be calibrated.
     if len(np.unique(y[rows])) < len(classes):
         return {}  # too few rows to tell
     calibration = None
@@ -208,31 +212,32 @@ def _confidence(
 
 
 def _recipe(file: Codes, weights: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Take out of the provenance what makes the same codes again."""
-    said = file.provenance
-    request = said.get("request")
+    """Return the part of the provenance that makes the same codes again."""
+    provenance = file.provenance
+    request = provenance.get("request")
     fingerprint = file.fingerprint
     if not isinstance(request, dict) or None in fingerprint.values():
         raise CodesError(
-            f"{file.path} does not say how its codes were made, so no new image can "
+            f"{file.path} does not record how its codes were made, so no new image can "
             "get such codes; extract them with featpipe"
         )
     return {
         "fingerprint": fingerprint,
-        "dtype": said["dtype"],
-        "weights": said["weights"],
+        "dtype": provenance["dtype"],
+        "weights": provenance["weights"],
         "weights_file": _weights_file(file, weights),
         "seed": request["seed"],
-        "versions": dict(said.get("versions", {})),
+        "versions": dict(provenance.get("versions", {})),
     }
 
 
 def _weights_file(file: Codes, given: str | os.PathLike[str] | None) -> str | None:
-    """Say where the weights are, if they are a file's; else None."""
+    """Return the path of the weights file, or None if the weights are no file."""
     if file.provenance["request"].get("weights_file_sha256") is None:
         return None
     name: str = file.provenance["weights"]
     places = [Path(name), file.path.with_name(name)]
+    # Beside the codes too: files are often moved together.
     for place in places if given is None else [Path(given).expanduser()]:
         if place.is_file():
             # Whole, because the model will be used from other folders.
@@ -242,6 +247,7 @@ def _weights_file(file: Codes, given: str | os.PathLike[str] | None) -> str | No
 
 def _depth(file: Codes, depth: str | None) -> str:
     if depth is None:
+        # With several depths and no penultimate, `spec` raises and names the choices.
         default = "penultimate" in file.depths or len(file.depths) > 1
         depth = "penultimate" if default else file.depths[0]
     specs = list(dict.fromkeys(file.spec(part) for part in depth.split("+")))
@@ -281,7 +287,7 @@ def _score(
     cv_score: float,
     fit_seconds: float,
 ) -> Score | None:
-    """Judge the fit by the rows held out, as `compare` does; None without any."""
+    """Score the fit on the held-out rows, as `compare` does; None without any."""
     if not len(part.held):
         return None
     start = time.perf_counter()
@@ -289,6 +295,7 @@ def _score(
     probabilities = None
     if hasattr(estimator, "predict_proba"):
         probabilities = np.zeros((len(part.held), len(file.class_names)))
+        # Columns are those of all classes, in which the judge looks up the true one.
         probabilities[:, estimator.classes_] = estimator.predict_proba(X[part.held])
     seconds = time.perf_counter() - start
     measures: dict[str, Any] = scores.judge(
@@ -311,6 +318,7 @@ def _score(
         cv_accuracy=_number(cv_score),
         fit_seconds=fit_seconds,
         predict_seconds=seconds,
+        # JSON has no nan.
         C_curve=[[c, _number(s)] for c, s in estimator.C_curve_.tolist()],
         warnings=list(estimator.warnings_),
         **measures,

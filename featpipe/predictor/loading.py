@@ -1,4 +1,4 @@
-"""A model file to a model at work."""
+"""Loading a model file as a `Predictor`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def load(
     >>> model.top(["new.jpg"], k=2)                               # doctest: +SKIP
     [[('tulip', 0.93), ('rose', 0.05)]]
     """
+    # Only the file is read: the network comes with the first image.
     path = Path(path)
     return Predictor(
         storing.read(path),

@@ -99,12 +99,12 @@ class Model:
 
     @property
     def uses_custom_code(self) -> bool:
-        """Whether making the backbone runs somebody's callable."""
+        """Whether building the backbone runs a callable of the user."""
         return self.recipe(None).uses_custom_code
 
     @property
-    def probable(self) -> bool:
-        """Whether it gives probabilities."""
+    def has_probabilities(self) -> bool:
+        """Whether it has probabilities: `predict_proba` works."""
         own = self.classifier in ("logistic", FINETUNE)
         return own or self.calibration is not None
 
@@ -115,17 +115,20 @@ class Model:
         return {name: array for name, array in named.items() if array is not None}
 
     def estimator(self) -> Any:
-        """Give the classifier as it was fitted; its classes are numbers."""
+        """Return the classifier as it was fitted; its classes are numbers."""
         # The head of a fine-tuned network was trained on the log-loss too.
+        # Softmax of scores, whoever trained them.
         name = "logistic" if self.classifier == FINETUNE else self.classifier
         estimator = classifiers.make(name, C=self.C or 1.0)
+        # Set from outside instead of fitted: scikit-learn takes an estimator with these
+        # names for fitted.
         estimator.coef_, estimator.intercept_ = self.coef, self.intercept
         estimator.classes_ = np.arange(len(self.class_names))
         estimator.C_, estimator.n_features_in_ = self.C or 1.0, self.width
         return estimator
 
     def recipe(self, weights: str | None, backbone: str | None = None) -> Recipe:
-        """Give the request that makes the same codes again.
+        """Return the request that makes the same codes again.
 
         Parameters
         ----------
@@ -134,7 +137,7 @@ class Model:
         backbone : str, optional
             What it is called now.
         """
-        said = self.fingerprint["preprocessing"]
+        preprocessing = self.fingerprint["preprocessing"]
         return Recipe(
             backbone=backbone or self.backbone,
             weights=weights,
@@ -143,19 +146,21 @@ class Model:
             decoding=self.fingerprint["decoding"].get("mode", "auto"),
             value_range=self.fingerprint["decoding"].get("value_range", "file"),
             dtype=self.dtype,
-            hflip=said["hflip"],
+            hflip=preprocessing["hflip"],
             seed=self.seed,
             # All of it, so that other weights of the network cannot bring their own.
-            resize=said["resize"] or 0,
-            crop=said["crop"],
-            interpolation=said["interpolation"],
-            mean=tuple(said["mean"]),
-            std=tuple(said["std"]),
-            allow_random="random" in said,
+            resize=preprocessing["resize"] or 0,
+            crop=preprocessing["crop"],
+            interpolation=preprocessing["interpolation"],
+            mean=tuple(preprocessing["mean"]),
+            std=tuple(preprocessing["std"]),
+            # Codes that are no function of the image were accepted when the model was
+            # fitted.
+            allow_random="random" in preprocessing,
         )
 
     def as_record(self) -> dict[str, Any]:
-        """Give all but the arrays, as JSON."""
+        """Return all but the arrays, as JSON."""
         return {
             "classifier": self.classifier,
             "C": self.C,
@@ -184,19 +189,23 @@ class Model:
         """
         _require_fields("the record", record, _KINDS)
         _require_fields("its fingerprint", record["fingerprint"], _FINGERPRINT)
-        said = record["fingerprint"]["preprocessing"]
-        _require_fields("its preprocessing", said, _PREPROCESSING)
+        preprocessing = record["fingerprint"]["preprocessing"]
+        _require_fields("its preprocessing", preprocessing, _PREPROCESSING)
         for name in ("mean", "std"):
-            if not _are_three_numbers(said[name]):
-                raise ValueError(f"its preprocessing has {name}={said[name]!r:.60}")
+            if not _are_three_numbers(preprocessing[name]):
+                raise ValueError(
+                    f"its preprocessing has {name}={preprocessing[name]!r:.60}"
+                )
         if record["classifier"] not in (*classifiers.NAMES, FINETUNE):
             raise ValueError(f"it names the classifier {record['classifier']!r}")
         tuned = record["classifier"] == FINETUNE
+        # A fine-tuned head has no C, and its network is nowhere but in the file.
         if (record["C"] is None) != tuned or (tuned and not record["embedded_sha256"]):
             raise ValueError(
                 f"C={record['C']!r} and the weights do not fit the classifier "
                 f"{record['classifier']!r}"
             )
+        # Two classes of one name could not be told apart in any output.
         if len(set(record["class_names"])) != len(record["class_names"]):
             raise ValueError("it has a class name twice")
         if not all(isinstance(name, str) for name in record["class_names"]):
@@ -270,6 +279,7 @@ def _require_arrays(
 ) -> None:
     coef, intercept = arrays["coef"], arrays["intercept"]
     n_rows = 1 if n_classes == 2 else n_classes
+    # Two classes have one row of coefficients, as in scikit-learn.
     fits = coef.ndim == 2 and coef.shape[1] > 0 and intercept.shape == (n_rows,)
     if n_classes < 2 or not fits or len(coef) != n_rows:
         raise ValueError(
@@ -298,6 +308,7 @@ def _is_curve(curve: np.ndarray) -> bool:
         return False
     thresholds, answers, wrong = curve.T
     counted = (curve[:, 1:] == np.floor(curve[:, 1:])).all() and wrong[0] >= 0
+    # The search for a threshold is a bisection, which needs ordered points.
     rising = (np.diff(answers) > 0).all() and (np.diff(wrong) >= 0).all()
     falling = (np.diff(thresholds) < 0).all()
     return bool(counted and rising and falling and (wrong <= answers).all())

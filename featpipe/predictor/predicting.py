@@ -1,4 +1,4 @@
-"""A fitted model at work on images: its network found again, checked, and run.
+"""A fitted model applied to images: its network is loaded, checked and run.
 
 Lives here: where the weights are now, whether they are those of the fit, and labels
 for new images. Never here: how a model is fitted, or what its file looks like.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from featpipe.codes import Failure
 from featpipe.images import MAX_PIXELS, ImageSet
 from featpipe.inference import Machine, Progress, Stream, image_set_of
-from featpipe.predictor import binding, storing
+from featpipe.predictor import binding, embedding, storing
 from featpipe.predictor.binding import require_same_decoding
 from featpipe.predictor.calibrating import probabilities
 from featpipe.predictor.model import FINETUNE, Model
@@ -53,6 +53,16 @@ class Predictor:
         only if it is named here: a file alone never gets code to run.
     device, batch_size, workers, max_pixels
         As `featpipe.extract`.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> model = featpipe.fit("flowers.h5", "linear", C=1.0, device="cpu")
+    >>> model.class_names, model.model.coef.shape
+    (['daisy', 'rose', 'tulip'], (3, 8))
+    >>> model.save("flowers.model")
+    >>> featpipe.load("flowers.model")
+    <Predictor: linear on mini penultimate, 3 classes>
     """
 
     def __init__(
@@ -85,6 +95,7 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the network, which is loaded again."""
+        # A network may be gigabytes, and lives on a device.
         return {k: v for k, v in vars(self).items() if k != "stream"}
 
     @property
@@ -99,19 +110,19 @@ class Predictor:
         Raises
         ------
         ValueError
-            If the backbone runs somebody's own code and was not named, or images are
+            If the backbone runs your own code and was not named, or images are
             decoded otherwise now.
         FileNotFoundError
             If the weights were a file that is not there any more.
         """
         require_same_decoding(self.model.fingerprint)
-        binding.require_consent(self.model, self._name, self._backbone)
+        binding.require_named_backbone(self.model, self._name, self._backbone)
         where = binding.find_weights(self.model, self.path, self._weights)
-        recipe = self.model.recipe(where.given, self._backbone)
+        recipe = self.model.recipe(where.weights, self._backbone)
         return Stream(
             replace(recipe, max_pixels=self._max_pixels),
             Machine(self._device, self._batch_size, self._workers),
-            accept=lambda found: binding.accept(self.model, self._name, where, found),
+            check=partial(binding.check_backbone, self.model, self._name, where),
         )
 
     def classify(
@@ -155,11 +166,13 @@ class Predictor:
             if len(batch.positions):
                 rows.append(batch.positions)
                 values.append(estimator.decision_function(batch.codes))
+        # Not one image could be read: the shapes still have to fit.
         scores = np.concatenate(values) if values else np.empty((0,))
         if len(self.class_names) == 2:
             scores = two_columns(scores)
         at = np.concatenate(rows).tolist() if rows else []
         scores = scores.reshape(len(at), len(self.class_names))
+        # Label -1, unlabelled, takes the last name.
         names = [*image_set.class_names, ""]
         return Predictions(
             paths=[image_set.paths[i] for i in at],
@@ -173,7 +186,7 @@ class Predictor:
         )
 
     def _probabilities(self, scores: np.ndarray) -> np.ndarray | None:
-        if not self.model.probable:
+        if not self.model.has_probabilities:
             return None
         return probabilities(scores, self.model.calibration)
 
@@ -198,6 +211,7 @@ class Predictor:
         ValueError
             If the model cannot promise that, or a class is called ``"unknown"``.
         """
+        # An image labelled so would look like a rejected one.
         if UNKNOWN in self.class_names:
             raise ValueError(
                 f"a class of {self._name} is called {UNKNOWN!r}, the answer for "
@@ -249,7 +263,7 @@ class Predictor:
         ValueError
             As `predict`; also if the classifier gives no probabilities.
         """
-        if not self.model.probable:
+        if not self.model.has_probabilities:
             raise ValueError(
                 f"this {self.model.classifier} model gives no probabilities: its "
                 "training images were too few, or its version is an earlier one; fit "
@@ -332,6 +346,7 @@ class Predictor:
         """
         path, embed = Path(path), embed_weights
         if embed is None:
+            # A model whose weights are embedded keeps them when it is saved again.
             embed = self.model.embedded_sha256 is not None
         if not embed:
             if self.model.classifier == FINETUNE:
@@ -341,29 +356,14 @@ class Predictor:
                 )
             storing.write(path, replace(self.model, embedded_sha256=None), {})
             return
-        self._save_whole(path)
-
-    def _save_whole(self, path: Path) -> None:
-        """Write the model with its weights, and see that they can be read back."""
-        from featpipe.backbones.weights import sha256
-
-        backbone = self.load_backbone()
-        needed = backbone.needed()
-        digest = sha256(backbone.network, needed.keys())
-        model = replace(self.model, embedded_sha256=digest)
-        arrays = {name: tensor.numpy() for name, tensor in needed.items()}
-
-        def check(written: Path) -> None:
-            try:
-                Predictor(model, path=written, backbone=self._backbone).load_backbone()
-            except ValueError as error:
-                raise ValueError(
-                    f"the weights {model.weights!r} of {model.backbone!r} cannot be "
-                    "embedded, since a file makes another network of them; leave out "
-                    "--embed-weights"
-                ) from error
-
-        storing.write(path, model, arrays, check)
+        embedding.write_with_weights(
+            path,
+            self.model,
+            self.load_backbone(),
+            lambda model, file: Predictor(
+                model, path=file, backbone=self._backbone
+            ).load_backbone(),
+        )
 
     def using(self, **changes: Any) -> Predictor:
         """Return the same model with other ``weights``, ``backbone``, ``device``, ….
@@ -372,10 +372,6 @@ class Predictor:
         ----------
         **changes
             Keyword arguments of the constructor.
-
-        Returns
-        -------
-        Predictor
         """
         now = {
             "path": self.path,
@@ -390,14 +386,12 @@ class Predictor:
 
     def load_backbone(self) -> Backbone:
         """Load the network, checked, on the CPU in float32."""
-        with binding.naming(self._name):
+        with binding.add_model_name(self._name):
             return self.stream.loaded
 
-    def _run(
-        self, image_set: ImageSet, progress: Callable[[Progress], None] | None
-    ) -> Any:
+    def _run(self, image_set: ImageSet, tell: Callable[[Progress], None] | None) -> Any:
         self.load_backbone()
-        return self.stream.run(image_set, progress)
+        return self.stream.run(image_set, tell)
 
     @property
     def _name(self) -> str:

@@ -1,4 +1,4 @@
-"""What a model says of some images: a table, and how right it is.
+"""Predictions of a model for some images: a table, and its accuracy.
 
 Knows nothing of networks and models; it holds names, numbers and failures.
 """
@@ -55,6 +55,21 @@ class Predictions:
     threshold : float or None
         Images whose likeliest class has a lower probability are ``"unknown"``; None
         where no image is rejected.
+
+    Examples
+    --------
+    >>> scores = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
+    >>> found = Predictions(
+    ...     paths=["a.jpg", "b.jpg"],
+    ...     class_names=["daisy", "rose", "tulip"],
+    ...     scores=scores,
+    ...     probabilities=None,
+    ...     failures=[],
+    ...     truth=["daisy", "rose"],
+    ...     splits=["", ""],
+    ... )
+    >>> found.labels.tolist(), found.top(2)[0]
+    (['daisy', 'rose'], [('daisy', 2.0), ('tulip', 0.5)])
     """
 
     paths: list[str]
@@ -123,7 +138,7 @@ class Predictions:
         return rejected
 
     def top(self, k: int) -> list[list[tuple[str, float]]]:
-        """Give the likeliest classes of each image, likeliest first.
+        """Return the likeliest classes of each image, likeliest first.
 
         Parameters
         ----------
@@ -145,6 +160,7 @@ class Predictions:
         """Classes by falling score; equal ones in their own order, as `predict`."""
         if k < 1:
             raise ValueError(f"top={k!r} takes no class; give 1 or more")
+        # Stable: of equal scores the first class wins, as argmax has it.
         return np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
 
     def measures(self, split: str | None = None) -> dict[str, float | None] | None:
@@ -168,16 +184,19 @@ class Predictions:
         rows = [
             i
             for i, name in enumerate(self.truth)
+            # Unlabelled and rejected images have nothing to be judged by.
             if name and split in (None, self.splits[i]) and not rejected[i]
         ]
         if not rows or not {self.truth[i] for i in rows} & set(self.class_names):
             return None
+        # Classes that the model does not know count as wrong, so they need numbers too.
         names = [*self.class_names, *sorted(set(self.truth) - set(self.class_names))]
         number = {name: k for k, name in enumerate(names)}
         truth = np.array([number[self.truth[i]] for i in rows])
         predicted = self._order(1)[rows, 0]
         found = self.probabilities
         if found is not None:
+            # The model gives classes it does not know a probability of zero.
             unknown = np.zeros((len(rows), len(names) - len(self.class_names)))
             found = np.hstack([found[rows], unknown])
         return {"n": len(rows), **judge(truth, predicted, found)}
@@ -234,13 +253,13 @@ class Predictions:
             row[1] = label
         files.write_text(path, _csv([[*header, *columns], *rows]))
         if files.is_stream(path):
-            return  # nothing stands beside a device or a FIFO
+            return  # a device or a FIFO has no file beside it
         beside = failures_path(path)
         if self.failures:
             lines = [list(failure[:3]) for failure in self.failures]
             files.write_text(beside, _csv([["path", "stage", "reason"], *lines]))
         elif beside.is_file():
-            beside.unlink(missing_ok=True)  # it would speak of an earlier run
+            beside.unlink(missing_ok=True)  # left by an earlier run
 
     def _further_columns(self, likeliest: list[int]) -> dict[str, list[str]]:
         """Return what not every file has, column by column."""
@@ -252,18 +271,18 @@ class Predictions:
         return columns
 
     def _row(self, i: int, classes: list[int]) -> list[Any]:
-        odds = self.probabilities
-        values = self.scores if odds is None else odds
+        probabilities = self.probabilities
+        values = self.scores if probabilities is None else probabilities
         best = classes[0]
-        odd = "" if odds is None else f"{odds[i, best]:.6g}"
+        probability = "" if probabilities is None else f"{probabilities[i, best]:.6g}"
         score = f"{self.scores[i, best]:.6g}"
-        row = [self.paths[i], self.class_names[best], odd, score]
+        row = [self.paths[i], self.class_names[best], probability, score]
         for c in classes[1:]:
             row += [self.class_names[c], f"{values[i, c]:.6g}"]
         return row
 
     def to_frame(self) -> pandas.DataFrame:
-        """Give a table indexed by path: label, score, and a column a probability.
+        """Return a table indexed by path: label, score, and a column a probability.
 
         Raises
         ------
@@ -276,6 +295,7 @@ class Predictions:
             raise ModuleNotFoundError(
                 "to_frame needs pandas; pip install 'featpipe[frame]'"
             ) from error
+        # Strings with surrogates stay what they are in an index of objects.
         index = pandas.Index(self.paths, name="path")
         frame = pandas.DataFrame({"label": self.labels}, index=index)
         frame["score"] = self.scores.max(axis=1)
@@ -288,7 +308,7 @@ class Predictions:
 
 
 def failures_path(path: str | os.PathLike[str]) -> Path:
-    """Give the name of the file that says what could not be read."""
+    """Return the name of the file that lists what could not be read."""
     path = Path(path)
     return path.with_name(f"{path.name.removesuffix('.csv')}.failures.csv")
 

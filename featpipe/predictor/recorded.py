@@ -46,6 +46,8 @@ def find_record(
     asked = {"seed": seed, **options}
     known = {"seed": document.seed, **document.options}
     for name, value in asked.items():
+        # Another seed or fold count is another search, whose C is not the one that a
+        # new search would find.
         if name not in known or known[name] != value:
             had = repr(known[name]) if name in known else "an unknown value"
             raise ValueError(
@@ -61,6 +63,7 @@ def find_record(
         )
     grid = np.logspace(-6, 5, 45) if Cs is None else Cs
     curve = np.array([C for C, _ in scores[0].C_curve], float)
+    # Written as decimal text and read back: equal to rounding.
     if len(curve) != len(grid) or not np.allclose(curve, grid, rtol=1e-9):
         raise ValueError(
             f"{os.fspath(path)!r} chose C from {len(curve)} values from "

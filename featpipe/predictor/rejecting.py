@@ -1,4 +1,4 @@
-"""When no answer is better than a wrong one: the threshold for a stated error rate.
+"""The rejection threshold for a stated error rate.
 
 Lives here: how often answers of a given confidence were wrong on rows that the
 classifier did not learn from, and the threshold that follows. Never here: how a
@@ -45,6 +45,7 @@ def error_curve(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
         return np.empty((0, 3))
     order = np.argsort(-confidence, kind="stable")
     ordered, wrong = confidence[order], np.cumsum(~correct[order])
+    # Evenly in answers and not in confidence, where most answers crowd near 1.
     at = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int))
     # Answers of the same confidence are taken or rejected together.
     last = np.unique(np.searchsorted(-ordered, -ordered[at], side="right") - 1)
@@ -96,6 +97,7 @@ def find_threshold(curve: np.ndarray, rate: float) -> float:
 def _search(curve: np.ndarray, rate: float) -> float | None:
     """Return the threshold of the last point found good, or None."""
     low, high, found = 0, len(curve) - 1, None
+    # Bonferroni over the steps of the bisection, as in the paper.
     level = _LEVEL / max(1, math.ceil(math.log2(len(curve) + 1)))
     while low <= high:
         middle = (low + high) // 2
@@ -109,6 +111,7 @@ def _search(curve: np.ndarray, rate: float) -> float | None:
 
 def _upper_bound(wrong: float, n: float, level: float) -> float:
     """Return Clopper and Pearson's one-sided bound of a share."""
+    # All wrong: the beta distribution has no such parameter.
     return 1.0 if wrong >= n else float(beta.ppf(1 - level, wrong + 1, n - wrong))
 
 

@@ -59,17 +59,19 @@ def write(
         },
         **{PREFIX + name: array for name, array in backbone.items()},
     }
+    # Sorted, so that the same model is the same bytes.
     record = json.dumps(model.as_record(), allow_nan=False, sort_keys=True)
-    said = {
+    metadata = {
         "format": FORMAT,
         "version": str(VERSION),
         "record": record,
         "sha256": _digest(record, arrays),
     }
-    content = save(arrays, metadata=said)
+    content = save(arrays, metadata=metadata)
     with files.explained(path, len(content)), files.replacing(path) as file:
         file.write(content)
         file.flush()
+        # While the old file is still in place.
         check(Path(file.name))
 
 
@@ -93,7 +95,7 @@ def read(path: Path) -> Model:
     try:
         # The record comes first: a file of another kind is not read further.
         with safe_open(path, framework="np") as file:
-            said = _known(file.metadata() or {})
+            metadata = _check_format(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -103,30 +105,31 @@ def read(path: Path) -> Model:
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    if _digest(said["record"], arrays) != said["sha256"]:
+    # safetensors has no checksum of its own.
+    if _digest(metadata["record"], arrays) != metadata["sha256"]:
         raise ValueError(
             f"{path} is damaged: its content is not what its SHA-256 says; copy it "
             "again, or fit anew"
         )
     try:
-        return _model(said["record"], arrays, _READ[said["version"]])
+        return _model(metadata["record"], arrays, _READ[metadata["version"]])
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} holds no model of version {said['version']}: {error}"
+            f"{path} holds no model of version {metadata['version']}: {error}"
         ) from error
 
 
-def _known(said: Mapping[str, str]) -> Mapping[str, str]:
-    if said.get("format") != FORMAT or not {"record", "sha256"} <= set(said):
+def _check_format(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    if metadata.get("format") != FORMAT or not {"record", "sha256"} <= set(metadata):
         raise ValueError(
             "holds tensors but no model; give one that `featpipe fit` wrote"
         )
-    if said.get("version") not in _READ:
+    if metadata.get("version") not in _READ:
         raise ValueError(
-            f"is a model of format version {said.get('version')!r}, and this featpipe "
-            f"reads versions up to {VERSION}; update featpipe, or fit anew"
+            f"is a model of format version {metadata.get('version')!r}, and this "
+            f"featpipe reads versions up to {VERSION}; update featpipe, or fit anew"
         )
-    return said
+    return metadata
 
 
 def _model(
@@ -137,6 +140,7 @@ def _model(
     if not {"coef", "intercept"} <= set(mine) <= set(allowed):
         raise ValueError(f"its tensors are {sorted(arrays)!r:.200}")
     model = Model.from_record(record, mine)
+    # A record that promises embedded weights without tensors would load DEFAULT ones.
     if (len(arrays) > len(mine)) != (model.embedded_sha256 is not None):
         raise ValueError("its record and its tensors differ on embedded weights")
     return model
@@ -150,6 +154,7 @@ def _digest(record: str, arrays: Mapping[str, np.ndarray]) -> str:
     """Hash the record, then name, dtype, shape and bytes of each tensor, by name."""
     digest = hashlib.sha256(record.encode("utf-8", "surrogateescape"))
     for name, array in sorted(arrays.items()):
+        # Name, dtype and shape too: the same bytes in another shape are other numbers.
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

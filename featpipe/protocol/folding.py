@@ -23,15 +23,23 @@ def group_numbers(groups: Sequence[str] | np.ndarray) -> np.ndarray:
     [1, 2, 0, 1, 3]
     """
     groups = np.asarray(groups, dtype=object)
+    # Images without a group are independent of all others.
     alone = groups == ""
     numbers = np.empty(len(groups), np.int64)
+    # As str: an object array of names of different types cannot be sorted.
     names, numbers[~alone] = np.unique(groups[~alone].astype(str), return_inverse=True)
     numbers[alone] = len(names) + np.arange(int(alone.sum()))
     return numbers
 
 
 def given_groups(groups: Sequence[str] | np.ndarray) -> np.ndarray | None:
-    """Return the number of each image's group, or None where no image has one."""
+    """Return the number of each image's group, or None where no image has one.
+
+    Examples
+    --------
+    >>> given_groups(["cat7", "", "cat7"]).tolist(), given_groups(["", ""])
+    ([0, 1, 0], None)
+    """
     named = bool((np.asarray(groups, dtype=object) != "").any())
     return group_numbers(groups) if named else None
 
@@ -79,6 +87,7 @@ def folds(
     labels = np.asarray(labels)
     numbers = None if groups is None else given_groups(groups)
     possible = int(np.unique(labels, return_counts=True)[1].max(initial=0))
+    # Groups are indivisible, so there can be no more folds than groups.
     if numbers is not None:
         possible = min(possible, len(np.unique(numbers)))
     n = min(n_folds, possible)
@@ -94,4 +103,5 @@ def folds(
         warnings.filterwarnings("ignore", message="The least populated class")
         cut = maker(n, shuffle=True, random_state=seed)
         pairs = list(cut.split(np.zeros((len(labels), 1)), labels, numbers))
+    # StratifiedGroupKFold leaves folds empty where one group holds most images.
     return [(train, held) for train, held in pairs if len(train) and len(held)]

@@ -24,6 +24,13 @@ class Part:
     selection : list of (fitted, scored)
         Pairs of positions *within* ``train`` that choose C and give the
         cross-validated score; empty where the rows are too few to hold any out.
+
+    Examples
+    --------
+    >>> pair = np.array([0, 1]), np.array([2, 3])
+    >>> part = Part(np.arange(4), np.arange(4, 6), [pair])
+    >>> part.train[part.selection[0][1]]
+    array([2, 3])
     """
 
     train: np.ndarray
@@ -56,6 +63,14 @@ class Protocol:
     repeats : list of (fitted, scored)
         Of fewer than `FEW` training images: further folds of the rows of ``final``,
         which choose no C and steady the cross-validated score.
+
+    Examples
+    --------
+    >>> from featpipe.protocol import plan
+    >>> labels, nothing = np.array([0, 1] * 10), np.array([""] * 20)
+    >>> protocol = plan(labels, nothing, nothing, ["a", "b"])
+    >>> protocol.name, protocol.nested, len(protocol.parts)
+    ('5-fold', True, 5)
     """
 
     name: str

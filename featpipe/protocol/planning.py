@@ -12,11 +12,14 @@ from featpipe.bounds import require_number, require_seed
 from featpipe.protocol.folding import Pairs, folds, group_numbers
 from featpipe.protocol.parts import Part, Protocol
 from featpipe.protocol.splitting import SplitRows, split_rows
+from featpipe.protocol.wording import (
+    FEW,
+    count,
+    describe_few,
+    describe_selection,
+)
 
 __all__ = ["FEW", "Part", "Protocol", "plan", "resolve_C"]
-
-FEW = 200
-"""Training images below which contenders are ranked by repeated folds."""
 
 _REPEATS = 4  # beside the folds that choose C
 
@@ -31,7 +34,7 @@ def plan(
     test_size: float | None = None,
     seed: int = 0,
 ) -> Protocol:
-    """Decide who trains and who judges.
+    """Decide which rows train, choose C and judge.
 
     ``test`` rows are held out, or ``val`` rows where there is no ``test``. C is
     chosen by stratified folds of the training rows, or on ``val`` where ``train``,
@@ -68,11 +71,21 @@ def plan(
     ----------
     .. [1] S. Varma and R. Simon, "Bias in error estimation when using
        cross-validation for model selection", BMC Bioinformatics 7, 2006.
+
+    Examples
+    --------
+    >>> labels = np.array([0, 1] * 5)
+    >>> splits = np.array(["train"] * 8 + ["test"] * 2)
+    >>> protocol = plan(labels, splits, np.array([""] * 10), ["a", "b"], n_folds=2)
+    >>> protocol.name, protocol.final.train.shape, protocol.judged.tolist()
+    ('test', (8,), [8, 9])
     """
     require_number("folds", n_folds, 2, 1000)
     require_seed(seed)
     cut = _Cut(labels, np.asarray(groups, object), list(class_names), n_folds, seed)
     splits = np.asarray(splits, object)
+    # Before the splits are looked at, so that the message is about the images and not
+    # about a split.
     cut.refuse_one_class(np.arange(len(labels)), "labelled")
     rows = split_rows(splits)
     if rows is not None:
@@ -130,6 +143,8 @@ class _Cut:
         """Cut few training rows again and again, by other seeds."""
         if len(rows) >= FEW:
             return []
+        # 7919 is a prime: neighbouring seeds of the user (0, 1, 2) do not share
+        # repeats. 2**32 is the range of numpy's seeds.
         seeds = [(self.seed + 7919 * k) % 2**32 for k in range(1, _REPEATS + 1)]
         return [pair for seed in seeds for pair in self.selection(rows, seed)]
 
@@ -162,6 +177,12 @@ def resolve_C(
     ------
     ValueError
         If there is a choice to make and nothing to choose by.
+
+    Examples
+    --------
+    >>> part = Part(np.arange(2), np.arange(2, 3), [])
+    >>> resolve_C(part, 0.1), resolve_C(part, "auto", [1.0])
+    (0.1, 1.0)
     """
     if C != "auto" or part.selection:
         return C
@@ -183,17 +204,20 @@ def _by_split(cut: _Cut, rows: SplitRows) -> Protocol:
     sides[rows.choose] = 1
     sides[held] = 2
     if len(rows.choose):
+        # The final fit learns from both; `searchsorted` gives the positions of each
+        # within it.
         both = np.sort(np.concatenate([train, rows.choose]))
         pair = np.searchsorted(both, train), np.searchsorted(both, rows.choose)
         part = Part(both, held, [pair])
         how = (
-            f"{_count(train)} of split 'train' and {_count(rows.choose)} of split "
+            f"{count(train)} of split 'train' and {count(rows.choose)} of split "
             f"'val' to learn from: C is chosen on 'val', then refitted on both"
         )
     else:
         part = cut.part(train, held)
-        how = f"{_count(train)} of split 'train' to learn from: {_by_cv(part)}"
-    notes = [f"{how}; {_count(held)} of split {name!r} are held out and choose nothing"]
+        choice = describe_selection(part)
+        how = f"{count(train)} of split 'train' to learn from: {choice}"
+    notes = [f"{how}; {count(held)} of split {name!r} are held out and choose nothing"]
     if len(rows.without):
         notes.append(
             f"{len(rows.without)} labelled images without a split take no part"
@@ -205,8 +229,10 @@ def _by_split(cut: _Cut, rows: SplitRows) -> Protocol:
         [part],
         sides,
         _unbalanced(cut, part),
-        [*notes, *_few(part)],
+        [*notes, *describe_few(part)],
         chosen_by_val=bool(len(rows.choose)),
+        # With a val split the score that ranks is that of val, which cannot be
+        # repeated.
         repeats=[] if len(rows.choose) else cut.repeats(part.train),
     )
 
@@ -227,9 +253,9 @@ def _by_cut(cut: _Cut, test_size: float) -> Protocol:
     part = cut.part(train, held)
     sides = np.isin(np.arange(len(cut.labels)), held).astype(np.int64)
     note = (
-        f"no split was given: {_count(held)} ({len(held) / len(sides):.0%}) are cut "
-        f"off, held out and choose nothing; {_count(train)} to learn from: "
-        f"{_by_cv(part)}"
+        f"no split was given: {count(held)} ({len(held) / len(sides):.0%}) are cut "
+        f"off, held out and choose nothing; {count(train)} to learn from: "
+        f"{describe_selection(part)}"
     )
     return Protocol(
         "test",
@@ -237,7 +263,7 @@ def _by_cut(cut: _Cut, test_size: float) -> Protocol:
         [part],
         sides,
         _unbalanced(cut, part),
-        [note, *_few(part)],
+        [note, *describe_few(part)],
         repeats=cut.repeats(part.train),
     )
 
@@ -247,6 +273,7 @@ def _held_rows(cut: _Cut, share: float) -> np.ndarray:
     rng = np.random.default_rng(cut.seed)
     held = []
     for label in np.unique(cut.labels):
+        # Class by class, so that the shares of the classes stay what they are.
         rows = rng.permutation(np.flatnonzero(cut.labels == label))
         held.append(rows[: min(round(share * len(rows)), len(rows) - 1)])
     return np.sort(np.concatenate(held))
@@ -254,6 +281,8 @@ def _held_rows(cut: _Cut, share: float) -> np.ndarray:
 
 def _held_groups(cut: _Cut, share: float) -> np.ndarray:
     """Hold out one stratified fold of groups, or all folds but one."""
+    # Groups cannot be divided, so the share is that of one fold in n, or of all but
+    # one.
     n = round(1 / min(share, 1 - share))
     train, held = folds(cut.labels, cut.groups, n_folds=n, seed=cut.seed)[0]
     return held if share <= 0.5 else train
@@ -275,7 +304,7 @@ def _by_folds(cut: _Cut, given: str) -> Protocol:
         sides[part.held] = side
     why = f"every image is of split {given!r}" if given else "no split was given"
     note = (
-        f"{why}: {_count(everything)} are each predicted by one of {len(parts)} models "
+        f"{why}: {count(everything)} are each predicted by one of {len(parts)} models "
         f"that never saw them; C is chosen inside each training part (nested "
         f"cross-validation). The C, its curve and cv shown are those of all images"
     )
@@ -286,7 +315,7 @@ def _by_folds(cut: _Cut, given: str) -> Protocol:
         parts,
         sides,
         warnings,
-        [note, *_few(final)],
+        [note, *describe_few(final)],
         repeats=cut.repeats(everything),
     )
 
@@ -299,6 +328,9 @@ def _inside(cut: _Cut, pairs: Pairs, i: int) -> Part:
     """
     train, held = pairs[i]
     cut.refuse_one_class(train, "training")
+    # The outer folds serve as inner folds too: without fold i, k - 1 of them are left.
+    # A fit that lacks two folds then serves two outer parts, and half of all fits are
+    # saved.
     others = [pairs[j][1] for j in range(len(pairs)) if j != i]
     selection = [
         (
@@ -308,29 +340,10 @@ def _inside(cut: _Cut, pairs: Pairs, i: int) -> Part:
         for other in others
     ]
     learned = [len(np.unique(cut.labels[train[fitted]])) for fitted, _ in selection]
+    # An inner fit would see a single class; such a part is cut anew on its own.
     if min(learned) < 2:
         return cut.part(train, held)
     return Part(train, held, selection)
-
-
-def _count(rows: np.ndarray) -> str:
-    return f"{len(rows)} image" + "s" * (len(rows) != 1)
-
-
-def _by_cv(part: Part) -> str:
-    if not part.selection:
-        return "they are too few for cross-validation"
-    return f"C is chosen by {len(part.selection)}-fold cross-validation"
-
-
-def _few(part: Part) -> list[str]:
-    """Return what a reader of cross-validated scores of few images must know."""
-    if len(part.train) >= FEW or len(part.selection) < 2:
-        return []
-    return [
-        f"fewer than {FEW} images to learn from: cv is the mean over repeated folds, "
-        "it flatters all the same, and a row close to the recommended one may be better"
-    ]
 
 
 def _names(cut: _Cut, numbers: np.ndarray) -> str:
@@ -340,10 +353,8 @@ def _names(cut: _Cut, numbers: np.ndarray) -> str:
 
 def _unbalanced(cut: _Cut, part: Part) -> list[str]:
     """Return which classes are missing on one side, or too small for the folds."""
-    learned, judged = (
-        np.unique(cut.labels[part.train]),
-        np.unique(cut.labels[part.held]),
-    )
+    learned = np.unique(cut.labels[part.train])
+    judged = np.unique(cut.labels[part.held])
     warnings = []
     if len(unseen := np.setdiff1d(judged, learned)):
         warnings.append(
@@ -377,6 +388,7 @@ def _parted_groups(cut: _Cut, sides: np.ndarray) -> list[str]:
     """Return which groups a given split has images of on both sides."""
     rows = np.flatnonzero((sides >= 0) & (cut.groups != ""))
     names, numbers = np.unique(cut.groups[rows].astype(str), return_inverse=True)
+    # One line for each pair of group and side: a group that appears twice is on both.
     of_side = np.unique(np.column_stack([numbers, sides[rows]]), axis=0)[:, 0]
     parted = names[np.bincount(of_side, minlength=len(names)) > 1].tolist()
     if not parted:

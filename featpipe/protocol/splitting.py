@@ -28,6 +28,13 @@ class SplitRows(NamedTuple):
         The split of ``held``, ``"test"`` or ``"val"``.
     without : (n_without,)
         Rows of no split; they take no part.
+
+    Examples
+    --------
+    >>> from featpipe.protocol import split_rows
+    >>> rows = split_rows(np.array(["train", "train", "test"]))
+    >>> rows.train.tolist(), rows.held.tolist(), rows.name
+    ([0, 1], [2], 'test')
     """
 
     train: np.ndarray
@@ -60,6 +67,8 @@ def split_rows(splits: np.ndarray) -> SplitRows | None:
     splits = np.asarray(splits)
     rows_of = {name: np.flatnonzero(splits == name) for name in ("", *NAMES)}
     given = [name for name in NAMES if len(rows_of[name])]
+    # Rows without a split count as a part of their own: with one named split beside
+    # them the intention is unclear, and that is refused below.
     n_without = len(rows_of[""])
     if len(given) + bool(n_without) < 2:
         return None
@@ -69,7 +78,9 @@ def split_rows(splits: np.ndarray) -> SplitRows | None:
             "learning and judging need 'train' and one of 'val' and 'test', or no "
             "splits at all"
         )
+    # Where there is no test split, val is held out and chooses nothing.
     name = "test" if "test" in given else "val"
+    # Where val judges, it cannot choose as well.
     choose = rows_of["val"] if name == "test" else rows_of["val"][:0]
     return SplitRows(rows_of["train"], choose, rows_of[name], name, rows_of[""])
 

@@ -34,6 +34,15 @@ class TuningRows(NamedTuple):
     folds : list of (train, held-out)
         Pairs of positions within ``train`` that choose a classifier's C, as
         `featpipe.compare` has them.
+
+    Examples
+    --------
+    >>> from featpipe.protocol import tuning_rows
+    >>> splits = ["train"] * 8 + ["val"] * 2
+    >>> labels, names = np.array([0, 1] * 5), ["a", "b"]
+    >>> rows = tuning_rows(labels, splits, [""] * 10, names, n_folds=2)
+    >>> rows.train.shape, rows.select.shape, rows.held.tolist()
+    ((8,), (4,), [8, 9])
     """
 
     train: np.ndarray
@@ -71,17 +80,29 @@ def tuning_rows(
     ------
     ValueError
         As `plan`, or if no training image can be spared to choose.
+
+    Examples
+    --------
+    >>> splits = ["train"] * 8 + ["val"] * 2
+    >>> labels, names = np.array([0, 1] * 5), ["a", "b"]
+    >>> rows = tuning_rows(labels, splits, [""] * 10, names, n_folds=2)
+    >>> len(rows.fit) + len(rows.select) == len(rows.train)
+    True
     """
     labels = np.asarray(labels)
     rows = np.flatnonzero(labels >= 0)
     labels, groups = labels[rows], np.asarray(groups, object)[rows]
     splits = np.asarray(splits, object)[rows]
     protocol = plan(labels, splits, groups, class_names, n_folds=n_folds, seed=seed)
+    # One training run is affordable, so of the folds of `compare` only the first is
+    # held out. Its score can then be compared with those of the table on the same
+    # images.
     part = protocol.parts[0]
     if protocol.chosen_by_val:
         fit, select = part.selection[0]
     else:
         mine = labels[part.train], groups[part.train]
+        # One fold: choosing by all of them would be five trainings.
         select = _spared(*mine, part.selection)
         fit = np.setdiff1d(np.arange(len(part.train)), select)
     train = rows[part.train]
@@ -109,7 +130,17 @@ def _spared(labels: np.ndarray, groups: np.ndarray, selection: Pairs) -> np.ndar
 
 
 def describe_rows(rows: TuningRows, *, refit: bool) -> Iterator[str]:
-    """Yield in words which images do what."""
+    """Yield in words which images do what.
+
+    Examples
+    --------
+    >>> from featpipe.protocol import tuning_rows
+    >>> splits = ["train"] * 8 + ["val"] * 2
+    >>> labels, names = np.array([0, 1] * 5), ["a", "b"]
+    >>> rows = tuning_rows(labels, splits, [""] * 10, names, n_folds=2)
+    >>> print(next(describe_rows(rows, refit=False))[:23])
+    8 images to learn from:
+    """
     again = "; then trained anew on all of them" if refit else ""
     yield (
         f"{len(rows.train)} images to learn from: the learning rate and the epoch are "
@@ -126,9 +157,16 @@ def describe_rows(rows: TuningRows, *, refit: bool) -> Iterator[str]:
 def unseen_classes(
     class_names: Sequence[str], learned: np.ndarray, judged: np.ndarray
 ) -> Iterator[str]:
-    """Yield a warning where classes are judged that were never learned."""
+    """Yield a warning where classes are judged that were never learned.
+
+    Examples
+    --------
+    >>> list(unseen_classes(["a", "b"], np.array([0]), np.array([0, 1])))
+    ["no training images of class 'b': the held-out images of it count as wrong"]
+    """
     lacking = np.setdiff1d(judged, learned)
     if len(lacking):
+        # Ten: thousands of names would hide the sentence around them.
         names = ", ".join(repr(class_names[k]) for k in lacking[:10])
         yield (
             f"no training images of class {names}: the held-out images of it count as "

@@ -22,6 +22,13 @@ class Doubtful(NamedTuple):
         By image: the likeliest other class.
     suspected : (n,) bool
         By image: whether confident learning counts the label as wrong.
+
+    Examples
+    --------
+    >>> from featpipe.report import doubtful_labels
+    >>> p = np.array([[0.9, 0.1], [0.2, 0.8], [0.8, 0.2]])
+    >>> doubtful_labels(p, np.array([0, 1, 1])).order.tolist()
+    [2, 1, 0]
     """
 
     order: np.ndarray
@@ -70,7 +77,12 @@ def doubtful_labels(probabilities: np.ndarray, labels: np.ndarray) -> Doubtful:
     others = probabilities.copy()
     others[np.arange(n), labels] = -np.inf
     likelier = others.argmax(axis=1)
+    # Ranked by margin and not by `suspected`, which would leave images of equal doubt
+    # in no order.
     margin = own - others.max(axis=1)
+    # An image counts for a class only if it is as likely there as that class's own
+    # images are on average; a class that is hard everywhere does not become suspect by
+    # that.
     above = np.where(probabilities >= threshold, probabilities, -np.inf)
     counted = above.argmax(axis=1)
     suspected = np.isfinite(above.max(axis=1)) & (counted != labels)

@@ -83,6 +83,7 @@ def figures_of(
     with _quiet(ink):
         for name, draw in drawers.items():
             figure = draw().figure
+            # pyplot keeps every figure it has made, and warns after twenty.
             plt.close(figure)  # type: ignore[arg-type]  # never a subfigure
             found[name] = figure
     return found  # type: ignore[return-value]
@@ -97,6 +98,7 @@ def map_groups(
         n = int(made.clusters.max()) + 1
         names = [f"cluster {k + 1}" for k in range(n)]
         return made.clusters, names, np.zeros(len(made.rows), bool)
+    # Both are ascending row numbers, and the map's are a sample of the others.
     at = np.searchsorted(findings.rows, made.rows)
     wrong = findings.predicted[at] != findings.labels[at]
     return findings.labels[at], findings.class_names, wrong

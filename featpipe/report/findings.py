@@ -36,6 +36,11 @@ class ClassScore:
     n : int
         Judged images of it.
     precision, recall, f1 : float
+
+    Examples
+    --------
+    >>> ClassScore("rose", 12, precision=0.9, recall=0.75, f1=0.82).n
+    12
     """
 
     name: str
@@ -58,6 +63,12 @@ class Map:
         How, and which codes.
     clusters : (n_points,) int64 or None
         K-means clusters, where there are no labels.
+
+    Examples
+    --------
+    >>> made = Map(np.arange(5), np.zeros((5, 2)), "t-SNE", "penultimate")
+    >>> made.points.shape
+    (5, 2)
     """
 
     rows: np.ndarray
@@ -97,6 +108,13 @@ class Findings:
     near_duplicates : list
         As `featpipe.comparison.duplicates.find`, by position in ``rows``.
     map : Map
+
+    Examples
+    --------
+    >>> from featpipe.report import make_report
+    >>> findings = make_report("flowers.h5", "flowers.json").findings
+    >>> findings.probabilities.shape, findings.confusion.shape
+    ((42, 3), (3, 3))
     """
 
     codes: Codes
@@ -165,11 +183,12 @@ class Findings:
             ClassScore(self.class_names[c], int(n), float(p), float(r), float(f))
             for c, p, r, f, n in zip(present, *columns, strict=True)
         ]
+        # Worst first: the reader looks for what to mend.
         return sorted(found, key=lambda each: each.f1)
 
 
 def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> Findings:
-    """Find out everything a report shows about labelled images.
+    """Compute everything a report shows about labelled images.
 
     Parameters
     ----------
@@ -185,6 +204,7 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
     ValueError
         If the scores were judged on images that the files do not have.
     """
+    # All pictures are of the recommended row, so of its file.
     codes = _file_of(files, scores[0])
     depth = _depth(codes, scores)
     rows, judged, predicted = _align(codes, scores[0])
@@ -202,6 +222,8 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
         n_folds=3 if very_large else 5,
         seed=seed,
     )
+    # Training images have no prediction in the record; those by a fit without them are
+    # shown.
     predicted = np.where(judged, predicted, probabilities.argmax(axis=1))
     shown = sample_rows(len(rows), seed=seed)
     points, method = project(X[shown], seed=seed)
@@ -240,6 +262,7 @@ def examine_unlabelled(codes: Codes, *, n_clusters: int = 10, seed: int = 0) -> 
     rows = sample_rows(len(codes), seed=seed)
     X = codes.take(depth, rows).astype(np.float32)
     points, method = project(X, seed=seed)
+    # At least five images a cluster, or each image would be one.
     n = max(1, min(n_clusters, len(rows) // 5))
     clusters = KMeans(n, n_init=3, random_state=seed).fit_predict(X)
     return Map(rows, points, method, depth, clusters)
@@ -247,6 +270,7 @@ def examine_unlabelled(codes: Codes, *, n_clusters: int = 10, seed: int = 0) -> 
 
 def _file_of(files: Sequence[Codes], score: Score) -> Codes:
     named = [f for f in files if os.fspath(f.path) == score.codes]
+    # The record may have been made in another folder.
     by_name = [f for f in files if f.path.name == os.path.basename(score.codes)]  # noqa: PTH119
     return (named or by_name or list(files))[0]
 
@@ -317,6 +341,8 @@ def _curve(
     """Draw the curve on the judged images, or on a fifth where all are judged."""
     rows = np.arange(len(labels))
     if judged.all():
+        # Where every image is judged by cross-validation none is left to draw a curve
+        # on.
         held = np.random.default_rng(seed).permutation(len(labels)) % 5 == 0
     else:
         held = judged

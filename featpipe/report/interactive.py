@@ -55,6 +55,8 @@ def interactive_map(
     colours = [*class_colours(len(names)), "#7f7f7f"]
     source = ColumnDataSource(
         {
+            # Three decimals: a map of thousands of points is half as long, and no
+            # screen shows more.
             "x": np.round(points[:, 0], 3).tolist(),
             "y": np.round(points[:, 1], 3).tolist(),
             "colour": [colours[k] for k in groups.tolist()],
@@ -72,6 +74,7 @@ def interactive_map(
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_color="#7f7f7f",
+        # SVG or WebGL would be slower, or not there, in a browser without a GPU.
         output_backend="canvas",
     )
     plot.axis.visible = plot.grid.visible = False
@@ -93,6 +96,8 @@ def interactive_map(
         nonselection_fill_alpha=0.6,
         **style,
     )
+    # The page draws the picture: Bokeh's own tooltip would need every picture in its
+    # data.
     hover = CustomJS(code=_SHOW.format("cb_data.index.indices"))
     plot.add_tools(HoverTool(tooltips=None, callback=hover, mode="mouse"), TapTool())
     source.selected.js_on_change(

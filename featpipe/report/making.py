@@ -38,6 +38,14 @@ class Report:
         The map of the codes.
     notes : list of str
         What the comparison printed below its table; empty if the scores were read.
+
+    Examples
+    --------
+    >>> from featpipe.report import make_report
+    >>> made = make_report("flowers.h5", "flowers.json")
+    >>> made.write("flowers.html")
+    >>> sorted(made.figures())
+    ['C-curves', 'accuracy-by-depth', 'class-scores', 'confusion', ...]
     """
 
     files: list[Codes]
@@ -54,6 +62,7 @@ class Report:
             If it cannot be written.
         """
         page = render(self.files, self.findings, self.map, self.notes)
+        # Names of files may hold bytes that are no UTF-8.
         write_bytes(Path(path), page.encode("utf-8", "replace"))
 
     def figures(self) -> dict[str, Figure]:
@@ -119,6 +128,7 @@ def make_report(
     >>> report = make_report("flowers.h5")                       # doctest: +SKIP
     >>> report.write("flowers.html")                             # doctest: +SKIP
     """
+    # Before the comparison, which may take minutes.
     require_packages()
     several = [codes] if isinstance(codes, Codes | str | os.PathLike) else codes
     files = [checked(x) if isinstance(x, Codes) else read(x) for x in several]
@@ -139,6 +149,10 @@ def require_packages() -> None:
     Raises
     ------
     ModuleNotFoundError
+
+    Examples
+    --------
+    >>> require_packages()
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:

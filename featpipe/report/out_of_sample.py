@@ -64,12 +64,15 @@ def out_of_sample(
     few = np.random.default_rng(seed).permutation(learned)[:_FEW]
     if C is None:
         C = float(_fit(classifier, X[few], y[few], Cs=_CS).C_)
+    # A class that a fold has not learned gets probability zero.
     scores = np.full((len(y), int(y.max()) + 1), -np.inf)
     inner = None if groups is None else np.asarray(groups, object)[learned]
     for fitted, left_out in folds(y[learned], inner, n_folds=n_folds, seed=seed):
         _score(classifier, C, X, y, learned[fitted], learned[left_out], scores)
     if not judged.all() and judged.any():
         _score(classifier, C, X, y, learned, np.flatnonzero(judged), scores)
+    # Decision values of least squares are no log-odds; one factor makes them
+    # comparable.
     scale = 1.0 if classifier == "logistic" else _softmax_scale(scores[few], y[few])
     scores *= scale
     probabilities: np.ndarray = softmax(scores, axis=1)
@@ -95,6 +98,7 @@ def _score(
 
 def _softmax_scale(scores: np.ndarray, y: np.ndarray) -> float:
     """Return the factor of scores whose softmax has the lowest log-loss."""
+    # Images whose class the fold lacked would make every loss infinite.
     seen = np.isfinite(scores[np.arange(len(y)), y])
     scores, y = scores[seen], y[seen]
 

@@ -48,6 +48,7 @@ def render(
     environment = Environment(
         loader=PackageLoader("featpipe.report", "."),
         autoescape=True,
+        # A misspelt name in the template is an error and no blank.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -55,6 +56,7 @@ def render(
     codes = findings.codes if findings else files[0]
     scores = findings.scores if findings else []
     low = min((score.accuracy_low for score in scores), default=0.0)
+    # Bars from zero would all look alike at 95 %; the axis says where it starts.
     lowest = float(np.floor(20 * low) / 20)  # whole steps of 5 %
     galleries = _galleries(findings) if findings else []
     sheet = make_sheet(codes, _wanted_rows(galleries, findings, made))
@@ -159,12 +161,12 @@ def _own_notes(findings: Findings | None, notes: Sequence[str]) -> list[str]:
         return []
     scores, codes = findings.scores, findings.codes
     # `compare` has put the rows' names before their warnings already.
-    told = tuple(notes)
+    present = tuple(notes)
     warnings = dict.fromkeys(
         f"{score.classifier} on {score.depth}: {text}"
         for score in scores
         for text in score.warnings
-        if not any(note.endswith(text) for note in told)
+        if not any(note.endswith(text) for note in present)
     )
     label_of = dict(zip(codes.paths, codes.labels.tolist(), strict=True))
     names = [codes.class_names[label_of[p]] for p in findings.recommended.test_paths]
@@ -341,6 +343,8 @@ def _commands(files: Sequence[Codes], findings: Findings | None) -> list[str]:
         made = file.provenance
         words = ["featpipe", "extract", file.images_root, "-o", os.fspath(file.path)]
         words += ["--backbone", str(made.get("backbone", ""))]
+        # The default need not be repeated, and may have another name in another
+        # version.
         if made.get("weights") not in (None, "", "DEFAULT"):
             words += ["--weights", str(made["weights"])]
         for depth in file.depths:

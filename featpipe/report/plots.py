@@ -50,6 +50,13 @@ def plot_accuracy_by_depth(scores: Sequence[Score], ax: Axes | None = None) -> A
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from featpipe.scores import read_json
+    >>> ax = plot_accuracy_by_depth(read_json("flowers.json"))
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['penultimate', 'layer3:avg']
     """
     depths = list(dict.fromkeys(score.depth for score in scores))
     names = list(dict.fromkeys(score.classifier for score in scores))
@@ -65,6 +72,8 @@ def plot_accuracy_by_depth(scores: Sequence[Score], ax: Axes | None = None) -> A
         ax.errorbar(
             x,
             y,
+            # Rounding may put the accuracy an ulp outside its interval, which
+            # matplotlib refuses.
             xerr=np.clip([low, high], 0, None),
             fmt="osD^vPX"[k % 7],
             color=COLOURS[k % len(COLOURS)],
@@ -72,6 +81,7 @@ def plot_accuracy_by_depth(scores: Sequence[Score], ax: Axes | None = None) -> A
             capsize=2,
         )
     ax.set_yticks(range(len(depths)), depths)
+    # Shallow depths on top, as in the table.
     ax.set_ylim(len(depths) - 0.5, -0.5)
     ax.set_xlabel("accuracy %, with its 95 % interval")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=4, frameon=False)
@@ -91,6 +101,13 @@ def plot_C_curves(scores: Sequence[Score], ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from featpipe.scores import read_json
+    >>> ax = plot_C_curves(read_json("flowers.json"))
+    >>> ax.get_xlabel(), ax.get_xscale()
+    ('C', 'log')
     """
     ax = _axes(ax)
     names = list(dict.fromkeys(score.classifier for score in scores))
@@ -132,6 +149,12 @@ def plot_confusion(
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> ax = plot_confusion(np.array([[9, 1], [2, 8]]), ["rose", "tulip"])
+    >>> [text.get_text() for text in ax.texts]
+    ['9', '1', '2', '8']
     """
     n = len(class_names)
     ax = _axes(ax, (6.4, min(6.4, 3.2 + 0.25 * n)))
@@ -142,8 +165,10 @@ def plot_confusion(
     if n <= _MOST_NAMES:
         ax.set_xticks(range(n), class_names, rotation=60, ha="right")
         ax.set_yticks(range(n), class_names)
+    # Counts in the cells are legible up to a dozen classes.
     if n <= 12:
         for i, j in np.ndindex(confusion.shape):
+            # White text on the dark half of the colour scale.
             dark = 2 * confusion[i, j] > totals[i, 0]
             ax.text(
                 j,
@@ -174,6 +199,13 @@ def plot_class_scores(
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from featpipe.report import ClassScore
+    >>> ax = plot_class_scores([ClassScore("rose", 12, 0.9, 0.75, 0.82)])
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['rose (12)']
     """
     shown = list(class_scores)[:_MOST_NAMES]
     ax = _axes(ax, (6.4, 1.6 + 0.25 * len(shown)))
@@ -198,6 +230,14 @@ def plot_learning_curve(curve: LearningCurve, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from featpipe.comparison.learning_curve import CurvePoint, LearningCurve
+    >>> points = [CurvePoint(5, (0.7, 0.8), 0.6, 0.9), CurvePoint(10, (0.9,), 0.9, 0.9)]
+    >>> ax = plot_learning_curve(LearningCurve(points, 40, "logistic"))
+    >>> ax.get_xlabel(), len(ax.lines)
+    ('labels per class', 3)
     """
     ax = _axes(ax)
     x = [point.n_per_class for point in curve.points]
@@ -241,11 +281,20 @@ def plot_map(
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> from featpipe.report import Map
+    >>> made = Map(np.arange(4), np.zeros((4, 2)), "t-SNE", "penultimate")
+    >>> ax = plot_map(made, np.array([0, 0, 1, 1]), ["rose", "tulip"])
+    >>> len(ax.lines)
+    2
     """
     ax = _axes(ax, (6.4, 5.6))
     colours = class_colours(len(names))
     for k, name in enumerate(names):
         x, y = made.points[groups == k].T
+        # A legend of a hundred classes would cover the map.
         label = name if k < 10 else None
         ax.plot(x, y, ".", color=colours[k], markersize=4, label=label, alpha=0.7)
     if wrong is not None and wrong.any():

@@ -64,6 +64,7 @@ def project(
         if n > 1:
             points[:, :n_components] = PCA(n_components).fit_transform(X)
         return points, "principal components"
+    # Distances between thousands of columns are dominated by noise, and slow.
     reduced = PCA(min(_COMPONENTS, n - 1, X.shape[1]), random_state=seed).fit_transform(
         X
     )
@@ -74,6 +75,7 @@ def project(
         return np.asarray(points, np.float64), "UMAP of 50 principal components"
     from sklearn.manifold import TSNE
 
+    # t-SNE needs three times as many neighbours as its perplexity.
     perplexity = min(_PERPLEXITY, (n - 1) / 3)
     made = TSNE(
         perplexity=perplexity,

@@ -54,6 +54,9 @@ def difference_interval(correct: np.ndarray, other_correct: np.ndarray) -> Inter
     low1, high1 = wilson(int(first.sum()), n)
     low2, high2 = wilson(int(second.sum()), n)
     phi = _phi(first, second)
+    # Newcombe 1998, method 10: Wilson limits of each share, joined with their
+    # correlation. Two limits that point away from each other are added, hence low with
+    # high.
     below = _joined(p1 - low1, high2 - p2, phi)
     above = _joined(high1 - p1, p2 - low2, phi)
     return p1 - p2, p1 - p2 - below, p1 - p2 + above
@@ -77,6 +80,8 @@ def _phi(first: np.ndarray, second: np.ndarray) -> float:
         return 0.0
     product = float(both * neither - only_first * only_second)
     if product > 0:
+        # A positive correlation narrows the interval, so it is estimated on the safe
+        # side.
         product = max(product - len(first) / 2, 0.0)
     return product / math.sqrt(margins)
 
@@ -112,6 +117,7 @@ def grouped_difference(
     difference = float(gain.mean())
     if n_groups < 2:
         return difference, -1.0, 1.0
+    # Groups are of unequal size, so the variance is that of a ratio of two sums.
     residuals = np.bincount(number, weights=gain) - difference * sizes
     variance = n_groups / (n_groups - 1) * (residuals**2).sum() / n**2
     margin = float(t.ppf(0.975, n_groups - 1)) * math.sqrt(variance)
@@ -152,6 +158,7 @@ def detectable_difference(
     """
     z_level, z_power = norm.isf(level / 2), norm.ppf(power)
 
+    # Connor 1987, solved for the difference instead of the number of images.
     def lacking(difference: float) -> float:
         spread = math.sqrt(max(discordance - difference**2, 0.0))
         needed = (z_level * math.sqrt(discordance) + z_power * spread) / difference
@@ -159,6 +166,7 @@ def detectable_difference(
 
     if discordance <= 0 or lacking(discordance) > 0:
         return math.nan
+    # The difference cannot exceed the share of images on which the two disagree.
     return float(brentq(lacking, 1e-9, discordance))
 
 

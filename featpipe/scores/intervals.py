@@ -59,6 +59,8 @@ def exact(n_correct: float, n: float, confidence: float = 0.95) -> tuple[float, 
     """
     tail = (1 - confidence) / 2
     n_wrong = n - n_correct
+    # Clopper and Pearson 1934 by quantiles of the beta distribution, which unlike a
+    # binomial test take counts that are no whole numbers (groups give such).
     low = beta.ppf(tail, n_correct, n_wrong + 1) if n_correct > 0 else 0.0
     high = beta.ppf(1 - tail, n_correct + 1, n_wrong) if n_wrong > 0 else 1.0
     return float(low), float(high)
@@ -125,6 +127,8 @@ def grouped_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, fl
     if n_groups < 2:
         return 0.0, 1.0
     if p in (0.0, 1.0):
+        # All right or all wrong: the variance between groups is zero and says nothing;
+        # each group then counts as one image.
         effective = float(n_groups)
     else:
         residuals = right - p * sizes

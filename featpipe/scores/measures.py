@@ -76,6 +76,7 @@ def judge(
             f"{predicted.shape} predictions cannot be judged by {labels.shape} labels; "
             "give one prediction per label, and at least one"
         )
+    # The interval is of accuracy, whatever metric chose.
     correct = labels == predicted
     low, high = (
         accuracy_interval(int(correct.sum()), labels.size)
@@ -95,5 +96,8 @@ def judge(
 def _log_loss(labels: np.ndarray, probabilities: np.ndarray | None) -> float | None:
     if probabilities is None:
         return None
+    # Float64: log-loss of near-certain predictions is lost in float32.
     of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    # A probability of zero for the true class makes the loss infinite, which is no
+    # number for a table or for JSON.
     return float(-np.log(of_truth).mean()) if of_truth.min() > 0 else None

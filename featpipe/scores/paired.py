@@ -81,6 +81,7 @@ def sign_flip(
     difference = np.bincount(
         number, weights=correct.astype(float) - other_correct, minlength=1
     ).astype(np.int64)
+    # Whole numbers, so the distribution is computed exactly and without drawing.
     observed = abs(int(difference.sum()))
     chances = np.ones(1)
     sizes, counts = np.unique(np.abs(difference[difference != 0]), return_counts=True)
@@ -90,6 +91,7 @@ def sign_flip(
         step[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, step)
     sums = np.arange(len(chances)) - len(chances) // 2
+    # The sum of rounded probabilities may exceed 1 by an ulp.
     return float(min(1.0, chances[np.abs(sums) >= observed].sum()))
 
 
@@ -121,6 +123,7 @@ def holm(p_values: Iterable[float]) -> list[float]:
     """
     p = np.asarray(list(p_values), dtype=np.float64)
     order = np.argsort(p, kind="stable")
+    # The running maximum keeps corrected values in the order of the given ones.
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(stepped, 1.0)

@@ -104,6 +104,13 @@ class Score:
     image_passes : int or None
         Of a fine-tuned network: how often an image went through it from its pixels
         on, to learn from or to choose by; what is cached is not computed again.
+
+    Examples
+    --------
+    >>> from featpipe.scores import read_json
+    >>> score = read_json("flowers.json")[0]
+    >>> score.classifier, score.depth, score.width, len(score.test_paths)
+    ('linear', 'penultimate', 8, 12)
     """
 
     codes: str
@@ -179,6 +186,8 @@ class Score:
             has predictions that do not pair up with its paths.
         """
         known = {f.name for f in fields(cls)}
+        # Fields that only a comparison or a training sets are absent in documents of
+        # the other.
         missing = sorted(known - set(record) - {*FINETUNE_FIELDS, *_OF_COMPARISON})
         unknown = sorted(set(record) - known)
         if missing or unknown:
@@ -207,6 +216,7 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is list:
         each_kind = get_args(kind)[0]
         return isinstance(value, list) and all(_is_of(v, each_kind) for v in value)
+    # bool is a subclass of int in Python, and a number to isinstance.
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
@@ -218,6 +228,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
         return [_plain(each) for each in value]
+    # JSON knows no numpy scalars, and a nan in it would not be JSON.
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -234,6 +245,13 @@ class Document:
         ``folds``, ``metric`` and ``class_weight`` of a comparison; empty where the
         file does not say.
     scores : list of Score
+
+    Examples
+    --------
+    >>> from featpipe.scores import read_document
+    >>> document = read_document("flowers.json")
+    >>> document.seed, document.options["folds"], len(document.scores)
+    (0, 5, 4)
     """
 
     seed: int | None
@@ -262,6 +280,12 @@ def write_json(
     ------
     OSError
         If the folder does not exist or cannot be written to.
+
+    Examples
+    --------
+    >>> write_json("again.json", read_json("flowers.json"), seed=0)
+    >>> read_document("again.json").seed
+    0
     """
     from featpipe import __version__
 
@@ -275,7 +299,13 @@ def write_json(
 
 
 def read_json(path: str | os.PathLike[str]) -> list[Score]:
-    """Read the scores of a document written by `write_json`; raises as it does."""
+    """Read the scores of a document written by `write_json`; raises as it does.
+
+    Examples
+    --------
+    >>> len(read_json("flowers.json"))
+    4
+    """
     return read_document(path).scores
 
 
@@ -288,6 +318,11 @@ def read_document(path: str | os.PathLike[str]) -> Document:
         If there is no such file.
     ValueError
         If it is not such a document; the message names the file.
+
+    Examples
+    --------
+    >>> read_document("flowers.json").options["metric"]
+    'accuracy'
     """
     try:
         document = files.read_json(path)

@@ -65,13 +65,18 @@ def max_t(
     first, second = np.triu_indices(correct.shape[1], 1)
     totals, counts = _units(correct, groups)
     spread = ((totals[:, first] - totals[:, second]) ** 2 * counts[:, None]).sum(axis=0)
+    # Two rows that are right on the same images have no spread, and no difference
+    # either.
     scale = np.sqrt(np.where(spread > 0, spread, 1.0))
     sums = (totals * counts[:, None]).sum(axis=0)
     observed = np.abs(sums[first] - sums[second]) / scale / np.sqrt(variance_ratio)
     order = np.argsort(-observed, kind="stable")
+    # One set of draws for all pairs: the maximum over pairs is what the test is about.
     rng = np.random.default_rng(seed)
     exceeded = np.zeros(len(order))
     for start in range(0, _DRAWS, _AT_ONCE):
+        # Images on which all rows agree in the same way are drawn together as one
+        # binomial, so the cost depends on the patterns and not on the images.
         size = min(_AT_ONCE, _DRAWS - start), len(counts)
         signs = 2 * rng.binomial(counts, 0.5, size=size) - counts
         drawn = signs @ totals
@@ -79,6 +84,8 @@ def max_t(
         largest = np.maximum.accumulate(flipped[:, order[::-1]], axis=1)[:, ::-1]
         exceeded += (largest >= observed[order] - _ROUNDING).sum(axis=0)
     of_pair = np.empty(len(order))
+    # With 1 added to both counts the p-value is valid for any number of draws, and
+    # never zero (Phipson and Smyth 2010).
     of_pair[order] = np.maximum.accumulate((1 + exceeded) / (1 + _DRAWS))
     p_values = np.full(correct.shape[1], np.nan)
     for row, other in ((first, second), (second, first)):

@@ -50,6 +50,15 @@ def share_codes() -> Iterator[None]:
     """Share standardised and rotated codes among the fits inside the block.
 
     A block inside another shares with the outer one.
+
+    Examples
+    --------
+    >>> from featpipe import solvers
+    >>> with solvers.share_codes():
+    ...     X = np.zeros((4, 2), np.float32)
+    ...     one = solvers.shared_rows(X, np.array([0, 2]))
+    ...     print(one is solvers.shared_rows(X, np.array([0, 2])))
+    True
     """
     if _made.get() is not None:
         yield
@@ -84,7 +93,14 @@ def _digest(*arrays: np.ndarray) -> str:
 
 
 def shared_rows(codes: Any, rows: np.ndarray) -> Any:
-    """Return a copy, or a reader, of some rows; the same each time inside the block."""
+    """Return a copy, or a reader, of some rows; the same each time inside the block.
+
+    Examples
+    --------
+    >>> from featpipe import solvers
+    >>> solvers.shared_rows(np.arange(6.0).reshape(3, 2), np.array([0, 2])).tolist()
+    [[0.0, 1.0], [4.0, 5.0]]
+    """
     return _once(codes, ("copy", _digest(rows)), lambda: codes[rows])
 
 
@@ -148,7 +164,7 @@ def _fold_codes(
 
 
 def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:
-    """Decide whether every fold gets a rotated copy of the rows."""
+    """Return whether every fold gets a rotated copy of the rows."""
     rank = min(rows.width, int((weights > 0).sum(1).max()))
     numbers = len(weights) * rows.n_rows * rank
     fits = 12 * numbers + 8 * rows.n_rows * rows.width <= ROTATED * options.n_bytes
@@ -288,6 +304,7 @@ def _radius(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.Tensor
         z = rows.read(start, stop, torch.float32)
         norms = ((z * z) @ square - 2 * (z @ inner)).double() + constant
         largest = torch.maximum(largest, (norms * used[start:stop]).amax(0))
+    # Single precision, rounded up: the bound of the gap has to hold.
     return 1.001 * largest.clamp_min(0).sqrt()
 
 
@@ -336,6 +353,8 @@ def _fold_sums(
             used = (part[:, chosen[0]] > 0).nonzero()[:, 0].tolist()
             root = part.amax(0)[chosen].sqrt()[:, None]
             rooted = z[chosen] * root
+            # Each row is multiplied once and added to every fold that has it, instead
+            # of once a fold.
             square, linear = _square(rooted), (rooted * root).sum(0)
             for fold in (*used, n_folds):
                 gram[fold] += square

@@ -155,6 +155,7 @@ class FoldCodes(ABC):
 
     def as_given(self, theta: torch.Tensor, fold: int) -> Start:
         """Return coefficients (n_columns, rank + 1) for the codes as given."""
+        # Standardisation is folded back: the user's codes are not standardised.
         v = self.unrotate(theta[:, :-1], fold) * self.moments.ratio[fold]
         coef = v / self.rows.scale
         intercept = theta[:, -1] - v @ self.moments.centre[fold] - coef @ self.rows.mean
@@ -305,6 +306,7 @@ class SharedCodes(FoldCodes):
     def scores(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Return the scores of a block."""
         flat = v.flatten(0, 1)
+        # One product for all folds, since they share the rows.
         f = torch.addmm(flat[:, -1:], flat[:, :-1], z.T)
         return f.view(*v.shape[:2], len(z))
 

@@ -52,9 +52,12 @@ class Softmax:
         """Evaluate a block of scores."""
         at = targets.expand(*f.shape[:2], 1, -1)
         w = weights[:, None, None]
+        # The largest score becomes zero, so that no exponential overflows.
         f = f - f.amax(2, keepdim=True)
         own_log = f.gather(2, at)
         p = f.exp_()
+        # The own class is kept apart: 1 - p of a nearly certain row would be rounded
+        # away.
         own = p.gather(2, at)
         rest = p.scatter_(2, at, 0.0).sum(2, keepdim=True)
         total = rest + own
@@ -114,6 +117,8 @@ class Logistic(_OneColumn):
         """Evaluate a block of scores."""
         w = weights[:, None]
         margin = targets * f.squeeze(2)
+        # Beyond 80 softplus is its argument in float64 too; torch's default of 20 is
+        # for float32.
         loss = torch.nn.functional.softplus(-margin, threshold=80.0)
         weighted = w * torch.sigmoid(-margin)
         bend = weighted * torch.sigmoid(margin)
@@ -129,6 +134,8 @@ class Hinge(_OneColumn):
         """Evaluate a block of scores."""
         hinge = (1 - targets * f.squeeze(2)).clamp_min_(0)
         weighted = weights[:, None] * hinge
+        # Rows beyond the margin add nothing: the generalised Hessian of Keerthi and
+        # DeCoste (2005).
         bend = 2 * weights[:, None] * (hinge > 0)
         return self._pack(weighted * hinge, -2 * targets * weighted, bend, targets)
 

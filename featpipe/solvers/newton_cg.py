@@ -111,6 +111,7 @@ def minimize(
             return result
         if len(going) < len(units):
             units = units[going]
+            # Solved units leave the batch: every product that follows is smaller.
             batch.keep(going)
         batch.step(tol, max_passes)
 
@@ -137,6 +138,7 @@ class _Batch:
         """Take one Newton step with the units whose gap is above ``tol``."""
         before, value, active = self.at.gap, self.at.value, self.at.gap > tol
         direction = self._direction(active, max_passes - self.n_passes)
+        # A direction of zero is a step that gains nothing, and is counted as such.
         direction = torch.where(direction.isfinite(), direction, 0.0)
         self.theta, self.at, n_trials = search(
             self.objective, self.at, self.theta, direction, active
@@ -279,6 +281,7 @@ def search(
     """
     slope = inner(at.gradient, direction)
     going = active & (slope < 0)
+    # The full Newton step first: near the minimum it is taken as it is.
     length = going.double()
     noise = 10 * torch.finfo(objective.dtype).eps * at.value.abs()
     n_trials = 0
@@ -291,6 +294,8 @@ def search(
         done = ~going | (now <= 0) | (lower & (now <= OVERSHOOT * slope.abs()))
         if bool(done.all()):
             break
+        # The secant rule on the slope; bounded, so that the length changes by a factor
+        # of 20 at most.
         share = slope / (slope - now)
         length = torch.where(done, length, length * share.clamp(0.05, 0.95))
     return here, then, n_trials

@@ -98,11 +98,16 @@ class Objective:
         self.spans = spans or list(codes.blocks(codes.n_folds * len(C) * self.k))
         self.dtype, self.n_bytes = dtype, n_bytes
         self.product_dtype = product_dtype
+        # One number for each score: kept, a Hessian product needs one pass instead of
+        # two.
         cells = codes.n_folds * len(C) * self.k * codes.rows.n_rows
         self.keeps = cells * product_dtype.itemsize <= KEPT * n_bytes
         self.penalty = torch.ones(codes.rank + 1, dtype=torch.float64, device=C.device)
+        # The intercept, the last coefficient, is not penalised.
         self.penalty[-1] = 0
         present = codes.class_weight > 0
+        # Scores of a class without rows can fall without end, as can all of a softmax
+        # together: along these the loss does not resist.
         absent = (~present).sum(1, keepdim=True)
         self.n_free = absent + 1 if self.joint else absent * 0
 

@@ -116,6 +116,14 @@ def solve(
     Returns
     -------
     Solution
+
+    Examples
+    --------
+    >>> from featpipe.solvers import Problem
+    >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
+    >>> solution = solve(Problem(X, y, 2, "linear", np.ones(4), np.ones(4)), 1e6)
+    >>> solution.coef.round(3).tolist(), solution.intercept.round(3).tolist()
+    ([[0.8]], [-1.2])
     """
     options = options or Options()
     rows = np.arange(len(problem.labels))
@@ -220,7 +228,7 @@ class _Search:
                 self._solve(halfway[first : first + group])
 
     def _growing(self, low: int, high: int) -> bool:
-        """Decide whether coefficients still grow like C."""
+        """Return whether coefficients still grow like C."""
         before, after = (self.theta[p][..., :-1].square().sum() for p in (low, high))
         return bool(after > GROWING**2 * before)
 
@@ -319,7 +327,7 @@ class _Race:
         self.before, self.n_lost = before, 0
 
     def __call__(self, theta: torch.Tensor) -> bool:
-        """Decide whether every C has lost, by coefficients after one more step."""
+        """Return whether every C has lost, by coefficients after one more step."""
         n_folds, n = len(theta), len(self.before)
         each = theta.view(n_folds, n, -1, theta.shape[-1])
         predicted = predict_held_out(self.codes, each, self.held_out)

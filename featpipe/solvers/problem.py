@@ -33,6 +33,12 @@ class Problem:
     row_weights : (n,) float64
         Weight of each row in the standard deviations: the sample weight.
     standardize : bool
+
+    Examples
+    --------
+    >>> X, y, ones = np.zeros((4, 2)), np.array([0, 1] * 2), np.ones(4)
+    >>> Problem(X, y, 2, "svm", ones, ones).loss
+    'svm'
     """
 
     codes: Any
@@ -67,6 +73,11 @@ class Options:
         Bytes beyond the codes, or a text like "8GB"; None is 1 GB.
     full_path : bool
         Whether every C is solved, also those that cannot be chosen.
+
+    Examples
+    --------
+    >>> Options(memory="2GB").n_bytes
+    2000000000
     """
 
     tol: float = 1e-4
@@ -104,6 +115,12 @@ class Start(NamedTuple):
     ----------
     coef : (n_columns, width)
     intercept : (n_columns,)
+
+    Examples
+    --------
+    >>> start = Start(np.zeros((3, 2)), np.zeros(3))
+    >>> start.coef.shape
+    (3, 2)
     """
 
     coef: np.ndarray
@@ -122,6 +139,14 @@ class Solution:
         Proven bound of the relative distance of the objective to its minimum.
     n_passes : int
     converged : bool
+
+    Examples
+    --------
+    >>> from featpipe.solvers import Problem, solve
+    >>> X, y = np.random.default_rng(0).normal(size=(9, 2)), np.array([0, 1, 2] * 3)
+    >>> solution = solve(Problem(X, y, 3, "logistic", np.ones(9), np.ones(9)), 1.0)
+    >>> solution.coef.shape, solution.intercept.shape, solution.converged
+    ((3, 2), (3,), True)
     """
 
     coef: np.ndarray
@@ -149,6 +174,16 @@ class Path:
     start : callable
         From the number of a solved C, and some splits or None for all, to where a fit
         on all rows may begin: the mean of these splits' solutions.
+
+    Examples
+    --------
+    >>> from featpipe.solvers import Options, Problem, solve_path
+    >>> X, y = np.random.default_rng(0).normal(size=(8, 2)), np.array([0, 1] * 4)
+    >>> problem = Problem(X, y, 2, "linear", np.ones(8), np.ones(8))
+    >>> rows = np.arange(8)
+    >>> path = solve_path(problem, np.array([0.1, 1.0]), [(rows[:4], rows[4:])])
+    >>> path.predicted[0].shape, path.gaps.shape, path.converged
+    ((2, 4), (1, 2), True)
     """
 
     predicted: list[np.ndarray]

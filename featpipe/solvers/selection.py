@@ -49,6 +49,12 @@ class Judge:
         What each row adds to the score if it is right; they sum to one.
     score : callable or None
         From predictions (n,) to the score; None where it is the weight of right rows.
+
+    Examples
+    --------
+    >>> judge = Judge([(0, np.arange(3))], np.array([0, 1, 1]), np.full(3, 1 / 3), None)
+    >>> judge.truth.shape
+    (3,)
     """
 
     held_out: list[tuple[int, np.ndarray]]
@@ -75,7 +81,7 @@ class Judge:
         return [p for p, score in self.scores.items() if score >= least]
 
     def rejects(self, before: list[np.ndarray], now: list[np.ndarray]) -> bool:
-        """Decide whether a C under way is out of reach of the best.
+        """Return whether a C under way is out of reach of the best.
 
         Either it is worse on the same rows by more than chance, or hardly a row turns
         any more.
@@ -91,14 +97,14 @@ class Judge:
         return not self._reaches(self._score(here), v)
 
     def needs_between(self, low: int, high: int) -> bool:
-        """Decide whether a C between two solved ones might be chosen."""
+        """Return whether a C between two solved ones might be chosen."""
         best = self.scores[self.best]
         a, b = best - self.scores[low], best - self.scores[high]
         v = self._turned(self.predicted[low], self.predicted[high])
         return bool(v > 0 and np.exp(-2 * a * b / v) > CHANCE)
 
     def needs_beyond(self, low: int, high: int, growing: bool) -> bool:
-        """Decide whether a C above ``high``, ten times ``low``, might be chosen.
+        """Return whether a C above ``high``, ten times ``low``, might be chosen.
 
         ``growing`` says that coefficients still grow like C there: nothing has been
         fitted yet.
@@ -113,7 +119,7 @@ class Judge:
         return self._reaches(self.scores[high], 2 * self._turned(before, after))
 
     def _reaches(self, score: float, v: float) -> bool:
-        """Decide whether a walk of variance ``v`` may end above the best score."""
+        """Return whether a walk of variance ``v`` may end above the best score."""
         missing = self.scores[self.best] - score
         if missing <= 0:
             return True

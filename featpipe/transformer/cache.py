@@ -81,6 +81,8 @@ class Cache:
     def _existing(self) -> Codes | None:
         """Read the file that has the depths asked for, if there is one."""
         # The one beside first: it was made because the other lacks them.
+        # `check=False` is enough to see the depths; codes are checked before they are
+        # used.
         for path in (self._sibling_path, self.path):
             if path.exists():
                 file = codes.read(path, check=False)
@@ -109,18 +111,20 @@ class Cache:
         return found[0] if asked and len(found) == 1 else None
 
     def _is_mine(self, file: Codes) -> bool:
-        """Whether the file itself shows that it was made by this very recipe."""
-        said = file.provenance
+        """Return whether the file itself shows that it was made by this very recipe."""
+        provenance = file.provenance
         return (
             not self.recipe.uses_custom_code
-            and said.get("request") == self.recipe.request()
-            and self.recipe.agrees(said)
+            and provenance.get("request") == self.recipe.request()
+            and self.recipe.agrees(provenance)
         )
 
     def _add(self, image_set: ImageSet, position: dict[bytes, int]) -> None:
-        """Compute what is missing; also finds out whether the file is of the recipe."""
+        """Compute what is missing; raise if the file has another recipe."""
         old = self._existing()
         if old is None:
+            # Never add depths to a file that the user may have extracted with other
+            # depths on purpose.
             path = self._sibling_path if self.path.exists() else self.path
         else:
             path = old.path
@@ -136,6 +140,7 @@ class Cache:
         except ValueError as error:
             text = str(error)
             for name, i in named.items():
+                # Images are named by digest in the cache; the user knows them by path.
                 text = text.replace(name, image_set.paths[i])
             raise ValueError(text) from error
         for name, stage, reason in file.failures:
@@ -144,6 +149,7 @@ class Cache:
 
     def _rows(self, file: Codes, digests: list[bytes]) -> np.ndarray | None:
         """Read rows; None if another process has replaced the file meanwhile."""
+        # By content: the same picture under two names has one row.
         row = {digest.tobytes(): k for k, digest in enumerate(file.sha256)}
         at = np.array([row[digest] for digest in digests], np.int64)
         try:

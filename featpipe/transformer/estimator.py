@@ -117,7 +117,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.timeout = timeout
 
     def fit(self, X: Any, y: Any = None) -> CNNCodes:
-        """Find out the width of the codes; computes none.
+        """Set the width of the codes; compute none.
 
         Parameters
         ----------
@@ -152,6 +152,8 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         -------
         (n_images, width) float32
         """
+        # One pass: computing the width first and then the codes would run a cached set
+        # twice.
         found = self._codes(X)
         self.width_ = found.shape[1]
         return found
@@ -172,7 +174,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Raises
         ------
         ValueError
-            If an image cannot be read; a row never stands for another image.
+            If an image cannot be read; a row is never that of another image.
         CodesError
             If the cache was made with another backbone, weights or preprocessing.
         LockedError
@@ -183,6 +185,8 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        # scikit-learn would otherwise check paths and images as if they were a matrix
+        # of numbers.
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         tags.no_validation = True
@@ -227,6 +231,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _stream(self) -> Stream:
         recipe = self._recipe()
+        # Part of the key: a weights file may be replaced under the same name.
         changes = str(recipe.request()["weights_file_sha256"])
         machine = Machine(self.device, self.batch_size, self.workers)
         return _stream(recipe, machine, changes)

@@ -21,7 +21,13 @@ from featpipe.inference.recipe import Recipe, package_versions
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
-__all__ = ["CHANGED", "Outlook", "expected_digests", "look", "require_same_image"]
+__all__ = [
+    "CHANGED",
+    "UpdatePlan",
+    "expected_digests",
+    "plan_update",
+    "require_same_image",
+]
 
 CHANGED = (
     "its content has changed while its size and time have not; run the same command "
@@ -31,7 +37,7 @@ CHANGED = (
 
 
 @dataclass
-class Outlook:
+class UpdatePlan:
     """What an extraction will do.
 
     Parameters
@@ -63,9 +69,9 @@ class Outlook:
         return {name: self.provenance[name] for name in codes.FINGERPRINT}
 
 
-def look(
+def plan_update(
     path: Path, old: Codes | None, images: ImageSet, recipe: Recipe, network: Network
-) -> Outlook:
+) -> UpdatePlan:
     """Compare what is asked with what the file holds.
 
     Parameters
@@ -81,7 +87,7 @@ def look(
 
     Returns
     -------
-    Outlook
+    UpdatePlan
 
     Raises
     ------
@@ -90,22 +96,22 @@ def look(
     """
     if old is not None:
         _require_same_source(old, images)
-    outlook = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
+    update = _kept_network(old, recipe) or _loaded_network(path, old, recipe, network)
     before = RowIndex([] if old is None else [old])
     before.add(range(len(before.files)))
-    failures = _lasting_failures(old, outlook)
+    failures = _lasting_failures(old, update)
     todo = []
     for i, name in enumerate(images.paths):
         stamp = int(images.sizes[i]), int(images.mtimes[i])
         row = before.unchanged(name, stamp)
         if row is not None:
-            outlook.kept[i] = row
+            update.kept[i] = row
         elif name in failures and failures[name][3:] == stamp:
-            outlook.failed[i] = failures[name]
+            update.failed[i] = failures[name]
         else:
             todo.append(i)
-    outlook.todo = np.array(todo, np.int64)
-    return outlook
+    update.todo = np.array(todo, np.int64)
+    return update
 
 
 def _require_same_source(old: Codes, images: ImageSet) -> None:
@@ -128,74 +134,74 @@ def _require_same_source(old: Codes, images: ImageSet) -> None:
         )
 
 
-def _lasting_failures(old: Codes | None, outlook: Outlook) -> dict[str, Failure]:
+def _lasting_failures(old: Codes | None, update: UpdatePlan) -> dict[str, Failure]:
     """List failures that would come again: same file, same decoder, same limit."""
     if old is None or old.provenance.get("versions") != _versions():
         return {}
-    if old.provenance.get("decoding") != outlook.provenance["decoding"]:
+    if old.provenance.get("decoding") != update.provenance["decoding"]:
         return {}
     # What could not be read may be readable now; a time of 0 tells nothing.
     again = [f for f in old.tables.failures if f.stage in ("decode", "network")]
     return {failure.path: failure for failure in again if failure.mtime}
 
 
-def _kept_network(old: Codes | None, recipe: Recipe) -> Outlook | None:
+def _kept_network(old: Codes | None, recipe: Recipe) -> UpdatePlan | None:
     """Settle everything from the file alone, if it was made by the same request."""
     if old is None or recipe.uses_custom_code:
         return None
-    said = old.provenance
+    before = old.provenance
     same = (
-        said.get("request") == recipe.request()
-        and set(recipe.depths) <= set(said.get("asked", ()))
-        and recipe.agrees(said)
-        and recipe.dtype in (None, said.get("dtype"))
+        before.get("request") == recipe.request()
+        and set(recipe.depths) <= set(before.get("asked", ()))
+        and recipe.agrees(before)
+        and recipe.dtype in (None, before.get("dtype"))
     )
     if not same:
         return None
     limit = {"max_pixels": recipe.max_pixels}
-    provenance = said | {"decoding": said["decoding"] | limit}
-    return Outlook(provenance, list(old.depths), [])
+    provenance = before | {"decoding": before["decoding"] | limit}
+    return UpdatePlan(provenance, list(old.depths), [])
 
 
 def _loaded_network(
     path: Path, old: Codes | None, recipe: Recipe, network: Network
-) -> Outlook:
-    said = {} if old is None else old.provenance
+) -> UpdatePlan:
+    before = {} if old is None else old.provenance
     backbone = network.backbone(recipe.depths)
     specs = [depth.spec for depth in backbone.depths]
-    provenance = _provenance(said, backbone, recipe, network)
+    provenance = _provenance(before, backbone, recipe, network)
     if old is not None:
-        codes.require_same_fingerprint(said, provenance, path)
-        if provenance["dtype"] != said.get("dtype"):
+        codes.require_same_fingerprint(before, provenance, path)
+        if provenance["dtype"] != before.get("dtype"):
             raise CodesError(
-                f"{path} holds {said.get('dtype')}, not {recipe.dtype}; leave out "
+                f"{path} holds {before.get('dtype')}, not {recipe.dtype}; leave out "
                 "--dtype, choose another file, or --overwrite"
             )
-    before = [] if old is None else list(old.depths)
-    added = [spec for spec in dict.fromkeys(specs) if spec not in before]
+    depths = [] if old is None else list(old.depths)
+    added = [spec for spec in dict.fromkeys(specs) if spec not in depths]
     # As the user writes them: the next run can then tell without torch.
-    asked = sorted({*said.get("asked", ()), *recipe.depths, *specs})
-    provenance |= {"asked": asked, "depths": before + added}
-    return Outlook(provenance, before + added, [] if old is None else added)
+    asked = sorted({*before.get("asked", ()), *recipe.depths, *specs})
+    provenance |= {"asked": asked, "depths": depths + added}
+    return UpdatePlan(provenance, depths + added, [] if old is None else added)
 
 
 def _provenance(
-    said: dict[str, Any], backbone: "Backbone", recipe: Recipe, network: Network
+    before: dict[str, Any], backbone: "Backbone", recipe: Recipe, network: Network
 ) -> dict[str, Any]:
-    recipe = recipe.resolve_auto(said)
+    recipe = recipe.resolve_auto(before)
     precision = network.precision(recipe.precision)
     fingerprint = recipe.fingerprint(backbone, precision)
     if not backbone.weights_sha256:
         # A plan reads no weights that may have to be downloaded; their name will do.
-        same = said.get("weights") == backbone.weights
-        fingerprint["weights_sha256"] = said.get("weights_sha256") if same else None
+        same = before.get("weights") == backbone.weights
+        fingerprint["weights_sha256"] = before.get("weights_sha256") if same else None
     return {
         **fingerprint,
         "weights": backbone.weights,
-        "dtype": recipe.dtype or said.get("dtype") or "float32",
+        "dtype": recipe.dtype or before.get("dtype") or "float32",
         # Of the run that began the file: what computes nothing must not change it.
-        "device": said.get("device") or network.device,
-        "batch_size": said.get("batch_size")
+        "device": before.get("device") or network.device,
+        "batch_size": before.get("batch_size")
         or network.batch_size(backbone.preprocessing.crop),
         "versions": _versions(),
         "request": recipe.request(),
@@ -207,17 +213,17 @@ def _versions() -> dict[str, str | None]:
 
 
 def require_same_image(
-    base: Codes | None, outlook: Outlook, i: int, sha256: bytes
+    base: Codes | None, update: UpdatePlan, i: int, sha256: bytes
 ) -> None:
     """Refuse to add a depth to a row whose image is not what it was."""
-    if base is not None and base.sha256[outlook.kept[i].row].tobytes() != sha256:
+    if base is not None and base.sha256[update.kept[i].row].tobytes() != sha256:
         raise ImageError("read", CHANGED)
 
 
 def expected_digests(
-    base: Codes | None, outlook: Outlook, positions: Sequence[int]
+    base: Codes | None, update: UpdatePlan, positions: Sequence[int]
 ) -> np.ndarray | None:
     """Return the digests of the rows that depths are added to."""
     if base is None:
         return None
-    return base.sha256[[outlook.kept[i].row for i in positions]]
+    return base.sha256[[update.kept[i].row for i in positions]]

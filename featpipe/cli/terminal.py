@@ -1,4 +1,4 @@
-"""How the command line speaks: tables on stdout, everything else on stderr.
+"""The output of the command line: tables on stdout, everything else on stderr.
 
 Also the one place where errors become a line and an exit status.
 """
@@ -18,19 +18,19 @@ from featpipe.files import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Ticker", "Voice", "guarded", "voice"]
+__all__ = ["Terminal", "Throttle", "terminal", "with_exit_status"]
 
 _INTERRUPTED = 130
 
 
 @dataclass
-class Voice:
-    """What the global options ask for.
+class Terminal:
+    """The two output streams, and the global options that govern them.
 
     Parameters
     ----------
     quiet : bool
-        No progress, no remarks; tables, results and errors only.
+        No progress, no messages; tables, results and errors only.
     verbose : bool
         More detail.
     debug : bool
@@ -48,23 +48,25 @@ class Voice:
 
     @functools.cached_property
     def err(self) -> "Console":
-        """The console of progress, remarks and errors."""
+        """The console of progress, messages and errors."""
         return _console(stderr=True)
 
-    def remark(self, text: str) -> None:
-        """Say something that is no result."""
+    def info(self, text: str) -> None:
+        """Print a line that is no result to stderr, unless ``--quiet``."""
         if not self.quiet:
             self.err.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def result(self, text: str) -> None:
-        """Say what came out."""
+        """Print a line of the result to stdout."""
         self.out.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Say what went wrong, in one line, and end with status 1."""
+        """Print the error as one line and exit with status 1."""
         if self.debug:
             raise error
         text = " ".join(str(error).split()) or type(error).__name__
+        # A KeyError or the like is a mistake of ours, and should not look like the
+        # user's.
         if not isinstance(error, _EXPECTED):
             text = (
                 f"unexpected {type(error).__name__}: {text}; this is a fault of "
@@ -79,7 +81,7 @@ class Voice:
 # KeyError and the like are not among them: they would be our own mistakes.
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
-voice = Voice()
+terminal = Terminal()
 
 
 def _console(*, stderr: bool) -> "Console":
@@ -92,16 +94,16 @@ def _console(*, stderr: bool) -> "Console":
     return console
 
 
-def guarded(
+def with_exit_status(
     command: Callable[..., None], *, kept: str | Callable[[dict[str, Any]], str]
 ) -> Callable[..., None]:
-    """Make a command end as DESIGN says: 0, 1 with one line, 130 when interrupted.
+    """Make a command exit with 0, 1 with one line, or 130 when interrupted.
 
     Parameters
     ----------
     command : callable
     kept : str or callable
-        What is left of an interrupted command; told its arguments.
+        What an interrupted command leaves; a callable takes its arguments.
 
     Returns
     -------
@@ -111,13 +113,14 @@ def guarded(
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        # A batch system ends jobs by SIGTERM: they get the same orderly end as Ctrl-C.
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             command(*args, **kwargs)
             _flush()
         except KeyboardInterrupt:
             what = kept if isinstance(kept, str) else kept(kwargs)
-            voice.err.print(
+            terminal.err.print(
                 f"interrupted; {visible(what)}",
                 markup=False,
                 highlight=False,
@@ -126,12 +129,13 @@ def guarded(
             raise typer.Exit(_INTERRUPTED) from None
         except BrokenPipeError:
             # The reader (head, less) has enough.
+            # Or Python would complain at its end that it cannot flush it.
             sys.stdout = None
             raise typer.Exit(0) from None
         except (typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
-            voice.fail(error)
+            terminal.fail(error)
         finally:
             signal.signal(signal.SIGTERM, before)
 
@@ -147,21 +151,21 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-class Ticker:
-    """Says when a few seconds have passed.
+class Throttle:
+    """Limit how often a line is printed.
 
     Parameters
     ----------
     seconds : float
-        Between two ticks.
+        Between two lines.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
         self._seconds = seconds
         self._next = time.monotonic() + seconds
 
-    def due(self) -> bool:
-        """Tell whether it is time again."""
+    def is_due(self) -> bool:
+        """Return whether the seconds have passed since the last True."""
         now = time.monotonic()
         if now < self._next:
             return False

@@ -1,0 +1,93 @@
+"""Count what docs/inside/numbers.md states about the code: lines, comments, imports.
+
+    python benchmarks/counting.py
+
+Counted by `ast` and `tokenize` over the files of the package, tests apart. "Functions"
+are all `def`, nested ones too; "comments" are comment tokens per 100 lines;
+"docstrings" is the share of lines inside docstrings.
+"""
+
+import ast
+import io
+import statistics
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import featpipe
+
+PACKAGE = Path(featpipe.__file__).parent
+TESTS = PACKAGE.parent / "tests"
+
+
+def comments(text: str) -> int:
+    """Count the comment tokens of a module."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return sum(token.type == tokenize.COMMENT for token in tokens)
+
+
+def docstring_lines(tree: ast.AST) -> int:
+    """Count the lines inside docstrings."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    lines = 0
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            lines += (first.end_lineno or first.lineno) - first.lineno + 1
+    return lines
+
+
+def functions(tree: ast.AST) -> Iterator[int]:
+    """Yield the length in lines of each function, nested ones too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def inner_imports(path: Path, tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield the modules inside other packages that a module imports."""
+    own = path.relative_to(PACKAGE).parts[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = node.module.split(".")
+            is_inner = parts[0] == "featpipe" and len(parts) > 2
+            # The command line and the demo are at the top, and know everything.
+            if is_inner and parts[1] != own and own not in ("cli", "demo.py"):
+                yield own, node.module
+
+
+def main() -> None:
+    """Print the numbers."""
+    texts = {path: path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    sizes = [len(text.splitlines()) for text in texts.values()]
+    lengths = [length for tree in trees.values() for length in functions(tree)]
+    n_lines = sum(sizes)
+    n_comments = sum(map(comments, texts.values()))
+    n_docstrings = sum(map(docstring_lines, trees.values()))
+    n_tests = sum(len(path.read_text().splitlines()) for path in TESTS.glob("*.py"))
+    examples = sum(text.count("    Examples\n") for text in texts.values())
+    inner = [pair for path, tree in trees.items() for pair in inner_imports(path, tree)]
+    rows: dict[str, object] = {
+        "modules": len(texts),
+        "lines": f"{n_lines:,}",
+        "median module": int(statistics.median(sizes)),
+        "largest module": max(sizes),
+        "modules over 400 lines": sum(size > 400 for size in sizes),
+        "functions per module": f"{len(lengths) / len(texts):.1f}",
+        "median function": int(statistics.median(lengths)),
+        "comments per 100 lines": f"{100 * n_comments / n_lines:.2f}",
+        "docstrings": f"{100 * n_docstrings / n_lines:.0f} %",
+        "tests per line": f"{n_tests / n_lines:.2f}",
+        "docstrings with an example": examples,
+        "imports of modules inside another package": len(inner),
+    }
+    for name, value in rows.items():
+        print(f"{name:45} {value}")
+    for (package, module), n in Counter(inner).most_common():
+        print(f"  {package} imports {module} ({n})")
+
+
+if __name__ == "__main__":
+    main()

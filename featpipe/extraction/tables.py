@@ -1,0 +1,73 @@
+"""The tables of the final file: everything that stands beside the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from featpipe.codes import Codes, Failure, Row, Tables
+from featpipe.extraction.parts import RowIndex
+from featpipe.images import ImageSet
+
+__all__ = ["gather_tables", "same_tables"]
+
+
+def gather_tables(
+    images: ImageSet,
+    order: Sequence[int],
+    rows: Sequence[Row],
+    files: list[Codes],
+    *,
+    failures: Sequence[Failure],
+    provenance: dict[str, Any],
+) -> Tables:
+    """Return the tables of a file.
+
+    Parameters
+    ----------
+    images : ImageSet
+        Labels, splits, groups and paths are refreshed from it.
+    order : sequence of n int
+        Position of each row's image.
+    rows : sequence of n Row
+        Where the code of each row comes from; digest and notes come along.
+    files : list of Codes
+        What ``rows`` point into.
+    failures : sequence of Failure
+    provenance : dict
+    """
+    at, index = np.array(order, np.int64), RowIndex(files)
+    paths = [images.paths[i] for i in order]
+    digests = b"".join(index.sha256(row) for row in rows)
+    return Tables(
+        paths=paths,
+        labels=images.labels[at],
+        class_names=images.class_names,
+        splits=[images.splits[i] for i in order],
+        groups=[images.groups[i] for i in order],
+        images_root=images.root,
+        sizes=images.sizes[at],
+        mtimes=images.mtimes[at],
+        sha256=np.frombuffer(digests, np.uint8).reshape(-1, 32),
+        failures=sorted(failures),
+        notes=[
+            Failure(path, "decode", text)
+            for path, row in zip(paths, rows, strict=True)
+            for text in index.notes(row)
+        ],
+        # The run that writes the file states the request; parts state only how they
+        # were computed.
+        provenance=provenance,
+    )
+
+
+def same_tables(one: Tables, two: Tables) -> bool:
+    """Compare all that a run without new depths may change."""
+    # Arrays are compared by value, since `==` of two arrays is an array.
+    arrays = ("labels", "sizes", "mtimes", "sha256")
+    others = "paths class_names splits groups images_root failures notes provenance"
+    return all(
+        np.array_equal(getattr(one, name), getattr(two, name)) for name in arrays
+    ) and all(getattr(one, name) == getattr(two, name) for name in others.split())
