@@ -1,7 +1,8 @@
 """Every command killed, and made to fail, at every change it makes to a disk.
 
-`python surviving.py WORK kills|faults SECONDS SEED N [K OF [FIRST]]` prints one line of
-JSON an experiment, judged already: what is wrong with it is in ``wrong``. One process
+`python surviving.py WORK KINDS SECONDS SEED N [K OF [FIRST]]` prints a line of JSON an
+experiment, judged already: what is wrong with it is in ``wrong``. KINDS is ``kills``,
+``faults`` or ``kills,faults``; of each, N are tried in so many SECONDS. One process
 for all of them: torch is imported once, and each run is a fork that may die. Of several
 processes side by side, number K takes every OF-th experiment. The order is drawn by the
 seed; FIRST skips those that were done before.
@@ -319,15 +320,16 @@ def experiments(
     names = [name for name in JOBS if n > 100 or name not in SLOW]
     prepare(work, names)
     trials = {name: Trial(work, name) for name in names}
-    listed = points(kinds, trials, seed)
-    yield {"points": len(listed)}
     gc.collect()
     gc.freeze()  # or every fork copies what the collector touches
-    end = time.monotonic() + seconds
-    for name, trap in listed[first : first + n][k::of]:
-        if time.monotonic() > end:
-            return
-        yield trials[name].run(trap)
+    for kind in kinds.split(","):
+        listed = points(kind, trials, seed)
+        yield {"points": len(listed)}
+        end = time.monotonic() + seconds
+        for name, trap in listed[first : first + n][k::of]:
+            if time.monotonic() > end:
+                break
+            yield trials[name].run(trap)
 
 
 def main() -> None:
