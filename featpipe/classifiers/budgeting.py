@@ -25,6 +25,11 @@ class Budget(NamedTuple):
         Whether the codes are read from the file on every pass.
     memory : int or None
         Bytes that solving may take; None for its default.
+
+    Examples
+    --------
+    >>> Budget(streams=False, memory=2**30).memory
+    1073741824
     """
 
     streams: bool

@@ -144,7 +144,13 @@ class Jobs:
 
 
 def as_jobs(jobs: Any) -> Jobs | None:
-    """Return what opens processes as it is, and whatever else as a number of them."""
+    """Return what opens processes as it is, and whatever else as a number of them.
+
+    Examples
+    --------
+    >>> as_jobs(4).n
+    4
+    """
     return jobs if jobs is None or hasattr(jobs, "open") else Jobs(jobs)
 
 
