@@ -138,6 +138,36 @@ def test_a_terminal_that_is_full_loses_no_file(images: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))["scores"]
 
 
+def test_a_reader_that_has_enough_loses_no_file_and_is_no_error(
+    images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").symlink_to(images)
+    small = "--backbone mini --weights none --input-size 32"
+    tune = f"finetune images {small} --train head --epochs 1 --lr 0.1 --json t.json"
+    script = f"""
+        featpipe() {{ "{sys.executable}" -m featpipe "$@"; }}
+        set -o pipefail -e
+        featpipe run images -o out {small} --classifiers linear | true
+        featpipe fit out/codes.h5 -o a.model --C 1 2>&1 | true
+        featpipe predict a.model images -o labels.csv 2>&1 | head -n 1
+        featpipe extract images -o out/codes.h5 {small} --json e.json | true
+        featpipe {tune} 2>&1 | true
+        echo all
+    """
+    said = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.endswith(b"all\n")
+    assert b"Error" not in said.stderr
+    for name in ("out/scores.json", "a.model", "labels.csv", "e.json", "t.json"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
 def test_a_file_that_cannot_be_written_keeps_no_table_from_being_printed() -> None:
     done: list[str] = []
 

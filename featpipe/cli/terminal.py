@@ -87,10 +87,18 @@ terminal = Terminal()
 def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
-    console = Console(stderr=stderr)
+    class PipeConsole(Console):
+        """Ends neither work nor status 0 where a reader (head, less) has enough."""
+
+        def on_broken_pipe(self) -> None:
+            if not self.stderr:
+                raise BrokenPipeError
+            self.quiet = True  # progress that nobody reads must not stop the work
+
+    console = PipeConsole(stderr=stderr)
     if not console.is_terminal:
         # Redirected output is read by programs and by less: never fold a path.
-        console = Console(stderr=stderr, width=max(console.width, 120))
+        console = PipeConsole(stderr=stderr, width=max(console.width, 120))
     return console
 
 
