@@ -17,7 +17,7 @@ import torch
 
 from featpipe.solvers.fold_codes import FoldCodes, RotatedCodes, SharedCodes
 from featpipe.solvers.problem import Options, Problem, Split
-from featpipe.solvers.standardize import Moments, Rows, fold_moments
+from featpipe.solvers.standardize import Moments, Rows, fold_moments, moments_of_sums
 from featpipe.solvers.streaming import StreamedRows, fits
 
 __all__ = ["fold_codes", "gram_matrices", "share_codes", "shared_rows"]
@@ -37,6 +37,8 @@ CACHE = 16 * 2**20
 HALVED = 128
 
 T = TypeVar("T")
+# Of every fold: Σ w z zᵀ, (n_folds, width, width), and Σ w z, (n_folds, width).
+Sums = tuple[torch.Tensor, torch.Tensor]
 
 # What was made inside the block, and beside it the array, so that its address is not
 # used again.
@@ -146,21 +148,28 @@ def _fold_codes(
     kind = Rows if fits(problem.codes, kept) else StreamedRows
     key = _digest(problem.row_weights), problem.standardize, kept, str(device)
     rows = _once(problem.codes, ("rows", key), lambda: kind(problem, device, kept))
-    moments = fold_moments(rows, row_weights, weights, problem.standardize)
-    class_weight = weights.new_zeros(n_folds, problem.n_classes)
-    for start, stop in rows.blocks():
-        own = torch.nn.functional.one_hot(labels[start:stop], problem.n_classes)
-        class_weight += weights[:, start:stop] @ own.double()
-    if _rotates(rows, weights, options):
-        return _rotated(rows, moments, labels, weights, class_weight)
     most = BASES * options.n_bytes
     # Least squares needs each fold's own basis; for the others one is near enough.
     exact = problem.loss == "linear" or rows.width <= OWN_BASES
     exact = exact and 8 * (3 + 2 * n_folds) * rows.width**2 <= most
     common = not exact and 8 * 5 * rows.width**2 <= most
-    return _shared(
-        rows, moments, labels, weights, class_weight, exact=exact, common=common
-    )
+    rotates = _rotates(rows, weights, options)
+    if exact and not rotates and weights is row_weights:
+        # These sums are needed anyway, and hold all that a standardisation takes.
+        gram, first = _sums(rows, weights)
+        second, mass = gram.diagonal(dim1=1, dim2=2), weights.sum(1, keepdim=True)
+        moments = moments_of_sums(rows, mass, first, second, problem.standardize)
+        sums: Sums | None = (gram, first)
+    else:
+        moments = fold_moments(rows, row_weights, weights, problem.standardize)
+        sums = None
+    class_weight = weights.new_zeros(n_folds, problem.n_classes)
+    for start, stop in rows.blocks():
+        own = torch.nn.functional.one_hot(labels[start:stop], problem.n_classes)
+        class_weight += weights[:, start:stop] @ own.double()
+    if rotates:
+        return _rotated(rows, moments, labels, weights, class_weight)
+    return _shared(rows, moments, labels, weights, class_weight, exact, common, sums)
 
 
 def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:
@@ -238,16 +247,16 @@ def _shared(
     labels: torch.Tensor,
     weights: torch.Tensor,
     class_weight: torch.Tensor,
-    *,
     exact: bool,
     common: bool,
+    sums: Sums | None,
 ) -> SharedCodes:
     radius = _radius(rows, moments, weights)
     mass, (n_folds, width) = weights.sum(1), moments.ratio.shape
     # No eigenvalue exceeds the trace.
     values, bases, top = mass[:, None].expand(n_folds, width), None, mass * radius**2
     if exact:
-        values, bases = torch.linalg.eigh(gram_matrices(rows, moments, weights))
+        values, bases = torch.linalg.eigh(gram_matrices(rows, moments, weights, sums))
         values = values.clamp_min(0)
         top = values[:, -1]
     elif common:
@@ -308,21 +317,14 @@ def _radius(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.Tensor
     return 1.001 * largest.clamp_min(0).sqrt()
 
 
-def gram_matrices(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.Tensor:
+def gram_matrices(
+    rows: Rows, moments: Moments, weights: torch.Tensor, sums: Sums | None = None
+) -> torch.Tensor:
     """Return each fold's Gram matrix, (n_folds, width, width) float64.
 
-    Rows that serve the same folds are summed once, and the sum is shared: all folds
-    together cost one pass over the rows.
+    ``sums`` are what `_sums` returned, if it was asked.
     """
-    every = weights.amax(0)
-    key = "sums", _digest(every.cpu().numpy()), str(rows.device)
-    # The sums over all rows are left behind for a final fit on them.
-    behind: list[tuple[torch.Tensor, torch.Tensor]] = _once(rows.codes, key, list)
-    if len(weights) == 1 and behind:
-        gram, first = behind[0]
-    else:
-        gram, first, total = _fold_sums(rows, weights)
-        behind[:] = [total]
+    gram, first = _sums(rows, weights) if sums is None else sums
     centre, ratio = moments.centre, moments.ratio
     mass = weights.sum(1)[:, None]
     # In place, for these are the largest things in memory where rows are streamed.
@@ -332,9 +334,26 @@ def gram_matrices(rows: Rows, moments: Moments, weights: torch.Tensor) -> torch.
     return centred.mul_(ratio[:, :, None]).mul_(ratio[:, None])
 
 
+def _sums(rows: Rows, weights: torch.Tensor) -> Sums:
+    """Return Σ w z zᵀ and Σ w z of every fold.
+
+    Rows that serve the same folds are summed once, and the sum is shared: all folds
+    together cost one pass over the rows. The sums over all rows are left behind for a
+    final fit on them.
+    """
+    every = weights.amax(0)
+    key = "sums", _digest(every.cpu().numpy()), str(rows.device)
+    behind: list[Sums] = _once(rows.codes, key, list)
+    if len(weights) == 1 and behind:
+        return behind[0]
+    gram, first, total = _fold_sums(rows, weights)
+    behind[:] = [total]
+    return gram, first
+
+
 def _fold_sums(
     rows: Rows, weights: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+) -> tuple[torch.Tensor, torch.Tensor, Sums]:
     """Return Σ w z zᵀ and Σ w z of every fold, and both of all rows that serve."""
     n_folds, width = len(weights), rows.width
     # The last is for all rows.

@@ -15,7 +15,7 @@ import torch
 
 from featpipe.solvers.problem import Problem
 
-__all__ = ["Moments", "Rows", "fold_moments"]
+__all__ = ["Moments", "Rows", "fold_moments", "moments_of_sums"]
 
 # Bytes of float64 that are read at a time.
 READ_BYTES = 32 * 2**20
@@ -181,12 +181,35 @@ def fold_moments(
             centre += weights[:, start:stop] @ z
         second += w @ (z * z)
     mass = row_weights.sum(1, keepdim=True)
-    mean, second = mean / mass, second / mass
-    centre = mean if weights is row_weights else centre / weights.sum(1, keepdim=True)
+    moments = moments_of_sums(rows, mass, mean, second, standardize)
+    if centre is mean:
+        return moments
+    return Moments(moments.ratio, centre / weights.sum(1, keepdim=True))
+
+
+def moments_of_sums(
+    rows: Rows,
+    mass: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    standardize: bool,
+) -> Moments:
+    """Return the standardisation of each fold from sums over its rows.
+
+    Parameters
+    ----------
+    rows : Rows
+    mass : (n_folds, 1) float64
+        Summed weights.
+    first, second : (n_folds, width) float64
+        Weighted sums of the rows, and of their squares.
+    standardize : bool
+    """
+    mean, second = first / mass, second / mass
     if not standardize:
-        return Moments(torch.ones_like(mean), centre)
+        return Moments(torch.ones_like(mean), mean)
     variance = second - mean**2
     # A column that is constant in a fold is scaled by 1, as the codes are given.
     flat = variance <= FLAT * second
     deviation = torch.where(flat, 1 / rows.scale, variance.clamp_min(0).sqrt())
-    return Moments(1 / deviation, centre)
+    return Moments(1 / deviation, mean)
