@@ -134,15 +134,7 @@ def fold_codes(
 def _fold_codes(
     problem: Problem, splits: list[Split], options: Options, device: torch.device
 ) -> FoldCodes:
-    n_folds, n_rows = len(splits), len(problem.labels)
-    use = torch.zeros(n_folds, n_rows, dtype=torch.float64)
-    for fold, (train, _) in enumerate(splits):
-        use[fold, torch.from_numpy(np.asarray(train))] = 1.0
-    use = use.to(device)
-    weights = row_weights = use * torch.from_numpy(problem.weights).to(device)
-    if not np.array_equal(problem.weights, problem.row_weights):
-        row_weights = use * torch.from_numpy(problem.row_weights).to(device)
-    del use
+    n_folds, (weights, row_weights) = len(splits), _weights(problem, splits, device)
     labels = torch.from_numpy(problem.labels).to(device)
     kept = int(ROWS * options.n_bytes)
     kind = Rows if fits(problem.codes, kept) else StreamedRows
@@ -154,15 +146,13 @@ def _fold_codes(
     exact = exact and 8 * (3 + 2 * n_folds) * rows.width**2 <= most
     common = not exact and 8 * 5 * rows.width**2 <= most
     rotates = _rotates(rows, weights, options)
-    if exact and not rotates and weights is row_weights:
-        # These sums are needed anyway, and hold all that a standardisation takes.
-        gram, first = _sums(rows, weights)
-        second, mass = gram.diagonal(dim1=1, dim2=2), weights.sum(1, keepdim=True)
-        moments = moments_of_sums(rows, mass, first, second, problem.standardize)
-        sums: Sums | None = (gram, first)
-    else:
+    sums = _sums(rows, weights) if exact and not rotates else None
+    if sums is None or weights is not row_weights:
         moments = fold_moments(rows, row_weights, weights, problem.standardize)
-        sums = None
+    else:
+        # Which hold all that a standardisation takes: a reading of the rows less.
+        second, mass = sums[0].diagonal(dim1=1, dim2=2), weights.sum(1, keepdim=True)
+        moments = moments_of_sums(rows, mass, sums[1], second, problem.standardize)
     class_weight = weights.new_zeros(n_folds, problem.n_classes)
     for start, stop in rows.blocks():
         own = torch.nn.functional.one_hot(labels[start:stop], problem.n_classes)
@@ -170,6 +160,23 @@ def _fold_codes(
     if rotates:
         return _rotated(rows, moments, labels, weights, class_weight)
     return _shared(rows, moments, labels, weights, class_weight, exact, common, sums)
+
+
+def _weights(
+    problem: Problem, splits: list[Split], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights of each fold, of the loss and of the standardisation.
+
+    Both are one tensor where they are the same, which saves memory and passes.
+    """
+    use = torch.zeros(len(splits), len(problem.labels), dtype=torch.float64)
+    for fold, (train, _) in enumerate(splits):
+        use[fold, torch.from_numpy(np.asarray(train))] = 1.0
+    use = use.to(device)
+    weights = use * torch.from_numpy(problem.weights).to(device)
+    if np.array_equal(problem.weights, problem.row_weights):
+        return weights, weights
+    return weights, use * torch.from_numpy(problem.row_weights).to(device)
 
 
 def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:
