@@ -60,7 +60,7 @@ def case(options: argparse.Namespace) -> None:
     path = options.folder / "a.h5"
     job = Job(recipe, source, path, Machine(), progress=last.append)
     if options.here == "plan":
-        cost = job.cost(job.look())
+        cost = job.cost(job.plan_update())
         total, seconds, more = cost.total, cost.seconds, f"; {cost.bottleneck}"
     else:
         job.run()

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> featpipe.Predictor:
 def foretell(source: images.ImageSet, path: Path, backbone: str) -> None:
     """Print what the extraction will take in one process of this machine."""
     job = Job(Recipe(backbone=backbone), source, path)
-    cost = job.cost(job.look())
+    cost = job.cost(job.plan_update())
     print(
         f"{cost.n_images:,} images: about {cost.total:,.0f} s, {cost.disk / 1e6:,.1f} "
         f"MB; {cost.bottleneck} takes longest"
