@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
+from torch.backends import mkldnn
 
 from featpipe import backbones
 from featpipe.backbones import fusing, network
@@ -180,3 +181,20 @@ def test_without_the_kernels_nothing_is_fused(monkeypatch):
     monkeypatch.setattr(network, "can_fuse", lambda dtype: False)
     plain = backbones.load("resnet18", weights="none", input_size=64)
     assert n_fused(plain.to("cpu")._cut) == 0
+
+
+def test_weights_are_packed_for_the_size_that_comes(capfd):
+    # Else each pass would reorder them, which takes longer than some convolutions.
+    plain = backbones.load("resnet50", weights="none", input_size=96)
+    images = torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8)
+    ways = {"told": plain.to("cpu"), "not told": plain.to("cpu", fused=False)}
+    fuse(ways["not told"]._cut)
+    n_reorders = {}
+    for name, way in ways.items():
+        way(images)
+        capfd.readouterr()
+        with mkldnn.verbose(mkldnn.VERBOSE_ON):
+            way(images)
+        n_reorders[name] = capfd.readouterr().out.count(",reorder,")
+    assert n_reorders["told"] == 0
+    assert n_reorders["not told"] > 0

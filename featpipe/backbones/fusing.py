@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import operator
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from featpipe.backbones.depths import pool
+from featpipe.backbones.blank_run import BlankRun
+from featpipe.backbones.depths import Shape, pool
 from featpipe.backbones.layers import is_stochastic_depth
 
-__all__ = ["FusedConvolution", "can_fuse", "fuse"]
+__all__ = ["FusedConvolution", "can_fuse", "fuse", "input_sizes"]
 
 
 class _Activation(NamedTuple):
@@ -75,9 +77,17 @@ class FusedConvolution(nn.Module):
         On the CPU, padded with zeros by numbers.
     activation : _Activation
         Done last; after a sum, only ReLU.
+    size : sequence of int, optional
+        (C, H, W) of its input. Weights packed for another size have to be reordered
+        at every call, which took longer than the convolutions on processors with AVX2.
     """
 
-    def __init__(self, convolution: nn.Conv2d, activation: _Activation) -> None:
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        activation: _Activation,
+        size: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self._geometry = (
             list(cast(tuple[int, ...], convolution.padding)),
@@ -88,15 +98,16 @@ class FusedConvolution(nn.Module):
         self._width, self._groups = convolution.out_channels, convolution.groups
         weight = convolution.weight.detach()
         self._dtype = weight.dtype
+        self._input_size = None if size is None else [1, *size]
         self._bias = None if convolution.bias is None else convolution.bias.detach()
         self._weight = self._packed(weight)
         self._activation = activation
 
     def _packed(self, weight: Tensor) -> Tensor:
-        # Not told the size of the input, so that the numbers never depend on which
+        # For one image whatever the batch, so that the numbers never depend on which
         # batch came first.
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, *self._geometry, self._groups, None
+            weight, *self._geometry, self._groups, self._input_size
         )
         return packed
 
@@ -164,7 +175,33 @@ def can_fuse(dtype: torch.dtype) -> bool:
     return all(torch.allclose(a, b, rtol=0.02, atol=0.02) for a, b in pairs)
 
 
-def fuse(network: fx.GraphModule) -> None:
+def input_sizes(network: fx.GraphModule, side: int) -> dict[str, Shape]:
+    """Return the size (C, H, W) of the input of each node, as far as it can be told.
+
+    Parameters
+    ----------
+    network : fx.GraphModule
+        Weights in float32.
+    side : int
+        Pixels, of the square images that it will take.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        By the names of the nodes.
+    """
+    run = BlankRun(network)
+    # A network that refuses blank images may still run on real ones, only slower.
+    with suppress(Exception):
+        run.run_blank(side, side)
+    return {
+        node.name: run.shapes[node.args[0]]
+        for node in network.graph.nodes
+        if node.args and node.args[0] in run.shapes
+    }
+
+
+def fuse(network: fx.GraphModule, sizes: Mapping[str, Shape] | None = None) -> None:
     """Replace each convolution by one that also adds and activates, where it may.
 
     Parameters
@@ -172,7 +209,10 @@ def fuse(network: fx.GraphModule) -> None:
     network : fx.GraphModule
         Its weights on the CPU, in the dtype in which they will run, of which
         `can_fuse`. Changed.
+    sizes : mapping, optional
+        As `input_sizes`; without it the numbers are the same and come later.
     """
+    sizes = {} if sizes is None else sizes
     modules: dict[str, nn.Module] = dict(network.named_modules())
     # oneDNN's activations make 0 of NaN, and what went wrong could not be told.
     activating = _stays_finite(network, modules)
@@ -185,7 +225,7 @@ def fuse(network: fx.GraphModule) -> None:
         if activating:
             covered, other, activation = _covered(node, modules)
         name = f"fused_{k}"
-        modules[name] = FusedConvolution(convolution, activation)
+        modules[name] = FusedConvolution(convolution, activation, sizes.get(node.name))
         network.add_submodule(name, modules[name])
         # After the last one, since the summand may be computed between the two.
         with graph.inserting_after(covered[-1]):

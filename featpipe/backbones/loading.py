@@ -111,7 +111,7 @@ def load(
             network, found, needed, source=source, renamed=architecture.renamed
         )
     # Not fused: it may be exported.
-    cut = prepared(outline.cut(stops), torch.device("cpu"), "fp32", fused=False)
+    cut = prepared(outline.cut(stops), torch.device("cpu"), "fp32", fused_for=None)
     random = ""
     if not architecture.trusted:
         random = _tried(name, network, cut, preprocessing.crop, allow_random)

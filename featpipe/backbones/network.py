@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from featpipe.backbones.depths import Depth
-from featpipe.backbones.fusing import can_fuse, fuse
+from featpipe.backbones.fusing import can_fuse, fuse, input_sizes
 from featpipe.backbones.network_graph import NetworkGraph
 from featpipe.backbones.preprocessing import Preprocessing
 
@@ -133,7 +133,8 @@ class Backbone:
             )
         device = torch.device(device)
         whole = self._outline.cut(self.depths)
-        cut = prepared(whole, device, precision, fused=fused)
+        side = self.preprocessing.crop if fused else None
+        cut = prepared(whole, device, precision, fused_for=side)
         return replace(self, device=device, precision=precision, _cut=cut)
 
     @property
@@ -179,13 +180,14 @@ class Backbone:
 
 
 def prepared(
-    cut: nn.Module, device: torch.device, precision: str, *, fused: bool = True
+    cut: nn.Module, device: torch.device, precision: str, *, fused_for: int | None
 ) -> nn.Module:
     """Return a cut network made fast for a device and a precision.
 
     Everything that makes it faster without changing what it computes stands here:
     batch norm folded, channels last, weights cast once instead of for every batch,
-    and, unless not ``fused``, convolutions that add and activate (see `fusing`).
+    and convolutions that add and activate (see `fusing`) for images of ``fused_for``
+    pixels a side; None for none.
     The network given stays as it is; weights that need no change are shared with it.
     """
     # The memo keeps the weights out of the deep copy: they are replaced, never written
@@ -195,10 +197,13 @@ def prepared(
     if isinstance(network, fx.GraphModule):
         _fold_batch_norm(network)
     lower = _PRECISIONS[precision]
-    _place(network, device, lower)
     on_cpu = device.type == "cpu" and can_fuse(lower or torch.float32)
-    if fused and on_cpu and isinstance(network, fx.GraphModule):
-        fuse(network)
+    if fused_for and on_cpu and isinstance(network, fx.GraphModule):
+        sizes = input_sizes(network, fused_for)
+        _place(network, device, lower)
+        fuse(network, sizes)
+    else:
+        _place(network, device, lower)
     return network.eval()
 
 

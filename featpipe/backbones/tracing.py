@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import fx, nn
 
 from featpipe.backbones import depths
-from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo, Shape
+from featpipe.backbones.blank_run import BlankRun
+from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo
 from featpipe.backbones.graph_nodes import (
     lies_in,
     module_of,
@@ -33,13 +32,6 @@ from featpipe.backbones.graph_nodes import (
 from featpipe.backbones.layers import is_leaf, is_stochastic_depth
 
 __all__ = ["Traced"]
-
-# Two images: a node whose first axis is not the batch gives itself away.
-_N_PROBE = 2
-
-# Up to so many parameters and pixels a side, blank images really run: torch computes
-# shapes alone in Python, and first imports its compiler, which takes two seconds.
-_FEW_PARAMETERS, _SMALL_SIDE = 5_000_000, 256
 
 # What makes class scores without a layer.
 _PRODUCTS = {"linear", "matmul", "mm", "addmm", "einsum", "bilinear"}
@@ -74,7 +66,7 @@ class Traced:
         """
         if not self._is_output:
             return
-        walk = _Walk(self.whole(), costs=False)
+        walk = BlankRun(self.whole())
         walk.run_blank(side, side)
         left, seen = [self._named[PENULTIMATE]], set()
         while left:
@@ -155,7 +147,7 @@ class Traced:
         named = {name: self._named[name] for name in nodes}
         graph, copies = _copy(self._graph, self._needed(named.values()))
         graph.output(tuple(copies[node] for node in named.values()))
-        walk = _Walk(fx.GraphModule(self.network, graph), costs=costs)
+        walk = BlankRun(fx.GraphModule(self.network, graph), costs=costs)
         walk.run_blank(height, width)
         sums = _sums(graph, walk) if costs else {}
         return {
@@ -265,65 +257,6 @@ class _Tracer(fx.Tracer):
         self.named[name], self.begins[name] = node, begins
 
 
-class _Walk(fx.Interpreter):
-    """Runs a graph on blank images, noting the shape and the cost of each node."""
-
-    def __init__(self, module: fx.GraphModule, *, costs: bool) -> None:
-        super().__init__(module)
-        self.shapes: dict[fx.Node, Shape] = {}
-        self.costs: dict[fx.Node, int] = {}
-        self._counter = FlopCounterMode(display=False) if costs else None
-
-    def run_blank(self, height: int, width: int) -> None:
-        """Run on the meta device, which computes shapes only, or on the processor."""
-        walk = _Walked(self)
-        small = _is_small(walk) and max(height, width) <= _SMALL_SIDE
-        device = torch.device("cpu" if small else "meta")
-        state = {
-            name: tensor.to(device, copy=True)
-            for name, tensor in (*walk.named_parameters(), *walk.named_buffers())
-        }
-        blank = torch.zeros(_N_PROBE, 3, height, width)
-        with torch.no_grad():
-            try:
-                torch.func.functional_call(walk, state, (blank.to(device),))
-            # Tensors made inside forward, operations without a meta kernel: the real
-            # run then also says what is truly wrong.
-            except Exception:
-                walk(blank)
-
-    def run_node(self, n: fx.Node) -> Any:
-        if self._counter is None:
-            output = super().run_node(n)
-        else:
-            with self._counter:
-                output = super().run_node(n)
-            self.costs[n] = self._counter.get_total_flops()
-        if isinstance(output, Tensor) and output.shape[:1] == (_N_PROBE,):
-            self.shapes[n] = tuple(output.shape[1:])
-        return output
-
-
-def _is_small(network: nn.Module) -> bool:
-    """Tell whether it has few parameters, and numbers in them."""
-    parameters = list(network.parameters())
-    return not any(each.is_meta for each in parameters) and (
-        sum(each.numel() for each in parameters) <= _FEW_PARAMETERS
-    )
-
-
-class _Walked(nn.Module):
-    """An interpreter as a module, so that its weights can be stood in for."""
-
-    def __init__(self, walk: _Walk) -> None:
-        super().__init__()
-        self.module = walk.module
-        self._run = walk.run
-
-    def forward(self, images: Tensor) -> Any:
-        return self._run(images)
-
-
 def _defaults(network: nn.Module) -> dict[str, Any]:
     """Arguments of forward beyond the images, at their defaults.
 
@@ -355,7 +288,7 @@ def _copy(
     return new, copies
 
 
-def _sums(graph: fx.Graph, walk: _Walk) -> dict[fx.Node, tuple[int, int]]:
+def _sums(graph: fx.Graph, walk: BlankRun) -> dict[fx.Node, tuple[int, int]]:
     """Parameters and cost of each node and of all that it needs, each once."""
     sizes: dict[int, int] = {}
     costs: dict[int, int] = {}
