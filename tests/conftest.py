@@ -1,5 +1,6 @@
 """Small things that several rooms' tests share."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST)
         )
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of each later collection, and of copies in forks."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ of the model that came out, and how often the run was killed. One process for al
 them: torch is imported once, and each run is a fork that may die.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import featpipe
 
 OPTIONS = {
     **SMALL,
-    "depth": "stage2",
+    "depth": "stage1",
     "epochs": 3,
     "device": "cpu",
     "augment": ("flip", "crop"),
@@ -75,6 +76,8 @@ def main(photos: Path, work: Path) -> None:
     model = work / "whole" / "m"
     count = train(photos, model, 0)
     say(model, 0)
+    gc.collect()
+    gc.freeze()  # or every fork copies what the collector touches
     model = work / "once" / "m"
     assert not in_a_fork(photos, model, rng.randrange(count // 2, count))
     train(photos, model, 0)
