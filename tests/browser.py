@@ -24,7 +24,7 @@ def executable() -> str | None:
 
 # A browser is started this often before it is given up, and has so many seconds: on a
 # busy machine it takes twenty.
-STARTS, PATIENCE = 2, 90
+STARTS, PATIENCE = 3, 90
 
 
 class BrowserError(Exception):
@@ -80,7 +80,8 @@ class Page:
             try:
                 # The file can be there before anybody listens.
                 port = port_file.read_text().splitlines()[0]
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+                url = f"http://127.0.0.1:{port}/json"
+                with urllib.request.urlopen(url, timeout=10) as answer:
                     pages = [t for t in json.load(answer) if t["type"] == "page"]
                     return pages[0]
             except (OSError, IndexError) as err:
