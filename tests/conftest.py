@@ -1,5 +1,6 @@
 """Small things that several rooms' tests share."""
 
+import functools
 import gc
 import os
 import signal
@@ -12,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import typer.main
+import typer.testing
 from PIL import Image
 
 Draw = Callable[..., Path]
@@ -53,6 +56,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what is remembered between runs away from the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """Keep typer's runner from making all commands anew for each of 1,000 calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        make = functools.cache(typer.main.get_command)
+        patch.setattr(typer.testing, "_get_command", make, raising=False)
         yield
 
 

@@ -129,7 +129,8 @@ def test_the_model_is_exported_like_any_other(tmp_path):
         for path in (tmp_path / "two" / split / "grey").iterdir():
             path.unlink()
         (tmp_path / "two" / split / "grey").rmdir()
-    featpipe.finetune(tmp_path / "two", tmp_path / "m", **{**FAST, "epochs": 1})
+    short = {**FAST, "epochs": 1, "depth": "stage2"}
+    featpipe.finetune(tmp_path / "two", tmp_path / "m", **short)
     from featpipe.predictor import export
 
     model = featpipe.load(tmp_path / "m")
@@ -182,7 +183,7 @@ def test_a_rate_that_diverges_keeps_the_start_and_says_so(kinds, tmp_path):
 
 
 def test_a_network_that_does_not_learn_is_noticed(kinds):
-    found = featpipe.finetune(kinds, **{**FAST, "lr": 1e-12})
+    found = featpipe.finetune(kinds, **{**FAST, "lr": 1e-12, "depth": "stage2"})
     assert "the network did not learn" in found.warnings[0]
 
 
