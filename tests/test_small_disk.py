@@ -41,11 +41,15 @@ def disk(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported() -> None:
-    """Import once what every fork would import by itself."""
-    for name in ("finetuning.augment", "report.interactive", "report.plots"):
-        importlib.import_module(f"featpipe.{name}")
-    importlib.import_module("torch._dynamo")  # optimisers and shapes import it late
+def imported(kinds_h5) -> None:
+    """Import once what every fork would import by itself: bokeh, matplotlib, …"""
+    importlib.import_module("featpipe.finetuning.augment")
+    importlib.import_module("torch._dynamo")  # optimisers import it late
+    pictures = str(kinds_h5.path.with_name("warm"))
+    page = f"{pictures}.html"
+    CliRunner().invoke(
+        app, ["report", str(kinds_h5.path), "-o", page, "--png", pictures]
+    )
 
 
 @pytest.fixture(scope="module")
