@@ -272,3 +272,13 @@ def test_codes_are_held_where_four_copies_fit_into_the_memory():
     streams, memory = budget(10**12, 500, None)
     assert streams
     assert 10**8 < memory < 10**14
+
+
+def test_blocks_of_one_precision_share_their_memory(drawn):
+    # Else small things kept between blocks scatter the memory, to the size of the file.
+    rows = streamed(*drawn)
+    for dtype in (torch.float32, torch.float64):
+        blocks = [rows.read(start, start + 64, dtype) for start in (0, 64, 128)]
+        assert len({block.data_ptr() for block in blocks}) == 1
+    every, sample = rows.read(0, 64), rows.every(7).read(0, 64)
+    assert every.data_ptr() != sample.data_ptr()

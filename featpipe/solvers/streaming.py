@@ -57,22 +57,20 @@ class StreamedRows(Rows):
         self.mean, self.scale = self._sampled_standards(problem.standardize)
         self._slope, self._offset = 1 / self.scale, -self.mean / self.scale
         self._far = bool(self._offset.abs().max() > FAR)
-        # One buffer for all blocks: where small things are kept between them, memory
-        # that is freed and taken again piles up, to the size of the file.
-        shape = self.step, self.width
-        self._buffer = torch.empty(shape, dtype=torch.float32, device=device)
+        # One buffer for all blocks, in each precision: where small things are kept
+        # between blocks, memory that is freed and taken again piles up, to the size
+        # of the file.
+        self._buffers: dict[torch.dtype, torch.Tensor] = {}
 
     def read(
         self, start: int, stop: int, dtype: torch.dtype | None = None
     ) -> torch.Tensor:
         """Return standardised rows ``start`` to ``stop``, (n, width), on the device.
 
-        In single precision they are overwritten by the next ones.
+        They are overwritten by the next ones of the same precision.
         """
         raw = torch.from_numpy(self._ahead.rows(start, stop)).to(self.device)
-        if len(raw) > len(self._buffer):
-            self._buffer = self._buffer.new_empty(raw.shape)
-        z = self._buffer[: len(raw)]
+        z = self._buffer(len(raw), torch.float32)
         if self._far:
             z.copy_(raw.double().mul_(self._slope).add_(self._offset))
         else:
@@ -82,7 +80,18 @@ class StreamedRows(Rows):
                 f"codes of rows {start} to {stop} hold NaN or infinity; "
                 "extract them again"
             )
-        return z if dtype in (None, torch.float32) else z.to(dtype)
+        if dtype in (None, torch.float32):
+            return z
+        return self._buffer(len(raw), dtype).copy_(z)
+
+    def _buffer(self, n_rows: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return memory for some rows, the same for all blocks."""
+        buffer = self._buffers.get(dtype)
+        if buffer is None or len(buffer) < n_rows:
+            shape = max(n_rows, self.step), self.width
+            buffer = torch.empty(shape, dtype=dtype, device=self.device)
+            self._buffers[dtype] = buffer
+        return buffer[:n_rows]
 
     def every(self, stride: int) -> Rows:
         """Return every so many-th row, held as stored; all if that is too much."""
@@ -91,6 +100,8 @@ class StreamedRows(Rows):
         if size > self.n_bytes:
             return self
         some, parts = copy(self), []
+        # Read in turns with all rows: not into the same memory.
+        some._buffers = {}
         for start, stop in self.blocks():
             parts.append(
                 self._ahead.rows(start, stop)[-start % stride :: stride].copy()
