@@ -7,6 +7,7 @@ images are others here.
 """
 
 import ast
+import asyncio
 import contextlib
 import re
 import shlex
@@ -300,9 +301,11 @@ def test_the_notebook_runs_and_prints_what_it_shows(tmp_path: Path) -> None:
     path = ROOT / "docs" / "first-look.ipynb"
     shown = nbformat.read(path, as_version=4)
     ran = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(
+    client = nbclient.NotebookClient(
         ran, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    )
+    # Not `execute`: the event loop that it makes is never closed.
+    asyncio.run(client.async_execute())
     for old, new in zip(shown.cells, ran.cells, strict=True):
         if old.cell_type == "code":
             texts = [[shown_text(o) for o in cell.outputs] for cell in (old, new)]

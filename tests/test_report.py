@@ -267,7 +267,7 @@ def test_pictures_are_shown_only_if_they_are_those_of_the_codes(photos):
     sheet = make_sheet(codes, range(6))
     assert sorted(sheet.place) == [0, 1, 3, 5]
     assert "changed" in sheet.missing[2]
-    assert "No such file" in sheet.missing[4]
+    assert "no such file" in sheet.missing[4]
 
 
 def test_compare_and_report_write_the_page_and_the_plots(file, tmp_path):
