@@ -1,4 +1,4 @@
-"""The rooms and who may import whom, as the design has it; read with `ast`.
+"""The packages and who may import whom, as the design has it; read with `ast`.
 
 No module is imported here but by a fresh Python that reports what came with it.
 """
@@ -16,16 +16,17 @@ import featpipe
 PACKAGE = Path(featpipe.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Room: the rooms it may import. Imports go one way: there is no cycle among rooms.
+# Package: what it may import. Imports go one way: there is no cycle among packages.
 MAY_IMPORT: dict[str, set[str]] = {
     "bounds": set(),
+    "defaults": set(),
     "files": set(),
     "images": {"bounds"},
     "backbones": {"bounds"},
     "codes": {"files"},
     "solvers": set(),
     "scores": {"files"},
-    "protocol": {"bounds"},
+    "protocol": {"bounds", "defaults"},
     "parallel": {"bounds"},
     "inference": {"bounds", "images", "backbones", "files"},
     "extraction": {"images", "backbones", "codes", "inference", "files", "parallel"},
@@ -38,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "extraction",
         "files",
     },
-    "classifiers": {"bounds", "solvers"},
+    "classifiers": {"bounds", "defaults", "solvers"},
     "comparison": {
         "bounds",
+        "defaults",
         "codes",
         "solvers",
         "classifiers",
@@ -51,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "predictor": {
         "bounds",
+        "defaults",
         "images",
         "backbones",
         "codes",
@@ -63,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "finetuning": {
         "bounds",
+        "defaults",
         "images",
         "backbones",
         "codes",
@@ -75,8 +79,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "files",
         "predictor",
     },
-    "advice": {"codes", "scores", "protocol", "comparison"},
+    "advice": {"codes", "defaults", "scores", "protocol", "comparison"},
     "report": {
+        "defaults",
         "images",
         "codes",
         "classifiers",
@@ -91,7 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ANYTHING = {"__init__", "__main__", "cli", "demo"}
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -111,35 +116,37 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
                     yield f"featpipe.{alias.name}", node.lineno
 
 
-def rooms_imported(path: Path) -> dict[str, int]:
+def packages_imported(path: Path) -> dict[str, int]:
     found = {}
     for name, line in imports(ast.parse(path.read_bytes())):
         top, _, rest = name.partition(".")
-        # Names of `featpipe` itself, such as its version, are no room.
+        # Names of `featpipe` itself, such as its version, are no package.
         if top == "featpipe" and rest and not rest.startswith("__"):
             found[rest.partition(".")[0]] = line
     return found
 
 
 def test_every_room_stands_in_the_table():
-    assert {room_of(path) for path in MODULES} <= MAY_IMPORT.keys() | ANYTHING
+    assert {package_of(path) for path in MODULES} <= MAY_IMPORT.keys() | ANYTHING
 
 
 def test_the_table_has_no_cycle():
     done: set[str] = set()
-    while rooms := {r for r, needs in MAY_IMPORT.items() if r not in done}:
-        free = {room for room in rooms if MAY_IMPORT[room] <= done}
-        assert free, f"a cycle among {rooms}"
+    while packages := {r for r, needs in MAY_IMPORT.items() if r not in done}:
+        free = {package for package in packages if MAY_IMPORT[package] <= done}
+        assert free, f"a cycle among {packages}"
         done |= free
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_a_room_imports_only_what_it_may(room):
-    allowed = MAY_IMPORT[room] | {room}
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_it_may(package):
+    allowed = MAY_IMPORT[package] | {package}
     for path in MODULES:
-        if room_of(path) == room:
-            odd = {r: at for r, at in rooms_imported(path).items() if r not in allowed}
-            assert not odd, f"{name_of(path)} imports {odd}; {room} may {allowed}"
+        if package_of(path) == package:
+            odd = {
+                r: at for r, at in packages_imported(path).items() if r not in allowed
+            }
+            assert not odd, f"{name_of(path)} imports {odd}; {package} may {allowed}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -219,7 +226,7 @@ dir(featpipe)
 
 def test_torch_is_imported_only_where_networks_run():
     # The lightest first, so that the first to bring torch is the one named.
-    rooms = [
+    packages = [
         "cli",
         "codes",
         "images",
@@ -228,8 +235,8 @@ def test_torch_is_imported_only_where_networks_run():
         "scores",
         "comparison",
     ]
-    rooms += ["classifiers"]
-    names = ["featpipe", *(f"featpipe.{room}" for room in rooms)]
+    packages += ["classifiers"]
+    names = ["featpipe", *(f"featpipe.{package}" for package in packages)]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *names],
         capture_output=True,

@@ -14,6 +14,7 @@ from featpipe.advice.lines import Line
 from featpipe.advice.transferability import h_score, logme, loo_predictions
 from featpipe.codes import Codes, checked, read
 from featpipe.comparison.sources import align_files, choose_depths
+from featpipe.defaults import N_FOLDS
 from featpipe.protocol import plan
 from featpipe.scores import SIGNIFICANT, mcnemar
 
@@ -146,7 +147,7 @@ class Advice:
 
 
 def advise(
-    codes: Codes | str | os.PathLike[str], *, folds: int = 5, seed: int = 0
+    codes: Codes | str | os.PathLike[str], *, folds: int = N_FOLDS, seed: int = 0
 ) -> Advice:
     """Advise from cached codes: depth, classifier, and whether to fine-tune.
 

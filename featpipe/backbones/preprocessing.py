@@ -1,8 +1,7 @@
 """From an upright RGB image to the square of pixels a network was trained on.
 
-Resize and centre crop live here, on Pillow images and in whatever thread asks;
-normalisation does not: it happens on the device, in the backbone. Torch never
-lives here.
+Resize and centre crop are here, on Pillow images and in any thread. Normalisation is
+done on the device, by the backbone. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -147,7 +146,8 @@ class Preprocessing:
         """Resize one image as `apply` does, without its crop; RGB.
 
         Where JPEG has made it smaller already, ``full`` is the size it had, and
-        ``extent`` the part of the image that this is now; see `images.Decoded`.
+        ``extent`` how many of its present pixels show the picture; see
+        `images.Decoded`.
         """
         if image.mode != "RGB":
             image = image.convert("RGB")

@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
 
 from featpipe.classifiers.checking import check_parameters, is_reader
 from featpipe.classifiers.measures import Labels, class_weights, judge
+from featpipe.defaults import C_GRID, N_FOLDS
 
 if TYPE_CHECKING:
     from featpipe import solvers
@@ -60,7 +61,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         C: float | str = "auto",
         *,
         Cs: Sequence[float] | None = None,
-        cv: Any = 5,
+        cv: Any = N_FOLDS,
         standardize: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         metric: str = "accuracy",
@@ -260,7 +261,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
 
     def _grid(self) -> np.ndarray:
         # Four values per power of ten, 1e-6 to 1e5.
-        grid = np.logspace(-6, 5, 45) if self.Cs is None else self.Cs
+        grid = np.array(C_GRID) if self.Cs is None else self.Cs
         return np.unique(np.asarray(grid, np.float64))
 
     def _choose(self, job: Job) -> solvers.Path | None:

@@ -18,6 +18,7 @@ from featpipe.cli.progress import fit_progress
 from featpipe.cli.reporting import ReportPath, write_report
 from featpipe.cli.run_folder import RECORD, claim_folder, default_folder
 from featpipe.cli.terminal import terminal
+from featpipe.defaults import N_FOLDS
 
 if TYPE_CHECKING:
     from featpipe.comparison import Comparison
@@ -32,7 +33,7 @@ def compare(
     files: o.CodesPaths,
     classifiers: po.Classifiers = _DEFAULT_CLASSIFIERS,
     depth: po.CompareDepths = None,
-    folds: po.Folds = 5,
+    folds: po.Folds = N_FOLDS,
     c_grid: po.CGrid = None,
     metric: po.MetricOption = Metric.accuracy,
     class_weight: po.ClassWeightOption = None,

@@ -12,6 +12,7 @@ from featpipe.cli.extracting import numbers, pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import training_progress
 from featpipe.cli.terminal import terminal
+from featpipe.defaults import N_FOLDS
 
 if TYPE_CHECKING:
     from featpipe.finetuning import Finetuned
@@ -183,7 +184,7 @@ def finetune(
             rich_help_panel=_CACHE,
         ),
     ] = None,
-    folds: po.Folds = 5,
+    folds: po.Folds = N_FOLDS,
     metric: po.MetricOption = Metric.accuracy,
     json_path: po.CompareJson = None,
     input_size: o.InputSize = None,

@@ -12,6 +12,7 @@ from featpipe.cli.comparing import grid
 from featpipe.cli.extracting import pixel_limit
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.terminal import terminal
+from featpipe.defaults import N_FOLDS
 
 if TYPE_CHECKING:
     from featpipe.predictor import Predictor
@@ -52,7 +53,7 @@ def fit(
     ] = False,
     weights: o.WeightsNow = None,
     backbone: o.BackboneNow = None,
-    folds: po.Folds = 5,
+    folds: po.Folds = N_FOLDS,
     c_grid: po.CGrid = None,
     metric: po.MetricOption = Metric.accuracy,
     class_weight: po.ClassWeightOption = None,

@@ -17,6 +17,7 @@ from featpipe.comparison.sources import Labelled, align_files, choose_depths
 from featpipe.comparison.table import Comparison
 from featpipe.comparison.tasks import Progress, fit_all, require_room
 from featpipe.comparison.testing import describe_power, judge_all, majority_notes
+from featpipe.defaults import N_FOLDS
 from featpipe.parallel import Jobs, as_jobs
 from featpipe.protocol import Protocol, plan
 from featpipe.scores import Score
@@ -32,7 +33,7 @@ def compare(
     classifiers: Sequence[str] = ("linear", "svm", "logistic"),
     depth: str | Sequence[str] | None = None,
     depths: Sequence[str] | None = None,
-    folds: int = 5,
+    folds: int = N_FOLDS,
     Cs: Sequence[float] | np.ndarray | None = None,
     metric: str = "accuracy",
     class_weight: str | dict[str, float] | None = None,

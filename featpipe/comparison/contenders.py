@@ -22,6 +22,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from featpipe import classifiers
 from featpipe.comparison.sources import take
+from featpipe.defaults import N_FOLDS
 from featpipe.protocol import Pairs, Part, Protocol, resolve_C
 from featpipe.scores import METRICS
 
@@ -48,7 +49,9 @@ class Settings:
     seed: int = 0
     full_path: bool = False
 
-    def make(self, name: str, C: float | str, cv: Pairs | int = 5) -> ClassifierMixin:
+    def make(
+        self, name: str, C: float | str, cv: Pairs | int = N_FOLDS
+    ) -> ClassifierMixin:
         """Make one of our estimators."""
         return classifiers.make(
             name,

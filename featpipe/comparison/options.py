@@ -10,6 +10,7 @@ import numpy as np
 from featpipe.bounds import require_number, require_seed
 from featpipe.classifiers import NAMES, check_C_grid
 from featpipe.comparison.contenders import BASELINES
+from featpipe.defaults import N_FOLDS
 from featpipe.scores import METRICS
 
 __all__ = ["check_options", "depths_asked"]
@@ -19,7 +20,7 @@ def check_options(
     *,
     classifiers: Sequence[str],
     metric: str = "accuracy",
-    folds: int = 5,
+    folds: int = N_FOLDS,
     Cs: Sequence[float] | np.ndarray | None = None,
     class_weight: str | dict[str, float] | None = None,
     test_size: float | None = None,

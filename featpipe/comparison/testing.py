@@ -54,7 +54,8 @@ def _p_values(entries: Sequence[Entry], judged: HeldOut) -> list[float]:
     if not judged.nested:
         tested = [_paired(entry, entries[0], judged) for entry in entries[1:]]
         return [math.nan, *holm(tested)]
-    # The images that chose the first judge it too: the choice is inside the test.
+    # The first row was chosen on the images that judge it: so the test has to include
+    # the choice.
     # A score from elsewhere may cover the first fold only; it would restrict the test
     # of all others to these images.
     everywhere = [entry for entry in entries if len(entry.at) == len(judged.rows)]

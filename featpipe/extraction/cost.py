@@ -26,8 +26,8 @@ _SAMPLE, _SECONDS = 48, 2.0
 # Bytes a second, measured on two cores of a Xeon: a part is built, written, synced and
 # checked; the merge reads the parts, writes the file, and takes three digests of it.
 WRITE_RATE, MERGE_RATE = 1.9e8, 1.9e8
-# Of the scan's end, the first batch, the lock and the renames; fitted to the runs of
-# benchmarks/cost_model.py.
+# What every run takes beside its stages: the end of the scan, the first batch, the lock
+# and the renames. Fitted to the runs of benchmarks/cost_model.py.
 FIXED_SECONDS = 1.5
 # Bytes of a row beside its codes: path, digest, size, time.
 _ROW_BYTES = 150

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from featpipe import images
+from featpipe.defaults import N_FOLDS
 from featpipe.files import belongs_to
 from featpipe.finetuning.job import Job
 from featpipe.finetuning.result import Finetuned
@@ -60,7 +61,7 @@ def finetune(
     refit: bool = True,
     budget: float | None = None,
     codes: str | os.PathLike[str] | None = None,
-    folds: int = 5,
+    folds: int = N_FOLDS,
     metric: str = "accuracy",
     device: str = "auto",
     precision: str = "auto",

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from featpipe.bounds import LARGEST_SEED, require_number
+from featpipe.defaults import N_FOLDS
 from featpipe.scores import METRICS
 
 __all__ = ["AUGMENTATIONS", "Settings"]
@@ -73,7 +74,7 @@ class Settings:
     views: int | None = None
     refit: bool = True
     budget: float | None = None
-    folds: int = 5
+    folds: int = N_FOLDS
     metric: str = "accuracy"
     seed: int = 0
 

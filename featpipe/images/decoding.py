@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 MAX_PIXELS = 1024**3 // 4 // 3
-"""89,478,485: Pillow's own limit, which there is a warning and here an error. A small
+"""89,478,485: Pillow's own limit. Pillow warns; here it is an error. A small
 file may claim to be a huge picture, and so end the process that decodes it."""
 
 _LARGEST_LIMIT = 10**11
@@ -144,7 +144,7 @@ class Decoded:
     def extent(self) -> tuple[float, float]:
         """Width and height of what was pictured, in pixels of the image.
 
-        Not quite its size: of 375 rows JPEG makes 188 at a half, and they are 187.5.
+        Not always its size: at a half, JPEG makes 188 rows of 375, which show 187.5.
         """
         # JPEG's scales are powers of two, and a side is rounded up.
         # The exact share, where the rounded size would move every pixel a little.
@@ -193,9 +193,10 @@ def decode(
         The whole file, of a format in ``DECODING["formats"]``, told by its content.
     target : int, optional
         Length in pixels of the shorter side that the image will be resized to. JPEGs
-        are then decoded at 1/2, 1/4 or 1/8 where neither side gets below three times
-        that; but not those to be turned whose sides are no multiples of 8. Plain ones
-        are decoded by `turbo`. None, the default, is exact, and by Pillow alone.
+        are then decoded at 1/2, 1/4 or 1/8 of their size, as long as both sides stay
+        above three times that length. A JPEG that EXIF rotates is decoded whole unless
+        its sides are multiples of 8. Plain ones are decoded by `turbo`. None, the
+        default, is exact, and by Pillow alone.
     value_range : str or (low, high)
         What becomes black and white in images of more than 8 bits: ``"file"``, by the
         rules of `DECODING`; ``"auto"``, the lowest and the highest value of this

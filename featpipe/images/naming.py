@@ -24,12 +24,13 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
     **dict.fromkeys(("devel", "development", "tuning"), "val"),
     **dict.fromkeys(("test", "testing", "tests", "tst", "holdout", "heldout"), "test"),
-    # The last part of a collection that has a validation part; see `splits_of`.
+    # The test part of a collection, unless it has one of another name beside it: then
+    # it is the validation part; see `splits_of`.
     **dict.fromkeys(("eval", "evaluation"), "test"),
 }
 """Words that name a split, and the split that each means."""
 
-# Taken for splits without a word.
+# Taken for splits without telling the user, who most likely means them.
 _PLAIN = {"train", "val", "valid", "validation", "test"}
 
 # Words that say nothing of which split it is: training_set, TestData, val-images.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 __all__ = ["is_image_file"]
 
-# Of the formats that `decoding` reads; of BMP with its reserved bytes, for two letters
-# begin many a text.
+# The first bytes of each format that `decoding` reads. For BMP they include its
+# reserved bytes: its own two letters, "BM", begin many a text as well.
 _BEGINNING = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*"
     rb"|....ftypavi[fs]|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Network"]
 
-# Maps of 4 images of 224 px fit the cache of a processor, and so do those of more
-# smaller ones; more at a time was measured to cost up to 1.7 times as much.
+# Pixels of a batch on a processor: the maps of four images of 224 px fit its cache, and
+# larger batches took up to 1.7 times as long an image. Of small images, 32 at most.
 _CPU_PIXELS, _CPU_BATCH, _GPU_BATCH = 4 * 224**2, 32, 128
 # More lanes than that on the CPU would need more memory than they save time.
 _MAX_LANES = 4

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from featpipe import classifiers, codes, scores
 from featpipe.bounds import require_number, require_seed
 from featpipe.codes import Codes, CodesError, CodesView, checked
+from featpipe.defaults import N_FOLDS
 from featpipe.predictor.calibrating import out_of_fold, platt, probabilities
 from featpipe.predictor.model import Model
 from featpipe.predictor.predicting import Predictor
@@ -38,7 +39,7 @@ def fit(
     depth: str | None = None,
     C: float | str = "auto",
     Cs: Sequence[float] | None = None,
-    folds: int = 5,
+    folds: int = N_FOLDS,
     metric: str = "accuracy",
     class_weight: str | None = None,
     device: str = "auto",

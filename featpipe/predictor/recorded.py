@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featpipe.defaults import C_GRID
 from featpipe.scores import Score, read_document
 
 __all__ = ["check_rows", "find_record"]
@@ -61,7 +62,7 @@ def find_record(
             f"{os.fspath(path)!r} has {len(scores)} rows of {classifier} on {depth} "
             f"with a C, one is needed; it has {', '.join(rows)}"
         )
-    grid = np.logspace(-6, 5, 45) if Cs is None else Cs
+    grid = np.array(C_GRID) if Cs is None else Cs
     curve = np.array([C for C, _ in scores[0].C_curve], float)
     # Written as decimal text and read back: equal to rounding.
     if len(curve) != len(grid) or not np.allclose(curve, grid, rtol=1e-9):

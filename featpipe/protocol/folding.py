@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from featpipe.defaults import N_FOLDS
+
 __all__ = ["Pairs", "folds", "given_groups", "group_numbers"]
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
@@ -48,7 +50,7 @@ def folds(
     labels: np.ndarray,
     groups: Sequence[str] | np.ndarray | None = None,
     *,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     seed: int = 0,
 ) -> Pairs:
     """Cut rows into stratified folds that keep groups together.

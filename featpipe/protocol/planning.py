@@ -9,6 +9,7 @@ from numbers import Real
 import numpy as np
 
 from featpipe.bounds import require_number, require_seed
+from featpipe.defaults import N_FOLDS
 from featpipe.protocol.folding import Pairs, folds, group_numbers
 from featpipe.protocol.parts import Part, Protocol
 from featpipe.protocol.splitting import SplitRows, split_rows
@@ -30,7 +31,7 @@ def plan(
     groups: np.ndarray,
     class_names: Sequence[str],
     *,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     test_size: float | None = None,
     seed: int = 0,
 ) -> Protocol:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from featpipe.defaults import N_FOLDS
 from featpipe.protocol.folding import Pairs, group_numbers
 from featpipe.protocol.planning import plan
 
@@ -59,7 +60,7 @@ def tuning_rows(
     groups: Sequence[str] | np.ndarray,
     class_names: Sequence[str],
     *,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     seed: int = 0,
 ) -> TuningRows:
     """Divide the labelled images for one fine-tuning, by the plan of `compare`.

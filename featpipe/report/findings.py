@@ -13,6 +13,7 @@ from featpipe.codes import Codes, CodesError
 from featpipe.comparison import duplicates
 from featpipe.comparison.duplicates import NearDuplicate
 from featpipe.comparison.learning_curve import LearningCurve, learning_curve
+from featpipe.defaults import N_FOLDS
 from featpipe.report.doubtful import Doubtful, doubtful_labels
 from featpipe.report.out_of_sample import out_of_sample
 from featpipe.report.projection import project, sample_rows
@@ -219,7 +220,7 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
         classifier=classifier,
         C=_C_of(classifier, depth, scores),
         groups=codes.groups[rows],
-        n_folds=3 if very_large else 5,
+        n_folds=3 if very_large else N_FOLDS,
         seed=seed,
     )
     # Training images have no prediction in the record; those by a fit without them are

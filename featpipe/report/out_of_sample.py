@@ -12,6 +12,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.exceptions import ConvergenceWarning
 
 from featpipe import classifiers
+from featpipe.defaults import N_FOLDS
 from featpipe.protocol import folds
 
 __all__ = ["out_of_sample"]
@@ -28,7 +29,7 @@ def out_of_sample(
     classifier: str = "logistic",
     C: float | None = None,
     groups: Sequence[str] | np.ndarray | None = None,
-    n_folds: int = 5,
+    n_folds: int = N_FOLDS,
     seed: int = 0,
 ) -> np.ndarray:
     """Predict each image by a classifier fitted without it.

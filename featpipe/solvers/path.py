@@ -22,7 +22,7 @@ __all__ = ["solve", "solve_path"]
 
 # Steps of the grid between the C that are solved first.
 STRIDE = 4
-# A grid of so few C is solved whole: it was written down to be seen.
+# A grid of so few C is solved whole: somebody typed it, to see a score for each.
 FEW = 8
 # A C within one row of the best, and a single fit, are solved this much finer.
 FINER = 1e-2
