@@ -12,7 +12,8 @@ test: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # What `make test` leaves out: sdist and wheel in an environment of their own (takes a
-# package index), a coordinator that is killed, a long simulation. Minutes.
+# package index), a coordinator that is killed, long simulations, some tests that start
+# many interpreters. Minutes.
 slow: .venv/.development
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 0
 

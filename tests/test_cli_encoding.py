@@ -138,6 +138,7 @@ def test_a_terminal_that_is_full_loses_no_file(images: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))["scores"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_loses_no_file_and_is_no_error(
     images: Path, tmp_path: Path
 ) -> None:

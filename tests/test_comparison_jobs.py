@@ -105,6 +105,7 @@ def test_no_scheduler_is_said_at_once(file):
         featpipe.compare(file, jobs=jobs)
 
 
+@pytest.mark.slow
 def test_workers_of_dask_write_the_record_of_one_process(file, tmp_path):
     pytest.importorskip("distributed", reason="Dask is not installed: featpipe[dask]")
     from clusters import cluster

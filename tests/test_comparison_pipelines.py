@@ -47,6 +47,7 @@ def test_sweep_depths_shows_each_depth_in_the_networks_order(flowers, tmp_path, 
     assert (tmp_path / "study" / "depths.csv").exists()
 
 
+@pytest.mark.slow
 def test_fixed_or_finetuned_leaves_a_table_a_picture_and_models(tmp_path, draw, capsys):
     pytest.importorskip("matplotlib", reason="needs the extra featpipe[plot]")
     for k in range(16):

@@ -35,7 +35,16 @@ def draw_all(folder: Path, draw, names: list[str]) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such setting")
 @pytest.mark.parametrize(
-    "kind", ["class", "file", "root", "table", "not UTF-8"], ids=str
+    "kind",
+    [
+        "class",
+        "not UTF-8",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("file", "root", "table")
+        ),
+    ],
+    ids=str,
 )
 def test_names_that_are_not_ascii_are_one_sentence(tmp_path, draw, kind):
     source = "images"

@@ -57,6 +57,7 @@ def test_the_threshold_is_that_of_a_plain_loop(rate: float) -> None:
     assert threshold == best
 
 
+@pytest.mark.slow
 def test_the_stated_error_rate_holds_on_new_images_in_95_of_100_models() -> None:
     rate, broken, answered = 0.1, 0, []
     for seed in range(60):

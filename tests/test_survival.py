@@ -169,6 +169,7 @@ def test_a_soak_goes_on_where_it_ended():
     assert soak.where_to_go_on([{**points, "n": 3}], "kills") == (3, 8)
 
 
+@pytest.mark.slow
 def test_a_soak_adds_to_its_record(tmp_path):
     record, page = tmp_path / "r.json", tmp_path / "r.md"
     for _ in range(2):
