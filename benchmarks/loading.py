@@ -87,6 +87,7 @@ def torch_loader(
     batches = begin()
     next(batches)
     # torch's DataLoader has no public name for its processes.
+    # Of a loader with workers, which the stubs do not tell from one without.
     os.kill(batches._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
     start = time.perf_counter()
     try:

@@ -77,7 +77,7 @@ class BlankRun(fx.Interpreter):
 
 
 def _is_small(network: nn.Module) -> bool:
-    """Tell whether it has few parameters, and numbers in them."""
+    """Return whether it has few parameters, and numbers in them."""
     parameters = list(network.parameters())
     return not any(each.is_meta for each in parameters) and (
         sum(each.numel() for each in parameters) <= _FEW_PARAMETERS

@@ -41,7 +41,7 @@ def makes_scores(module: nn.Module) -> bool:
 
 
 def is_stochastic_depth(module: nn.Module) -> bool:
-    """Tell whether it is torchvision's layer that skips a branch in training.
+    """Return whether it is torchvision's layer that skips a branch in training.
 
     By its name: torchvision takes two seconds to import, and networks of others do
     without.

@@ -111,7 +111,7 @@ class Job:
         self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
 
     def plan_update(self, *, overwrite: bool = False) -> UpdatePlan:
-        """Tell what there is to do; compute, download and write nothing.
+        """Return what there is to do; compute, download and write nothing.
 
         Returns
         -------
