@@ -52,8 +52,7 @@ def inner_imports(path: Path, tree: ast.AST) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.ImportFrom) and node.module:
             parts = node.module.split(".")
             is_inner = parts[0] == "featpipe" and len(parts) > 2
-            # The command line and the demo are at the top, and know everything.
-            if is_inner and parts[1] != own and own not in ("cli", "demo.py"):
+            if is_inner and parts[1] != own:
                 yield own, node.module
 
 

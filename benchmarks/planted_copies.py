@@ -78,9 +78,11 @@ def reported(codes: featpipe.Codes) -> tuple[set[frozenset[str]], float]:
     labelled, (source,) = align_files([codes])
     ((depth,),) = choose_depths([source], None)
     X = source.arrays(depth)
-    alike = duplicates.threshold(duplicates.unrelated_similarity(X))
+    alike = duplicates.duplicate_threshold(X)
     sides = np.zeros(len(X), np.int64)
-    found = duplicates.find(X, labelled.digests, sides, labelled.labels, alike)
+    found = duplicates.find_duplicates(
+        X, labelled.digests, sides, labelled.labels, alike
+    )
     pairs = {
         frozenset((labelled.paths[copy.row], labelled.paths[copy.other]))
         for copy in found

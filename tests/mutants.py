@@ -209,7 +209,7 @@ def model_mutant(rng: np.random.Generator) -> Mutant:
 
 
 def model_of(path: Path) -> list[Any]:
-    model = storing.read(path)
+    model = storing.read_model(path)
     return [model.as_record(), model.coef.tobytes(), model.intercept.tobytes()]
 
 

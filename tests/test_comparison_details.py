@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 import featpipe
 from featpipe.cli.app import app
-from featpipe.comparison.details import describe, mistakes
+from featpipe.comparison.details import describe_details, mistakes
 from featpipe.scores import images_needed
 
 
 def printed(found, width=80, terminal=False):
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=terminal, no_color=False)
-    for part in describe(found):
+    for part in describe_details(found):
         console.print(part)
     return out.getvalue()
 

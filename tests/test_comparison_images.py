@@ -94,7 +94,7 @@ def test_near_duplicates_equal_those_of_plain_loops(monkeypatch):
     X[5], X[30], X[41] = X[20] + 0.05, X[11], X[11] + 0.01
     unknown = np.zeros((60, 32), np.uint8)
     expected = brute_force(X.astype(np.float64), sides, labels)
-    found = duplicates.find(X, unknown, sides, labels, alike=0.6)
+    found = duplicates.find_duplicates(X, unknown, sides, labels, alike=0.6)
     assert {(t.row, t.kind): t.other for t in found} == {
         key: j for key, (cosine, j) in expected.items() if cosine >= 0.6
     }
@@ -123,7 +123,7 @@ def test_across_only_compares_images_of_two_sides_whatever_is_on_their_own(monke
         if sides[i] > sides[j] >= 0 and cosine >= 0.6:
             kind = "relabelled" if labels[i] != labels[j] else "across"
             expected[i, kind] = max(expected.get((i, kind), (0, 0)), (cosine, j))
-    found = duplicates.find(
+    found = duplicates.find_duplicates(
         X.astype(np.float32), digests, sides, labels, 0.6, across_only=True
     )
     assert {(t.row, t.kind): t.other for t in found} == {

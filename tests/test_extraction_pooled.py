@@ -328,7 +328,7 @@ def test_every_process_takes_a_gpu_of_its_own_while_there_are_some(
 ):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(claims.tempfile, "tempdir", None)
-    claim = claims.claimed.__wrapped__
+    claim = claims.claim_gpu.__wrapped__
     assert [claim(3) for _ in range(5)] == [0, 1, 2, 0, 1]
     assert claim(1) == 0
 

@@ -6,7 +6,7 @@ import torch
 from torchvision.ops import StochasticDepth
 
 from featpipe import backbones
-from featpipe.backbones import parting
+from featpipe.backbones import input_depth, trainable_tail, trainable_whole
 from featpipe.finetuning.network import Head, Tuned
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.training import Trainer
@@ -57,7 +57,7 @@ def step(name, node, *, train=True):
     x = torch.randn(6, 3, side, side)
     codes = backbone.cut(x)[0].numpy()
     labels = np.arange(6) % 2
-    network = Tuned(parting.whole(backbone, node), Head(codes, 2), train=train)
+    network = Tuned(trainable_whole(backbone, node), Head(codes, 2), train=train)
     trainer = Trainer(
         network,
         Given(x),
@@ -105,7 +105,7 @@ def test_control_flow_that_no_graph_records_is_trained_too():
 
 def test_the_frozen_part_runs_without_gradients():
     backbone = backbones.load("tuned_networks:resnet", weights="none", input_size=SIDE)
-    part = parting.whole(backbone, "layer4")
+    part = trainable_whole(backbone, "layer4")
     for name, parameter in part.network.named_parameters():
         parameter.requires_grad_(not part.is_frozen(name))
     with_gradients: dict[str, bool] = {}
@@ -126,7 +126,7 @@ def test_the_frozen_part_runs_without_gradients():
 def test_a_tail_fed_with_what_enters_it_gives_the_codes(name):
     node, _ = PARTS[name]
     backbone = backbones.load(name, weights="none", input_size=side_of(name))
-    entering = parting.input_depth(backbone, node)
+    entering = input_depth(backbone, node)
     assert entering is not None
     before = backbones.load(
         name, weights="none", input_size=side_of(name), depths=[entering.spec]
@@ -134,7 +134,7 @@ def test_a_tail_fed_with_what_enters_it_gives_the_codes(name):
     pixels = torch.randint(0, 256, (3, 3, *[side_of(name)] * 2), dtype=torch.uint8)
     (expected,) = backbone(pixels).values()
     (maps,) = before(pixels).values()
-    part = parting.tail(backbone, node)
+    part = trainable_tail(backbone, node)
     with torch.inference_mode():
         (found,) = part.network(maps.float())
     np.testing.assert_allclose(
@@ -144,14 +144,14 @@ def test_a_tail_fed_with_what_enters_it_gives_the_codes(name):
 
 def test_in_the_midst_of_a_residual_block_nothing_can_be_cached():
     backbone = backbones.load("tuned_networks:resnet", weights="none", input_size=SIDE)
-    assert parting.input_depth(backbone, "layer4.0.conv2") is None
+    assert input_depth(backbone, "layer4.0.conv2") is None
 
 
 def test_stochastic_depth_comes_back_in_training():
     backbone = backbones.load(
         "tuned_networks:efficientnet", weights="none", input_size=SIDE
     )
-    network = parting.whole(backbone).network.train()
+    network = trainable_whole(backbone).network.train()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.Dropout):
             module.eval()
@@ -168,4 +168,4 @@ def test_stochastic_depth_comes_back_in_training():
 def test_a_node_that_cannot_be_trained_from_is_refused(node, reason):
     backbone = backbones.load("tuned_networks:resnet", weights="none", input_size=SIDE)
     with pytest.raises(ValueError, match=reason):
-        parting.whole(backbone, node)
+        trainable_whole(backbone, node)

@@ -7,6 +7,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 ANYTHING = {"__init__", "__main__", "cli", "demo"}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
 def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -118,7 +124,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 def packages_imported(path: Path) -> dict[str, int]:
     found = {}
-    for name, line in imports(ast.parse(path.read_bytes())):
+    for name, line in imports(parsed(path)):
         top, _, rest = name.partition(".")
         # Names of `featpipe` itself, such as its version, are no package.
         if top == "featpipe" and rest and not rest.startswith("__"):
@@ -126,7 +132,7 @@ def packages_imported(path: Path) -> dict[str, int]:
     return found
 
 
-def test_every_room_stands_in_the_table():
+def test_every_package_is_in_the_table():
     assert {package_of(path) for path in MODULES} <= MAY_IMPORT.keys() | ANYTHING
 
 
@@ -139,7 +145,7 @@ def test_the_table_has_no_cycle():
 
 
 @pytest.mark.parametrize("package", sorted(MAY_IMPORT))
-def test_a_room_imports_only_what_it_may(package):
+def test_a_package_imports_only_what_it_may(package):
     allowed = MAY_IMPORT[package] | {package}
     for path in MODULES:
         if package_of(path) == package:
@@ -151,7 +157,7 @@ def test_a_room_imports_only_what_it_may(package):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_says_what_it_is_and_what_it_gives(path):
-    tree = ast.parse(path.read_bytes())
+    tree = parsed(path)
     assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
     relative = [name for name, _ in imports(tree) if name.startswith(".")]
     assert not relative, f"{name_of(path)} imports {relative}; write featpipe.…"
@@ -169,6 +175,57 @@ def test_a_module_says_what_it_is_and_what_it_gives(path):
             if isinstance(node, ast.ClassDef):
                 for method in methods(node):
                     assert documented(method), f"{name}.{method.name} is not documented"
+
+
+def interface(package: str) -> set[str]:
+    """Return the names that a package offers to others: its `__all__`."""
+    path = PACKAGE / package / "__init__.py"
+    path = path if path.exists() else PACKAGE / f"{package}.py"
+    return set(exported(parsed(path)) or ())
+
+
+def uses_of_others(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield each name that a module takes from another package, with its line.
+
+    Whether imported by name, or reached through the package: ``codes.read``.
+    """
+    tree, own = parsed(path), package_of(path)
+    packages = {package_of(module) for module in MODULES}
+    aliases = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        top, _, package = node.module.partition(".")
+        is_other = top == "featpipe" and package.partition(".")[0] != own
+        for alias in node.names:
+            if node.module == "featpipe" and alias.name in packages - {own}:
+                aliases[alias.asname or alias.name] = alias.name
+            elif is_other and package:
+                yield package, alias.name, node.lineno
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name)) if name in aliases:
+                yield aliases[name], node.attr, node.lineno
+
+
+def assigned(path: Path) -> set[str]:
+    """Return the names that a module assigns, which then are no package."""
+    nodes = list(ast.walk(parsed(path)))
+    stored = {
+        node.id
+        for node in nodes
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    return stored | {node.arg for node in nodes if isinstance(node, ast.arg)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_uses_other_packages_by_their_interface(path):
+    for package, name, line in uses_of_others(path):
+        assert "." not in package, f"line {line} imports the inside {package}"
+        if package not in assigned(path):
+            offered = interface(package)
+            assert name in offered, f"line {line}: {package} does not export {name}"
 
 
 def strings(tree: ast.AST) -> list[str]:
@@ -200,7 +257,7 @@ def methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_what_all_names_is_there(path):
-    tree = ast.parse(path.read_bytes())
+    tree = parsed(path)
     there: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -185,6 +185,6 @@ def test_arrays_that_cannot_be_are_refused(
     models: dict[str, featpipe.Predictor], name: str, array: np.ndarray, tmp_path: Path
 ) -> None:
     forged = replace(models["svm"].model, **{name: array})
-    storing.write(tmp_path / "forged", forged, {})
+    storing.write_model(tmp_path / "forged", forged, {})
     with pytest.raises(ValueError, match=f"{name} "):
         featpipe.load(tmp_path / "forged")

@@ -13,7 +13,7 @@ from featpipe.advice.finetuning import FinetuningEstimate, estimate_lines
 from featpipe.advice.lines import Line
 from featpipe.advice.transferability import h_score, logme, loo_predictions
 from featpipe.codes import Codes, checked, read
-from featpipe.comparison.sources import align_files, choose_depths
+from featpipe.comparison import align_files, choose_depths
 from featpipe.defaults import N_FOLDS
 from featpipe.protocol import plan
 from featpipe.scores import SIGNIFICANT, mcnemar

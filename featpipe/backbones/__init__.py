@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from featpipe.backbones.families import names
     from featpipe.backbones.loading import load, resolve
     from featpipe.backbones.network import Backbone
+    from featpipe.backbones.parting import (
+        TrainablePart,
+        input_depth,
+        node_names,
+        trainable_tail,
+        trainable_whole,
+    )
     from featpipe.backbones.preprocessing import Preprocessing
     from featpipe.backbones.tables import (
         BackboneRow,
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
         catalogue,
         describe_depths,
     )
+    from featpipe.backbones.weights import hash_weights
 
 _FILE_OF = {
     "Backbone": "network",
@@ -28,11 +36,17 @@ _FILE_OF = {
     "Depth": "depths",
     "DepthRow": "tables",
     "Preprocessing": "preprocessing",
+    "TrainablePart": "parting",
     "catalogue": "tables",
     "describe_depths": "tables",
+    "hash_weights": "weights",
+    "input_depth": "parting",
     "load": "loading",
     "names": "families",
+    "node_names": "parting",
     "resolve": "loading",
+    "trainable_tail": "parting",
+    "trainable_whole": "parting",
 }
 
 __all__ = [
@@ -41,11 +55,17 @@ __all__ = [
     "Depth",
     "DepthRow",
     "Preprocessing",
+    "TrainablePart",
     "catalogue",
     "describe_depths",
+    "hash_weights",
+    "input_depth",
     "load",
     "names",
+    "node_names",
     "resolve",
+    "trainable_tail",
+    "trainable_whole",
 ]
 
 

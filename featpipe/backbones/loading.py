@@ -27,7 +27,7 @@ from featpipe.backbones.network import Backbone, prepared
 from featpipe.backbones.network_graph import NetworkGraph
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.backbones.trial import dependence
-from featpipe.backbones.weights import Weights, choose, fill, read, sha256
+from featpipe.backbones.weights import Weights, choose, fill, hash_weights, read
 
 __all__ = ["layouts_of", "load", "outlined", "preprocessing_of", "resolve"]
 
@@ -118,7 +118,7 @@ def load(
     return Backbone(
         architecture.name,
         chosen.name,
-        sha256(network, filled) if is_filled else "",
+        hash_weights(network, filled) if is_filled else "",
         preprocessing,
         stops,
         network,

@@ -38,7 +38,7 @@ class Backbone:
     weights : str
         Canonical name: ``IMAGENET1K_V1``, ``none``, ``own``, or that of a file.
     weights_sha256 : str
-        Of the tensors; see `weights.sha256`. Empty where they were not read.
+        Of the tensors; see `hash_weights`. Empty where they were not read.
     preprocessing : Preprocessing
     depths : tuple of Depth
         In the order asked for, each once.

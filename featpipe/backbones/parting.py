@@ -18,11 +18,17 @@ from featpipe.backbones.hooking import Hooked
 from featpipe.backbones.loading import layouts_of
 from featpipe.backbones.network import Backbone
 
-__all__ = ["Part", "input_depth", "nodes", "tail", "whole"]
+__all__ = [
+    "TrainablePart",
+    "input_depth",
+    "node_names",
+    "trainable_tail",
+    "trainable_whole",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class TrainablePart:
     """A copy of a backbone, or of its last part, that may learn.
 
     Parameters
@@ -37,6 +43,12 @@ class Part:
         is to learn.
     channels_last : bool
         Maps enter as (n, H, W, C), while a codes file has them as (n, C, H, W).
+
+    Examples
+    --------
+    >>> part = TrainablePart(nn.Flatten(), "network.", frozenset({"layer1"}))
+    >>> part.is_frozen("network.layer1.0.weight"), part.is_frozen("network.layer2")
+    (True, False)
     """
 
     network: nn.Module
@@ -50,12 +62,19 @@ class Part:
         return any(own == f or own.startswith(f"{f}.") for f in self.frozen)
 
 
-def nodes(backbone: Backbone) -> tuple[str, ...]:
-    """Names of the nodes of a backbone's network, in the order in which they end."""
+def node_names(backbone: Backbone) -> tuple[str, ...]:
+    """Return the names of the nodes of a network, in the order in which they end.
+
+    Examples
+    --------
+    >>> from featpipe import backbones
+    >>> node_names(backbones.load("mini"))[:4]
+    ('stem.0', 'stem.1', 'stem.2', 'stem')
+    """
     return backbone._outline.nodes
 
 
-def whole(backbone: Backbone, node: str | None = None) -> Part:
+def trainable_whole(backbone: Backbone, node: str | None = None) -> TrainablePart:
     """Copy the network up to its depths, to learn from a node on.
 
     Parameters
@@ -68,6 +87,13 @@ def whole(backbone: Backbone, node: str | None = None) -> Part:
     ------
     ValueError
         If there is no such node, or nothing from it to the depths can learn.
+
+    Examples
+    --------
+    >>> from featpipe import backbones
+    >>> part = trainable_whole(backbones.load("mini"), "stage4")
+    >>> part.is_frozen("stage3.0.body.0.weight"), part.is_frozen("stage4.0.relu")
+    (True, False)
     """
     outline = backbone._outline
     frozen: Iterable[str] = ()
@@ -76,7 +102,7 @@ def whole(backbone: Backbone, node: str | None = None) -> Part:
         frozen = outline.before(node)
     cut = copy.deepcopy(outline.cut(backbone.depths))
     prefix = "network." if isinstance(outline, Hooked) else ""
-    part = Part(cut, prefix, frozenset(frozen))
+    part = TrainablePart(cut, prefix, frozenset(frozen))
     # Layers behind the depth do not count: they never learn anything.
     keys = {prefix + key for key in backbone.needed()}
     if not any(not part.is_frozen(n) for n, _ in cut.named_parameters() if n in keys):
@@ -104,6 +130,13 @@ def input_depth(backbone: Backbone, node: str, how: str = "map32") -> Depth | No
         It keeps what is there whole: ``NODE:map32``, or ``NODE`` for a vector. None
         where several outputs enter, as in the midst of a residual block, or the
         network's control flow cannot be recorded.
+
+    Examples
+    --------
+    >>> from featpipe import backbones
+    >>> depth = input_depth(backbones.load("mini"), "stage4")
+    >>> depth.spec, depth.shape
+    ('stage3:map32', (128, 8, 8))
     """
     _require_node(backbone, node)
     outline, side = backbone._outline, backbone.preprocessing.crop
@@ -118,17 +151,28 @@ def input_depth(backbone: Backbone, node: str, how: str = "map32") -> Depth | No
     return name_depth(name, kept, seen[name].shape, layout)
 
 
-def tail(backbone: Backbone, node: str) -> Part:
-    """Copy the network from a node to the depths; takes what `input_depth` names."""
+def trainable_tail(backbone: Backbone, node: str) -> TrainablePart:
+    """Copy the network from a node to the depths; takes what `input_depth` names.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from featpipe import backbones
+    >>> backbone = backbones.load("mini")
+    >>> part = trainable_tail(backbone, "stage4")
+    >>> maps = torch.zeros(2, *input_depth(backbone, "stage4").shape)
+    >>> [tuple(codes.shape) for codes in part.network(maps)]
+    [(2, 384)]
+    """
     entering = input_depth(backbone, node)
     assert entering is not None
     network = copy.deepcopy(backbone._outline.tail(node, backbone.depths))
-    return Part(network, "", frozenset(), entering.layout.channels_last)
+    return TrainablePart(network, "", frozenset(), entering.layout.channels_last)
 
 
 def _require_node(backbone: Backbone, node: str) -> None:
-    if node not in nodes(backbone):
-        near = difflib.get_close_matches(node, nodes(backbone), n=5, cutoff=0.3)
+    if node not in node_names(backbone):
+        near = difflib.get_close_matches(node, node_names(backbone), n=5, cutoff=0.3)
         raise ValueError(
             f"backbone {backbone.name!r} has no node {node!r} to train from; choose "
             f"from {', '.join(near) or 'those'} that `featpipe depths {backbone.name}` "

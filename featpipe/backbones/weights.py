@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from featpipe.backbones.architecture import Architecture, Entry
 from featpipe.backbones.weights_file import first_line, read_file
 
-__all__ = ["Weights", "choose", "fill", "read", "sha256"]
+__all__ = ["Weights", "choose", "fill", "hash_weights", "read"]
 
 State = Mapping[str, Tensor]
 
@@ -196,7 +196,7 @@ def fill(
     return {key for key in fits if not key.endswith(_COUNTER)}
 
 
-def sha256(network: nn.Module, keys: Set[str] | None = None) -> str:
+def hash_weights(network: nn.Module, keys: Set[str] | None = None) -> str:
     """Hash weights: name, dtype, shape and bytes of each tensor, sorted by name.
 
     Parameters
@@ -209,6 +209,12 @@ def sha256(network: nn.Module, keys: Set[str] | None = None) -> str:
     -------
     str
         64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 1)
+    >>> len(hash_weights(layer)), hash_weights(layer) == hash_weights(nn.Linear(2, 1))
+    (64, False)
     """
     digest = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):

@@ -135,10 +135,10 @@ def _write(write: Callable[[Path], None], path: Path) -> None:
 
 
 def _print(found: "Comparison") -> None:
-    from featpipe.comparison.details import describe
+    from featpipe.comparison import describe_details
 
     terminal.out.print(found)
-    for part in describe(found):
+    for part in describe_details(found):
         terminal.out.print(part)
 
 
@@ -211,7 +211,7 @@ def run(**asked: Any) -> None:
 
 def _check_comparison(asked: dict[str, Any]) -> None:
     """Refuse before the extraction what `compare` would refuse after it."""
-    from featpipe.comparison.options import check_options
+    from featpipe.comparison import check_options
 
     check_options(
         classifiers=asked["classifiers"].split(","),

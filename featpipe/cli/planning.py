@@ -7,8 +7,7 @@ from featpipe.cli.progress import duration
 from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
-    from featpipe.extraction import Cost, Job
-    from featpipe.extraction.update_plan import UpdatePlan
+    from featpipe.extraction import Cost, Job, UpdatePlan
 
 __all__ = ["print_plan"]
 

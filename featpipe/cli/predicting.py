@@ -80,8 +80,7 @@ def predict(
         find . -name "*.jpg" | featpipe predict flowers.model - -o labels.csv
     """
     from featpipe.files import belongs_to
-    from featpipe.predictor import load
-    from featpipe.predictor.predictions import failures_path
+    from featpipe.predictor import failures_path, load
 
     beside = None if output is None else failures_path(output)
     require_outputs(

@@ -7,6 +7,29 @@ from elsewhere. Knows nothing of images or networks, and imports no torch.
 """
 
 from featpipe.comparison.comparing import compare
+from featpipe.comparison.details import describe_details, describe_needed
+from featpipe.comparison.duplicates import (
+    NearDuplicate,
+    duplicate_threshold,
+    find_duplicates,
+)
+from featpipe.comparison.learning_curve import CurvePoint, LearningCurve, learning_curve
+from featpipe.comparison.options import check_options
+from featpipe.comparison.sources import align_files, choose_depths
 from featpipe.comparison.table import Comparison
 
-__all__ = ["Comparison", "compare"]
+__all__ = [
+    "Comparison",
+    "CurvePoint",
+    "LearningCurve",
+    "NearDuplicate",
+    "align_files",
+    "check_options",
+    "choose_depths",
+    "compare",
+    "describe_details",
+    "describe_needed",
+    "duplicate_threshold",
+    "find_duplicates",
+    "learning_curve",
+]

@@ -18,7 +18,13 @@ from featpipe.scores import Score, images_needed
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Mistake", "confidence_of", "describe", "describe_needed", "mistakes"]
+__all__ = [
+    "Mistake",
+    "confidence_of",
+    "describe_details",
+    "describe_needed",
+    "mistakes",
+]
 
 _MOST_CLASSES = 10  # lines of the table of classes; the worst are shown
 _MOST_COLUMNS = 6  # classes whose confusion matrix fits 80 columns
@@ -81,11 +87,19 @@ def mistakes(found: Comparison) -> list[Mistake]:
     return sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.path))
 
 
-def describe(found: Comparison) -> Iterator[RenderableType]:
+def describe_details(found: Comparison) -> Iterator[RenderableType]:
     """Yield what is printed below the table of a comparison, for 80 columns.
 
     The scores of each class, which classes are confused, and the ten most confident
     mistakes by path.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> found = featpipe.compare("flowers.h5", classifiers=["linear"], device="cpu")
+    >>> print(next(describe_details(found)))
+    <BLANKLINE>
+    The recommended row, linear on penultimate, by class
     """
     from rich.text import Text
 
@@ -200,6 +214,13 @@ def describe_needed(scores: Sequence[Score], labels: Sequence[str]) -> str:
     -------
     str
         A sentence; empty where no tied row differs.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> scores = featpipe.compare("flowers.h5", classifiers=["linear"]).scores
+    >>> describe_needed(scores, ["daisy"] * 4 + ["rose"] * 4 + ["tulip"] * 4)
+    'the largest difference to a tied row is 25.0 points (linear on layer3:avg); ...'
     """
     best = scores[0]
     tied = [s for s in scores if s.tied_with_recommended and s.difference]

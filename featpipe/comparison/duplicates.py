@@ -19,7 +19,8 @@ __all__ = [
     "ALIKE",
     "KINDS",
     "NearDuplicate",
-    "find",
+    "duplicate_threshold",
+    "find_duplicates",
     "report",
     "threshold",
     "unrelated_similarity",
@@ -59,6 +60,12 @@ class NearDuplicate(NamedTuple):
         Whether the two files are the same byte for byte.
     kind : str
         Of `KINDS`.
+
+    Examples
+    --------
+    >>> copy = NearDuplicate(row=7, other=2, cosine=1.0, exact=True, kind="across")
+    >>> copy.other
+    2
     """
 
     row: int
@@ -86,7 +93,7 @@ def report(
     labelled : Labelled
         The images.
     sides : (n,) int64
-        As for `find`.
+        As for `find_duplicates`.
     memory : int, str or None
         As for `featpipe.classifiers.budget`. Where codes do not fit, only equal files
         are searched for: cosines of so many images would take days.
@@ -106,13 +113,36 @@ def report(
         equal = _equal_files(labelled.digests, order, sides, labelled.labels, False)
         return _describe(sorted(equal.values()), labelled, "equal files alone")
     X = sources[k].arrays(depth)
-    copies = find(X, labelled.digests, sides, labelled.labels, alike)
+    copies = find_duplicates(X, labelled.digests, sides, labelled.labels, alike)
     return _describe(copies, labelled, f"cosine of {depth} codes >= {alike:.4g}")
 
 
 def threshold(similarity: float) -> float:
     """Return the cosine from which images of such a background count as copies."""
     return float(np.clip(similarity, ALIKE, _EXACT))
+
+
+def duplicate_threshold(X: np.ndarray) -> float:
+    """Return the cosine from which two images of a set count as copies.
+
+    Parameters
+    ----------
+    X : (n, width) float32
+        Codes of a sample of the images.
+
+    Returns
+    -------
+    float
+        Above what images that are no copies of each other reach, and at least
+        `ALIKE`.
+
+    Examples
+    --------
+    >>> X = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
+    >>> duplicate_threshold(X) == ALIKE
+    True
+    """
+    return threshold(unrelated_similarity(X))
 
 
 def unrelated_similarity(X: np.ndarray) -> float:
@@ -147,7 +177,7 @@ def unrelated_similarity(X: np.ndarray) -> float:
     return float(np.quantile(highest, 0.99)) if len(highest) else -1.0
 
 
-def find(
+def find_duplicates(
     X: np.ndarray,
     digests: np.ndarray,
     sides: np.ndarray,
@@ -178,6 +208,16 @@ def find(
     -------
     list of NearDuplicate
         Ordered by row.
+
+    Examples
+    --------
+    >>> X = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    >>> X[30] = X[3]  # image 30, of the test side, is image 3 once more
+    >>> sides = np.repeat([0, 1], 20)
+    >>> unknown, labels = np.zeros((40, 32), np.uint8), np.zeros(40, np.int64)
+    >>> copies = find_duplicates(X, unknown, sides, labels, alike=0.99)
+    >>> [(copy.row, copy.other) for copy in copies]
+    [(30, 3)]
     """
     # By side, so that a search across sides compares whole blocks only.
     order = np.argsort(sides, kind="stable")

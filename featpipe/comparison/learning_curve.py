@@ -32,6 +32,11 @@ class CurvePoint:
     low, high : float
         95 % interval of the mean over draws (Student's t); it does not include that
         the judged images are a sample too.
+
+    Examples
+    --------
+    >>> CurvePoint(5, (0.7, 0.8), low=0.1, high=1.0).mean
+    0.75
     """
 
     n_per_class: int
@@ -57,6 +62,13 @@ class LearningCurve:
         Images that judge.
     classifier : str
         Whose accuracy it is.
+
+    Examples
+    --------
+    >>> few = CurvePoint(5, (0.7,), low=0.68, high=0.72)
+    >>> many = CurvePoint(10, (0.8,), low=0.78, high=0.82)
+    >>> LearningCurve([few, many], n_judged=200, classifier="linear").suggestion
+    'label more: the last doubling of the labels gained 10.0 ± 2.8 points, ...'
     """
 
     points: list[CurvePoint]

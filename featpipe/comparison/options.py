@@ -33,6 +33,13 @@ def check_options(
     ------
     ValueError
         With the name of the option, what came, and what would do.
+
+    Examples
+    --------
+    >>> check_options(classifiers=["svm"], folds=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: folds=1 ...
     """
     choices = [*NAMES, *BASELINES, "ensemble"]
     # A string is a sequence too, of letters.

@@ -110,6 +110,13 @@ def align_files(files: Sequence[Codes]) -> tuple[Labelled, list[Source]]:
         message names an example.
     ValueError
         If no image has a label.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> labelled, (source,) = align_files([featpipe.read("flowers.h5")])
+    >>> labelled.labels.shape, source.arrays("penultimate").shape
+    ((42,), (42, 8))
     """
     first = _labelled(files[0])
     if not len(first.labels):
@@ -192,6 +199,13 @@ def choose_depths(
         If a depth is in no file.
     ValueError
         If a depth is a map, which only fine-tuning can use.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> _, sources = align_files([featpipe.read("flowers.h5")])
+    >>> choose_depths(sources, ["layer3"])
+    [['layer3:avg']]
     """
     if wanted is None:
         chosen = [[d for d in s.codes.depths if not _is_map(s, d)] for s in sources]

@@ -14,12 +14,19 @@ from featpipe import images
 from featpipe.codes import Codes
 from featpipe.extraction.cost import Cost
 from featpipe.extraction.job import Job
+from featpipe.extraction.update_plan import UpdatePlan
 from featpipe.files import LockedError, belongs_to
-from featpipe.inference import Machine, Progress, Recipe, image_set_of
-from featpipe.inference.sources import Source, require_different_paths
+from featpipe.inference import (
+    Machine,
+    Progress,
+    Recipe,
+    Source,
+    image_set_of,
+    require_different_paths,
+)
 from featpipe.parallel import Jobs, as_jobs
 
-__all__ = ["Cost", "Job", "LockedError", "extract"]
+__all__ = ["Cost", "Job", "LockedError", "UpdatePlan", "extract"]
 
 
 def extract(

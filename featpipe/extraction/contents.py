@@ -9,7 +9,7 @@ import numpy as np
 from featpipe.codes import Failure, Row, Tables
 from featpipe.extraction.parts import RowIndex
 from featpipe.extraction.plan import Plan, Span
-from featpipe.inference.batch import Codes, LoadedImage
+from featpipe.inference import CodesByDepth, LoadedImage
 
 __all__ = ["Contents", "failures_of"]
 
@@ -44,7 +44,7 @@ class Contents:
 
     def __init__(self, plan: Plan, index: RowIndex, start: int) -> None:
         self._plan, self._index, self._start = plan, index, start
-        self._batches: list[tuple[Span, Sequence[LoadedImage], Codes]] = []
+        self._batches: list[tuple[Span, Sequence[LoadedImage], CodesByDepth]] = []
         self.n_bytes = 0
 
     @property
@@ -55,7 +55,9 @@ class Contents:
         stop = self._batches[-1][0].stop if self._batches else self._start
         return Span(self._start, stop)
 
-    def add(self, span: Span, images: Sequence[LoadedImage], codes: Codes) -> None:
+    def add(
+        self, span: Span, images: Sequence[LoadedImage], codes: CodesByDepth
+    ) -> None:
         """Add the next batch.
 
         Parameters
@@ -103,7 +105,7 @@ class Contents:
             )
         return code.astype(np.float16)
 
-    def arrays(self) -> Codes:
+    def arrays(self) -> CodesByDepth:
         """Return the codes of all rows, computed and known."""
         rows = self._rows()
         # Codes come by batch without the rows that were known, so this mask puts them

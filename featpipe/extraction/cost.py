@@ -7,22 +7,16 @@ images; writing and merging are bytes at rates that benchmarks/cost_model.py mea
 import math
 import os
 import sys
-import time
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from featpipe.extraction.update_plan import UpdatePlan
 from featpipe.images import ImageSet
-from featpipe.inference.loading import KnownDigests, load
-from featpipe.inference.network import Network
-from featpipe.inference.pixels import Decoding
+from featpipe.inference import Decoding, Network, time_loading
 
 __all__ = ["Cost", "estimate"]
 
-# Images of the sample, and seconds after which it has enough.
-_SAMPLE, _SECONDS = 48, 2.0
 # Bytes a second, measured on two cores of a Xeon: a part is built, written, synced and
 # checked; the merge reads the parts, writes the file, and takes three digests of it.
 WRITE_RATE, MERGE_RATE = 1.9e8, 1.9e8
@@ -107,7 +101,12 @@ def estimate(
         update.depths, precision, side, n_images=n, largest_batch=slice_size
     )
     each = network.seconds_per_image(update.depths, precision, execution)
-    read, decode = _loading(images, todo, update, network)
+    read, decode = time_loading(
+        images,
+        todo,
+        backbone.preprocessing,
+        Decoding.recorded(update.provenance["decoding"]),
+    )
     shapes = [math.prod(depth.shape) for depth in backbone.depths]
     size = 2 if update.provenance["dtype"] == "float16" else 4
     row = size * sum(shapes) + _ROW_BYTES
@@ -132,40 +131,6 @@ def estimate(
 
 
 _STAGES = ("read", "decode", "network", "write", "merge")
-
-
-def _loading(
-    images: ImageSet, todo: np.ndarray, update: UpdatePlan, network: Network
-) -> tuple[float, float]:
-    """Return the seconds that reading and decoding one image take one processor."""
-    preprocessing = network.backbone(update.depths).preprocessing
-    square = np.empty((1, 3, preprocessing.crop, preprocessing.crop), np.uint8)
-    decoding = Decoding.recorded(update.provenance["decoding"])
-    at = np.unique(np.linspace(0, len(todo) - 1, _SAMPLE).astype(int))
-    # In any order: those first in the list may be of one class.
-    # Seeded, so that two plans of the same folder show the same numbers as far as the
-    # machine lets them.
-    order = np.random.default_rng(0).permutation(todo[at])
-    read = decode = 0.0
-    n, begin = 0, time.perf_counter()
-    for i in order.tolist():
-        piece = load(
-            [partial(images.read, i)],
-            lambda: square,
-            lambda: preprocessing,
-            KnownDigests(),
-            decoding=decoding,
-        )
-        # The first one imports what decoding needs.
-        if n or len(order) == 1:
-            read += piece.read_seconds
-            decode += piece.decode_seconds
-        n += 1
-        if time.perf_counter() - begin > _SECONDS:
-            break
-    # Without the first image, whose time was not added.
-    counted = max(n - 1, 1)
-    return read / counted, decode / counted
 
 
 def _memory() -> int:

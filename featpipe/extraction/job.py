@@ -39,10 +39,14 @@ from featpipe.files import (
     write_bytes,
 )
 from featpipe.images import ImageSet
-from featpipe.inference import Machine, Progress, Recipe
-from featpipe.inference.loader import worker_server
-from featpipe.inference.network import Network
-from featpipe.inference.processes import WorkerServer
+from featpipe.inference import (
+    Machine,
+    Network,
+    Progress,
+    Recipe,
+    WorkerServer,
+    worker_server,
+)
 from featpipe.parallel import Jobs
 
 __all__ = ["Job"]

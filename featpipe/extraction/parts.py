@@ -19,7 +19,7 @@ from featpipe import codes
 from featpipe.codes import Codes, CodesError, Row, Tables
 from featpipe.extraction.plan import Plan, Span
 from featpipe.files import explained, remove_temporaries
-from featpipe.inference.execution import Execution
+from featpipe.inference import Execution
 
 __all__ = ["Parts", "RowIndex"]
 

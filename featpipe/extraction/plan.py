@@ -17,7 +17,7 @@ import numpy as np
 
 from featpipe.codes import Codes
 from featpipe.images import ImageSet
-from featpipe.inference.execution import Execution
+from featpipe.inference import Execution
 
 __all__ = ["SLICE", "Plan", "Span", "slice_size"]
 

@@ -27,8 +27,7 @@ from featpipe.extraction.tasks import (
     Task,
     compute,
 )
-from featpipe.inference import Machine, Progress
-from featpipe.inference.recipe import Recipe, package_versions
+from featpipe.inference import Machine, Progress, Recipe, package_versions
 from featpipe.parallel import Jobs, Pool
 
 __all__ = ["PooledRunner"]

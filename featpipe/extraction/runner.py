@@ -14,9 +14,7 @@ from featpipe.extraction.contents import Contents, failures_of
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, Span
 from featpipe.images import ImageError
-from featpipe.inference import Progress
-from featpipe.inference.batch import ComputedBatch, LoadedImage
-from featpipe.inference.engine import Engine
+from featpipe.inference import ComputedBatch, Engine, LoadedImage, Progress
 
 __all__ = ["Done", "PlanRunner", "Runner"]
 

@@ -5,7 +5,6 @@ beside those of the others and reports which; it never touches a file that someb
 else writes. Doing a task twice changes nothing.
 """
 
-import os
 import pickle
 import threading
 import time
@@ -25,15 +24,18 @@ from featpipe.extraction.runner import Runner
 from featpipe.extraction.update_plan import CHANGED
 from featpipe.files import key_of
 from featpipe.images import ImageError
-from featpipe.inference import Machine, Progress
-from featpipe.inference.claims import claimed
-from featpipe.inference.engine import Engine
-from featpipe.inference.execution import Execution
-from featpipe.inference.loader import worker_server
-from featpipe.inference.network import Network
-from featpipe.inference.pixels import Decoding
-from featpipe.inference.processes import WorkerServer
-from featpipe.inference.recipe import Recipe, package_versions
+from featpipe.inference import (
+    Decoding,
+    Engine,
+    Execution,
+    Machine,
+    Network,
+    Progress,
+    Recipe,
+    WorkerServer,
+    package_versions,
+    worker_server,
+)
 from featpipe.parallel import threads_here, worker_name
 
 __all__ = ["PACKAGES", "PartRecord", "Report", "Task", "compute", "make_engine"]
@@ -186,7 +188,7 @@ class _Worker:
 
     def __init__(self, task: Task) -> None:
         self._request = _request(task)
-        self._network = Network(task.recipe, _machine(task))
+        self._network = Network(task.recipe, _share(task))
         self._index = _index(task.files)
         self._stack = ExitStack()
         exact = Decoding.recorded(task.plan.fingerprint["decoding"]).exact
@@ -283,20 +285,9 @@ def _use_threads() -> None:
         torch.set_num_threads(n_threads)
 
 
-def _machine(task: Task) -> Machine:
-    """Return this process's share of its machine."""
-    import torch
-
-    device = task.plan.device
-    if task.machine.device.startswith(f"{device}:"):
-        device = task.machine.device
-    elif device == "cuda":
-        n_devices = torch.cuda.device_count()
-        device = f"cuda:{claimed(n_devices)}" if n_devices > 1 else "cuda"
-    # Workers of one machine divide its processors among themselves.
-    share = (os.cpu_count() or 1) // task.n_here
-    workers = task.machine.workers or max(share, threads_here() or 1)
-    return replace(task.machine, device=device, workers=workers)
+def _share(task: Task) -> Machine:
+    """Return this process's part of its machine."""
+    return task.machine.share(task.plan.device, task.n_here, threads_here())
 
 
 def _index(files: tuple[Path, ...]) -> RowIndex:

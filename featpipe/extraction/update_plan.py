@@ -14,9 +14,7 @@ from featpipe import codes
 from featpipe.codes import Codes, CodesError, Failure, Row
 from featpipe.extraction.parts import RowIndex
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.items import GIVEN
-from featpipe.inference.network import Network
-from featpipe.inference.recipe import Recipe, package_versions
+from featpipe.inference import GIVEN, Network, Recipe, package_versions
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
@@ -54,6 +52,12 @@ class UpdatePlan:
         Images that failed before and have not changed.
     todo : (n,) int64
         Positions to compute.
+
+    Examples
+    --------
+    >>> update = UpdatePlan({}, ["penultimate"], [], todo=np.arange(3))
+    >>> update.todo.shape, update.kept
+    ((3,), {})
     """
 
     provenance: dict[str, Any]

@@ -30,8 +30,7 @@ from featpipe.files import belongs_to
 from featpipe.finetuning.job import Job
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
-from featpipe.inference import Recipe, image_set_of
-from featpipe.inference.sources import Source, require_different_paths
+from featpipe.inference import Recipe, Source, image_set_of, require_different_paths
 
 __all__ = ["Finetuned", "Job", "Settings", "finetune"]
 

@@ -18,8 +18,7 @@ from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference import Recipe
-from featpipe.predictor import storing
-from featpipe.predictor.model import FINETUNE, Model
+from featpipe.predictor import FINETUNE, Model, read_model
 
 __all__ = ["plain_settings", "read_finished", "request_of"]
 
@@ -87,7 +86,7 @@ def read_finished(path: Path, request: dict[str, Any]) -> Finetuned | None:
     if not path.is_file():
         return None
     try:
-        model = storing.read(path)
+        model = read_model(path)
     except ValueError:
         return None
     recorded = model.training.get("request")

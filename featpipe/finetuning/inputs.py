@@ -13,8 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featpipe.backbones import Backbone, Depth, parting
-from featpipe.backbones.parting import Part
+from featpipe.backbones import (
+    Backbone,
+    Depth,
+    TrainablePart,
+    input_depth,
+    trainable_tail,
+    trainable_whole,
+)
 from featpipe.codes import Codes
 from featpipe.finetuning import views
 from featpipe.finetuning.augmentation_check import CANDIDATES, check_augmentations
@@ -22,7 +28,7 @@ from featpipe.finetuning.feeds import CachedFeed, CachedRows, Feed, PictureFeed
 from featpipe.finetuning.pictures import Pictures
 from featpipe.finetuning.settings import Settings
 from featpipe.images import ImageSet
-from featpipe.inference.pixels import Decoding
+from featpipe.inference import Decoding
 from featpipe.protocol import TuningRows
 
 __all__ = ["DataContext", "Inputs", "choose"]
@@ -97,12 +103,14 @@ class Inputs:
         more = () if self.cached is None else (self.cached.spec,)
         return tuple(dict.fromkeys((self.depth.spec, *more)))
 
-    def make(self, settings: Settings, where: DataContext) -> tuple[Part | None, Feed]:
+    def make(
+        self, settings: Settings, where: DataContext
+    ) -> tuple[TrainablePart | None, Feed]:
         """Build the part of the network that runs in every epoch, and its input.
 
         Returns
         -------
-        part : Part or None
+        part : TrainablePart or None
             None where the head alone is fed, from cached codes.
         feed : Feed
         """
@@ -115,7 +123,7 @@ class Inputs:
         if settings.node is None:
             part = None
         else:
-            part = parting.tail(where.backbone, settings.node)
+            part = trainable_tail(where.backbone, settings.node)
             # Maps stored as float16 may be too coarse for what follows; better slow
             # than another network.
             if not self._agrees(part, where):
@@ -138,8 +146,10 @@ class Inputs:
         )
         return part, feed
 
-    def _whole(self, settings: Settings, where: DataContext) -> tuple[Part, Feed]:
-        part = parting.whole(where.backbone, settings.node)
+    def _whole(
+        self, settings: Settings, where: DataContext
+    ) -> tuple[TrainablePart, Feed]:
+        part = trainable_whole(where.backbone, settings.node)
         pictures = Pictures(where.images, where.backbone.preprocessing, where.decoding)
         kinds = self._kinds(settings, where, pictures)
         positions = where.positions()
@@ -147,7 +157,7 @@ class Inputs:
             where.backbone, pictures, positions, kinds, where.workers
         )
 
-    def _agrees(self, part: Part, where: DataContext) -> bool:
+    def _agrees(self, part: TrainablePart, where: DataContext) -> bool:
         """Return whether cached maps give the codes that the whole network gives."""
         assert self.cached is not None
         # Sixteen images show whether a kind of map is precise enough; it is the same
@@ -236,7 +246,7 @@ def choose(
     depth = backbone.depths[0]
     if settings.train != "head":
         # Before hours of extraction.
-        parting.whole(backbone, settings.node)  # raises where nothing could learn
+        trainable_whole(backbone, settings.node)  # raises where nothing could learn
     if settings.train == "all" or settings.views == 0:
         return Inputs(depth, None, 0)
     kept = [depth] if settings.node is None else _entering(backbone, settings.node)
@@ -269,7 +279,7 @@ def choose(
 
 def _entering(backbone: Backbone, node: str) -> list[Depth]:
     """Return the depths of a node's input, float32 and float16; empty if several."""
-    found = (parting.input_depth(backbone, node, how) for how in ("map32", "map"))
+    found = (input_depth(backbone, node, how) for how in ("map32", "map"))
     return list({each.spec: each for each in found if each is not None}.values())
 
 

@@ -34,11 +34,9 @@ from featpipe.finetuning.training import Trainer
 from featpipe.finetuning.training_loop import TrainingLoop
 from featpipe.finetuning.unfinished import unfinished_work
 from featpipe.images import ImageSet
-from featpipe.inference import Machine, Recipe
+from featpipe.inference import Decoding, Machine, Network, Recipe
 from featpipe.inference import Progress as ImageProgress
-from featpipe.inference.network import Network
-from featpipe.inference.pixels import Decoding
-from featpipe.predictor import Predictor
+from featpipe.predictor import Predictor, write_model
 from featpipe.protocol import (
     TuningRows,
     describe_rows,
@@ -252,7 +250,7 @@ class Job:
         }
         model, weights = result.bind(backbone, network, file, ready.classes, facts)
         draft = ready.folder / "model.safetensors"
-        result.write_model(draft, model, weights)
+        write_model(draft, model, weights)
         predictor = Predictor(
             model,
             path=draft,
@@ -285,7 +283,7 @@ class Job:
         }
         score = result.judge(predictor, held, truth, file.class_names, record)
         if self._path is not None:
-            result.write_model(self._path, replace(model, score=score), weights)
+            write_model(self._path, replace(model, score=score), weights)
         return Finetuned(
             score=score,
             rates=dict(checkpoint.tried),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featpipe.backbones.parting import Part
+from featpipe.backbones import TrainablePart
 
 __all__ = ["Head", "Tuned"]
 
@@ -102,14 +102,16 @@ class Tuned(nn.Module):
 
     Parameters
     ----------
-    part : Part or None
+    part : TrainablePart or None
         None where the head alone is there, and codes come in.
     head : Head
     train : bool
         Whether the part learns, where it is not frozen; else the head alone.
     """
 
-    def __init__(self, part: Part | None, head: Head, *, train: bool = True) -> None:
+    def __init__(
+        self, part: TrainablePart | None, head: Head, *, train: bool = True
+    ) -> None:
         super().__init__()
         self.trunk = None if part is None else part.network
         self.head = head

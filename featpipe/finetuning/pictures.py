@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featpipe.backbones import Preprocessing
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.pixels import Decoding, shrunk
+from featpipe.inference import Decoding, decode_resized
 
 __all__ = ["Pictures", "budget", "picture"]
 
@@ -46,7 +46,7 @@ def picture(content: bytes, preprocessing: Preprocessing, decoding: Decoding) ->
     ImageError
         If it cannot be decoded.
     """
-    image, _ = shrunk(content, preprocessing, decoding)
+    image, _ = decode_resized(content, preprocessing, decoding)
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 

@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe import scores
-from featpipe.backbones import Backbone
-from featpipe.backbones.weights import sha256
+from featpipe.backbones import Backbone, hash_weights
 from featpipe.codes import Codes
 from featpipe.finetuning.network import Tuned
 from featpipe.images import ImageSet
-from featpipe.predictor import Predictor, storing
-from featpipe.predictor.model import FINETUNE, Model
+from featpipe.predictor import FINETUNE, Model, Predictor
 from featpipe.protocol import given_groups
 from featpipe.scores import Score
 
 if TYPE_CHECKING:
     from featpipe.predictor import Predictions
 
-__all__ = ["Finetuned", "bind", "judge", "write_model"]
+__all__ = ["Finetuned", "bind", "judge"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -151,7 +149,7 @@ def bind(
     # The backbone may be in use elsewhere, and must stay frozen.
     whole = copy.deepcopy(backbone.network)
     whole.load_state_dict(weights, strict=False)
-    digest = sha256(whole, weights.keys())
+    digest = hash_weights(whole, weights.keys())
     coef, intercept = network.head.folded()
     provenance = codes.provenance
     model = Model(
@@ -170,11 +168,6 @@ def bind(
         versions=dict(provenance.get("versions", {})),
     )
     return model, {name: x.numpy() for name, x in weights.items()}
-
-
-def write_model(path: Path, model: Model, weights: dict[str, np.ndarray]) -> None:
-    """Write a model with its weights, whole or not at all."""
-    storing.write(path, model, weights)
 
 
 def judge(

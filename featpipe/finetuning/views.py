@@ -18,9 +18,8 @@ from PIL import Image
 from featpipe.backbones import Preprocessing
 from featpipe.finetuning.augment import view
 from featpipe.finetuning.pictures import picture
-from featpipe.images import ImageSet
-from featpipe.images.imageset import Reader
-from featpipe.inference.pixels import Decoding
+from featpipe.images import ImageReader, ImageSet
+from featpipe.inference import Decoding
 
 __all__ = ["name", "views_of"]
 
@@ -62,7 +61,7 @@ def views_of(
 class _Reader:
     """Draws a view when it is read, the same each time."""
 
-    files: Reader
+    files: ImageReader
     preprocessing: Preprocessing
     kinds: tuple[str, ...]
     decoding: Decoding

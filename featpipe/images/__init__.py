@@ -10,7 +10,9 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `imageset` | the list of images, and the one error of an image |
 | `scanning` | telling the kinds of sources apart |
 | `naming` | what names of folders and files mean |
-| `folder`, `table`, `ziparchive`, `tararchive`, `datasets` | a kind of source each |
+| `folder`, `table`, `ziparchive`, `tararchive` | a kind of source each |
+| `datasets`, `arrays` | those of torchvision, and pictures in memory |
+| `labelling` | labels and splits of lists |
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |
 | `colour` | the modes of Pillow to RGB |
@@ -21,7 +23,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `non_images` | what a file is that is no image |
 """
 
-from featpipe.images.datasets import from_arrays
+from featpipe.images.arrays import from_arrays
 from featpipe.images.decoding import (
     DECODING,
     MAX_PIXELS,
@@ -29,7 +31,17 @@ from featpipe.images.decoding import (
     check_max_pixels,
     decode,
 )
-from featpipe.images.imageset import Failure, ImageError, ImageSet
+from featpipe.images.folder import FileReader, stat_file
+from featpipe.images.imageset import (
+    Failure,
+    ImageError,
+    ImageReader,
+    ImageRow,
+    ImageSet,
+    build_image_set,
+)
+from featpipe.images.labelling import class_names_of, splits_from
+from featpipe.images.naming import is_image_name
 from featpipe.images.scanning import scan
 from featpipe.images.sniffing import is_image_file
 from featpipe.images.values import ValueRange, describe_values, parse_value_range
@@ -39,14 +51,22 @@ __all__ = [
     "MAX_PIXELS",
     "Decoded",
     "Failure",
+    "FileReader",
     "ImageError",
+    "ImageReader",
+    "ImageRow",
     "ImageSet",
     "ValueRange",
+    "build_image_set",
     "check_max_pixels",
+    "class_names_of",
     "decode",
     "describe_values",
     "from_arrays",
     "is_image_file",
+    "is_image_name",
     "parse_value_range",
     "scan",
+    "splits_from",
+    "stat_file",
 ]

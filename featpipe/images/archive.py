@@ -19,7 +19,14 @@ from contextlib import contextmanager
 from typing import IO, NamedTuple
 
 from featpipe.images.folder import problem
-from featpipe.images.imageset import Failure, ImageError, ImageSet, Reader, Row, build
+from featpipe.images.imageset import (
+    Failure,
+    ImageError,
+    ImageReader,
+    ImageRow,
+    ImageSet,
+    build_image_set,
+)
 from featpipe.images.naming import (
     assign_labels_and_splits,
     is_set_aside,
@@ -43,7 +50,7 @@ def listed(
     source: str,
     identity: tuple[int, int],
     members: Iterable[Member],
-    reader: Callable[[dict[str, tuple[int, ...]]], Reader],
+    reader: Callable[[dict[str, tuple[int, ...]]], ImageReader],
     unlabelled: bool,
 ) -> ImageSet:
     """Make an `ImageSet` of the members of any archive."""
@@ -59,7 +66,7 @@ def listed(
         f if f.reason == _UNSAFE else f._replace(path=f.path.removeprefix(wrapper))
         for f in failures
     ]
-    rows: dict[str, Row] = {}
+    rows: dict[str, ImageRow] = {}
     places: dict[str, tuple[int, ...]] = {}
     folders = set()
     for member in kept:
@@ -74,12 +81,12 @@ def listed(
             failures.append(Failure(path, "scan", reason))
         # The archive's own time: members may carry any, and unpacking programs differ
         # on time zones.
-        rows[path] = Row(path, size=member.size, mtime=identity[1])
+        rows[path] = ImageRow(path, size=member.size, mtime=identity[1])
         places[path] = member.place
     labelled = list(rows.values())
     if not unlabelled:
         labelled = assign_labels_and_splits(source, labelled, folders)
-    return build(
+    return build_image_set(
         source,
         os.path.abspath(source),
         labelled,

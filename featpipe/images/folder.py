@@ -21,9 +21,9 @@ from featpipe.images.imageset import (
     MAX_BYTES,
     Failure,
     ImageError,
+    ImageRow,
     ImageSet,
-    Row,
-    build,
+    build_image_set,
     too_large,
 )
 from featpipe.images.naming import (
@@ -41,7 +41,14 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads files below a folder, or anywhere if their path is absolute."""
+    """Reads files below a folder, or anywhere if their path is absolute.
+
+    Examples
+    --------
+    >>> content = FileReader("flowers").read("train/rose/14.png")
+    >>> content[1:4]
+    b'PNG'
+    """
 
     root: str
 
@@ -119,7 +126,7 @@ def scan_folder(
         inside = [n for n in walk.folders if n.startswith(wrapper)]
         tops = [name.removeprefix(wrapper).split("/")[0] for name in inside]
         rows = assign_labels_and_splits(source, rows, tops)
-    return build(
+    return build_image_set(
         source,
         root,
         rows,
@@ -150,7 +157,7 @@ class _Walk:
     n_set_aside: int = 0
     linked: dict[tuple[int, int], str] = field(default_factory=dict)
 
-    def files(self) -> Iterator[Row]:
+    def files(self) -> Iterator[ImageRow]:
         status = os.stat(self.root)
         # Device and inode identify a folder under whatever name.
         stack = [_Folder("", frozenset([(status.st_dev, status.st_ino)]))]
@@ -167,7 +174,7 @@ class _Walk:
 
     def _entry(
         self, entry: os.DirEntry[str], folder: _Folder, stack: list[_Folder]
-    ) -> Iterator[Row]:
+    ) -> Iterator[ImageRow]:
         if entry.name.startswith("."):
             self.n_hidden += 1
             return
@@ -185,7 +192,7 @@ class _Walk:
         if is_set_aside(entry.name, is_folder=stat.S_ISDIR(status.st_mode)):
             self.n_set_aside += 1
         elif stat.S_ISREG(status.st_mode):
-            yield Row(path, size=status.st_size, mtime=status.st_mtime_ns)
+            yield ImageRow(path, size=status.st_size, mtime=status.st_mtime_ns)
         elif stat.S_ISDIR(status.st_mode):
             self._enter(entry, path, status, folder, stack)
         else:
@@ -213,7 +220,7 @@ class _Walk:
             self.folders.append(path)
         stack.append(_Folder(path + "/", folder.ancestors | {identity}))
 
-    def wrapper(self, rows: list[Row]) -> str:
+    def wrapper(self, rows: list[ImageRow]) -> str:
         """Return the one folder that holds several, and everything else, or nothing."""
         # Archives are often unpacked into a folder of their own name, which is no
         # class.
@@ -234,6 +241,11 @@ def stat_file(path: str) -> os.stat_result:
     ------
     OSError
         If there is none, or it is something else: see `problem`.
+
+    Examples
+    --------
+    >>> stat_file("flowers/train/rose/14.png").st_size > 60
+    True
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):

@@ -18,7 +18,15 @@ import numpy as np
 
 from featpipe.bounds import require_number
 
-__all__ = ["MAX_BYTES", "Failure", "ImageError", "ImageSet", "Reader", "Row", "build"]
+__all__ = [
+    "MAX_BYTES",
+    "Failure",
+    "ImageError",
+    "ImageReader",
+    "ImageRow",
+    "ImageSet",
+    "build_image_set",
+]
 
 MAX_BYTES = 2**30
 """The largest file taken for an image. The largest picture that decoding allows has
@@ -70,16 +78,30 @@ class ImageError(ValueError):
         return self.reason
 
 
-class Reader(Protocol):
-    """Gives the bytes of one path; safe in threads, and picklable for processes."""
+class ImageReader(Protocol):
+    r"""Returns the bytes of one path; safe in threads, and picklable for processes.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> reader: ImageReader = images.from_arrays(np.zeros((1, 2, 3), np.uint8)).reader
+    >>> reader.read("000000")[:11]
+    b'P5\n3 2\n255\n'
+    """
 
     def read(self, path: str) -> bytes:
         """Return the content, or raise `ImageError` of stage ``"read"``."""
         ...
 
 
-class Row(NamedTuple):
-    """One image as a source finds it; `ImageSet` holds the same by columns."""
+class ImageRow(NamedTuple):
+    """One image as a source finds it; `ImageSet` holds the same by columns.
+
+    Examples
+    --------
+    >>> ImageRow("train/rose/07.jpg", label="rose", split="train").group
+    ''
+    """
 
     path: str
     label: str = ""
@@ -146,7 +168,7 @@ class ImageSet:
     mtimes: np.ndarray
     failures: list[Failure]
     n_hidden: int
-    reader: Reader = field(repr=False)
+    reader: ImageReader = field(repr=False)
     n_set_aside: int = 0
 
     def __len__(self) -> int:
@@ -265,11 +287,11 @@ def too_large(size: int) -> str:
     return f"{size:,} bytes, more than the {MAX_BYTES:,} that an image file may have"
 
 
-def build(
+def build_image_set(
     source: str,
     root: str,
-    rows: Sequence[Row],
-    reader: Reader,
+    rows: Sequence[ImageRow],
+    reader: ImageReader,
     *,
     failures: Iterable[Failure] = (),
     n_hidden: int = 0,
@@ -283,6 +305,15 @@ def build(
         If there is no row: the sentence says what was found instead. If names are not
         ASCII and Python does not read file names as UTF-8: files written so could not
         be used elsewhere.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> rows = [ImageRow("rose/00.png", "rose"), ImageRow("daisy/00.png", "daisy")]
+    >>> reader = images.FileReader("flowers/train")
+    >>> pictures = build_image_set("flowers", "flowers/train", rows, reader)
+    >>> pictures.paths, pictures.labels.tolist(), pictures.class_names
+    (['daisy/00.png', 'rose/00.png'], [0, 1], ['daisy', 'rose'])
     """
     # By bytes: the order must not depend on the locale, and names need not be UTF-8.
     failures = sorted(failures, key=lambda failure: os.fsencode(failure.path))

@@ -11,7 +11,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
-from featpipe.images.imageset import Row
+from featpipe.images.imageset import ImageRow
 
 __all__ = [
     *("SPLITS", "assign_labels_and_splits", "check_classes", "is_set_aside"),
@@ -173,8 +173,8 @@ def _split_word(word: str) -> str:
 
 
 def assign_labels_and_splits(
-    source: str, rows: Sequence[Row], folders: Iterable[str]
-) -> list[Row]:
+    source: str, rows: Sequence[ImageRow], folders: Iterable[str]
+) -> list[ImageRow]:
     """Return the rows with the label and split that the folders of their paths mean.
 
     The first level is the class, deeper levels belong to it; or it is the split and
@@ -185,7 +185,7 @@ def assign_labels_and_splits(
     ----------
     source : str
         For messages.
-    rows : sequence of Row
+    rows : sequence of ImageRow
     folders : iterable of str
         Names of all folders of the first level.
 
@@ -225,7 +225,10 @@ def assign_labels_and_splits(
 
 
 def _warn_of_lookalikes(
-    source: str, rows: Sequence[Row], names: Sequence[str], splits: Mapping[str, str]
+    source: str,
+    rows: Sequence[ImageRow],
+    names: Sequence[str],
+    splits: Mapping[str, str],
 ) -> None:
     """Warn where classes look like splits, or hold the same folders below."""
     worded = {split for split, _ in map(_parse, names)}
@@ -248,7 +251,7 @@ def _warn_of_lookalikes(
     )
 
 
-def _assigned(row: Row, splits: Mapping[str, str]) -> Row:
+def _assigned(row: ImageRow, splits: Mapping[str, str]) -> ImageRow:
     parts = row.path.split("/", 2)
     split = ""
     if splits and len(parts) > 1:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from featpipe.images.folder import FileReader, problem, stat_file
-from featpipe.images.imageset import Failure, ImageSet, Row, build
+from featpipe.images.imageset import Failure, ImageRow, ImageSet, build_image_set
 from featpipe.images.naming import splits_of
 
 __all__ = ["scan_table"]
@@ -26,7 +26,7 @@ _COLUMNS = ("path", "label", "split", "group")
 
 class _Line(NamedTuple):
     number: int
-    row: Row
+    row: ImageRow
 
 
 def scan_table(source: str) -> ImageSet:
@@ -46,7 +46,7 @@ def scan_table(source: str) -> ImageSet:
         header, a path is empty or comes twice, or a split has an unknown name.
     """
     root = os.path.dirname(os.path.abspath(source))
-    rows: list[Row] = []
+    rows: list[ImageRow] = []
     failures: list[Failure] = []
     for row in _checked(source):
         row = row._replace(path=_existing(root, row.path))
@@ -56,7 +56,7 @@ def scan_table(source: str) -> ImageSet:
             failures.append(Failure(row.path, "scan", problem(error)))
         else:
             rows.append(row._replace(size=status.st_size, mtime=status.st_mtime_ns))
-    return build(source, root, rows, FileReader(root), failures=failures)
+    return build_image_set(source, root, rows, FileReader(root), failures=failures)
 
 
 def _existing(root: str, path: str) -> str:
@@ -100,7 +100,7 @@ def _decoded(content: bytes) -> str:
     return content.decode("utf-8-sig", "surrogateescape")
 
 
-def _checked(source: str) -> Iterator[Row]:
+def _checked(source: str) -> Iterator[ImageRow]:
     first: dict[str, int] = {}
     lines = list(_lines(source))
     splits = splits_of(line.row.split for line in lines if line.row.split) | {"": ""}
@@ -150,7 +150,7 @@ def _lines(source: str) -> Iterator[_Line]:
             label, split, group = (found.get(name, "") for name in _COLUMNS[1:])
             # The path alone is not stripped: file names may begin and end with spaces.
             path = cells[columns["path"]].removeprefix("./")
-            yield _Line(number, Row(path, label, split, group))
+            yield _Line(number, ImageRow(path, label, split, group))
 
 
 def _unreadable(source: str, number: int, error: csv.Error) -> ValueError:

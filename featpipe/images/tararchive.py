@@ -34,7 +34,13 @@ from featpipe.images.archive import (
     opened,
     slice_of,
 )
-from featpipe.images.imageset import MAX_BYTES, ImageError, ImageSet, Reader, too_large
+from featpipe.images.imageset import (
+    MAX_BYTES,
+    ImageError,
+    ImageReader,
+    ImageSet,
+    too_large,
+)
 
 __all__ = ["scan_tar"]
 
@@ -60,7 +66,7 @@ def scan_tar(source: str, unlabelled: bool = False) -> ImageSet:
             with opened(path, identity) as plain:
                 members = _tar_members(plain)
 
-    def reader(places: dict[str, tuple[int, ...]]) -> Reader:
+    def reader(places: dict[str, tuple[int, ...]]) -> ImageReader:
         if packed:
             return _PackedReader(spool, places)
         return _TarReader(path, identity, places)

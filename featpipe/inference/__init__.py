@@ -25,19 +25,42 @@ classifiers.
 | `sources` | these, frames and datasets, with their labels: whatever a user has |
 """
 
-from featpipe.inference.items import from_items
+from featpipe.inference.batch import CodesByDepth, ComputedBatch, LoadedImage
+from featpipe.inference.engine import Engine
+from featpipe.inference.execution import Execution
+from featpipe.inference.items import GIVEN, from_items
+from featpipe.inference.loader import worker_server
+from featpipe.inference.loading import time_loading
 from featpipe.inference.machine import Machine
+from featpipe.inference.network import Network
+from featpipe.inference.pixels import Decoding, decode_resized
+from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
-from featpipe.inference.recipe import Recipe
-from featpipe.inference.sources import image_set_of
+from featpipe.inference.recipe import Recipe, package_versions
+from featpipe.inference.sources import Source, image_set_of, require_different_paths
 from featpipe.inference.stream import Batch, Stream
 
 __all__ = [
+    "GIVEN",
     "Batch",
+    "CodesByDepth",
+    "ComputedBatch",
+    "Decoding",
+    "Engine",
+    "Execution",
+    "LoadedImage",
     "Machine",
+    "Network",
     "Progress",
     "Recipe",
+    "Source",
     "Stream",
+    "WorkerServer",
+    "decode_resized",
     "from_items",
     "image_set_of",
+    "package_versions",
+    "require_different_paths",
+    "time_loading",
+    "worker_server",
 ]

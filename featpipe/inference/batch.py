@@ -6,9 +6,9 @@ import numpy as np
 
 from featpipe.images import ImageError
 
-__all__ = ["Codes", "ComputedBatch", "LoadedImage"]
+__all__ = ["CodesByDepth", "ComputedBatch", "LoadedImage"]
 
-Codes = dict[str, np.ndarray]
+CodesByDepth = dict[str, np.ndarray]
 """Canonical depth to the codes of some images, (n, width) float32, or maps."""
 
 
@@ -27,6 +27,11 @@ class LoadedImage(NamedTuple):
         Why it gives no code.
     notes : tuple of str
         As `images.decode`.
+
+    Examples
+    --------
+    >>> LoadedImage(3, b"", failure=ImageError("read", "no such file")).failure.reason
+    'no such file'
     """
 
     position: int
@@ -47,11 +52,19 @@ class ComputedBatch(NamedTuple):
         Positions of the images that went through the network.
     codes : dict of SPEC to (len(fresh), width) float32
         Maps: (n, C, H, W) float16. Empty if none did.
+
+    Examples
+    --------
+    >>> images = [LoadedImage(0, b"a"), LoadedImage(1, b"", known="row 7")]
+    >>> codes = {"penultimate": np.zeros((1, 512), np.float32)}
+    >>> batch = ComputedBatch(images, [0], codes)
+    >>> batch.codes["penultimate"].shape
+    (1, 512)
     """
 
     images: list[LoadedImage]
     fresh: list[int]
-    codes: Codes
+    codes: CodesByDepth
 
     def without_infinite(self) -> "ComputedBatch":
         """Return the batch with failures for images whose code is not finite.

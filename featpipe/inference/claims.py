@@ -15,11 +15,11 @@ try:
 except ModuleNotFoundError:  # not on Windows
     fcntl = None  # type: ignore[assignment]  # None stands for the missing module
 
-__all__ = ["claimed"]
+__all__ = ["claim_gpu"]
 
 
 @lru_cache(maxsize=1)
-def claimed(n_devices: int) -> int:
+def claim_gpu(n_devices: int) -> int:
     """Return the number of a GPU that no other worker of this user has taken.
 
     The same for the life of this process. With more workers than GPUs, they are shared

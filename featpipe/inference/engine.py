@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.batch import Codes, ComputedBatch, LoadedImage
+from featpipe.inference.batch import CodesByDepth, ComputedBatch, LoadedImage
 from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.loader import Loader, LoadingBatch, worker_server
 from featpipe.inference.loading import Loaded
@@ -65,6 +65,24 @@ class Engine:
         How many will be loaded, to tell whether worker processes pay; default all.
     server : WorkerServer, optional
         One that has been started already; it stays open.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> from featpipe.inference import Machine, Network, Recipe
+    >>> network = Network(Recipe("mini"), Machine("cpu"))
+    >>> engine = Engine(
+    ...     images.from_arrays(np.zeros((3, 8, 8, 3), np.uint8)),
+    ...     2,
+    ...     lambda: network.lanes(["penultimate"], "fp32"),
+    ...     decoding=Decoding(),
+    ...     hflip=False,
+    ...     workers=1,
+    ...     progress=Progress(n_images=3),
+    ... )
+    >>> batches = engine.batches([[0, 1], [2]], lambda i, sha256: None)
+    >>> [batch.codes["penultimate"].shape for batch in batches]
+    [(2, 384), (1, 384)]
     """
 
     def __init__(
@@ -126,7 +144,7 @@ class Engine:
 
             def send(
                 batch: LoadingBatch,
-            ) -> tuple[list[LoadedImage], list[int], Future[Codes] | None]:
+            ) -> tuple[list[LoadedImage], list[int], Future[CodesByDepth] | None]:
                 return self._send(batch, known)
 
             try:
@@ -176,7 +194,7 @@ class Engine:
 
     def _send(
         self, batch: LoadingBatch, known: Callable[[int, bytes], Any]
-    ) -> tuple[list[LoadedImage], list[int], Future[Codes] | None]:
+    ) -> tuple[list[LoadedImage], list[int], Future[CodesByDepth] | None]:
         """Send the loaded images of a batch through the network, if there are any."""
         loaded = batch.images()
         images = [
@@ -202,14 +220,16 @@ class Engine:
 
     def _run(
         self, backbone: Backbone, batch: LoadingBatch, rows: Sequence[int]
-    ) -> Codes:
+    ) -> CodesByDepth:
         """Compute the codes of some rows of a batch, and release its memory."""
         try:
             return self.run(backbone, batch.memory()[0], rows)
         finally:
             batch.release()
 
-    def run(self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]) -> Codes:
+    def run(
+        self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]
+    ) -> CodesByDepth:
         """Compute the codes of one batch.
 
         Parameters
@@ -224,7 +244,7 @@ class Engine:
         dict of SPEC to (len(rows), width) float32
             Maps: (n, C, H, W) float16.
         """
-        pieces: list[Codes] = []
+        pieces: list[CodesByDepth] = []
         with self._progress.timing("network"):
             done = 0
             while done < len(rows):
@@ -240,7 +260,7 @@ class Engine:
 
     def _forward(
         self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]
-    ) -> Codes | None:
+    ) -> CodesByDepth | None:
         """Compute some images at once; None if the memory does not suffice for them."""
         import torch
 
@@ -255,7 +275,7 @@ class Engine:
             )
         return None
 
-    def _codes(self, backbone: Backbone, batch: Tensor) -> Codes:
+    def _codes(self, backbone: Backbone, batch: Tensor) -> CodesByDepth:
         found = backbone(batch)
         if self._hflip:
             mirrored = backbone(batch.flip(-1))

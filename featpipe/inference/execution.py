@@ -47,6 +47,12 @@ class Execution:
     ------
     ValueError
         If a number is below 1, or anything has another type.
+
+    Examples
+    --------
+    >>> way = Execution(fused=True, batch_size=4, n_lanes=2)
+    >>> Execution.from_dict(way.as_dict()) == way, Execution.from_dict({"lanes": 2})
+    (True, None)
     """
 
     fused: bool

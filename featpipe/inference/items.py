@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from featpipe import images
-from featpipe.images import ImageSet
-from featpipe.images.folder import FileReader, stat_file
-from featpipe.images.imageset import Reader
+from featpipe.images import FileReader, ImageReader, ImageSet, stat_file
 
 __all__ = ["GIVEN", "from_items"]
 
@@ -177,7 +175,7 @@ def _content(item: Any) -> bytes | None:
 class _GivenReader:
     """Reads pictures from memory and everything else from files."""
 
-    files: Reader
+    files: ImageReader
     drawn: Any  # a reader of arrays
     in_memory: Mapping[str, int]
     contents: Mapping[str, bytes]

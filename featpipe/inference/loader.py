@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from featpipe.images import ImageError, ImageSet
-from featpipe.images.folder import FileReader
+from featpipe.images import FileReader, ImageError, ImageSet
 from featpipe.inference.loading import KnownDigests, Loaded, LoadedPiece, load
 from featpipe.inference.pixels import Decoding
 from featpipe.inference.processes import (
@@ -66,6 +65,12 @@ def worker_server(
     ------
     WorkerServer or None
         None where threads are as fast, or no process can be started.
+
+    Examples
+    --------
+    >>> with worker_server(2, 10, exact=True) as server:  # so few are for threads
+    ...     print(server)
+    None
     """
     server = None
     if _needs_processes(n_workers, n_images):

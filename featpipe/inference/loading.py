@@ -10,17 +10,21 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from featpipe.images import ImageError
+from featpipe.images import ImageError, ImageSet
 from featpipe.inference import pixels
 
 if TYPE_CHECKING:
     from featpipe.backbones import Preprocessing
 
-__all__ = ["KnownDigests", "Loaded", "LoadedPiece", "load"]
+__all__ = ["KnownDigests", "Loaded", "LoadedPiece", "load", "time_loading"]
+
+# A sample of so many images is read, or what there is after so many seconds.
+_SAMPLE, _SECONDS = 48, 2.0
 
 
 class Loaded(NamedTuple):
@@ -127,3 +131,59 @@ def load(
         piece.read_seconds += between - start
         piece.decode_seconds += end - between
     return piece
+
+
+def time_loading(
+    image_set: ImageSet,
+    positions: np.ndarray,
+    preprocessing: Preprocessing,
+    decoding: pixels.Decoding,
+) -> tuple[float, float]:
+    """Return the seconds that reading and decoding an image take one processor.
+
+    Parameters
+    ----------
+    image_set : ImageSet
+    positions : (n,) int64
+        Images that will be loaded; a sample of them is, for two seconds at most.
+    preprocessing : Preprocessing
+    decoding : Decoding
+
+    Returns
+    -------
+    read, decode : float
+
+    Examples
+    --------
+    >>> from featpipe import backbones, images
+    >>> square = backbones.load("mini").preprocessing
+    >>> pictures = images.scan("flowers")
+    >>> seconds = time_loading(pictures, np.arange(9), square, pixels.Decoding())
+    >>> len(seconds), min(seconds) > 0
+    (2, True)
+    """
+    square = np.empty((1, 3, preprocessing.crop, preprocessing.crop), np.uint8)
+    at = np.unique(np.linspace(0, len(positions) - 1, _SAMPLE).astype(int))
+    # In any order: those first in the list may be of one class. Seeded, so that two
+    # plans of the same folder show the same numbers as far as the machine lets them.
+    order = np.random.default_rng(0).permutation(positions[at])
+    read = decode = 0.0
+    n, begin = 0, time.perf_counter()
+    for i in order.tolist():
+        piece = load(
+            [partial(image_set.read, i)],
+            lambda: square,
+            lambda: preprocessing,
+            KnownDigests(),
+            decoding,
+        )
+        # The first one imports what decoding needs.
+        if n or len(order) == 1:
+            read += piece.read_seconds
+            decode += piece.decode_seconds
+        n += 1
+        if time.perf_counter() - begin > _SECONDS:
+            break
+    # Without the first image, whose time was not added.
+    counted = max(n - 1, 1)
+    return read / counted, decode / counted

@@ -1,9 +1,10 @@
 """Where and how a recipe runs: what changes its speed, and its numbers by rounding."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from featpipe.bounds import require_number
+from featpipe.inference.claims import claim_gpu
 
 __all__ = ["Machine"]
 
@@ -53,3 +54,33 @@ class Machine:
     def n_workers(self) -> int:
         """How many images are read and decoded at once."""
         return self.workers or os.cpu_count() or 1
+
+    def share(self, kind: str, n_here: int, n_threads: int | None = None) -> "Machine":
+        """Return the part of a machine that one of several worker processes uses.
+
+        Parameters
+        ----------
+        kind : str
+            Of the devices that compute: ``cpu``, ``cuda`` or ``mps``.
+        n_here : int
+            Workers that share the machine, at most.
+        n_threads : int, optional
+            Threads that a cluster has given to this worker.
+
+        Examples
+        --------
+        >>> Machine(workers=6).share("cpu", n_here=2)
+        Machine(device='cpu', batch_size=None, workers=6)
+        """
+        device = kind
+        if self.device.startswith(f"{kind}:"):
+            device = self.device
+        elif kind == "cuda":
+            import torch
+
+            n_devices = torch.cuda.device_count()
+            device = f"cuda:{claim_gpu(n_devices)}" if n_devices > 1 else "cuda"
+        # Workers of one machine divide its processors among themselves.
+        processors = (os.cpu_count() or 1) // n_here
+        workers = self.workers or max(processors, n_threads or 1)
+        return replace(self, device=device, workers=workers)

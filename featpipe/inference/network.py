@@ -51,6 +51,14 @@ class Network:
         Default whatever device there is.
     download : bool
         As in `Recipe.load`; without, it tells shapes and times only.
+
+    Examples
+    --------
+    >>> network = Network(Recipe("mini"), Machine("cpu", batch_size=8))
+    >>> network.kind, network.batch_size(side=224), network.precision("fp32")
+    ('cpu', 8, 'fp32')
+    >>> network.backbone(["penultimate"]).depths[0].shape
+    (384,)
     """
 
     def __init__(

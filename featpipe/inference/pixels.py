@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from featpipe.backbones import Preprocessing
     from featpipe.images import Decoded
 
-__all__ = ["Decoding", "pixels_of", "shrunk"]
+__all__ = ["Decoding", "decode_resized", "pixels_of"]
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,19 @@ def pixels_of(
     return preprocessing.cropped(_shrunk(decoded, preprocessing)), decoded.notes
 
 
-def shrunk(
+def decode_resized(
     content: bytes, preprocessing: "Preprocessing", decoding: Decoding
 ) -> tuple["Image.Image", tuple[str, ...]]:
-    """Decode and resize one image as `pixels_of` does, without the crop."""
+    """Decode and resize one image as `pixels_of` does, without the crop.
+
+    Examples
+    --------
+    >>> from featpipe.backbones import Preprocessing
+    >>> wide = images.from_arrays(np.zeros((1, 20, 40), np.uint8)).read(0)
+    >>> square = Preprocessing(10, 8, "bilinear", True, (0.5,) * 3, (0.5,) * 3)
+    >>> decode_resized(wide, square, Decoding())[0].size  # width and height
+    (20, 10)
+    """
     decoded = _decoded(content, preprocessing, decoding)
     if _is_torch_to_resize(decoded, preprocessing, decoding):
         return _as_image(_resized(decoded, preprocessing)), decoded.notes

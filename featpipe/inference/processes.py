@@ -83,6 +83,11 @@ class WorkerServer:
     ------
     OSError
         If it cannot be started.
+
+    Examples
+    --------
+    >>> server = WorkerServer(with_torch=False)
+    >>> server.close()
     """
 
     def __init__(self, *, with_torch: bool) -> None:

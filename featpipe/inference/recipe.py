@@ -268,6 +268,12 @@ def package_versions(*names: str) -> dict[str, str | None]:
 
     Reads what was installed, and imports nothing. The version of featpipe is its own,
     so that it may run from a folder that was never installed.
+
+    Examples
+    --------
+    >>> versions = package_versions("numpy", "no-such-package")
+    >>> versions["numpy"] == np.__version__, versions["no-such-package"]
+    (True, None)
     """
     return {name: _version(name) for name in names}
 

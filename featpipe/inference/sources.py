@@ -16,9 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featpipe import images
-from featpipe.images import ImageSet
-from featpipe.images.datasets import class_names_of, splits_from
-from featpipe.images.naming import is_image_name
+from featpipe.images import ImageSet, class_names_of, is_image_name, splits_from
 from featpipe.inference.items import from_items
 
 __all__ = ["Source", "image_set_of", "require_different_paths"]
@@ -84,7 +82,15 @@ def image_set_of(
 
 
 def require_different_paths(image_set: ImageSet) -> ImageSet:
-    """Return the images, or raise if one is listed twice: it cannot have two rows."""
+    """Return the images, or raise if one is listed twice: it cannot have two rows.
+
+    Examples
+    --------
+    >>> require_different_paths(from_items(["a.png", "a.png"]))
+    Traceback (most recent call last):
+        ...
+    ValueError: images 0 and 1 are both 'a.png'; list each image once
+    """
     first: dict[str, int] = {}
     for i, path in enumerate(image_set.paths):
         if first.setdefault(path, i) < i:

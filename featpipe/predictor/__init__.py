@@ -21,7 +21,21 @@ package imports no torch.
 from featpipe.predictor.exporting import ExportCheck, export
 from featpipe.predictor.fitting import fit
 from featpipe.predictor.loading import load
+from featpipe.predictor.model import FINETUNE, Model
 from featpipe.predictor.predicting import Predictor
-from featpipe.predictor.predictions import Predictions
+from featpipe.predictor.predictions import Predictions, failures_path
+from featpipe.predictor.storing import read_model, write_model
 
-__all__ = ["ExportCheck", "Predictions", "Predictor", "export", "fit", "load"]
+__all__ = [
+    "FINETUNE",
+    "ExportCheck",
+    "Model",
+    "Predictions",
+    "Predictor",
+    "export",
+    "failures_path",
+    "fit",
+    "load",
+    "read_model",
+    "write_model",
+]

@@ -40,11 +40,11 @@ def write_with_weights(
     ValueError
         If a file makes another network of the weights; ``path`` stays what it was.
     """
-    from featpipe.backbones.weights import sha256
+    from featpipe.backbones import hash_weights
 
     needed = backbone.needed()
     # Of the tensors that are written, not of the whole network.
-    digest = sha256(backbone.network, needed.keys())
+    digest = hash_weights(backbone.network, needed.keys())
     whole = replace(model, embedded_sha256=digest)
     arrays = {name: tensor.numpy() for name, tensor in needed.items()}
 
@@ -58,4 +58,4 @@ def write_with_weights(
                 "--embed-weights"
             ) from error
 
-    storing.write(path, whole, arrays, check)
+    storing.write_model(path, whole, arrays, check)

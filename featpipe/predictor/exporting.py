@@ -19,8 +19,7 @@ import numpy as np
 
 from featpipe import files, images
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference import from_items, image_set_of
-from featpipe.inference.pixels import Decoding
+from featpipe.inference import Decoding, from_items, image_set_of
 from featpipe.predictor.predicting import Images, Predictor
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def load(
     # Only the file is read: the network comes with the first image.
     path = Path(path)
     return Predictor(
-        storing.read(path),
+        storing.read_model(path),
         path=path,
         weights=weights,
         backbone=backbone,

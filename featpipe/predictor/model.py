@@ -66,6 +66,13 @@ class Model:
         `rejecting.error_curve`.
     versions : dict of str
         Of the packages that made it.
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> model = featpipe.load("flowers.model").model
+    >>> model.classifier, model.coef.shape, model.depth
+    ('linear', (3, 8), 'penultimate')
     """
 
     classifier: str

@@ -354,7 +354,7 @@ class Predictor:
                     "the weights of a fine-tuned network are nowhere but in its model; "
                     "leave out embed_weights=False"
                 )
-            storing.write(path, replace(self.model, embedded_sha256=None), {})
+            storing.write_model(path, replace(self.model, embedded_sha256=None), {})
             return
         embedding.write_with_weights(
             path,

@@ -308,7 +308,13 @@ class Predictions:
 
 
 def failures_path(path: str | os.PathLike[str]) -> Path:
-    """Return the name of the file that lists what could not be read."""
+    """Return the name of the file that lists what could not be read.
+
+    Examples
+    --------
+    >>> failures_path("labels.csv").name
+    'labels.failures.csv'
+    """
     path = Path(path)
     return path.with_name(f"{path.name.removesuffix('.csv')}.failures.csv")
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from featpipe import files
 from featpipe.predictor.model import ARRAYS, Model
 
-__all__ = ["PREFIX", "read", "write"]
+__all__ = ["PREFIX", "read_model", "write_model"]
 
 FORMAT = "featpipe-model"
 VERSION = 2
@@ -29,7 +29,7 @@ PREFIX = "backbone."
 itself, so that a model file is a weights file as well."""
 
 
-def write(
+def write_model(
     path: Path,
     model: Model,
     backbone: Mapping[str, np.ndarray],
@@ -51,6 +51,13 @@ def write(
     ------
     OSError
         If it cannot be written.
+
+    Examples
+    --------
+    >>> model = read_model(Path("flowers.model"))
+    >>> write_model(Path("copy.model"), model, {})
+    >>> read_model(Path("copy.model")).as_record() == model.as_record()
+    True
     """
     arrays = {
         **{
@@ -75,7 +82,7 @@ def write(
         check(Path(file.name))
 
 
-def read(path: Path) -> Model:
+def read_model(path: Path) -> Model:
     """Read a model that may come from anywhere.
 
     Raises
@@ -85,6 +92,11 @@ def read(path: Path) -> Model:
     ValueError
         If it is no model file, one of another version, damaged, or holds what a
         model never holds; names the file.
+
+    Examples
+    --------
+    >>> read_model(Path("flowers.model")).class_names
+    ['daisy', 'rose', 'tulip']
     """
     if not path.exists():
         raise FileNotFoundError(

@@ -10,9 +10,13 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from featpipe.codes import Codes, CodesError
-from featpipe.comparison import duplicates
-from featpipe.comparison.duplicates import NearDuplicate
-from featpipe.comparison.learning_curve import LearningCurve, learning_curve
+from featpipe.comparison import (
+    LearningCurve,
+    NearDuplicate,
+    duplicate_threshold,
+    find_duplicates,
+    learning_curve,
+)
 from featpipe.defaults import N_FOLDS
 from featpipe.report.doubtful import Doubtful, doubtful_labels
 from featpipe.report.out_of_sample import out_of_sample
@@ -107,7 +111,7 @@ class Findings:
     doubtful : Doubtful
     curve : LearningCurve
     near_duplicates : list
-        As `featpipe.comparison.duplicates.find`, by position in ``rows``.
+        As `featpipe.comparison.find_duplicates`, by position in ``rows``.
     map : Map
 
     Examples
@@ -369,8 +373,8 @@ def _near_duplicates(
     if judged.all():
         return []
     sample = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(np.int64))
-    alike = duplicates.threshold(duplicates.unrelated_similarity(X[sample]))
+    alike = duplicate_threshold(X[sample])
     sides, digests = judged.astype(np.int64), codes.sha256[rows]
-    return duplicates.find(
+    return find_duplicates(
         X, digests, sides, codes.labels[rows], alike, across_only=True
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 import featpipe
 from featpipe.codes import Codes
-from featpipe.comparison.details import describe_needed
+from featpipe.comparison import describe_needed
 from featpipe.report.figures import figures_of, map_groups, svg_of
 from featpipe.report.findings import Findings, Map
 from featpipe.report.interactive import interactive_map

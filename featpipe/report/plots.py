@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featpipe.comparison.learning_curve import LearningCurve
+from featpipe.comparison import LearningCurve
 from featpipe.report.findings import ClassScore, Map
 from featpipe.scores import Score
 
@@ -233,7 +233,7 @@ def plot_learning_curve(curve: LearningCurve, ax: Axes | None = None) -> Axes:
 
     Examples
     --------
-    >>> from featpipe.comparison.learning_curve import CurvePoint, LearningCurve
+    >>> from featpipe.comparison import CurvePoint, LearningCurve
     >>> points = [CurvePoint(5, (0.7, 0.8), 0.6, 0.9), CurvePoint(10, (0.9,), 0.9, 0.9)]
     >>> ax = plot_learning_curve(LearningCurve(points, 40, "logistic"))
     >>> ax.get_xlabel(), len(ax.lines)

@@ -17,13 +17,13 @@ from PIL import Image, ImageOps
 from featpipe.codes import Codes
 from featpipe.images import (
     MAX_PIXELS,
+    FileReader,
     ImageError,
     check_max_pixels,
     decode,
     parse_value_range,
     scan,
 )
-from featpipe.images.folder import FileReader
 
 __all__ = ["Sheet", "make_sheet"]
 

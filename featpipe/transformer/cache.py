@@ -17,8 +17,7 @@ import numpy as np
 from featpipe import codes
 from featpipe.codes import Codes, CodesError
 from featpipe.files import Lock, LockedError
-from featpipe.images import Failure, ImageError, ImageSet
-from featpipe.images.imageset import Row, build
+from featpipe.images import Failure, ImageError, ImageRow, ImageSet, build_image_set
 from featpipe.inference import Recipe, Stream
 
 __all__ = ["Cache"]
@@ -198,7 +197,7 @@ def _union(
     """
     sizes = image_set.sizes.tolist()
     # What is named by its content never changes: any time will do, but 0 is none.
-    rows = [Row(name, size=sizes[i], mtime=1) for name, i in named.items()]
+    rows = [ImageRow(name, size=sizes[i], mtime=1) for name, i in named.items()]
     if old is not None:
         if not old.mtimes.all():
             raise CodesError(
@@ -208,7 +207,7 @@ def _union(
         names = [*old.class_names, ""]
         tables = old.tables
         rows += [
-            Row(path, names[label], split, group, size, mtime)
+            ImageRow(path, names[label], split, group, size, mtime)
             for path, label, split, group, size, mtime in zip(
                 tables.paths,
                 tables.labels.tolist(),
@@ -220,7 +219,7 @@ def _union(
             )
         ]
     before = [] if old is None else old.failures
-    return build(
+    return build_image_set(
         "the cache",
         "content:" if old is None else old.images_root,
         rows,
