@@ -175,6 +175,35 @@ def test_column_hessians_are_exact_for_one_column_and_blocks_for_several():
         torch.testing.assert_close(ours, product, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("C", [1e-3, 10.0, 1e4])
+def test_few_rows_that_bend_invert_the_hessian_of_every_column(C, monkeypatch):
+    given, splits = problem(loss="svm")
+    for codes in both_forms(given, splits, monkeypatch):
+        batch = objective(codes, given, [C])
+        # Large coefficients, so that most rows are beyond the margin.
+        theta, step = 20 * drawn(batch.shape), drawn(batch.shape, 1)
+        at = batch.evaluate(theta)
+        assert 2 < preconditioner.most_active(batch, at) < len(given.labels)
+        h = preconditioner.column_hessians(batch, at, theta).double()
+        product = (h @ step.unsqueeze(-1)).squeeze(-1)
+        ours = preconditioner.few_rows(batch, at)(product)
+        torch.testing.assert_close(ours, step, rtol=1e-3, atol=2e-3)
+
+
+def test_a_column_that_no_row_bends_keeps_its_intercept():
+    given, splits = problem(loss="svm")
+    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    batch = objective(codes, given, [1.0])
+    theta = torch.zeros(batch.shape, dtype=torch.float64)
+    at = batch.evaluate(theta)
+    # As if every row were beyond the margin.
+    at = at._replace(curvature=[part * 0 for part in at.curvature])
+    step = drawn(batch.shape)
+    step[..., -1] = 0
+    assert preconditioner.most_active(batch, at) == 0
+    torch.testing.assert_close(preconditioner.own_column(batch, at, theta)(step), step)
+
+
 @pytest.mark.parametrize("factor_cost", [0.0, 1e9])
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_both_preconditioners_lead_to_scipys_minimum(loss, factor_cost, monkeypatch):

@@ -136,6 +136,30 @@ class FoldCodes(ABC):
         """Return rows of every fold in its basis, (n_folds, n, rank + 1)."""
 
     @abstractmethod
+    def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return rows that each column chose, for coefficients from `turn`.
+
+        Parameters
+        ----------
+        chosen : (n_folds, m, n) int64
+            Row numbers.
+        dtype : torch.dtype
+
+        Returns
+        -------
+        (n_folds, m, n, n_coefficients)
+            A copy.
+        """
+
+    @abstractmethod
+    def turn(self, u: torch.Tensor) -> torch.Tensor:
+        """Return coefficients (n_folds, m, rank) as rows of `take` want them."""
+
+    @abstractmethod
+    def turn_back(self, w: torch.Tensor) -> torch.Tensor:
+        """Return coefficients in the basis from those of `turn`."""
+
+    @abstractmethod
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
     ) -> torch.Tensor:
@@ -215,6 +239,20 @@ class RotatedCodes(FoldCodes):
     def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows of every fold in its basis."""
         return self.block(start, stop, dtype)
+
+    def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return rows that each column chose, in the basis."""
+        fold = torch.arange(self.n_folds, device=chosen.device)[:, None, None]
+        table = self.single if dtype == torch.float32 else self.rotated
+        return table[..., :-1][fold, chosen]
+
+    def turn(self, u: torch.Tensor) -> torch.Tensor:
+        """Return the coefficients as they are."""
+        return u
+
+    def turn_back(self, w: torch.Tensor) -> torch.Tensor:
+        """Return the coefficients as they are."""
+        return w
 
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
@@ -316,6 +354,22 @@ class SharedCodes(FoldCodes):
         x = (z - self.moments.centre[:, None]) * self.moments.ratio[:, None]
         x = x if self.bases is None else x @ self.bases
         return torch.cat([x, torch.ones_like(x[..., :1])], dim=2).to(dtype)
+
+    def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return rows that each column chose, not rotated."""
+        x = self.rows.read(0, self.rows.n_rows, dtype)[chosen]
+        ratio, centre = (part[:, None, None].to(dtype) for part in self.moments)
+        return x.sub_(centre).mul_(ratio)
+
+    def turn(self, u: torch.Tensor) -> torch.Tensor:
+        """Return coefficients of the standardised columns, W = V u."""
+        bases = self.bases_in(u.dtype)
+        return u if bases is None else u @ bases.mT
+
+    def turn_back(self, w: torch.Tensor) -> torch.Tensor:
+        """Return u = Vᵀ W."""
+        bases = self.bases_in(w.dtype)
+        return w if bases is None else w @ bases
 
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor

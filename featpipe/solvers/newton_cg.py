@@ -16,8 +16,10 @@ import torch
 
 from featpipe.solvers.objective import Curvature, Evaluation, Objective
 from featpipe.solvers.preconditioner import (
+    FEW,
     Preconditioner,
     mean_row,
+    most_active,
     own_column,
 )
 
@@ -197,11 +199,12 @@ class _Batch:
 def worth_factoring(objective: Objective, at: Evaluation) -> float:
     """Return how many conjugate gradient steps cost as much as factoring."""
     n_rows, rank = objective.codes.rows.n_rows, objective.codes.rank
-    share = 1.0
-    if at.curvature is not None and not objective.joint:
+    n_active = most_active(objective, at)
+    if n_active <= FEW * rank:
+        factor = n_active**2 * rank + n_active**3 / 3
+    else:
         # Rows that do not bend the loss are left out.
-        share = max(float((part > 0).double().mean()) for part in at.curvature)
-    factor = share * n_rows * rank**2 + rank**3 / 3
+        factor = n_active * rank**2 + rank**3 / 3
     cost = JOINT_COST if objective.joint else FACTOR_COST
     return cost * factor / (2 * n_rows * rank)
 

@@ -87,9 +87,9 @@ def solve_path(
     ([True, True], (2, 10))
     """
     options = options or Options()
-    with _threads(problem, len(splits)):
-        codes = _codes(problem, splits, options)
-        search = _Search(problem, codes, Cs, splits, options, judges)
+    codes = _codes(problem, splits, options)
+    search = _Search(problem, codes, Cs, splits, options, judges)
+    with _threads(search.n_operations):
         search.run()
     return search.path()
 
@@ -127,8 +127,8 @@ def solve(
     """
     options = options or Options()
     rows = np.arange(len(problem.labels))
-    with _threads(problem, 1):
-        codes = _codes(problem, [(rows, rows[:0])], options)
+    codes = _codes(problem, [(rows, rows[:0])], options)
+    with _threads(_operations(problem, 1, codes.rank)):
         if problem.loss == "linear" and codes.is_diagonal:
             grid = torch.tensor([C], dtype=torch.float64, device=codes.rows.device)
             theta = ridge(codes, problem.n_classes, grid)[0, 0]
@@ -377,7 +377,9 @@ def _minimize(
 
 def _codes(problem: Problem, splits: list[Split], options: Options) -> FoldCodes:
     device = _device(problem, len(splits), options)
-    return fold_codes(problem, splits, options, device)
+    n_rows, width = problem.codes.shape
+    with _threads(n_rows * width * min(n_rows, width)):
+        return fold_codes(problem, splits, options, device)
 
 
 def _operations(problem: Problem, n_folds: int, rank: int) -> int:
@@ -396,10 +398,10 @@ def _device(problem: Problem, n_folds: int, options: Options) -> torch.device:
 
 
 @contextmanager
-def _threads(problem: Problem, n_folds: int) -> Iterator[None]:
-    """Keep small problems to one thread for as long as the block lasts."""
+def _threads(n_operations: int) -> Iterator[None]:
+    """Keep small passes to one thread for as long as the block lasts."""
     before = torch.get_num_threads()
-    if _operations(problem, n_folds, problem.codes.shape[1]) < ONE_THREAD:
+    if n_operations < ONE_THREAD:
         torch.set_num_threads(1)
     try:
         yield

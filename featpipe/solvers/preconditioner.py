@@ -1,4 +1,4 @@
-"""Two preconditioners of the Hessian: the mean row's, and each column's own.
+"""Preconditioners of the Hessian: the mean row's, and each column's own in two forms.
 
 `MeanRow` is the Hessian if every row bent the loss like the mean row.
 
@@ -9,7 +9,8 @@ curvature, Martens and Grosse 2015). Where one column is all there is, A is a nu
 
 `OwnColumn` is the Hessian of each column alone, C Zᵀ diag(h) Z + I, inverted. It costs
 n · rank² a column, so it is for where few rows bend the loss and conjugate gradients
-with `MeanRow` take many steps.
+with `MeanRow` take many steps. `FewRows` is the same inverse for even fewer rows, m of
+them, by a matrix of m columns instead of rank + 1 (Woodbury 1950): m² · rank a column.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from dataclasses import dataclass
 
 import torch
 
+from featpipe.solvers.fold_codes import FoldCodes
 from featpipe.solvers.objective import Evaluation, Objective
 
 __all__ = [
+    "FewRows",
     "MeanRow",
     "OwnColumn",
     "Preconditioner",
     "column_hessians",
+    "few_rows",
     "mean_row",
+    "most_active",
     "own_column",
 ]
 
@@ -38,6 +43,8 @@ TINY = 1e-300
 # Rounding of single precision, with a margin, relative to the largest sum.
 SINGLE = 1e-6
 # Share of the rows up to which those that bend the loss are gathered.
+GATHER = 0.7
+# Rows that bend the loss of a column, by the rank, up to which `FewRows` costs less.
 FEW = 0.7
 
 
@@ -109,15 +116,60 @@ class OwnColumn:
         return centred
 
 
-Preconditioner = MeanRow | OwnColumn
+@dataclass(frozen=True, eq=False)
+class FewRows:
+    """Inverse of each column's own Hessian, by the rows that bend its loss.
+
+    With h their second derivatives and S = √(C h) Z, the Hessian is I + SᵀS for the
+    coefficients, without the I for the intercept, whose column of S is √(C h).
+
+    Parameters
+    ----------
+    codes : FoldCodes
+    rows : (n_folds, n_units, n_active, width)
+        S as `FoldCodes.turn` turns coefficients; zero where a column has fewer rows.
+    root : (n_folds, n_units, n_active)
+        √(C h).
+    factor : (n_folds, n_units, n_active, n_active)
+        Of Cholesky, of I + SSᵀ.
+    """
+
+    codes: FoldCodes
+    rows: torch.Tensor
+    root: torch.Tensor
+    factor: torch.Tensor
+
+    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the inverse times a gradient, (n_folds, n_units, 1, rank + 1)."""
+        gradient = gradient[:, :, 0].to(self.root.dtype)
+        w = self.codes.turn(gradient[..., :-1])
+        both = torch.stack([(self.rows @ w.unsqueeze(3)).squeeze(3), self.root], dim=3)
+        both = torch.linalg.solve_triangular(self.factor, both, upper=False)
+        both = torch.linalg.solve_triangular(self.factor.mT, both, upper=True)
+        solved, of_root = both.unbind(3)
+        bends = (
+            (self.root * of_root).sum(2).clamp_min(torch.finfo(self.root.dtype).tiny)
+        )
+        b = (gradient[..., -1] - (self.root * solved).sum(2)) / bends
+        share = solved + b.unsqueeze(2) * of_root
+        w = w - (share.unsqueeze(2) @ self.rows).squeeze(2)
+        u = torch.cat([self.codes.turn_back(w), b.unsqueeze(2)], dim=2)
+        return u.unsqueeze(2).double()
 
 
-def own_column(objective: Objective, at: Evaluation, theta: torch.Tensor) -> OwnColumn:
+Preconditioner = MeanRow | OwnColumn | FewRows
+
+
+def own_column(
+    objective: Objective, at: Evaluation, theta: torch.Tensor
+) -> OwnColumn | FewRows:
     """Return each column's preconditioner where a batch was evaluated.
 
     By Cholesky factors: MKL's LU of many large matrices was seen to return pivots out
     of range. A Hessian that is not positive definite is replaced by its diagonal.
     """
+    if most_active(objective, at) <= FEW * objective.codes.rank:
+        return few_rows(objective, at)
     h = column_hessians(objective, at, theta)
     factor, info = torch.linalg.cholesky_ex(h)
     fails = info != 0
@@ -127,17 +179,39 @@ def own_column(objective: Objective, at: Evaluation, theta: torch.Tensor) -> Own
     return OwnColumn(factor)
 
 
+def most_active(objective: Objective, at: Evaluation) -> int:
+    """Return how many rows bend the loss of one column at most."""
+    if at.curvature is None or objective.joint or objective.codes.rows.kept is None:
+        return objective.codes.rows.n_rows
+    counts = torch.stack([(part > 0).sum(3) for part in at.curvature])
+    return int(counts.sum(0).max())
+
+
+def few_rows(objective: Objective, at: Evaluation) -> FewRows:
+    """Return each column's preconditioner, made of the rows that bend its loss."""
+    assert at.curvature is not None
+    bend = torch.cat(at.curvature, dim=3).squeeze(2)
+    bend, chosen = bend.topk(most_active(objective, at), dim=2)
+    dtype = _precision(objective)
+    root = (objective.C[:, None] * bend.double()).sqrt().to(dtype)
+    rows = objective.codes.take(chosen, dtype).mul_(root.unsqueeze(3))
+    kernel = rows @ rows.mT
+    kernel.diagonal(dim1=2, dim2=3).add_(1)
+    return FewRows(objective.codes, rows, root, torch.linalg.cholesky(kernel))
+
+
+def _precision(objective: Objective) -> torch.dtype:
+    """Return single precision where the penalty is above the rounding of the sums."""
+    largest = float(objective.C.max() * objective.codes.top.max())
+    return torch.float64 if largest * SINGLE > 1 else objective.product_dtype
+
+
 def column_hessians(
     objective: Objective, at: Evaluation, theta: torch.Tensor
 ) -> torch.Tensor:
-    """Return each column's Hessian, (n_folds, n_units, n_columns, size, size).
-
-    In single precision where the penalty is above the rounding of the sums.
-    """
+    """Return each column's Hessian, (n_folds, n_units, n_columns, size, size)."""
     codes, (n_folds, n_units, k, size) = objective.codes, objective.shape
-    dtype = objective.product_dtype
-    if float(objective.C.max() * codes.top.max()) * SINGLE > 1:
-        dtype = torch.float64
+    dtype = _precision(objective)
     h = theta.new_zeros(n_folds, n_units * k, size, size, dtype=dtype)
     step = max(1, GATHERED // (n_folds * codes.rows.n_rows * size))
     for start, stop, bend in objective.column_bends(at.curvature, theta):
@@ -167,7 +241,7 @@ def _bent_gram(z: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
     """
     n_active = int((bend > 0).sum(2).max())
     root = bend.sqrt()
-    if n_active > FEW * bend.shape[2]:
+    if n_active > GATHER * bend.shape[2]:
         part = z.unsqueeze(1) * root.unsqueeze(3)
     else:
         root, rows = root.topk(n_active, dim=2)
