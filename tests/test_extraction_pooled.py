@@ -23,13 +23,13 @@ from featpipe import codes, images
 from featpipe.extraction import plan, pooled, tasks
 from featpipe.extraction.parts import Parts
 from featpipe.extraction.plan import Plan, Span
-from featpipe.extraction.tasks import Report, Task
+from featpipe.extraction.tasks import SliceTask, TaskReport
 from featpipe.files import Lock, LockedError
 from featpipe.inference import claims
 from featpipe.inference.execution import Execution
 from featpipe.parallel import Jobs
 
-Do = Callable[[bytes], Iterator[Report]]
+Do = Callable[[bytes], Iterator[TaskReport]]
 
 
 class Here:
@@ -43,7 +43,7 @@ class Here:
 
     @contextmanager
     def open(self) -> Iterator[Any]:
-        def results(function: object, todo: list[bytes]) -> Iterator[Report]:
+        def results(function: object, todo: list[bytes]) -> Iterator[TaskReport]:
             for task in todo:
                 self.n_tasks += 1
                 yield from self.do(task)
@@ -67,7 +67,7 @@ def alone(many, tmp_path) -> bytes:
     return run(many, tmp_path / "alone.h5")[0].path.read_bytes()
 
 
-def as_worker(monkeypatch, name: str, task: bytes) -> Report:
+def as_worker(monkeypatch, name: str, task: bytes) -> TaskReport:
     monkeypatch.setattr(tasks, "worker_name", lambda: name)
     return tasks.compute(task)
 
@@ -84,7 +84,7 @@ def test_slices_as_tasks_make_the_same_file_as_one_process(many, alone, tmp_path
 def test_a_task_done_by_two_workers_gives_no_row_twice(
     many, alone, tmp_path, monkeypatch
 ):
-    def twice(task: bytes) -> Iterator[Report]:
+    def twice(task: bytes) -> Iterator[TaskReport]:
         # The second was taken for dead, and has gone on; only one is heard.
         as_worker(monkeypatch, "lost:1", task)
         yield as_worker(monkeypatch, "heard:2", task)
@@ -107,7 +107,7 @@ def test_parts_tell_which_worker_wrote_them_and_the_file_does_not(
 
     monkeypatch.setattr(Parts, "drop", noting)
 
-    def do(task: bytes) -> Iterator[Report]:
+    def do(task: bytes) -> Iterator[TaskReport]:
         yield as_worker(monkeypatch, next(names), task)
 
     found, progress = run(many, tmp_path / "a.h5", jobs=Here(do))
@@ -121,7 +121,7 @@ def test_a_coordinator_that_dies_leaves_parts_that_the_next_takes(
 ):
     done = []
 
-    def some(task: bytes) -> Iterator[Report]:
+    def some(task: bytes) -> Iterator[TaskReport]:
         if len(done) == 4:
             raise KeyboardInterrupt
         done.append(tasks.compute(task))
@@ -140,7 +140,7 @@ def test_a_coordinator_that_dies_leaves_parts_that_the_next_takes(
 def test_one_process_goes_on_where_several_were_stopped_and_the_other_way(
     many, alone, tmp_path
 ):
-    def one(task: bytes) -> Iterator[Report]:
+    def one(task: bytes) -> Iterator[TaskReport]:
         yield tasks.compute(task)
         raise KeyboardInterrupt
 
@@ -219,7 +219,7 @@ def test_the_first_failure_of_any_worker_ends_the_run_if_asked(many, tmp_path):
 
 
 def changed(**changes: Any) -> Do:
-    def do(task: bytes) -> Iterator[Report]:
+    def do(task: bytes) -> Iterator[TaskReport]:
         wanted = replace(pickle.loads(task), **changes)
         yield tasks.compute(pickle.dumps(wanted))
 
@@ -251,7 +251,7 @@ def test_a_part_that_does_not_arrive_is_said_to_be_not_shared(
 ):
     monkeypatch.setattr(pooled, "PATIENCE", 0.2)
 
-    def lost(task: bytes) -> Iterator[Report]:
+    def lost(task: bytes) -> Iterator[TaskReport]:
         report = tasks.compute(task)
         report.parts[0].path.unlink()
         yield report
@@ -261,7 +261,7 @@ def test_a_part_that_does_not_arrive_is_said_to_be_not_shared(
 
 
 def test_a_part_that_is_another_than_reported_is_refused(many, tmp_path):
-    def other(task: bytes) -> Iterator[Report]:
+    def other(task: bytes) -> Iterator[TaskReport]:
         report = tasks.compute(task)
         yield report._replace(
             parts=[part._replace(digest="0" * 64) for part in report.parts]
@@ -272,8 +272,8 @@ def test_a_part_that_is_another_than_reported_is_refused(many, tmp_path):
 
 
 def test_images_that_one_worker_does_not_see_are_no_failures(many, alone, tmp_path):
-    def blind(task: bytes) -> Iterator[Report]:
-        wanted: Task = pickle.loads(task)
+    def blind(task: bytes) -> Iterator[TaskReport]:
+        wanted: SliceTask = pickle.loads(task)
         source = replace(wanted.plan.images, reader=images.folder.FileReader("/no"))
         wanted = replace(wanted, plan=replace(wanted.plan, images=source))
         yield tasks.compute(pickle.dumps(wanted))
@@ -286,8 +286,8 @@ def test_images_that_one_worker_does_not_see_are_no_failures(many, alone, tmp_pa
 
 
 def test_a_worker_with_other_weights_is_refused(many, tmp_path):
-    def other(task: bytes) -> Iterator[Report]:
-        wanted: Task = pickle.loads(task)
+    def other(task: bytes) -> Iterator[TaskReport]:
+        wanted: SliceTask = pickle.loads(task)
         recipe = replace(wanted.recipe, seed=5)
         yield tasks.compute(pickle.dumps(replace(wanted, recipe=recipe)))
 
@@ -298,13 +298,13 @@ def test_a_worker_with_other_weights_is_refused(many, tmp_path):
 def test_a_worker_that_comes_too_late_writes_nothing(many, tmp_path):
     late: list[bytes] = []
 
-    def noting(task: bytes) -> Iterator[Report]:
+    def noting(task: bytes) -> Iterator[TaskReport]:
         late.append(task)
         yield tasks.compute(task)
 
     run(many, tmp_path / "a.h5", jobs=Here(noting))
     before = sorted(tmp_path.iterdir())
-    wanted: Task = pickle.loads(late[0])
+    wanted: SliceTask = pickle.loads(late[0])
     with Lock(wanted.path) as lock, pytest.raises(FileNotFoundError):
         tasks.compute(pickle.dumps(replace(wanted, key=lock.key)))
     assert sorted(tmp_path.iterdir()) == before
@@ -366,7 +366,7 @@ def test_two_processes_of_this_machine_and_one_that_dies(many, alone, tmp_path):
 
 
 def test_while_several_make_a_file_no_other_run_may(many, tmp_path):
-    def other(task: bytes) -> Iterator[Report]:
+    def other(task: bytes) -> Iterator[TaskReport]:
         with pytest.raises(LockedError, match="is being written by process"):
             run(many, tmp_path / "a.h5")
         yield tasks.compute(task)

@@ -81,7 +81,7 @@ def test_fit_compare_and_finetune_refuse_the_same_splits(
     with pytest.raises(ValueError, match=says):
         featpipe.compare(file)
     with pytest.raises(ValueError, match=says):
-        protocol.tuning_rows(file.labels, file.splits, file.groups, file.class_names)
+        protocol.tuning_rows(file)
 
 
 @pytest.mark.parametrize(

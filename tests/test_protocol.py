@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featpipe.protocol import learned_splits, plan, tuning_rows
+from featpipe.protocol import LabelledRows, learned_splits, plan, tuning_rows
 
 NAMES = ["ant", "bee", "cat"]
 BLANK = np.array([""] * 60, object)
@@ -16,13 +16,13 @@ BLANK = np.array([""] * 60, object)
 def make(labels, splits=None, groups=None, **options):
     n = len(labels)
     blank = np.array([""] * n, object)
-    return plan(
+    images = LabelledRows(
         np.asarray(labels),
         blank if splits is None else np.array(splits, object),
         blank if groups is None else np.array(groups, object),
         NAMES,
-        **options,
     )
+    return plan(images, **options)
 
 
 def said(protocol):
@@ -152,13 +152,13 @@ def test_nothing_to_learn_or_judge_is_an_error(labels, splits, options, says):
 
 def tuning(labels, splits=None, groups=None, seed=0):
     blank = np.array([""] * len(labels), object)
-    return tuning_rows(
+    images = LabelledRows(
         np.asarray(labels),
         blank if splits is None else np.array(splits, object),
         blank if groups is None else np.array(groups, object),
         NAMES,
-        seed=seed,
     )
+    return tuning_rows(images, seed=seed)
 
 
 @settings(max_examples=100, deadline=None)

@@ -188,14 +188,7 @@ def advise(
     """
     file = checked(codes) if isinstance(codes, Codes) else read(codes)
     labelled, (source,) = align_files([file])
-    protocol = plan(
-        labelled.labels,
-        labelled.splits,
-        labelled.groups,
-        labelled.class_names,
-        n_folds=folds,
-        seed=seed,
-    )
+    protocol = plan(labelled, n_folds=folds, seed=seed)
     rows = _sample(labelled.labels, protocol.final.train, seed)
     y = labelled.labels[rows]
     (names,) = choose_depths([source], None)

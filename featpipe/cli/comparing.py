@@ -71,7 +71,7 @@ def compare_codes(asked: dict[str, Any]) -> None:
     from featpipe.comparison import compare as comparison_of
 
     # First, since a bad grid is wrong usage (exit 2) and not a failure.
-    Cs = grid(asked["c_grid"])
+    options = _comparison_options(asked)
     require_outputs(
         {
             "--json": asked["json_path"],
@@ -89,22 +89,25 @@ def compare_codes(asked: dict[str, Any]) -> None:
     with fit_progress() as progress:
         found = comparison_of(
             asked["files"],
-            classifiers=asked["classifiers"].split(","),
             depth=asked["depth"] or None,
-            folds=asked["folds"],
-            Cs=Cs,
-            metric=asked["metric"].value,
-            class_weight=asked["class_weight"] and asked["class_weight"].value,
-            test_size=asked["test_size"],
             with_=asked["with_"] or (),
-            device=asked["device"],
-            memory=asked["memory"],
-            seed=asked["seed"],
-            full_path=asked["full_path"],
             jobs=jobs_of(asked),
             progress=progress,
+            **options,
         )
     run_all(*_writers(found, asked), lambda: _print(found))
+
+
+def _comparison_options(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that `featpipe.compare` and `ComparisonOptions` share."""
+    same = ("folds", "test_size", "device", "memory", "seed", "full_path")
+    return {
+        "classifiers": asked["classifiers"].split(","),
+        "Cs": grid(asked["c_grid"]),
+        "metric": asked["metric"].value,
+        "class_weight": asked["class_weight"] and asked["class_weight"].value,
+        **{name: asked[name] for name in same},
+    }
 
 
 def _writers(
@@ -211,17 +214,9 @@ def run(**asked: Any) -> None:
 
 def _check_comparison(asked: dict[str, Any]) -> None:
     """Refuse before the extraction what `compare` would refuse after it."""
-    from featpipe.comparison import check_options
+    from featpipe.comparison import ComparisonOptions
 
-    check_options(
-        classifiers=asked["classifiers"].split(","),
-        metric=asked["metric"].value,
-        folds=asked["folds"],
-        Cs=grid(asked["c_grid"]),
-        test_size=asked["test_size"],
-        memory=asked["memory"],
-        seed=asked["seed"],
-    )
+    ComparisonOptions(**_comparison_options(asked))
 
 
 def _run_in(folder: Path, asked: dict[str, Any]) -> None:

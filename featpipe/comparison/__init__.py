@@ -14,17 +14,17 @@ from featpipe.comparison.duplicates import (
     find_duplicates,
 )
 from featpipe.comparison.learning_curve import CurvePoint, LearningCurve, learning_curve
-from featpipe.comparison.options import check_options
+from featpipe.comparison.options import ComparisonOptions
 from featpipe.comparison.sources import align_files, choose_depths
 from featpipe.comparison.table import Comparison
 
 __all__ = [
     "Comparison",
+    "ComparisonOptions",
     "CurvePoint",
     "LearningCurve",
     "NearDuplicate",
     "align_files",
-    "check_options",
     "choose_depths",
     "compare",
     "describe_details",

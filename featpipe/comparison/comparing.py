@@ -9,13 +9,12 @@ import numpy as np
 
 from featpipe.codes import Codes, checked, read
 from featpipe.comparison import details, duplicates
-from featpipe.comparison.contenders import BASELINES, Settings
 from featpipe.comparison.external import read_external
-from featpipe.comparison.judging import Entry, HeldOut, nested_choice, rank
-from featpipe.comparison.options import check_options, depths_asked
+from featpipe.comparison.judging import HeldOut, JudgedContender, nested_choice, rank
+from featpipe.comparison.options import ComparisonOptions, depths_asked
 from featpipe.comparison.sources import Labelled, align_files, choose_depths
 from featpipe.comparison.table import Comparison
-from featpipe.comparison.tasks import Progress, fit_all, require_room
+from featpipe.comparison.tasks import Contest, Progress, fit_all, require_room
 from featpipe.comparison.testing import describe_power, judge_all, majority_notes
 from featpipe.defaults import N_FOLDS
 from featpipe.parallel import Jobs, as_jobs
@@ -116,58 +115,54 @@ def compare(
     >>> found.recommended.classifier                                    # doctest: +SKIP
     'logistic'
     """
-    check_options(
+    options = ComparisonOptions(
         classifiers=classifiers,
-        metric=metric,
         folds=folds,
         Cs=Cs,
+        metric=metric,
         class_weight=class_weight,
         test_size=test_size,
-        memory=memory,
-        seed=seed,
-    )
-    folds, seed = int(folds), int(seed)  # of numpy, they would go into no JSON
-    # Every byte is checked here: a damaged code would only lower a score, and nobody
-    # would notice.
-    files = _opened(codes)
-    labelled, sources = align_files(files)
-    chosen = choose_depths(sources, depths_asked(depth, depths))
-    protocol = plan(
-        labelled.labels,
-        labelled.splits,
-        labelled.groups,
-        labelled.class_names,
-        n_folds=folds,
-        test_size=test_size,
-        seed=seed,
-    )
-    judged = HeldOut(labelled, protocol, metric, seed)
-    # Before the fits: a file that does not match should not cost minutes first.
-    external = read_external(with_, judged.paths, judged.names, judged.first_fold)
-    settings = Settings(
-        n_classes=len(labelled.class_names),
-        Cs=None if Cs is None else np.asarray(Cs, dtype=np.float64),
-        metric=metric,
-        class_weight=_by_number(class_weight, labelled.class_names),
         device=device,
         memory=memory,
         seed=seed,
         full_path=full_path,
     )
+    wanted = depths_asked(depth, depths)
+    return _compare(codes, wanted, options, with_, as_jobs(jobs), progress or _silent)
+
+
+def _compare(
+    codes: OneOrMore,
+    depths: Sequence[str] | None,
+    options: ComparisonOptions,
+    with_: Sequence[str | os.PathLike[str]],
+    jobs: Jobs | None,
+    progress: Progress,
+) -> Comparison:
+    # Every byte is checked here: a damaged code would only lower a score, and nobody
+    # would notice.
+    files = _opened(codes)
+    labelled, sources = align_files(files)
+    chosen = choose_depths(sources, depths)
+    protocol = plan(
+        labelled, n_folds=options.folds, test_size=options.test_size, seed=options.seed
+    )
+    judged = HeldOut(labelled, protocol, options.metric, options.seed)
+    # Before the fits: a file that does not match should not cost minutes first.
+    external = read_external(with_, judged.paths, judged.names, judged.first_fold)
+    settings = options.settings(labelled.class_names)
     # The fits get labels without those held out, so that a slip of indexing is an error
     # and not a better score.
     y = _mask_held_out(labelled.labels, protocol)
-    require_room(sources, chosen, classifiers, memory)
-    twins = duplicates.report(sources, chosen, labelled, protocol.sides, memory)
-    tell = progress or _silent
-    asked, ensemble_notes = fit_all(
-        sources, chosen, classifiers, y, protocol, settings, tell, as_jobs(jobs)
-    )
-    entries = [judged.enter(row) for row in rank(asked)]
+    require_room(sources, chosen, options.baselines, options.memory)
+    twins = duplicates.report(sources, chosen, labelled, protocol.sides, options.memory)
+    contest = Contest(sources, chosen, options.classifiers, y, protocol, settings)
+    fitted, ensemble_notes = fit_all(contest, progress, jobs)
+    entries = [judged.enter(row) for row in rank(fitted)]
     entries += [judged.enter_external(external_score) for external_score in external]
     scores = judge_all(entries, judged)
     notes = [
-        *_protocol_notes(labelled, protocol, judged, class_weight, classifiers),
+        *_protocol_notes(labelled, protocol, judged, options),
         *twins,
         *ensemble_notes,
         *majority_notes(scores, judged),
@@ -176,17 +171,19 @@ def compare(
     ]
     return Comparison(
         scores=scores,
-        seed=seed,
-        metric=metric,
+        seed=options.seed,
+        metric=options.metric,
         test=judged.test,
         notes=notes,
         paths=judged.paths,
         labels=judged.names,
         splits=labelled.splits[judged.rows].tolist(),
-        headline=nested_choice(asked, judged),
+        headline=nested_choice(fitted, judged),
         majority_accuracy=judged.majority_accuracy,
-        confidence=details.confidence_of(rank(asked)),
-        options={"folds": folds, "metric": metric, "class_weight": class_weight},
+        confidence=details.confidence_of(rank(fitted)),
+        options={
+            name: getattr(options, name) for name in ("folds", "metric", "class_weight")
+        },
     )
 
 
@@ -201,21 +198,6 @@ def _silent(done: int, total: int, what: str) -> None:
     pass
 
 
-def _by_number(
-    class_weight: str | dict[str, float] | None, class_names: list[str]
-) -> str | dict[int, float] | None:
-    """Return class weights by the class numbers that the fits know."""
-    if not isinstance(class_weight, dict):
-        return class_weight
-    unknown = sorted(set(class_weight) - set(class_names))
-    if unknown:
-        raise ValueError(
-            f"class_weight names {unknown[0]!r}, which is no class; choose from "
-            f"{', '.join(class_names[:10])}"
-        )
-    return {class_names.index(name): w for name, w in class_weight.items()}
-
-
 def _mask_held_out(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
     """Return labels in which those held out cannot be read, by mistake or otherwise."""
     masked = np.full_like(labels, -1)
@@ -227,8 +209,7 @@ def _protocol_notes(
     labelled: Labelled,
     protocol: Protocol,
     judged: HeldOut,
-    class_weight: str | dict[str, float] | None,
-    classifiers: Sequence[str],
+    options: ComparisonOptions,
 ) -> Iterator[str]:
     yield from protocol.notes
     if labelled.n_unlabelled:
@@ -240,13 +221,12 @@ def _protocol_notes(
             f"the judged images come in {n_groups} groups: intervals and tests take "
             "each group as a whole"
         )
-    plain = [name for name in classifiers if name in BASELINES]
-    if class_weight is not None and plain:
-        yield f"class_weight does not apply to {', '.join(plain)}"
+    if options.class_weight is not None and options.baselines:
+        yield f"class_weight does not apply to {', '.join(options.baselines)}"
 
 
 def _power(
-    entries: Sequence[Entry], judged: HeldOut, scores: Sequence[Score]
+    entries: Sequence[JudgedContender], judged: HeldOut, scores: Sequence[Score]
 ) -> Iterator[str]:
     """Yield in one note what differences these images can show, and what it takes."""
     power = list(describe_power(entries, judged))

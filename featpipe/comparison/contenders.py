@@ -28,8 +28,8 @@ from featpipe.scores import METRICS
 
 __all__ = [
     "BASELINES",
+    "FitSettings",
     "Fitted",
-    "Settings",
     "align_probabilities",
     "fit_and_predict",
     "out_of_fold",
@@ -37,7 +37,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """What every fit of a comparison shares; as in `featpipe.compare`."""
 
     n_classes: int
@@ -100,7 +100,7 @@ class Fitted:
 
 
 def fit_and_predict(
-    name: str, X: Any, y: np.ndarray, protocol: Protocol, settings: Settings
+    name: str, X: Any, y: np.ndarray, protocol: Protocol, settings: FitSettings
 ) -> Fitted:
     """Fit a classifier as the protocol says, and predict everything that is judged.
 
@@ -166,7 +166,7 @@ def _fit(
     X: Any,
     y: np.ndarray,
     parts: Sequence[Part],
-    settings: Settings,
+    settings: FitSettings,
 ) -> list[Any]:
     """Fit a model to each part, choosing its C inside."""
     if name in BASELINES:
@@ -221,7 +221,7 @@ def align_probabilities(model: Any, X: Any, n_classes: int) -> np.ndarray:
 
 
 def out_of_fold(
-    X: Any, y: np.ndarray, part: Part, C: float | None, settings: Settings
+    X: Any, y: np.ndarray, part: Part, C: float | None, settings: FitSettings
 ) -> np.ndarray:
     """Predict the training rows of a part by logistic fits that never saw them.
 

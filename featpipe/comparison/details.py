@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
-from featpipe.comparison.judging import Row
+from featpipe.comparison.judging import Contender
 from featpipe.comparison.table import Comparison
 from featpipe.files import visible
 from featpipe.scores import Score, images_needed
@@ -47,12 +47,12 @@ class Mistake(NamedTuple):
     confidence: float | None
 
 
-def confidence_of(rows: Sequence[Row]) -> list[float] | None:
+def confidence_of(rows: Sequence[Contender]) -> list[float] | None:
     """Return how probable the recommended row's predictions are.
 
     Parameters
     ----------
-    rows : sequence of Row
+    rows : sequence of Contender
         Ranked, the recommended one first.
 
     Returns

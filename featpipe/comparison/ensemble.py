@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featpipe.comparison.contenders import Fitted, Settings, out_of_fold
+from featpipe.comparison.contenders import FitSettings, Fitted, out_of_fold
 from featpipe.protocol import Part, Protocol
 from featpipe.scores import METRICS
 
-__all__ = ["Member", "combine", "prepare"]
+__all__ = ["EnsembleMember", "combine", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class EnsembleMember:
     """One depth that may enter the ensemble.
 
     Attributes
@@ -55,8 +55,8 @@ def prepare(
     X: np.ndarray,
     y: np.ndarray,
     protocol: Protocol,
-    settings: Settings,
-) -> Member:
+    settings: FitSettings,
+) -> EnsembleMember:
     """Predict training rows by the logistic row's C, each by a fit without it."""
     start = time.perf_counter()
     final = out_of_fold(X, y, protocol.final, fitted.C, settings)
@@ -76,11 +76,14 @@ def prepare(
         for pair in protocol.repeats
     ]
     seconds = fitted.fit_seconds + time.perf_counter() - start
-    return Member(depth, X.shape[1], fitted, final, parts, repeats, seconds)
+    return EnsembleMember(depth, X.shape[1], fitted, final, parts, repeats, seconds)
 
 
 def combine(
-    members: Sequence[Member], y: np.ndarray, protocol: Protocol, settings: Settings
+    members: Sequence[EnsembleMember],
+    y: np.ndarray,
+    protocol: Protocol,
+    settings: FitSettings,
 ) -> tuple[str, int, Fitted]:
     """Choose members on training rows and average their probabilities.
 
@@ -128,12 +131,12 @@ def combine(
 
 
 def _repeated_score(
-    members: Sequence[Member],
+    members: Sequence[EnsembleMember],
     chosen: Sequence[int],
     cv_score: float,
     y: np.ndarray,
     protocol: Protocol,
-    settings: Settings,
+    settings: FitSettings,
 ) -> float:
     """Return the mean score of the chosen members, over repeated folds too."""
     labels, measure = y[protocol.final.train], METRICS[settings.metric]
@@ -145,7 +148,7 @@ def _repeated_score(
     return float(total / (n_first + len(protocol.repeats)))
 
 
-def _held(member: Member, at: np.ndarray) -> np.ndarray:
+def _held(member: EnsembleMember, at: np.ndarray) -> np.ndarray:
     probabilities = member.fitted.probabilities
     assert probabilities is not None, "members are logistic rows"
     rows: np.ndarray = probabilities[at]
@@ -153,7 +156,10 @@ def _held(member: Member, at: np.ndarray) -> np.ndarray:
 
 
 def _choose(
-    probabilities: Sequence[np.ndarray], y: np.ndarray, part: Part, settings: Settings
+    probabilities: Sequence[np.ndarray],
+    y: np.ndarray,
+    part: Part,
+    settings: FitSettings,
 ) -> tuple[list[int], float]:
     """Add the best member until none improves; two members at least.
 

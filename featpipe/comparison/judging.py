@@ -15,11 +15,11 @@ from featpipe.comparison.sources import Labelled, Source
 from featpipe.protocol import Protocol, group_numbers
 from featpipe.scores import Score, fold_variance_ratio, judge
 
-__all__ = ["Entry", "HeldOut", "Row", "nested_choice", "rank"]
+__all__ = ["Contender", "HeldOut", "JudgedContender", "nested_choice", "rank"]
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class Contender:
     """One contender, fitted but not yet judged."""
 
     source: Source
@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class JudgedContender:
     """One contender, judged but not yet tested.
 
     Attributes
@@ -47,7 +47,7 @@ class Entry:
     correct: np.ndarray
 
 
-def rank(rows: Sequence[Row]) -> list[Row]:
+def rank(rows: Sequence[Contender]) -> list[Contender]:
     """Order by cross-validated score; equal ones by width, then as they were asked."""
     return sorted(rows, key=lambda row: (-_rounded(row.fitted.cv_score), row.width))
 
@@ -126,7 +126,7 @@ class HeldOut:
         groups = self.group_numbers[at] if self.grouped else None
         return judge(self.labels[at], predicted, probabilities, groups)
 
-    def enter(self, row: Row) -> Entry:
+    def enter(self, row: Contender) -> JudgedContender:
         """Judge a contender by the held-out labels."""
         fitted, provenance = row.fitted, row.source.codes.provenance
         everywhere = np.arange(len(self.rows))
@@ -151,9 +151,9 @@ class HeldOut:
             test_predicted=self.class_names[fitted.predicted].tolist(),
             **measures,
         )
-        return Entry(score, everywhere, fitted.predicted == self.labels)
+        return JudgedContender(score, everywhere, fitted.predicted == self.labels)
 
-    def enter_external(self, external_score: ExternalScore) -> Entry:
+    def enter_external(self, external_score: ExternalScore) -> JudgedContender:
         """Judge a score from elsewhere anew, by its predictions.
 
         Only its log-loss cannot be: that takes probabilities.
@@ -170,7 +170,7 @@ class HeldOut:
         # A score from elsewhere has no probabilities; its own log-loss stays.
         del measures["log_loss"]
         score = replace(external_score.score, **measures)
-        return Entry(
+        return JudgedContender(
             score, external_score.at, predicted == self.labels[external_score.at]
         )
 
@@ -184,7 +184,7 @@ def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
     return of_judged
 
 
-def nested_choice(asked: Sequence[Row], judged: HeldOut) -> str:
+def nested_choice(asked: Sequence[Contender], judged: HeldOut) -> str:
     """Return the score of the choice itself, where all images took part in choosing.
 
     With folds only, the recommended row's own accuracy has the winner's luck; choosing
@@ -192,7 +192,7 @@ def nested_choice(asked: Sequence[Row], judged: HeldOut) -> str:
 
     Parameters
     ----------
-    asked : sequence of Row
+    asked : sequence of Contender
         In the order they were asked for: that of the ranked rows has seen all images.
     judged : HeldOut
     """

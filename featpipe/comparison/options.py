@@ -3,72 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 
 from featpipe.bounds import require_number, require_seed
 from featpipe.classifiers import NAMES, check_C_grid
-from featpipe.comparison.contenders import BASELINES
+from featpipe.comparison.contenders import BASELINES, FitSettings
 from featpipe.defaults import N_FOLDS
 from featpipe.scores import METRICS
 
-__all__ = ["check_options", "depths_asked"]
+__all__ = ["ComparisonOptions", "depths_asked"]
 
 
-def check_options(
-    *,
-    classifiers: Sequence[str],
-    metric: str = "accuracy",
-    folds: int = N_FOLDS,
-    Cs: Sequence[float] | np.ndarray | None = None,
-    class_weight: str | dict[str, float] | None = None,
-    test_size: float | None = None,
-    memory: str | int | None = None,
-    seed: int = 0,
-) -> None:
-    """Raise for what no images could make sense of; see `compare` for each.
+@dataclass(frozen=True, kw_only=True)
+class ComparisonOptions:
+    """How `compare` chooses and judges; see there for each.
 
     Raises
     ------
     ValueError
-        With the name of the option, what came, and what would do.
+        For what no images could make sense of: with the name of the option, what came,
+        and what would do.
 
     Examples
     --------
-    >>> check_options(classifiers=["svm"], folds=1)
+    >>> ComparisonOptions(classifiers=["svm"], seed=7).folds
+    5
+    >>> ComparisonOptions(classifiers=["svm"], folds=1)
     Traceback (most recent call last):
         ...
     ValueError: folds=1 ...
     """
-    choices = [*NAMES, *BASELINES, "ensemble"]
-    # A string is a sequence too, of letters.
-    if isinstance(classifiers, str) or not classifiers:
-        raise ValueError(f"classifiers={classifiers!r} is not a list of {choices}")
-    for name in classifiers:
-        if name not in choices:
-            raise ValueError(
-                f"no classifier {name!r}; choose from {', '.join(choices)}"
-            )
-    if metric not in METRICS:
-        raise ValueError(f"no metric {metric!r}; choose from {', '.join(METRICS)}")
-    require_number("folds", folds, 2, 1000)
-    require_seed(seed)
-    check_C_grid(Cs)
-    if isinstance(class_weight, dict):
-        for name, weight in class_weight.items():
-            require_number(f"class_weight[{name!r}]", weight, 0, 1e12, whole=False)
-    if test_size is not None and not (
-        isinstance(test_size, Real) and 0 < test_size < 1
-    ):
-        raise ValueError(
-            f"test_size={test_size!r:.60} is not a share between 0 and 1; give 0.2 to "
-            "hold out a fifth of the images"
-        )
-    if memory is not None:
-        from featpipe.solvers import Options  # which brings torch
 
-        _ = Options(memory=memory).n_bytes  # raises where it is no size
+    classifiers: Sequence[str]
+    folds: int = N_FOLDS
+    Cs: Sequence[float] | np.ndarray | None = None
+    metric: str = "accuracy"
+    class_weight: str | dict[str, float] | None = None
+    test_size: float | None = None
+    device: str = "auto"
+    memory: str | int | None = None
+    seed: int = 0
+    full_path: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        # Of numpy, they would go into no JSON.
+        object.__setattr__(self, "folds", require_number("folds", self.folds, 2, 1000))
+        object.__setattr__(self, "seed", require_seed(self.seed))
+        check_C_grid(self.Cs)
+        if isinstance(self.class_weight, dict):
+            for name, weight in self.class_weight.items():
+                require_number(f"class_weight[{name!r}]", weight, 0, 1e12, whole=False)
+        test_size = self.test_size
+        if test_size is not None and not (
+            isinstance(test_size, Real) and 0 < test_size < 1
+        ):
+            raise ValueError(
+                f"test_size={test_size!r:.60} is not a share between 0 and 1; give 0.2 "
+                "to hold out a fifth of the images"
+            )
+        if self.memory is not None:
+            from featpipe.solvers import Options  # which brings torch
+
+            _ = Options(memory=self.memory).n_bytes  # raises where it is no size
+
+    def _check_names(self) -> None:
+        choices = [*NAMES, *BASELINES, "ensemble"]
+        # A string is a sequence too, of letters.
+        if isinstance(self.classifiers, str) or not self.classifiers:
+            raise ValueError(
+                f"classifiers={self.classifiers!r} is not a list of {choices}"
+            )
+        for name in self.classifiers:
+            if name not in choices:
+                raise ValueError(
+                    f"no classifier {name!r}; choose from {', '.join(choices)}"
+                )
+        if self.metric not in METRICS:
+            raise ValueError(
+                f"no metric {self.metric!r}; choose from {', '.join(METRICS)}"
+            )
+
+    @property
+    def baselines(self) -> list[str]:
+        """The classifiers that are scikit-learn's own, without a C."""
+        return [name for name in self.classifiers if name in BASELINES]
+
+    def settings(self, class_names: list[str]) -> FitSettings:
+        """Return what each fit needs of it.
+
+        Raises
+        ------
+        ValueError
+            If ``class_weight`` names no class of these.
+        """
+        return FitSettings(
+            n_classes=len(class_names),
+            Cs=None if self.Cs is None else np.asarray(self.Cs, dtype=np.float64),
+            metric=self.metric,
+            class_weight=self._weight_by_number(class_names),
+            device=self.device,
+            memory=self.memory,
+            seed=self.seed,
+            full_path=self.full_path,
+        )
+
+    def _weight_by_number(
+        self, class_names: list[str]
+    ) -> str | dict[int, float] | None:
+        """Return class weights by the class numbers that the fits know."""
+        if not isinstance(self.class_weight, dict):
+            return self.class_weight
+        unknown = sorted(set(self.class_weight) - set(class_names))
+        if unknown:
+            raise ValueError(
+                f"class_weight names {unknown[0]!r}, which is no class; choose from "
+                f"{', '.join(class_names[:10])}"
+            )
+        return {class_names.index(name): w for name, w in self.class_weight.items()}
 
 
 def depths_asked(

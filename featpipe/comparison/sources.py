@@ -10,35 +10,31 @@ from typing import Any
 import numpy as np
 
 from featpipe.codes import Codes, CodesError, CodesView
+from featpipe.protocol import LabelledRows
 
 __all__ = ["Labelled", "Source", "align_files", "choose_depths", "take"]
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class Labelled(LabelledRows):
     """The images that take part, in the order of the first file.
 
     Attributes
     ----------
+    labels, splits, groups, class_names
+        As `LabelledRows`.
     paths : list of str
         Relative paths, n of them.
-    labels : (n,) int64
-        Class numbers, never -1.
-    class_names : list of str
-        Name of each class number.
-    splits, groups : (n,) str
-        ``""`` where there is none.
     digests : (n, 32) uint8
         SHA-256 of each image file.
     n_unlabelled : int
         Images of the first file that take no part for want of a label.
     """
 
-    paths: list[str]
-    labels: np.ndarray
     class_names: list[str]
     splits: np.ndarray
     groups: np.ndarray
+    paths: list[str]
     digests: np.ndarray
     n_unlabelled: int
 

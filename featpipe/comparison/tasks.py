@@ -18,14 +18,14 @@ import numpy as np
 from featpipe import codes
 from featpipe.classifiers import budget
 from featpipe.comparison import ensemble
-from featpipe.comparison.contenders import BASELINES, Fitted, Settings, fit_and_predict
-from featpipe.comparison.ensemble import Member
-from featpipe.comparison.judging import Row
+from featpipe.comparison.contenders import FitSettings, Fitted, fit_and_predict
+from featpipe.comparison.ensemble import EnsembleMember
+from featpipe.comparison.judging import Contender
 from featpipe.comparison.sources import Source
 from featpipe.parallel import Jobs, threads_here, worker_name
 from featpipe.protocol import Protocol
 
-__all__ = ["compute", "fit_all", "require_room"]
+__all__ = ["Contest", "compute", "fit_all", "require_room"]
 
 Progress = Callable[[int, int, str], None]
 # A source by its number, and a depth.
@@ -33,7 +33,7 @@ Where = tuple[int, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class FitTask:
     """Classifiers on one depth of one file.
 
     Parameters
@@ -51,7 +51,7 @@ class Task:
         Whether the depth may enter an ensemble, which takes its logistic row.
     y : (n,) int64
     protocol : Protocol
-    settings : Settings
+    settings : FitSettings
     n_processes : int
         That share the memory of one machine.
     """
@@ -64,7 +64,7 @@ class Task:
     is_member: bool
     y: np.ndarray
     protocol: Protocol
-    settings: Settings
+    settings: FitSettings
     n_processes: int = 1
 
 
@@ -74,89 +74,128 @@ class Outcome:
 
     width: int
     fitted: dict[str, Fitted]
-    member: Member | None
+    member: EnsembleMember | None
 
 
-def fit_all(
-    sources: Sequence[Source],
-    chosen: Sequence[Sequence[str]],
-    classifiers: Sequence[str],
-    y: np.ndarray,
-    protocol: Protocol,
-    settings: Settings,
-    progress: Progress,
-    jobs: Jobs | None = None,
-) -> tuple[list[Row], list[str]]:
-    """Fit every contender, in the order in which they were asked for.
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """All contenders of a comparison, and what they are fitted on.
 
     Parameters
     ----------
     sources : sequence of Source
-    chosen : sequence of sequences of str
-        The depths of each source.
-    classifiers, y, protocol, settings, progress
-        As for `compare`; ``y`` without labels of held-out rows.
+    depths : sequence of sequences of str
+        Of each source.
+    classifiers : sequence of str
+    y : (n,) int64
+        Without the labels of held-out rows.
+    protocol : Protocol
+    settings : FitSettings
+    """
+
+    sources: Sequence[Source]
+    depths: Sequence[Sequence[str]]
+    classifiers: Sequence[str]
+    y: np.ndarray
+    protocol: Protocol
+    settings: FitSettings
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classifiers of every depth, each once."""
+        return tuple(
+            dict.fromkeys(name for name in self.classifiers if name != "ensemble")
+        )
+
+    @property
+    def has_ensemble(self) -> bool:
+        """Whether an ensemble over depths takes part."""
+        return "ensemble" in self.classifiers
+
+    def by_source(self) -> Iterator[tuple[int, Source, Sequence[str]]]:
+        """Yield each source with its number and its depths."""
+        for k, source in enumerate(self.sources):
+            yield k, source, self.depths[k]
+
+    def tasks(self) -> Iterator[tuple[Where, FitTask]]:
+        """Yield a task for every depth of every source."""
+        for k, source, depths in self.by_source():
+            # A concatenation would give its parts a second vote.
+            alone = [depth for depth in depths if "+" not in depth]
+            for depth in depths:
+                is_alone = depth in alone and len(alone) > 1
+                yield (
+                    (k, depth),
+                    FitTask(
+                        path=source.codes.path.absolute(),
+                        digest="",
+                        rows=source.rows,
+                        depth=depth,
+                        names=self.names,
+                        is_member=self.has_ensemble and is_alone,
+                        y=self.y,
+                        protocol=self.protocol,
+                        settings=self.settings,
+                    ),
+                )
+
+
+def fit_all(
+    contest: Contest, progress: Progress, jobs: Jobs | None = None
+) -> tuple[list[Contender], list[str]]:
+    """Fit every contender, in the order of the options.
+
+    Parameters
+    ----------
+    contest : Contest
+    progress : callable
+        As for `compare`.
     jobs : Jobs or None
         Who works; None for this process, which keeps the codes of one depth at a time.
 
     Returns
     -------
-    rows : list of Row
+    rows : list of Contender
     notes : list of str
     """
-    names = tuple(dict.fromkeys(name for name in classifiers if name != "ensemble"))
-    with_ensemble = "ensemble" in classifiers
-    tasks: dict[Where, Task] = {}
-    for k, (source, depths) in enumerate(zip(sources, chosen, strict=True)):
-        # A concatenation would give its parts a second vote.
-        alone = [depth for depth in depths if "+" not in depth]
-        for depth in depths:
-            tasks[k, depth] = Task(
-                path=source.codes.path.absolute(),
-                digest="",
-                rows=source.rows,
-                depth=depth,
-                names=names,
-                is_member=with_ensemble and depth in alone and len(alone) > 1,
-                y=y,
-                protocol=protocol,
-                settings=settings,
-            )
+    sources, tasks = contest.sources, dict(contest.tasks())
     if jobs is None or jobs.is_here:
         outcomes = _here(tasks, sources, progress)
     else:
         outcomes = _elsewhere(tasks, sources, progress, jobs)
-    rows: list[Row] = []
+    rows: list[Contender] = []
     notes: list[str] = []
-    for k, (source, depths) in enumerate(zip(sources, chosen, strict=True)):
+    for k, source, depths in contest.by_source():
         each = [(depth, outcomes[k, depth]) for depth in depths]
         rows += [
-            Row(source, depth, outcome.width, name, outcome.fitted[name])
+            Contender(source, depth, outcome.width, name, outcome.fitted[name])
             for depth, outcome in each
-            for name in names
+            for name in contest.names
         ]
         members = [outcome.member for _, outcome in each if outcome.member is not None]
         if members:
-            depth, width, together = ensemble.combine(members, y, protocol, settings)
-            rows.append(Row(source, depth, width, "ensemble", together))
-        elif with_ensemble:
+            depth, width, together = ensemble.combine(
+                members, contest.y, contest.protocol, contest.settings
+            )
+            rows.append(Contender(source, depth, width, "ensemble", together))
+        elif contest.has_ensemble:
             notes.append(f"no ensemble for {source.name}: it takes at least two depths")
     if not rows:
         raise ValueError(
             f"an ensemble takes at least two depths, {sources[0].name!r} gives "
-            f"{chosen[0]}; extract another depth to it"
+            f"{contest.depths[0]}; extract another depth to it"
         )
     total = sum(map(_n_fits, tasks.values()))
     progress(total, total, "done")
     return rows, notes
 
 
-def _n_fits(task: Task) -> int:
+def _n_fits(task: FitTask) -> int:
     return len(task.names) + task.is_member
 
 
 def _here(
-    tasks: dict[Where, Task], sources: Sequence[Source], progress: Progress
+    tasks: dict[Where, FitTask], sources: Sequence[Source], progress: Progress
 ) -> dict[Where, Outcome]:
     total, number = sum(map(_n_fits, tasks.values())), count()
 
@@ -167,7 +206,10 @@ def _here(
 
 
 def _elsewhere(
-    tasks: dict[Where, Task], sources: Sequence[Source], progress: Progress, jobs: Jobs
+    tasks: dict[Where, FitTask],
+    sources: Sequence[Source],
+    progress: Progress,
+    jobs: Jobs,
 ) -> dict[Where, Outcome]:
     total, done = sum(map(_n_fits, tasks.values())), 0
     digests = [codes.digest(source.codes.path) for source in sources]
@@ -194,7 +236,7 @@ def _elsewhere(
     return outcomes
 
 
-def _split(task: Task) -> Iterator[Task]:
+def _split(task: FitTask) -> Iterator[FitTask]:
     """Yield a task for each classifier; that of logistic prepares the ensemble too."""
     for name in task.names:
         is_member = task.is_member and name == "logistic"
@@ -204,7 +246,7 @@ def _split(task: Task) -> Iterator[Task]:
 
 
 def compute(piece: bytes) -> tuple[Where, Outcome]:
-    """Do a pickled `Task` in another process.
+    """Do a pickled `FitTask` in another process.
 
     Raises
     ------
@@ -231,7 +273,7 @@ def compute(piece: bytes) -> tuple[Where, Outcome]:
     return where, _fit(task, source, lambda what: None)
 
 
-def _fit(task: Task, source: Source, tell: Callable[[str], None]) -> Outcome:
+def _fit(task: FitTask, source: Source, tell: Callable[[str], None]) -> Outcome:
     """Fit the classifiers of a task on codes that are read once."""
     from featpipe.solvers import share_codes
 
@@ -259,7 +301,7 @@ def _fit(task: Task, source: Source, tell: Callable[[str], None]) -> Outcome:
 def require_room(
     sources: Sequence[Source],
     chosen: Sequence[Sequence[str]],
-    classifiers: Sequence[str],
+    baselines: Sequence[str],
     memory: int | str | None,
 ) -> None:
     """Raise where a classifier that cannot read in blocks is given too much.
@@ -268,14 +310,13 @@ def require_room(
     ------
     ValueError
     """
-    plain = [name for name in classifiers if name in BASELINES]
     for source, depths in zip(sources, chosen, strict=True):
         for depth in depths:
             shape = len(source.rows), source.codes.width(depth)
-            if plain and budget(*shape, memory).streams:
+            if baselines and budget(*shape, memory).streams:
                 size = 16 * shape[0] * shape[1] / 1e9
                 raise ValueError(
-                    f"{', '.join(plain)} need the codes of {depth!r} in memory, about "
-                    f"{size:.3g} GB with their copies; raise the memory, or compare "
-                    "only linear, svm and logistic, which read them in blocks"
+                    f"{', '.join(baselines)} need the codes of {depth!r} in memory, "
+                    f"about {size:.3g} GB with their copies; raise the memory, or "
+                    "compare only linear, svm and logistic, which read them in blocks"
                 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
-from featpipe.comparison.judging import Entry, HeldOut
+from featpipe.comparison.judging import HeldOut, JudgedContender
 from featpipe.scores import (
     SIGNIFICANT,
     Score,
@@ -27,7 +27,7 @@ from featpipe.scores import (
 __all__ = ["describe_power", "judge_all", "majority_notes"]
 
 
-def judge_all(entries: Sequence[Entry], judged: HeldOut) -> list[Score]:
+def judge_all(entries: Sequence[JudgedContender], judged: HeldOut) -> list[Score]:
     """Test each contender against the recommended one, which is the first.
 
     Rows keep their order; external scores, which were never ranked, come last.
@@ -49,7 +49,7 @@ def judge_all(entries: Sequence[Entry], judged: HeldOut) -> list[Score]:
     ]
 
 
-def _p_values(entries: Sequence[Entry], judged: HeldOut) -> list[float]:
+def _p_values(entries: Sequence[JudgedContender], judged: HeldOut) -> list[float]:
     """Return the corrected p-value of each entry against the first; nan for that."""
     if not judged.nested:
         tested = [_paired(entry, entries[0], judged) for entry in entries[1:]]
@@ -66,7 +66,9 @@ def _p_values(entries: Sequence[Entry], judged: HeldOut) -> list[float]:
     return [float(p_value[id(entry)]) for entry in entries]
 
 
-def _paired(entry: Entry, recommended: Entry, judged: HeldOut) -> float:
+def _paired(
+    entry: JudgedContender, recommended: JudgedContender, judged: HeldOut
+) -> float:
     at = entry.at
     correct = recommended.correct[np.searchsorted(recommended.at, at)], entry.correct
     if judged.grouped:
@@ -74,7 +76,7 @@ def _paired(entry: Entry, recommended: Entry, judged: HeldOut) -> float:
     return mcnemar(*correct)
 
 
-def _chosen(entries: Sequence[Entry], judged: HeldOut) -> np.ndarray:
+def _chosen(entries: Sequence[JudgedContender], judged: HeldOut) -> np.ndarray:
     """Test the first entry, chosen among all, on the images that all have judged."""
     at = entries[-1].at
     correct = [entry.correct[np.searchsorted(entry.at, at)] for entry in entries]
@@ -86,7 +88,9 @@ def _chosen(entries: Sequence[Entry], judged: HeldOut) -> np.ndarray:
     )
 
 
-def _difference(entry: Entry, recommended: Entry, judged: HeldOut) -> dict[str, Any]:
+def _difference(
+    entry: JudgedContender, recommended: JudgedContender, judged: HeldOut
+) -> dict[str, Any]:
     if entry is recommended:
         return {}
     at = entry.at
@@ -103,7 +107,7 @@ def _difference(entry: Entry, recommended: Entry, judged: HeldOut) -> dict[str, 
     }
 
 
-def _majority_p_value(entry: Entry, judged: HeldOut) -> float:
+def _majority_p_value(entry: JudgedContender, judged: HeldOut) -> float:
     """Test whether a contender does better than naming the most frequent class.
 
     By what was asked to be measured: each image counts the same for the accuracy,
@@ -142,7 +146,9 @@ def majority_notes(scores: Sequence[Score], judged: HeldOut) -> Iterator[str]:
         )
 
 
-def describe_power(entries: Sequence[Entry], judged: HeldOut) -> Iterator[str]:
+def describe_power(
+    entries: Sequence[JudgedContender], judged: HeldOut
+) -> Iterator[str]:
     """Yield what these images cannot show: no difference at all, or none so small."""
     others = entries[1:]
     if not others:
@@ -172,7 +178,9 @@ def describe_power(entries: Sequence[Entry], judged: HeldOut) -> Iterator[str]:
             )
 
 
-def _n_discordant(entry: Entry, recommended: Entry, judged: HeldOut) -> int:
+def _n_discordant(
+    entry: JudgedContender, recommended: JudgedContender, judged: HeldOut
+) -> int:
     """Count the images, or groups, on which two do not equally well."""
     other = recommended.correct[np.searchsorted(recommended.at, entry.at)]
     gain = entry.correct.astype(int) - other

@@ -20,10 +20,10 @@ from featpipe.extraction.cost import Cost, estimate
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
 from featpipe.extraction.pooled import PooledRunner
-from featpipe.extraction.runner import PlanRunner, Runner
+from featpipe.extraction.runner import PlanRunner, Run, Runner
 from featpipe.extraction.shards import require_same_shard, take_shard
 from featpipe.extraction.tables import gather_tables, same_tables
-from featpipe.extraction.tasks import make_engine
+from featpipe.extraction.tasks import SliceTask, make_engine
 from featpipe.extraction.update_plan import (
     UpdatePlan,
     expected_digests,
@@ -357,21 +357,21 @@ class Job:
         base: Codes | None,
     ) -> PlanRunner:
         """Return the runner of a plan: in this process, or in others."""
-        how = plan, parts, self._progress, self._tell, self._on_error
+        run = Run(plan, parts, self._progress, self._tell, self._on_error)
         if self._jobs is not None:
-            return PooledRunner(
-                *how,
-                jobs=self._jobs,
-                recipe=self._recipe,
-                machine=self._network.machine,
-                path=self._path,
-                key=self._key,
+            task = SliceTask(
+                plan,
+                self._recipe,
+                self._network.machine,
+                self._path,
+                self._key,
                 # Workers read these files whole, so only those that can help are sent.
-                files=[file for file in index.files if plan.can_use(file)],
-                expected=partial(expected_digests, base, update),
+                tuple(file.path for file in index.files if plan.can_use(file)),
             )
+            expected = partial(expected_digests, base, update)
+            return PooledRunner(run, self._jobs, task, expected)
         return Runner(
-            *how,
+            run,
             index=index,
             make_engine=partial(
                 make_engine,

@@ -15,19 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from featpipe import codes
-from featpipe.codes import Codes
-from featpipe.extraction.parts import Parts
 from featpipe.extraction.plan import Plan, Span
-from featpipe.extraction.runner import Done, PlanRunner
+from featpipe.extraction.runner import Done, PlanRunner, Run
 from featpipe.extraction.tasks import (
     PACKAGES,
     PATIENCE,
     PartRecord,
-    Report,
-    Task,
+    SliceTask,
+    TaskReport,
     compute,
 )
-from featpipe.inference import Machine, Progress, Recipe, package_versions
+from featpipe.inference import Recipe, package_versions
 from featpipe.parallel import Jobs, Pool
 
 __all__ = ["PooledRunner"]
@@ -38,18 +36,11 @@ class PooledRunner(PlanRunner):
 
     Parameters
     ----------
-    plan, parts, progress, tell, on_error
-        As for `PlanRunner`.
+    run : Run
     jobs : Jobs
         Who works.
-    recipe : Recipe
-    machine : Machine
-    path : Path
-        The codes file.
-    key : str
-        Of the lock on it.
-    files : sequence of Codes
-        Older files and parts whose rows the plan can use.
+    task : SliceTask
+        What all tasks have in common; its plan is the whole.
     expected : callable
         Returns the digests, (n, 32) uint8, that images at some positions must have;
         None if any will do.
@@ -57,28 +48,22 @@ class PooledRunner(PlanRunner):
 
     def __init__(
         self,
-        plan: Plan,
-        parts: Parts,
-        progress: Progress,
-        tell: Callable[[Progress], None],
-        on_error: str,
-        *,
+        run: Run,
         jobs: Jobs,
-        recipe: Recipe,
-        machine: Machine,
-        path: Path,
-        key: str,
-        files: Sequence[Codes],
+        task: SliceTask,
         expected: Callable[[Sequence[int]], np.ndarray | None],
     ) -> None:
-        super().__init__(plan, parts, progress, tell, on_error)
+        super().__init__(run)
         self._jobs = jobs
-        self._recipe = _without_choices(recipe, plan)
-        self._machine = machine
         # Workers may have been started in another folder.
-        self._path = path.absolute()
-        self._key = key
-        self._files = tuple(file.path.absolute() for file in files)
+        self._common = replace(
+            task,
+            recipe=_without_choices(task.recipe, run.plan),
+            path=task.path.absolute(),
+            files=tuple(file.absolute() for file in task.files),
+            on_error=run.on_error,
+            versions=package_versions(*PACKAGES),
+        )
         self._expected = expected
 
     def _compute(self, missing: Sequence[Span]) -> list[Done]:
@@ -104,18 +89,12 @@ class PooledRunner(PlanRunner):
         return done
 
     def _task(self, span: Span, pool: Pool, n_images: int) -> bytes:
-        task = Task(
+        task = replace(
+            self._common,
             plan=self._plan.piece(span),
-            recipe=self._recipe,
-            machine=self._machine,
-            n_here=pool.n_here,
-            path=self._path,
-            key=self._key,
-            files=self._files,
             expected=self._expected(self._plan.within(span)),
-            on_error=self._on_error,
+            n_here=pool.n_here,
             n_images=n_images,
-            versions=package_versions(*PACKAGES),
         )
         return pickle.dumps(task)
 
@@ -150,7 +129,7 @@ class PooledRunner(PlanRunner):
         start, stop = part.provenance["span"]
         return Done(Span(start, stop), part)
 
-    def _add(self, report: Report) -> None:
+    def _add(self, report: TaskReport) -> None:
         progress = self._progress
         progress.computed += report.computed
         progress.kept += report.kept

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from featpipe.codes import Codes, Failure, Row
@@ -16,7 +17,7 @@ from featpipe.extraction.plan import Plan, Span
 from featpipe.images import ImageError
 from featpipe.inference import ComputedBatch, Engine, LoadedImage, Progress
 
-__all__ = ["Done", "PlanRunner", "Runner"]
+__all__ = ["Done", "PlanRunner", "Run", "Runner"]
 
 # A part ends with the first slice after so many seconds, or with the first batch after
 # so many bytes: syncing one takes about as long as computing 128 images on a GPU.
@@ -30,33 +31,42 @@ class Done(NamedTuple):
     part: Codes
 
 
-class PlanRunner(ABC):
-    """Compute a plan into part files; subclasses decide in which process.
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of a plan: where its parts are, and who hears of it.
 
     Parameters
     ----------
     plan : Plan
     parts : Parts
     progress : Progress
-    tell : callable
+    tell : callable, optional
         Called with the progress often.
     on_error : str
         ``"skip"`` records a failure and goes on, ``"fail"`` raises it.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        parts: Parts,
-        progress: Progress,
-        tell: Callable[[Progress], None],
-        on_error: str,
-    ) -> None:
-        self._plan = plan
-        self._parts = parts
-        self._progress = progress
-        self._tell = tell
-        self._on_error = on_error
+    plan: Plan
+    parts: Parts
+    progress: Progress
+    tell: Callable[[Progress], None] = lambda progress: None
+    on_error: str = "skip"
+
+
+class PlanRunner(ABC):
+    """Compute a plan into part files; subclasses decide in which process.
+
+    Parameters
+    ----------
+    run : Run
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._plan = run.plan
+        self._parts = run.parts
+        self._progress = run.progress
+        self._tell = run.tell
+        self._on_error = run.on_error
 
     def run(self) -> list[Codes]:
         """Compute what no part holds; return the parts, which hold all of the plan.
@@ -147,8 +157,7 @@ class Runner(PlanRunner):
 
     Parameters
     ----------
-    plan, parts, progress, tell, on_error
-        As for `PlanRunner`.
+    run : Run
     index : RowIndex
         Rows of older files and parts that the plan can use.
     make_engine : callable
@@ -160,17 +169,13 @@ class Runner(PlanRunner):
 
     def __init__(
         self,
-        plan: Plan,
-        parts: Parts,
-        progress: Progress,
-        tell: Callable[[Progress], None],
-        on_error: str,
+        run: Run,
         *,
         index: RowIndex,
         make_engine: Callable[[int], Engine],
         same_image: Callable[[int, bytes], None],
     ) -> None:
-        super().__init__(plan, parts, progress, tell, on_error)
+        super().__init__(run)
         self._index = index
         self._make_engine = make_engine
         self._same_image = same_image

@@ -9,7 +9,7 @@ import pickle
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from featpipe import codes
 from featpipe.codes import Codes
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan
-from featpipe.extraction.runner import Runner
+from featpipe.extraction.runner import Run, Runner
 from featpipe.extraction.update_plan import CHANGED
 from featpipe.files import key_of
 from featpipe.images import ImageError
@@ -38,7 +38,14 @@ from featpipe.inference import (
 )
 from featpipe.parallel import threads_here, worker_name
 
-__all__ = ["PACKAGES", "PartRecord", "Report", "Task", "compute", "make_engine"]
+__all__ = [
+    "PACKAGES",
+    "PartRecord",
+    "SliceTask",
+    "TaskReport",
+    "compute",
+    "make_engine",
+]
 
 # What decides the last bits of a code.
 PACKAGES = ("featpipe", "torch", "torchvision", "pillow", "numpy")
@@ -47,7 +54,7 @@ PATIENCE = 15.0
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class SliceTask:
     """All that a process needs to compute a slice.
 
     Parameters
@@ -57,8 +64,6 @@ class Task:
     recipe : Recipe
         With nothing left to choose.
     machine : Machine
-    n_here : int
-        Workers that share a machine, at most.
     path : Path
         The codes file to be, absolute.
     key : str
@@ -68,6 +73,8 @@ class Task:
     expected : (n, 32) uint8, optional
         Digests that the images must have.
     on_error : str
+    n_here : int
+        Workers that share a machine, at most.
     n_images : int
         Of all tasks together.
     versions : dict
@@ -77,14 +84,14 @@ class Task:
     plan: Plan
     recipe: Recipe
     machine: Machine
-    n_here: int
     path: Path
     key: str
     files: tuple[Path, ...]
-    expected: np.ndarray | None
-    on_error: str
-    n_images: int
-    versions: dict[str, str | None]
+    expected: np.ndarray | None = None
+    on_error: str = "skip"
+    n_here: int = 1
+    n_images: int = 0
+    versions: dict[str, str | None] = field(default_factory=dict)
 
 
 class PartRecord(NamedTuple):
@@ -96,7 +103,7 @@ class PartRecord(NamedTuple):
     n_failures: int
 
 
-class Report(NamedTuple):
+class TaskReport(NamedTuple):
     """What came of a task.
 
     Parameters
@@ -120,8 +127,8 @@ class Report(NamedTuple):
     messages: list[str]
 
 
-def compute(task: bytes) -> Report:
-    """Do a pickled `Task`, after those that this process has in work.
+def compute(task: bytes) -> TaskReport:
+    """Do a pickled `SliceTask`, after those that this process has in work.
 
     Raises
     ------
@@ -133,7 +140,7 @@ def compute(task: bytes) -> Report:
     """
     # A worker with several threads is given several tasks: each uses all of them.
     with _one_at_a_time:
-        wanted: Task = pickle.loads(task)
+        wanted: SliceTask = pickle.loads(task)
         _require_same_versions(wanted)
         _require_shared(wanted)
         _use_threads()
@@ -186,7 +193,7 @@ class _Worker:
 
     _now: "_Worker | None" = None
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: SliceTask) -> None:
         self._request = _request(task)
         self._network = Network(task.recipe, _share(task))
         self._index = _index(task.files)
@@ -199,7 +206,7 @@ class _Worker:
         self._require_same_network(task)
 
     @classmethod
-    def of(cls, task: Task) -> "_Worker":
+    def of(cls, task: SliceTask) -> "_Worker":
         """Return the one that is ready for a task."""
         now = cls._now
         if now is None or now._request != _request(task):
@@ -210,7 +217,7 @@ class _Worker:
             cls._now = now = cls(task)
         return now
 
-    def _require_same_network(self, task: Task) -> None:
+    def _require_same_network(self, task: SliceTask) -> None:
         fingerprint = task.plan.fingerprint
         backbone = self._network.backbone(task.plan.depths)
         # The weights file has the same name on every machine, not always the same
@@ -224,17 +231,18 @@ class _Worker:
                     "packages"
                 )
 
-    def compute(self, task: Task) -> Report:
+    def compute(self, task: SliceTask) -> TaskReport:
         """Compute the slice of a task, and tell which parts hold it."""
         plan, progress = task.plan, Progress()
         runner = Runner(
-            plan,
-            # A worker writes parts under its own name and never removes any: only the
-            # coordinator knows which are needed.
-            Parts(task.path, worker_name()),
-            progress,
-            lambda progress: None,
-            task.on_error,
+            Run(
+                plan,
+                # A worker writes parts under its own name and never removes any: only
+                # the coordinator knows which are needed.
+                Parts(task.path, worker_name()),
+                progress,
+                on_error=task.on_error,
+            ),
             index=self._index,
             make_engine=lambda n: make_engine(
                 plan,
@@ -248,7 +256,7 @@ class _Worker:
             same_image=partial(_require_same_image, task.expected),
         )
         parts = [_record(part) for part in runner.run()]
-        return Report(
+        return TaskReport(
             worker_name(),
             parts,
             progress.computed,
@@ -270,7 +278,7 @@ class _Worker:
         return replace(plan.execution, n_lanes=n_lanes)
 
 
-def _request(task: Task) -> tuple[Any, ...]:
+def _request(task: SliceTask) -> tuple[Any, ...]:
     """Return what a `_Worker` depends on."""
     return task.key, task.recipe, task.machine, list(task.plan.depths), task.files
 
@@ -285,7 +293,7 @@ def _use_threads() -> None:
         torch.set_num_threads(n_threads)
 
 
-def _share(task: Task) -> Machine:
+def _share(task: SliceTask) -> Machine:
     """Return this process's part of its machine."""
     return task.machine.share(task.plan.device, task.n_here, threads_here())
 
@@ -307,7 +315,7 @@ def _record(part: Codes) -> PartRecord:
     return PartRecord(part.path, codes.digest(part.path), len(part), n_failures)
 
 
-def _require_same_versions(task: Task) -> None:
+def _require_same_versions(task: SliceTask) -> None:
     own = package_versions(*PACKAGES)
     for name, wanted in task.versions.items():
         if own.get(name) != wanted:
@@ -318,7 +326,7 @@ def _require_same_versions(task: Task) -> None:
             )
 
 
-def _require_shared(task: Task) -> None:
+def _require_shared(task: SliceTask) -> None:
     """Raise unless this process sees the lock of whoever sent the task."""
     deadline = time.monotonic() + PATIENCE
     # The lock file names the extraction by a random key: seeing it proves that the

@@ -122,14 +122,8 @@ class Job:
             return self._judged(ready, network, checkpoint)
 
     def _divide(self, images: Codes | ImageSet) -> TuningRows:
-        return tuning_rows(
-            images.labels,
-            images.splits,
-            images.groups,
-            images.class_names,
-            n_folds=self._settings.folds,
-            seed=self._settings.seed,
-        )
+        settings = self._settings
+        return tuning_rows(images, n_folds=settings.folds, seed=settings.seed)
 
     def _specs(self) -> list[str]:
         """Name the depths of the codes file that was given, if it is there."""

@@ -33,10 +33,17 @@ from featpipe.images.naming import (
     wrapping_folder,
 )
 
-__all__ = ["Member", "archive_errors", "identity_of", "listed", "opened", "slice_of"]
+__all__ = [
+    "ArchiveMember",
+    "archive_errors",
+    "identity_of",
+    "listed",
+    "opened",
+    "slice_of",
+]
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """One entry of an archive; ``reason`` says why it is no image, if it is none."""
 
     name: str
@@ -49,7 +56,7 @@ class Member(NamedTuple):
 def listed(
     source: str,
     identity: tuple[int, int],
-    members: Iterable[Member],
+    members: Iterable[ArchiveMember],
     reader: Callable[[dict[str, tuple[int, ...]]], ImageReader],
     unlabelled: bool,
 ) -> ImageSet:
@@ -97,7 +104,7 @@ def listed(
     )
 
 
-def _with_slashes(members: list[Member]) -> list[Member]:
+def _with_slashes(members: list[ArchiveMember]) -> list[ArchiveMember]:
     """Return the members with slashes in their names; some programs turn them."""
     if any("/" in m.name for m in members) or not any("\\" in m.name for m in members):
         return members
@@ -105,10 +112,10 @@ def _with_slashes(members: list[Member]) -> list[Member]:
 
 
 def _sorted_out(
-    members: Iterable[Member],
-) -> tuple[list[Member], set[str], list[Failure]]:
+    members: Iterable[ArchiveMember],
+) -> tuple[list[ArchiveMember], set[str], list[Failure]]:
     """Sort the members into images, names set aside, and failures."""
-    kept: list[Member] = []
+    kept: list[ArchiveMember] = []
     aside: set[str] = set()
     failures: list[Failure] = []
     for member in members:

@@ -27,7 +27,7 @@ from functools import lru_cache
 from typing import IO, Any
 
 from featpipe.images.archive import (
-    Member,
+    ArchiveMember,
     archive_errors,
     identity_of,
     listed,
@@ -74,7 +74,7 @@ def scan_tar(source: str, unlabelled: bool = False) -> ImageSet:
     return listed(source, identity, members, reader, unlabelled)
 
 
-def _tar_members(file: IO[bytes]) -> list[Member]:
+def _tar_members(file: IO[bytes]) -> list[ArchiveMember]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     members = []
@@ -104,14 +104,14 @@ def _end(info: tarfile.TarInfo) -> int:
     return info.offset_data + (info.size if stored else 0)
 
 
-def _tar_member(info: tarfile.TarInfo) -> Member:
+def _tar_member(info: tarfile.TarInfo) -> ArchiveMember:
     reason = ""
     if info.issparse() or not (info.isreg() or info.isdir()):
         reason = "a link, device or sparse file in an archive"
     elif info.size > MAX_BYTES:
         reason = too_large(info.size)
     place = (info.offset_data, info.size)
-    return Member(info.name, info.size, place, reason, info.isdir())
+    return ArchiveMember(info.name, info.size, place, reason, info.isdir())
 
 
 @dataclass(frozen=True)

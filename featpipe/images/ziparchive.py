@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from featpipe.images.archive import (
-    Member,
+    ArchiveMember,
     archive_errors,
     identity_of,
     listed,
@@ -56,7 +56,7 @@ def scan_zip(source: str, unlabelled: bool = False) -> ImageSet:
     )
 
 
-def _zip_member(info: zipfile.ZipInfo) -> Member:
+def _zip_member(info: zipfile.ZipInfo) -> ArchiveMember:
     place = (
         info.header_offset,
         info.compress_size,
@@ -65,7 +65,7 @@ def _zip_member(info: zipfile.ZipInfo) -> Member:
         info.CRC,
     )
     reason = _zip_reason(info)
-    return Member(info.filename, info.file_size, place, reason)
+    return ArchiveMember(info.filename, info.file_size, place, reason)
 
 
 def _zip_reason(info: zipfile.ZipInfo) -> str:

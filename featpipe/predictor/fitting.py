@@ -26,7 +26,15 @@ from featpipe.predictor.predicting import Predictor
 from featpipe.predictor.predictions import two_columns
 from featpipe.predictor.recorded import check_rows, find_record
 from featpipe.predictor.rejecting import error_curve
-from featpipe.protocol import Pairs, Part, Protocol, given_groups, plan, resolve_C
+from featpipe.protocol import (
+    Pairs,
+    Part,
+    Protocol,
+    given_groups,
+    labelled_rows,
+    plan,
+    resolve_C,
+)
 from featpipe.scores import Score
 
 __all__ = ["fit"]
@@ -263,16 +271,8 @@ def _depth(file: Codes, depth: str | None) -> str:
 
 def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, Protocol]:
     """Return the rows of the one fit, as rows of the file, and the protocol."""
-    labels = np.asarray(file.labels)
-    rows = np.flatnonzero(labels >= 0)
-    protocol = plan(
-        labels[rows],
-        np.array(file.tables.splits, object)[rows],
-        np.array(file.tables.groups, object)[rows],
-        file.class_names,
-        n_folds=n_folds,
-        seed=seed,
-    )
+    rows, labelled = labelled_rows(file)
+    protocol = plan(labelled, n_folds=n_folds, seed=seed)
     final = protocol.final
     return Part(rows[final.train], rows[final.held], final.selection), protocol
 

@@ -6,6 +6,7 @@ Sees labels, splits and groups; knows nothing of codes, images, classifiers or s
 """
 
 from featpipe.protocol.folding import Pairs, folds, given_groups, group_numbers
+from featpipe.protocol.labelled import HasLabels, LabelledRows, labelled_rows
 from featpipe.protocol.parts import Part, Protocol
 from featpipe.protocol.planning import FEW, plan, resolve_C
 from featpipe.protocol.splitting import SplitRows, learned_splits, split_rows
@@ -18,6 +19,8 @@ from featpipe.protocol.tuning import (
 
 __all__ = [
     "FEW",
+    "HasLabels",
+    "LabelledRows",
     "Pairs",
     "Part",
     "Protocol",
@@ -27,6 +30,7 @@ __all__ = [
     "folds",
     "given_groups",
     "group_numbers",
+    "labelled_rows",
     "learned_splits",
     "plan",
     "resolve_C",

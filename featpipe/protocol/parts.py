@@ -66,9 +66,10 @@ class Protocol:
 
     Examples
     --------
-    >>> from featpipe.protocol import plan
-    >>> labels, nothing = np.array([0, 1] * 10), np.array([""] * 20)
-    >>> protocol = plan(labels, nothing, nothing, ["a", "b"])
+    >>> from featpipe.protocol import LabelledRows, plan
+    >>> nothing = [""] * 20
+    >>> images = LabelledRows(np.array([0, 1] * 10), nothing, nothing, ["a", "b"])
+    >>> protocol = plan(images)
     >>> protocol.name, protocol.nested, len(protocol.parts)
     ('5-fold', True, 5)
     """

@@ -11,6 +11,7 @@ import numpy as np
 from featpipe.bounds import require_number, require_seed
 from featpipe.defaults import N_FOLDS
 from featpipe.protocol.folding import Pairs, folds, group_numbers
+from featpipe.protocol.labelled import HasLabels, LabelledRows
 from featpipe.protocol.parts import Part, Protocol
 from featpipe.protocol.splitting import SplitRows, split_rows
 from featpipe.protocol.wording import (
@@ -20,16 +21,13 @@ from featpipe.protocol.wording import (
     describe_selection,
 )
 
-__all__ = ["FEW", "Part", "Protocol", "plan", "resolve_C"]
+__all__ = ["FEW", "LabelledRows", "Part", "Protocol", "plan", "resolve_C"]
 
 _REPEATS = 4  # beside the folds that choose C
 
 
 def plan(
-    labels: np.ndarray,
-    splits: np.ndarray,
-    groups: np.ndarray,
-    class_names: Sequence[str],
+    images: HasLabels,
     *,
     n_folds: int = N_FOLDS,
     test_size: float | None = None,
@@ -46,14 +44,10 @@ def plan(
 
     Parameters
     ----------
-    labels : (n,) int64
-        Class numbers, none of them -1.
-    splits, groups : (n,) str
-        ``""`` where there is none. Groups are kept together wherever this function
-        cuts; a split that was given is taken as it is, and groups it
-        parts are named in the notes.
-    class_names : sequence of str
-        Name of each class number.
+    images : LabelledRows, or anything with their attributes
+        All of them labelled; `labelled_rows` leaves out the others. Groups are kept
+        together wherever this function cuts; a split that was given is taken as it
+        is, and groups that it divides are named in the notes.
     n_folds : int
         Folds, outer and inner.
     test_size : float, optional
@@ -75,16 +69,22 @@ def plan(
 
     Examples
     --------
-    >>> labels = np.array([0, 1] * 5)
-    >>> splits = np.array(["train"] * 8 + ["test"] * 2)
-    >>> protocol = plan(labels, splits, np.array([""] * 10), ["a", "b"], n_folds=2)
+    >>> splits = ["train"] * 8 + ["test"] * 2
+    >>> images = LabelledRows(np.array([0, 1] * 5), splits, [""] * 10, ["a", "b"])
+    >>> protocol = plan(images, n_folds=2)
     >>> protocol.name, protocol.final.train.shape, protocol.judged.tolist()
     ('test', (8,), [8, 9])
     """
     require_number("folds", n_folds, 2, 1000)
     require_seed(seed)
-    cut = _Cut(labels, np.asarray(groups, object), list(class_names), n_folds, seed)
-    splits = np.asarray(splits, object)
+    labels, splits = images.labels, np.asarray(images.splits, object)
+    cut = _Splitter(
+        labels,
+        np.asarray(images.groups, object),
+        list(images.class_names),
+        n_folds,
+        seed,
+    )
     # Before the splits are looked at, so that the message is about the images and not
     # about a split.
     cut.refuse_one_class(np.arange(len(labels)), "labelled")
@@ -103,7 +103,7 @@ def plan(
 
 
 @dataclass(frozen=True, eq=False)
-class _Cut:
+class _Splitter:
     """What every way of cutting needs to know of the rows."""
 
     labels: np.ndarray
@@ -197,7 +197,7 @@ def resolve_C(
     )
 
 
-def _by_split(cut: _Cut, rows: SplitRows) -> Protocol:
+def _by_split(cut: _Splitter, rows: SplitRows) -> Protocol:
     train, held, name = rows.train, rows.held, rows.name
     cut.refuse_one_class(train, "training")
     sides = np.full(len(cut.labels), -1)
@@ -238,7 +238,7 @@ def _by_split(cut: _Cut, rows: SplitRows) -> Protocol:
     )
 
 
-def _by_cut(cut: _Cut, test_size: float) -> Protocol:
+def _by_cut(cut: _Splitter, test_size: float) -> Protocol:
     if not (isinstance(test_size, Real) and 0 < test_size < 1):
         raise ValueError(
             f"test_size={test_size!r} is not a share between 0 and 1; give 0.2 to hold "
@@ -269,7 +269,7 @@ def _by_cut(cut: _Cut, test_size: float) -> Protocol:
     )
 
 
-def _held_rows(cut: _Cut, share: float) -> np.ndarray:
+def _held_rows(cut: _Splitter, share: float) -> np.ndarray:
     """Draw a share of every class; a class of one image stays in training."""
     rng = np.random.default_rng(cut.seed)
     held = []
@@ -280,7 +280,7 @@ def _held_rows(cut: _Cut, share: float) -> np.ndarray:
     return np.sort(np.concatenate(held))
 
 
-def _held_groups(cut: _Cut, share: float) -> np.ndarray:
+def _held_groups(cut: _Splitter, share: float) -> np.ndarray:
     """Hold out one stratified fold of groups, or all folds but one."""
     # Groups cannot be divided, so the share is that of one fold in n, or of all but
     # one.
@@ -289,7 +289,7 @@ def _held_groups(cut: _Cut, share: float) -> np.ndarray:
     return held if share <= 0.5 else train
 
 
-def _by_folds(cut: _Cut, given: str) -> Protocol:
+def _by_folds(cut: _Splitter, given: str) -> Protocol:
     everything = np.arange(len(cut.labels))
     try:
         pairs = cut.folds(everything)
@@ -321,7 +321,7 @@ def _by_folds(cut: _Cut, given: str) -> Protocol:
     )
 
 
-def _inside(cut: _Cut, pairs: Pairs, i: int) -> Part:
+def _inside(cut: _Splitter, pairs: Pairs, i: int) -> Part:
     """Return the part that never sees fold i: the other folds choose its C.
 
     Part i without fold j is part j without fold i, and both are part of the final
@@ -347,12 +347,12 @@ def _inside(cut: _Cut, pairs: Pairs, i: int) -> Part:
     return Part(train, held, selection)
 
 
-def _names(cut: _Cut, numbers: np.ndarray) -> str:
+def _names(cut: _Splitter, numbers: np.ndarray) -> str:
     names = [repr(cut.class_names[number]) for number in numbers[:10]]
     return ", ".join(names) + f" and {len(numbers) - 10} more" * (len(numbers) > 10)
 
 
-def _unbalanced(cut: _Cut, part: Part) -> list[str]:
+def _unbalanced(cut: _Splitter, part: Part) -> list[str]:
     """Return which classes are missing on one side, or too small for the folds."""
     learned = np.unique(cut.labels[part.train])
     judged = np.unique(cut.labels[part.held])
@@ -371,7 +371,7 @@ def _unbalanced(cut: _Cut, part: Part) -> list[str]:
     return warnings
 
 
-def _small_classes(cut: _Cut, rows: np.ndarray, n_folds: int) -> list[str]:
+def _small_classes(cut: _Splitter, rows: np.ndarray, n_folds: int) -> list[str]:
     labels, numbers = cut.labels[rows], group_numbers(cut.groups[rows])
     present = np.unique(labels)
     sizes = np.array([len(np.unique(numbers[labels == label])) for label in present])
@@ -385,7 +385,7 @@ def _small_classes(cut: _Cut, rows: np.ndarray, n_folds: int) -> list[str]:
     ]
 
 
-def _parted_groups(cut: _Cut, sides: np.ndarray) -> list[str]:
+def _parted_groups(cut: _Splitter, sides: np.ndarray) -> list[str]:
     """Return which groups a given split has images of on both sides."""
     rows = np.flatnonzero((sides >= 0) & (cut.groups != ""))
     names, numbers = np.unique(cut.groups[rows].astype(str), return_inverse=True)

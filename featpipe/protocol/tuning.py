@@ -12,6 +12,7 @@ import numpy as np
 
 from featpipe.defaults import N_FOLDS
 from featpipe.protocol.folding import Pairs, group_numbers
+from featpipe.protocol.labelled import HasLabels, labelled_rows
 from featpipe.protocol.planning import plan
 
 __all__ = ["TuningRows", "describe_rows", "tuning_rows", "unseen_classes"]
@@ -38,10 +39,10 @@ class TuningRows(NamedTuple):
 
     Examples
     --------
-    >>> from featpipe.protocol import tuning_rows
+    >>> from featpipe.protocol import LabelledRows, tuning_rows
     >>> splits = ["train"] * 8 + ["val"] * 2
-    >>> labels, names = np.array([0, 1] * 5), ["a", "b"]
-    >>> rows = tuning_rows(labels, splits, [""] * 10, names, n_folds=2)
+    >>> images = LabelledRows(np.array([0, 1] * 5), splits, [""] * 10, ["a", "b"])
+    >>> rows = tuning_rows(images, n_folds=2)
     >>> rows.train.shape, rows.select.shape, rows.held.tolist()
     ((8,), (4,), [8, 9])
     """
@@ -55,13 +56,7 @@ class TuningRows(NamedTuple):
 
 
 def tuning_rows(
-    labels: np.ndarray,
-    splits: Sequence[str] | np.ndarray,
-    groups: Sequence[str] | np.ndarray,
-    class_names: Sequence[str],
-    *,
-    n_folds: int = N_FOLDS,
-    seed: int = 0,
+    images: HasLabels, *, n_folds: int = N_FOLDS, seed: int = 0
 ) -> TuningRows:
     """Divide the labelled images for one fine-tuning, by the plan of `compare`.
 
@@ -72,9 +67,9 @@ def tuning_rows(
 
     Parameters
     ----------
-    labels : (n,) int64
-        Class numbers, -1 for unlabelled rows, which take no part.
-    splits, groups, class_names, n_folds, seed
+    images : Codes, ImageSet or LabelledRows
+        Unlabelled rows take no part.
+    n_folds, seed
         As for `plan`.
 
     Raises
@@ -84,17 +79,15 @@ def tuning_rows(
 
     Examples
     --------
+    >>> from featpipe.protocol import LabelledRows
     >>> splits = ["train"] * 8 + ["val"] * 2
-    >>> labels, names = np.array([0, 1] * 5), ["a", "b"]
-    >>> rows = tuning_rows(labels, splits, [""] * 10, names, n_folds=2)
+    >>> images = LabelledRows(np.array([0, 1] * 5), splits, [""] * 10, ["a", "b"])
+    >>> rows = tuning_rows(images, n_folds=2)
     >>> len(rows.fit) + len(rows.select) == len(rows.train)
     True
     """
-    labels = np.asarray(labels)
-    rows = np.flatnonzero(labels >= 0)
-    labels, groups = labels[rows], np.asarray(groups, object)[rows]
-    splits = np.asarray(splits, object)[rows]
-    protocol = plan(labels, splits, groups, class_names, n_folds=n_folds, seed=seed)
+    rows, labelled = labelled_rows(images)
+    protocol = plan(labelled, n_folds=n_folds, seed=seed)
     # One training run is affordable, so of the folds of `compare` only the first is
     # held out. Its score can then be compared with those of the table on the same
     # images.
@@ -102,9 +95,9 @@ def tuning_rows(
     if protocol.chosen_by_val:
         fit, select = part.selection[0]
     else:
-        mine = labels[part.train], groups[part.train]
+        labels, groups = labelled.labels[part.train], np.asarray(labelled.groups)
         # One fold: choosing by all of them would be five trainings.
-        select = _spared(*mine, part.selection)
+        select = _spared(labels, groups[part.train], part.selection)
         fit = np.setdiff1d(np.arange(len(part.train)), select)
     train = rows[part.train]
     return TuningRows(
@@ -135,10 +128,10 @@ def describe_rows(rows: TuningRows, *, refit: bool) -> Iterator[str]:
 
     Examples
     --------
-    >>> from featpipe.protocol import tuning_rows
+    >>> from featpipe.protocol import LabelledRows, tuning_rows
     >>> splits = ["train"] * 8 + ["val"] * 2
-    >>> labels, names = np.array([0, 1] * 5), ["a", "b"]
-    >>> rows = tuning_rows(labels, splits, [""] * 10, names, n_folds=2)
+    >>> images = LabelledRows(np.array([0, 1] * 5), splits, [""] * 10, ["a", "b"])
+    >>> rows = tuning_rows(images, n_folds=2)
     >>> print(next(describe_rows(rows, refit=False))[:23])
     8 images to learn from:
     """
