@@ -19,7 +19,7 @@ import numpy as np
 
 from featpipe import images
 from featpipe.codes import assembly, layout
-from featpipe.extraction import Job
+from featpipe.extraction import Extraction
 from featpipe.inference import Machine, Recipe
 from featpipe.inference.progress import Progress
 
@@ -58,7 +58,7 @@ def case(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     source = images.scan(options.source, limit=limit)
     path = options.folder / "a.h5"
-    job = Job(recipe, source, path, Machine(), progress=last.append)
+    job = Extraction(recipe, source, path, Machine(), progress=last.append)
     if options.here == "plan":
         cost = job.cost(job.plan_update())
         total, seconds, more = cost.total, cost.seconds, f"; {cost.bottleneck}"

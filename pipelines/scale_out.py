@@ -19,7 +19,7 @@ from rich.console import Console
 
 import featpipe
 from featpipe import codes, images
-from featpipe.extraction import Job
+from featpipe.extraction import Extraction
 from featpipe.inference import Recipe
 from featpipe.parallel import Jobs
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> featpipe.Predictor:
 
 def foretell(source: images.ImageSet, path: Path, backbone: str) -> None:
     """Print what the extraction will take in one process of this machine."""
-    job = Job(Recipe(backbone=backbone), source, path)
+    job = Extraction(Recipe(backbone=backbone), source, path)
     cost = job.cost(job.plan_update())
     print(
         f"{cost.n_images:,} images: about {cost.total:,.0f} s, {cost.disk / 1e6:,.1f} "

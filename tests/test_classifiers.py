@@ -244,14 +244,14 @@ def test_nested_parts_choose_as_each_would_alone(one):
     X, y = load_iris(return_X_y=True)
     folds = list(StratifiedKFold(4, shuffle=True, random_state=0).split(X, y))
     everything = np.arange(len(y))
-    parts = [classifiers.Part(everything, folds)]
+    parts = [classifiers.NestedPart(everything, folds)]
     for train, held in folds:
         others = [other for _, other in folds if other is not held]
         inner = [
             (np.flatnonzero(~np.isin(train, other)), np.searchsorted(train, other))
             for other in others
         ]
-        parts.append(classifiers.Part(train, inner))
+        parts.append(classifiers.NestedPart(train, inner))
     # So exact that no row near a boundary may be told otherwise.
     model = one(Cs=FEW, tol=1e-6)
     together = classifiers.fit_nested(model, X, y, parts)
@@ -271,7 +271,7 @@ def test_nested_parts_with_counted_weights_or_fewer_classes_are_fitted_alone():
     folds = list(
         StratifiedKFold(3, shuffle=True, random_state=0).split(X[:100], y[:100])
     )
-    parts = [classifiers.Part(first, folds)]
+    parts = [classifiers.NestedPart(first, folds)]
     (model,) = classifiers.fit_nested(LogisticClassifier(Cs=FEW), X, y, parts)
     assert model.classes_.tolist() == [0, 1]
     assert model.coef_.shape == (1, 4)
@@ -280,7 +280,11 @@ def test_nested_parts_with_counted_weights_or_fewer_classes_are_fitted_alone():
         weighted,
         X[:90],
         y[:90],
-        [classifiers.Part(np.arange(90), [(np.arange(0, 90, 2), np.arange(1, 90, 2))])],
+        [
+            classifiers.NestedPart(
+                np.arange(90), [(np.arange(0, 90, 2), np.arange(1, 90, 2))]
+            )
+        ],
     )
     alone = clone(weighted).set_params(cv=[(np.arange(0, 90, 2), np.arange(1, 90, 2))])
     np.testing.assert_allclose(model.coef_, alone.fit(X[:90], y[:90]).coef_, atol=1e-9)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featpipe import codes
-from featpipe.codes import CodesError, Failure, Row, layout
+from featpipe.codes import CodesError, FailureRecord, Row, layout
 
 
 def contents(n=5, seed=0, **changes):
@@ -253,7 +253,7 @@ def gather(path: Path, sources, rows, template) -> None:
         sizes=pick,
         mtimes=pick,
         sha256=np.zeros((len(rows), 32), np.uint8),
-        failures=[Failure("x", "decode", "y")],
+        failures=[FailureRecord("x", "decode", "y")],
         provenance=template,
     )
     codes.assemble(path, files, {"features:avg": rows}, tables)
@@ -341,7 +341,7 @@ def test_the_reserve_is_never_too_small(tmp_path):
             sizes=np.zeros(n),
             mtimes=np.zeros(n),
             sha256=np.zeros((n, 32)),
-            failures=[Failure("p" * 100, "decode", "r" * 100)] * n,
+            failures=[FailureRecord("p" * 100, "decode", "r" * 100)] * n,
             **{k: given[k] for k in ("paths", "labels", "class_names", "provenance")},
         )
         made = len(codes.content({"a": array, "b": array}, tables))

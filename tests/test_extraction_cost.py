@@ -8,18 +8,20 @@ from torchvision import models
 
 from featpipe import images
 from featpipe.codes import CodesError
-from featpipe.extraction import Cost, Job
+from featpipe.extraction import Cost, Extraction
 from featpipe.inference import Machine, Recipe
 
 
-def job(source: Path, path: Path, **changes) -> Job:
+def job(source: Path, path: Path, **changes) -> Extraction:
     options = {**OPTIONS, **changes}
     machine = Machine(
         options.pop("device"), options.pop("batch_size"), options.pop("workers")
     )
     depths = options.pop("depth")
     depths = (depths,) if isinstance(depths, str) else tuple(depths)
-    return Job(Recipe(depths=depths, **options), images.scan(source), path, machine)
+    return Extraction(
+        Recipe(depths=depths, **options), images.scan(source), path, machine
+    )
 
 
 def cost(source: Path, path: Path, **changes) -> Cost:

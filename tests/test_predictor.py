@@ -200,7 +200,7 @@ def test_the_csv_holds_every_image_and_beside_it_every_failure(
     odd = replace(
         found,
         paths=["a,\udcff\n.png", *found.paths[1:]],
-        failures=[codes.Failure("x\udcff", "decode", "empty file")],
+        failures=[codes.FailureRecord("x\udcff", "decode", "empty file")],
     )
     odd.write_csv(tmp_path / "f.csv", top=2)
     text = (tmp_path / "f.csv").read_bytes().decode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ compares classifiers.
 """
 
 from featpipe.classifiers.budgeting import Budget, budget
-from featpipe.classifiers.checking import Reader, check_C_grid
+from featpipe.classifiers.checking import BlockReader, check_C_grid
 from featpipe.classifiers.estimators import (
     NAMES,
     LinearClassifier,
@@ -15,16 +15,16 @@ from featpipe.classifiers.estimators import (
     SVMClassifier,
     make,
 )
-from featpipe.classifiers.nesting import Part, fit_nested
+from featpipe.classifiers.nesting import NestedPart, fit_nested
 from featpipe.classifiers.repeating import repeated_score
 
 __all__ = [
     "NAMES",
+    "BlockReader",
     "Budget",
     "LinearClassifier",
     "LogisticClassifier",
-    "Part",
-    "Reader",
+    "NestedPart",
     "SVMClassifier",
     "budget",
     "check_C_grid",

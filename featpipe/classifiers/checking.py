@@ -9,7 +9,7 @@ import numpy as np
 from featpipe.bounds import require_number
 from featpipe.classifiers.measures import METRICS
 
-__all__ = ["Reader", "check_C_grid", "check_parameters", "is_reader"]
+__all__ = ["BlockReader", "check_C_grid", "check_parameters", "is_reader"]
 
 # C beyond which an objective of finite codes might not be finite.
 SMALLEST_C, LARGEST_C = 1e-30, 1e30
@@ -18,7 +18,7 @@ MOST_C = 1000
 
 
 @runtime_checkable
-class Reader(Protocol):
+class BlockReader(Protocol):
     """Codes too large for memory, read some rows at a time.
 
     Any object with these names can stand where ``X`` does.
@@ -48,7 +48,7 @@ def is_reader(X: Any) -> bool:
     """Return whether codes are to be read in blocks."""
     # scipy's lil matrices have ``rows`` too, but as an array.
     # A runtime protocol only looks for names.
-    return isinstance(X, Reader) and callable(X.rows)
+    return isinstance(X, BlockReader) and callable(X.rows)
 
 
 def check_parameters(model: Any) -> None:

@@ -43,7 +43,7 @@ C_WITHOUT_FOLDS = 1.0
 Split = tuple[np.ndarray, np.ndarray]
 
 
-class Job(NamedTuple):
+class FitProblem(NamedTuple):
     """What one fit solves, by what means, and what its labels say."""
 
     problem: solvers.Problem
@@ -91,7 +91,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : (n, width) float32 or float64, or a `Reader`
+        X : (n, width) float32 or float64, or a `BlockReader`
             The codes.
         y : (n,)
             The classes, of any type that scikit-learn takes.
@@ -116,7 +116,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         with solvers.share_codes():
             return self._refit(job, self._choose(job))
 
-    def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> Job:
+    def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> FitProblem:
         """Check what was given, and lay out what is to be solved."""
         from featpipe import solvers
 
@@ -141,11 +141,11 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             memory=self.memory,
             full_path=self.full_path,
         )
-        return Job(problem, options, labels)
+        return FitProblem(problem, options, labels)
 
     def _refit(
         self,
-        job: Job,
+        job: FitProblem,
         path: solvers.Path | None = None,
         splits: Sequence[int] | None = None,
     ) -> PathClassifier:
@@ -170,7 +170,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : (n, width) or a `Reader`
+        X : (n, width) or a `BlockReader`
 
         Returns
         -------
@@ -209,7 +209,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : (n, width) or a `Reader`
+        X : (n, width) or a `BlockReader`
 
         Returns
         -------
@@ -264,7 +264,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         grid = np.array(C_GRID) if self.Cs is None else self.Cs
         return np.unique(np.asarray(grid, np.float64))
 
-    def _choose(self, job: Job) -> solvers.Path | None:
+    def _choose(self, job: FitProblem) -> solvers.Path | None:
         """Set ``C_`` and the attributes of its choice; return the path of C."""
         from featpipe import solvers
 

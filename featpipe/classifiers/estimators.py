@@ -140,7 +140,7 @@ class LogisticClassifier(PathClassifier):  # noqa: D101 (it is built below)
 
         Parameters
         ----------
-        X : (n, width) or a `Reader`
+        X : (n, width) or a `BlockReader`
 
         Returns
         -------

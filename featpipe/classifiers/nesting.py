@@ -18,10 +18,10 @@ from featpipe.classifiers.measures import judge
 if TYPE_CHECKING:
     from featpipe import solvers
 
-__all__ = ["Part", "fit_nested"]
+__all__ = ["NestedPart", "fit_nested"]
 
 
-class Part(NamedTuple):
+class NestedPart(NamedTuple):
     """Rows that one model learns from, and how its C is chosen among them.
 
     Attributes
@@ -34,7 +34,7 @@ class Part(NamedTuple):
     --------
     >>> from featpipe.protocol import folds
     >>> y = np.array([0, 1] * 4)
-    >>> part = Part(np.arange(8), folds(y, n_folds=2))
+    >>> part = NestedPart(np.arange(8), folds(y, n_folds=2))
     >>> [(len(fitted), len(scored)) for fitted, scored in part.selection]
     [(4, 4), (4, 4)]
     """
@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 
 def fit_nested(
-    model: PathClassifier, X: Any, y: np.ndarray, parts: Sequence[Part]
+    model: PathClassifier, X: Any, y: np.ndarray, parts: Sequence[NestedPart]
 ) -> list[PathClassifier]:
     """Fit a clone of the model to each part, as if alone.
 
@@ -52,9 +52,9 @@ def fit_nested(
     ----------
     model : PathClassifier
         With ``C="auto"``; its ``cv`` is not used.
-    X : (n, width) float32 or float64, or a `Reader` that is indexed like an array
+    X : (n, width) float32 or float64, or a `BlockReader` that is indexed like an array
     y : (n,)
-    parts : sequence of Part
+    parts : sequence of NestedPart
 
     Returns
     -------
@@ -63,11 +63,11 @@ def fit_nested(
 
     Examples
     --------
-    >>> from featpipe.classifiers import Part, make
+    >>> from featpipe.classifiers import NestedPart, make
     >>> from featpipe.protocol import folds
     >>> X, y = np.random.default_rng(0).normal(size=(24, 3)), np.repeat([0, 1], 12)
     >>> outer = folds(y, n_folds=2)
-    >>> parts = [Part(train, folds(y[train], n_folds=2)) for train, _ in outer]
+    >>> parts = [NestedPart(train, folds(y[train], n_folds=2)) for train, _ in outer]
     >>> models = fit_nested(make("linear", device="cpu"), X, y, parts)
     >>> [model.coef_.shape for model in models]
     [(1, 3), (1, 3)]
@@ -111,7 +111,7 @@ class _Batch:
     ``splits`` holds their (train, held-out), the latter sorted.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[NestedPart]) -> None:
         self._numbers: dict[bytes, int] = {}
         trains: list[np.ndarray] = []
         held: list[np.ndarray] = []
@@ -128,7 +128,7 @@ class _Batch:
                 held[k] = np.union1d(held[k], part.train[scored])
         self.splits: list[Split] = list(zip(trains, held, strict=True))
 
-    def held_out(self, part: Part) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    def held_out(self, part: NestedPart) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Return what `judge` takes: which predictions choose the C of a part."""
         held_out = []
         for fitted, scored in part.selection:
@@ -137,13 +137,13 @@ class _Batch:
             held_out.append((k, at, scored))
         return held_out
 
-    def number(self, part: Part, fitted: np.ndarray) -> int:
+    def number(self, part: NestedPart, fitted: np.ndarray) -> int:
         """Return the number of the problem that learns from these rows of a part."""
         return self._numbers[np.sort(part.train[fitted]).tobytes()]
 
 
 def _together(
-    model: PathClassifier, problem: solvers.Problem, parts: Sequence[Part]
+    model: PathClassifier, problem: solvers.Problem, parts: Sequence[NestedPart]
 ) -> bool:
     """Return whether one batch gives each part what it would find alone.
 

@@ -84,7 +84,7 @@ def extract_codes(
     ``finish`` prints the last line; ``check`` raises where the images will not do.
     """
     from featpipe import files, images
-    from featpipe.extraction import Job
+    from featpipe.extraction import Extraction
     from featpipe.inference import Machine, Recipe
 
     # Checked before the images are listed: a slip in an option costs no scan of a
@@ -132,7 +132,7 @@ def extract_codes(
             seen[:] = [tally]
             tell(tally)
 
-        job = Job(
+        job = Extraction(
             recipe,
             image_set,
             asked["output"],

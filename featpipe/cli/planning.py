@@ -7,12 +7,12 @@ from featpipe.cli.progress import duration
 from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
-    from featpipe.extraction import Cost, Job, UpdatePlan
+    from featpipe.extraction import Cost, Extraction, UpdatePlan
 
 __all__ = ["print_plan"]
 
 
-def print_plan(job: "Job", *, overwrite: bool) -> None:
+def print_plan(job: "Extraction", *, overwrite: bool) -> None:
     """Print what an extraction would do, and take, as a table."""
     update = job.plan_update(overwrite=overwrite)
     facts: dict[str, object] = {"images": _images(update)}

@@ -8,7 +8,7 @@ all, every byte of it is under a SHA-256, and whatever is wrong with one is a
 from featpipe.codes.access import FINGERPRINT, Codes
 from featpipe.codes.assembly import Row, assemble, content, save, write
 from featpipe.codes.block import CodesError, is_replaceable, require_replaceable
-from featpipe.codes.layout import SPLITS, Failure, Tables
+from featpipe.codes.layout import SPLITS, FailureRecord, Tables
 from featpipe.codes.merging import merge, require_same_fingerprint
 from featpipe.codes.reading import checked, digest, read, verify
 from featpipe.codes.view import CodesView
@@ -19,7 +19,7 @@ __all__ = [
     "Codes",
     "CodesError",
     "CodesView",
-    "Failure",
+    "FailureRecord",
     "Row",
     "Tables",
     "assemble",

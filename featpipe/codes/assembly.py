@@ -18,7 +18,7 @@ from featpipe import files as fs
 from featpipe.codes import block, layout
 from featpipe.codes.access import Codes, stamp_of
 from featpipe.codes.block import CodesError
-from featpipe.codes.layout import Failure, Store, Tables
+from featpipe.codes.layout import FailureRecord, Store, Tables
 from featpipe.codes.reading import checked
 
 __all__ = ["Row", "assemble", "content", "save", "write"]
@@ -113,7 +113,7 @@ def write(
         sizes=np.zeros(n, np.int64) if sizes is None else sizes,
         mtimes=np.zeros(n, np.int64) if mtimes is None else mtimes,
         sha256=np.zeros((n, 32), np.uint8) if sha256 is None else sha256,
-        failures=[Failure(*failure) for failure in failures],
+        failures=[FailureRecord(*failure) for failure in failures],
         provenance={"depths": list(codes), **(provenance or {})},
     )
     fs.write_bytes(path, content(codes, tables))

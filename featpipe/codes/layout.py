@@ -18,7 +18,7 @@ from featpipe.codes import block
 
 __all__ = [
     "SPLITS",
-    "Failure",
+    "FailureRecord",
     "Store",
     "Tables",
     "build",
@@ -39,7 +39,7 @@ _CHUNK_BYTES = 2**20
 RowReader = Callable[[int, int], np.ndarray]
 
 
-class Failure(NamedTuple):
+class FailureRecord(NamedTuple):
     """An input that gave no row.
 
     Attributes
@@ -55,7 +55,7 @@ class Failure(NamedTuple):
 
     Examples
     --------
-    >>> Failure("train/rose/07.jpg", "decode", "truncated file").stage
+    >>> FailureRecord("train/rose/07.jpg", "decode", "truncated file").stage
     'decode'
     """
 
@@ -87,7 +87,7 @@ class Tables:
         Bytes and nanoseconds; 0 where the source has none.
     sha256 : (n, 32) uint8
         Of the image's content.
-    failures, notes : list of Failure
+    failures, notes : list of FailureRecord
         Inputs without a row; remarks on images that have one.
     provenance : dict
         What made the codes; JSON.
@@ -109,9 +109,9 @@ class Tables:
     sizes: np.ndarray
     mtimes: np.ndarray
     sha256: np.ndarray
-    failures: list[Failure]
+    failures: list[FailureRecord]
     provenance: dict[str, Any]
-    notes: list[Failure] = field(default_factory=list)
+    notes: list[FailureRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         n = len(self.paths)
@@ -278,7 +278,7 @@ def _write_tables(h5: h5py.File, tables: Tables) -> None:
         _write_failures(h5.create_group(name), rows)
 
 
-def _write_failures(group: h5py.Group, rows: Sequence[Failure]) -> None:
+def _write_failures(group: h5py.Group, rows: Sequence[FailureRecord]) -> None:
     for k, name in enumerate(("path", "stage", "reason")):
         _write_texts(group.create_group(name), [str(row[k]) for row in rows])
     for k, name in enumerate(("size", "mtime"), start=3):

@@ -18,7 +18,7 @@ from featpipe.codes.block import CodesError
 from featpipe.codes.layout import (
     SPLITS,
     VERSION,
-    Failure,
+    FailureRecord,
     Tables,
     decode,
     is_spec,
@@ -322,8 +322,8 @@ def _texts(datasets: Mapping[str, h5py.Dataset], name: str) -> list[str]:
     return unpack(content, offsets)
 
 
-def _failures(datasets: Mapping[str, h5py.Dataset], name: str) -> list[Failure]:
+def _failures(datasets: Mapping[str, h5py.Dataset], name: str) -> list[FailureRecord]:
     texts = (f"{name}/{part}" for part in ("path", "stage", "reason"))
     columns: list[list[Any]] = [_texts(datasets, text) for text in texts]
     columns += [datasets[f"{name}/{part}"][:].tolist() for part in ("size", "mtime")]
-    return [Failure(*row) for row in zip(*columns, strict=True)]
+    return [FailureRecord(*row) for row in zip(*columns, strict=True)]

@@ -179,7 +179,7 @@ def _fit(
         ]
     Cs = [resolve_C(part, Cs=settings.Cs) for part in parts]
     if len(parts) > 1 and set(Cs) == {"auto"}:
-        inner = [classifiers.Part(part.train, part.selection) for part in parts]
+        inner = [classifiers.NestedPart(part.train, part.selection) for part in parts]
         return classifiers.fit_nested(settings.make(name, "auto"), X, y, inner)
     return [
         settings.make(name, C, part.selection).fit(

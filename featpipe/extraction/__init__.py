@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from featpipe import images
 from featpipe.codes import Codes
 from featpipe.extraction.cost import Cost
-from featpipe.extraction.job import Job
+from featpipe.extraction.job import Extraction
 from featpipe.extraction.update_plan import UpdatePlan
 from featpipe.files import LockedError, belongs_to
 from featpipe.inference import (
@@ -26,7 +26,7 @@ from featpipe.inference import (
 )
 from featpipe.parallel import Jobs, as_jobs
 
-__all__ = ["Cost", "Job", "LockedError", "UpdatePlan", "extract"]
+__all__ = ["Cost", "Extraction", "LockedError", "UpdatePlan", "extract"]
 
 
 def extract(
@@ -194,7 +194,7 @@ def extract(
         std=std,
         allow_random=allow_random,
     )
-    job = Job(
+    job = Extraction(
         recipe,
         require_different_paths(
             image_set_of(

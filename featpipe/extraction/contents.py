@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.codes import Failure, Row, Tables
+from featpipe.codes import FailureRecord, Row, Tables
 from featpipe.extraction.parts import RowIndex
 from featpipe.extraction.plan import Plan, Span
 from featpipe.inference import CodesByDepth, LoadedImage
 
-__all__ = ["Contents", "failures_of"]
+__all__ = ["Contents", "failure_error", "failures_of"]
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
-def failures_of(plan: Plan, images: Iterable[LoadedImage]) -> list[Failure]:
+def failures_of(plan: Plan, images: Iterable[LoadedImage]) -> list[FailureRecord]:
     """Return the failures among images, with path, size and time."""
     return [
-        Failure(
+        FailureRecord(
             plan.images.paths[image.position],
             image.failure.stage,
             image.failure.reason,
@@ -28,6 +28,14 @@ def failures_of(plan: Plan, images: Iterable[LoadedImage]) -> list[Failure]:
         for image in images
         if image.failure is not None
     ]
+
+
+def failure_error(failure: FailureRecord) -> ValueError:
+    """Return the error of a run that a single failure ends."""
+    return ValueError(
+        f"{failure.path}: {failure.stage}: {failure.reason}; remove or mend the image, "
+        "or leave out --on-error fail to go on without it"
+    )
 
 
 class Contents:
@@ -172,7 +180,7 @@ class Contents:
             ),
             failures=failures_of(plan, self._images()),
             notes=[
-                Failure(source.paths[image.position], "decode", note)
+                FailureRecord(source.paths[image.position], "decode", note)
                 for image in rows
                 for note in self._notes(image)
             ],

@@ -6,24 +6,25 @@ writes.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featpipe import codes
-from featpipe.codes import Codes, CodesError, Failure, Row, Tables
+from featpipe.codes import Codes, FailureRecord, Row
+from featpipe.extraction.contents import failure_error
 from featpipe.extraction.cost import Cost, estimate
+from featpipe.extraction.existing import read_existing, remedy, target_of
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
 from featpipe.extraction.pooled import PooledRunner
 from featpipe.extraction.runner import PlanRunner, Run, Runner
 from featpipe.extraction.shards import require_same_shard, take_shard
-from featpipe.extraction.tables import gather_tables, same_tables
-from featpipe.extraction.tasks import SliceTask, make_engine
+from featpipe.extraction.tables import content_without_rows, gather_tables, same_tables
+from featpipe.extraction.tasks import SliceTask
 from featpipe.extraction.update_plan import (
     UpdatePlan,
     expected_digests,
@@ -32,10 +33,7 @@ from featpipe.extraction.update_plan import (
 )
 from featpipe.files import (
     Lock,
-    follow_links,
-    is_stream,
     require_distinct,
-    require_writable,
     write_bytes,
 )
 from featpipe.images import ImageSet
@@ -49,10 +47,10 @@ from featpipe.inference import (
 )
 from featpipe.parallel import Jobs
 
-__all__ = ["Job"]
+__all__ = ["Extraction"]
 
 
-class Job:
+class Extraction:
     """An extraction of some images to one file.
 
     Parameters
@@ -69,10 +67,10 @@ class Job:
     Examples
     --------
     >>> from featpipe import images
-    >>> from featpipe.extraction import Job
+    >>> from featpipe.extraction import Extraction
     >>> from featpipe.inference import Recipe
     >>> pictures = images.from_arrays(np.zeros((3, 8, 8, 3), np.uint8), ["a", "b", "b"])
-    >>> Job(Recipe("mini"), pictures, "three.h5").run()  # doctest: +SKIP
+    >>> Extraction(Recipe("mini"), pictures, "three.h5").run()  # doctest: +SKIP
     """
 
     def __init__(
@@ -90,7 +88,7 @@ class Job:
         if on_error not in ("skip", "fail"):
             raise ValueError(f"on_error is {on_error!r}; use 'skip' or 'fail'")
         self._recipe = recipe
-        self._path = _target(path)
+        self._path = target_of(path)
         # The name as given, not the target of a link: the message has to name what the
         # user wrote.
         require_distinct({"the codes file": path}, {"SOURCE": image_set.source})
@@ -128,7 +126,7 @@ class Job:
         """
         begin = time.perf_counter()
         update = self._plan_update(
-            None if overwrite else self._existing(), self._sketch
+            None if overwrite else read_existing(self._path), self._sketch
         )
         self._start_seconds = time.perf_counter() - begin
         return update
@@ -165,7 +163,7 @@ class Job:
             parts = Parts(self._path)
             if overwrite:
                 parts.drop()
-            old = None if overwrite else self._existing()
+            old = None if overwrite else read_existing(self._path)
             # Where a file exists there may be nothing to compute, and then no process
             # should start.
             if old is None and self._jobs is None:
@@ -193,25 +191,6 @@ class Job:
             self._network.machine.n_workers, len(self._images), exact=exact
         )
 
-    def _existing(self) -> Codes | None:
-        if not self._path.exists():
-            return None
-        with self._remedy():
-            # The codes themselves need not be read for a run that may have nothing to
-            # do; they are checked before any of them is copied.
-            return codes.read(self._path, check=False)
-
-    @contextmanager
-    def _remedy(self) -> Iterator[None]:
-        """Raise or pass over an old file that is damaged or no codes file."""
-        try:
-            yield
-        except CodesError as error:
-            remedy = "choose another file"
-            if codes.is_replaceable(self._path):
-                remedy += ", or --overwrite to replace this one"
-            raise CodesError(f"{error}; {remedy}") from None
-
     def _finish(self, old: Codes | None, update: UpdatePlan, parts: Parts) -> Codes:
         """Compute what is missing and write the file, if anything has changed."""
         # They count as done, or the time left would never reach zero.
@@ -219,9 +198,9 @@ class Job:
         self._progress.failed += len(known)
         if self._on_error == "fail":
             for failure in sorted(known):
-                raise ValueError(_failure_message(failure))
+                raise failure_error(failure)
         if old is not None and (len(update.todo) or update.added):
-            with self._remedy():
+            with remedy(self._path):
                 # Rows of it are about to be copied under new digests: damage would be
                 # signed as sound.
                 old = codes.checked(old)
@@ -258,27 +237,16 @@ class Job:
         if old is not None and not update.added and same_tables(old.tables, tables):
             return old
         if order:
-            with self._remedy():
+            with remedy(self._path):
                 codes.assemble(self._path, files, rows, tables)
         else:
             # Without rows there is nothing to assemble, but `merge` needs the file to
             # know that this shard was done.
-            write_bytes(self._path, self._empty(update, tables))
+            depths = self._network.backbone(update.depths).depths
+            write_bytes(self._path, content_without_rows(depths, tables))
         # Read back from the disk, every byte checked: only then does the caller drop
         # the parts.
         return codes.read(self._path)
-
-    def _empty(self, update: UpdatePlan, tables: Tables) -> bytes:
-        """Return the file of a shard without rows, which merging needs all the same."""
-        backbone = self._network.backbone(update.depths)
-        arrays = {
-            depth.spec: np.empty(
-                (0, *depth.shape),
-                np.float16 if depth.pool == "map" else tables.provenance["dtype"],
-            )
-            for depth in backbone.depths
-        }
-        return codes.content(arrays, tables)
 
     def _compute(
         self,
@@ -373,20 +341,14 @@ class Job:
         return Runner(
             run,
             index=index,
-            make_engine=partial(
-                make_engine,
-                plan,
-                self._network,
-                self._recipe.hflip,
-                self._progress,
-                self._server,
-            ),
+            network=self._network,
+            server=self._server,
             same_image=partial(require_same_image, base, update),
         )
 
-    def _failures(self, update: UpdatePlan) -> list[Failure]:
+    def _failures(self, update: UpdatePlan) -> list[FailureRecord]:
         """Return the failures of the scan and of images, those of the old file too."""
-        scan = [Failure(*failure) for failure in self._images.failures]
+        scan = [FailureRecord(*failure) for failure in self._images.failures]
         return [*update.failed.values(), *scan]
 
     def _no_codes(self, update: UpdatePlan) -> ValueError:
@@ -395,21 +357,3 @@ class Job:
         n, source = self._progress.n_images, self._images.source
         what = first.format(*min(known, default=())[:3])
         return ValueError(f"not one of {n} images in {source} gave a code{what}")
-
-
-def _failure_message(failure: Failure) -> str:
-    return (
-        f"{failure.path}: {failure.stage}: {failure.reason}; mend or remove it, or "
-        "leave out --on-error fail to go on without it"
-    )
-
-
-def _target(path: str | os.PathLike[str]) -> Path:
-    """Follow a link, so that lock and parts are those of the file it leads to."""
-    target = follow_links(path)
-    require_writable(target)
-    if is_stream(target):
-        raise ValueError(
-            f"{target} is not a file; codes are read back, so give -o the name of one"
-        )
-    return target

@@ -8,14 +8,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from featpipe.codes import Codes, Failure, Row
-from featpipe.extraction.contents import Contents, failures_of
+from featpipe.codes import Codes, FailureRecord, Row
+from featpipe.extraction.contents import Contents, failure_error, failures_of
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, Span
 from featpipe.images import ImageError
-from featpipe.inference import ComputedBatch, Engine, LoadedImage, Progress
+from featpipe.inference import (
+    ComputedBatch,
+    Decoding,
+    Engine,
+    Execution,
+    LoadedImage,
+    Network,
+    Progress,
+    WorkerServer,
+)
 
 __all__ = ["Done", "PlanRunner", "Run", "Runner"]
 
@@ -119,7 +129,7 @@ class PlanRunner(ABC):
                 return False
         return True
 
-    def _unshared_failure(self, part: Codes) -> Failure | None:
+    def _unshared_failure(self, part: Codes) -> FailureRecord | None:
         """Return a failure of another process to read an image that this one reads.
 
         What is not there for one worker of several may be there for all the others.
@@ -142,14 +152,10 @@ class PlanRunner(ABC):
         except ImageError:
             return None
 
-    def _count_failures(self, failures: Sequence[Failure]) -> None:
+    def _count_failures(self, failures: Sequence[FailureRecord]) -> None:
         self._progress.failed += len(failures)
         if failures and self._on_error == "fail":
-            path, stage, reason = failures[0][:3]
-            raise ValueError(
-                f"{path}: {stage}: {reason}; remove or mend the image, or leave out "
-                "--on-error fail to go on without it"
-            )
+            raise failure_error(failures[0])
 
 
 class Runner(PlanRunner):
@@ -160,8 +166,12 @@ class Runner(PlanRunner):
     run : Run
     index : RowIndex
         Rows of older files and parts that the plan can use.
-    make_engine : callable
-        Takes the number of images left; returns the `Engine`. Called only if some are.
+    network : Network
+        Loaded only if some images are left.
+    server : WorkerServer, optional
+        One that has been started already.
+    execution : Execution, optional
+        How the network runs; default that of the plan.
     same_image : callable
         Takes position and content digest of an image just read; raises `ImageError`
         if this plan may not use it.
@@ -172,12 +182,16 @@ class Runner(PlanRunner):
         run: Run,
         *,
         index: RowIndex,
-        make_engine: Callable[[int], Engine],
+        network: Network,
         same_image: Callable[[int, bytes], None],
+        server: WorkerServer | None = None,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__(run)
         self._index = index
-        self._make_engine = make_engine
+        self._network = network
+        self._server = server
+        self._execution = execution or run.plan.execution
         self._same_image = same_image
 
     def _compute(self, missing: Sequence[Span]) -> list[Done]:
@@ -191,7 +205,7 @@ class Runner(PlanRunner):
             for batch in self._plan.batches(span)
         )
         n_images = sum(span.stop - span.start for span in missing) - len(unchanged)
-        computed = self._make_engine(n_images).batches(
+        computed = self._engine(n_images).batches(
             to_read, self._find, self._index.digests
         )
         # Closed first, and the writer last: what was finished is written while the
@@ -220,6 +234,23 @@ class Runner(PlanRunner):
             done = writer.finish()
         self._tell(self._progress)
         return done
+
+    def _engine(self, n_images: int) -> Engine:
+        plan, network = self._plan, self._network
+        precision = plan.fingerprint["precision"]
+        return Engine(
+            plan.images,
+            plan.batch_size,
+            # Called with the first image that needs it: a run that finds all rows known
+            # loads no network.
+            partial(network.lanes, plan.depths, precision, self._execution),
+            decoding=Decoding.recorded(plan.fingerprint["decoding"]),
+            hflip=network.recipe.hflip,
+            workers=network.machine.n_workers,
+            progress=self._progress,
+            n_images=n_images,
+            server=self._server,
+        )
 
     def _is_due(self, contents: Contents, batch: Span, begun: float) -> bool:
         """Return whether a part ends with this batch."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featpipe.codes import Codes, Failure, Row, Tables
+from featpipe import codes
+from featpipe.codes import Codes, FailureRecord, Row, Tables
 from featpipe.extraction.parts import RowIndex
 from featpipe.images import ImageSet
 
-__all__ = ["gather_tables", "same_tables"]
+if TYPE_CHECKING:
+    from featpipe.backbones import Depth
+
+__all__ = ["content_without_rows", "gather_tables", "same_tables"]
 
 
 def gather_tables(
@@ -20,7 +24,7 @@ def gather_tables(
     rows: Sequence[Row],
     files: list[Codes],
     *,
-    failures: Sequence[Failure],
+    failures: Sequence[FailureRecord],
     provenance: dict[str, Any],
 ) -> Tables:
     """Return the tables of a file.
@@ -35,7 +39,7 @@ def gather_tables(
         Where the code of each row comes from; digest and notes come along.
     files : list of Codes
         What ``rows`` point into.
-    failures : sequence of Failure
+    failures : sequence of FailureRecord
     provenance : dict
     """
     at, index = np.array(order, np.int64), RowIndex(files)
@@ -53,7 +57,7 @@ def gather_tables(
         sha256=np.frombuffer(digests, np.uint8).reshape(-1, 32),
         failures=sorted(failures),
         notes=[
-            Failure(path, "decode", text)
+            FailureRecord(path, "decode", text)
             for path, row in zip(paths, rows, strict=True)
             for text in index.notes(row)
         ],
@@ -71,3 +75,15 @@ def same_tables(one: Tables, two: Tables) -> bool:
     return all(
         np.array_equal(getattr(one, name), getattr(two, name)) for name in arrays
     ) and all(getattr(one, name) == getattr(two, name) for name in others.split())
+
+
+def content_without_rows(depths: Sequence[Depth], tables: Tables) -> bytes:
+    """Return the file of a shard without rows, which merging needs all the same."""
+    arrays = {
+        depth.spec: np.empty(
+            (0, *depth.shape),
+            np.float16 if depth.pool == "map" else tables.provenance["dtype"],
+        )
+        for depth in depths
+    }
+    return codes.content(arrays, tables)

@@ -26,13 +26,11 @@ from featpipe.files import key_of
 from featpipe.images import ImageError
 from featpipe.inference import (
     Decoding,
-    Engine,
     Execution,
     Machine,
     Network,
     Progress,
     Recipe,
-    WorkerServer,
     package_versions,
     worker_server,
 )
@@ -44,7 +42,6 @@ __all__ = [
     "SliceTask",
     "TaskReport",
     "compute",
-    "make_engine",
 ]
 
 # What decides the last bits of a code.
@@ -147,44 +144,6 @@ def compute(task: bytes) -> TaskReport:
         return _Worker.of(wanted).compute(wanted)
 
 
-def make_engine(
-    plan: Plan,
-    network: Network,
-    hflip: bool,
-    progress: Progress,
-    server: WorkerServer | None,
-    n_images: int,
-    execution: Execution | None = None,
-) -> Engine:
-    """Return the engine that computes a plan.
-
-    Parameters
-    ----------
-    plan : Plan
-    network : Network
-    hflip : bool
-    progress : Progress
-    server : WorkerServer, optional
-    n_images : int
-        How many it will compute.
-    execution : Execution, optional
-        Default that of the plan.
-    """
-    precision = plan.fingerprint["precision"]
-    execution = execution or plan.execution
-    return Engine(
-        plan.images,
-        plan.batch_size,
-        partial(network.lanes, plan.depths, precision, execution),
-        decoding=Decoding.recorded(plan.fingerprint["decoding"]),
-        hflip=hflip,
-        workers=network.machine.n_workers,
-        progress=progress,
-        n_images=n_images,
-        server=server,
-    )
-
-
 _one_at_a_time = threading.Lock()
 
 
@@ -244,15 +203,9 @@ class _Worker:
                 on_error=task.on_error,
             ),
             index=self._index,
-            make_engine=lambda n: make_engine(
-                plan,
-                self._network,
-                task.recipe.hflip,
-                progress,
-                self._server,
-                n,
-                self._execution(plan),
-            ),
+            network=self._network,
+            server=self._server,
+            execution=self._execution(plan),
             same_image=partial(_require_same_image, task.expected),
         )
         parts = [_record(part) for part in runner.run()]

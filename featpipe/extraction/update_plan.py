@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe import codes
-from featpipe.codes import Codes, CodesError, Failure, Row
+from featpipe.codes import Codes, CodesError, FailureRecord, Row
 from featpipe.extraction.parts import RowIndex
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference import GIVEN, Network, Recipe, package_versions
@@ -48,7 +48,7 @@ class UpdatePlan:
         Depths to be added to rows that are there.
     kept : dict of position to Row
         Images whose rows in the old file still hold.
-    failed : dict of position to Failure
+    failed : dict of position to FailureRecord
         Images that failed before and have not changed.
     todo : (n,) int64
         Positions to compute.
@@ -64,7 +64,7 @@ class UpdatePlan:
     depths: list[str]
     added: list[str]
     kept: dict[int, Row] = field(default_factory=dict)
-    failed: dict[int, Failure] = field(default_factory=dict)
+    failed: dict[int, FailureRecord] = field(default_factory=dict)
     todo: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
@@ -138,7 +138,9 @@ def _require_same_source(old: Codes, images: ImageSet) -> None:
         )
 
 
-def _lasting_failures(old: Codes | None, update: UpdatePlan) -> dict[str, Failure]:
+def _lasting_failures(
+    old: Codes | None, update: UpdatePlan
+) -> dict[str, FailureRecord]:
     """List failures that would come again: same file, same decoder, same limit."""
     if old is None or old.provenance.get("versions") != _versions():
         return {}

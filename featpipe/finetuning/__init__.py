@@ -27,12 +27,12 @@ from pathlib import Path
 from featpipe import images
 from featpipe.defaults import N_FOLDS
 from featpipe.files import belongs_to
-from featpipe.finetuning.job import Job
+from featpipe.finetuning.job import Finetuning
 from featpipe.finetuning.result import Finetuned
 from featpipe.finetuning.settings import Settings
 from featpipe.inference import Recipe, Source, image_set_of, require_different_paths
 
-__all__ = ["Finetuned", "Job", "Settings", "finetune"]
+__all__ = ["Finetuned", "Finetuning", "Settings", "finetune"]
 
 
 def finetune(
@@ -222,7 +222,7 @@ def finetune(
         value_range=value_range,
         max_pixels=max_pixels,
     )
-    job = Job(
+    job = Finetuning(
         settings,
         recipe,
         require_different_paths(

@@ -20,7 +20,7 @@ import numpy as np
 from featpipe import codes
 from featpipe.backbones import Backbone
 from featpipe.codes import Codes
-from featpipe.extraction import Job as Extraction
+from featpipe.extraction import Extraction
 from featpipe.finetuning import result
 from featpipe.finetuning.checkpoint import Checkpoint
 from featpipe.finetuning.finished import plain_settings, read_finished, request_of
@@ -44,13 +44,13 @@ from featpipe.protocol import (
     unseen_classes,
 )
 
-__all__ = ["Job"]
+__all__ = ["Finetuning"]
 
 Progress = Callable[[int, int, str], None]
 _SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 8, 32, 12
 
 
-class Job:
+class Finetuning:
     """A fine-tuning of one network on some images.
 
     Parameters
@@ -68,11 +68,11 @@ class Job:
 
     Examples
     --------
-    >>> from featpipe.finetuning import Job, Settings
+    >>> from featpipe.finetuning import Finetuning, Settings
     >>> from featpipe.images import scan
     >>> from featpipe.inference import Recipe
-    >>> job = Job(Settings(epochs=3), Recipe("mini"), scan("flowers"))  # doctest: +SKIP
-    >>> job.run()  # doctest: +SKIP
+    >>> flowers = scan("flowers")
+    >>> Finetuning(Settings(epochs=3), Recipe("mini"), flowers).run()  # doctest: +SKIP
     """
 
     def __init__(

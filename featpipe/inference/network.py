@@ -68,7 +68,7 @@ class Network:
         *,
         download: bool = True,
     ) -> None:
-        self._recipe = recipe
+        self.recipe = recipe
         self._download = download
         self.machine = machine or Machine()
         self._loaded: dict[tuple[str, ...], Backbone] = {}
@@ -158,7 +158,7 @@ class Network:
 
     def _load(self, wanted: tuple[str, ...]) -> "Backbone":
         if wanted not in self._loaded:
-            backbone = self._recipe.load(wanted, download=self._download)
+            backbone = self.recipe.load(wanted, download=self._download)
             specs = tuple(depth.spec for depth in backbone.depths)
             # Only one is kept, under both of its names: it may be large.
             self._loaded = {wanted: backbone, specs: backbone}
@@ -242,7 +242,7 @@ class Network:
         if self.kind == "cuda":
             name = [torch.cuda.get_device_name(device) for device in self.devices]
         return {
-            "backbone": self._recipe.backbone,
+            "backbone": self.recipe.backbone,
             "depths": list(depths),
             "side": side,
             "precision": precision,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featpipe.codes import Failure
+from featpipe.codes import FailureRecord
 from featpipe.images import MAX_PIXELS, ImageSet
 from featpipe.inference import Machine, Progress, Stream, image_set_of
 from featpipe.predictor import binding, embedding, storing
@@ -162,7 +162,7 @@ class Predictor:
         estimator = self.model.estimator()
         values, rows, failures = [], [], []
         for batch in self._run(image_set, progress):
-            failures += [Failure(*failure) for _, failure in batch.failures]
+            failures += [FailureRecord(*failure) for _, failure in batch.failures]
             if len(batch.positions):
                 rows.append(batch.positions)
                 values.append(estimator.decision_function(batch.codes))
@@ -179,7 +179,7 @@ class Predictor:
             class_names=self.class_names,
             scores=scores,
             probabilities=self._probabilities(scores),
-            failures=[*(Failure(*f) for f in image_set.failures), *failures],
+            failures=[*(FailureRecord(*f) for f in image_set.failures), *failures],
             truth=[names[image_set.labels[i]] for i in at],
             splits=[image_set.splits[i] for i in at],
             threshold=threshold,

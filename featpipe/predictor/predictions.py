@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe import files
-from featpipe.codes import Failure
+from featpipe.codes import FailureRecord
 from featpipe.files import visible
 from featpipe.predictor.rejecting import UNKNOWN
 from featpipe.scores import judge
@@ -46,7 +46,7 @@ class Predictions:
         of the first are the second's with the other sign.
     probabilities : (n, n_classes) float64 or None
         None where the classifier gives none.
-    failures : list of Failure
+    failures : list of FailureRecord
         The images that could not be read, each with stage and reason.
     truth : list of n str
         The label the source gives, ``""`` where it gives none.
@@ -76,7 +76,7 @@ class Predictions:
     class_names: list[str]
     scores: np.ndarray
     probabilities: np.ndarray | None
-    failures: list[Failure]
+    failures: list[FailureRecord]
     truth: list[str]
     splits: list[str]
     threshold: float | None = None

@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.bounds import require_number
 from featpipe.codes import Codes
-from featpipe.extraction import Job
+from featpipe.extraction import Extraction
 from featpipe.images import MAX_PIXELS, ImageSet
 from featpipe.inference import Machine, Recipe, Stream, from_items, image_set_of
 from featpipe.transformer.cache import Cache
@@ -237,7 +237,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return _stream(recipe, machine, changes)
 
     def _job(self, recipe: Recipe, image_set: ImageSet, path: Path) -> Codes:
-        return Job(
+        return Extraction(
             recipe,
             image_set,
             path,
