@@ -3,8 +3,11 @@
 Never run by itself: `check_timm.py` and `check_torchvision.py` do.
 """
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -62,18 +65,27 @@ def relative_distance(name: str, weights: Path, expected: Tensor) -> float:
 def check(names: Sequence[str], distance: Callable[[str, Path], float]) -> bool:
     """Print the distance of each network; return whether one is too far.
 
-    A network that featpipe refuses is printed with the reason, and is not too far.
+    Each network runs in a process of its own, so that its memory is free before the
+    next. A network that featpipe refuses is printed with the reason, and is not too far;
+    nor is one whose process is killed for its memory.
     """
     far = []
     for name in names:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _one_process() as process:
             try:
-                relative = distance(name, Path(folder))
+                relative = process.submit(distance, name, Path(folder)).result()
             except ValueError as error:
                 print(f"{name}: refused: {error}", flush=True)
+                continue
+            except BrokenProcessPool:
+                print(f"{name}: not measured: its process was killed", flush=True)
                 continue
         print(f"{name}: {relative:.1e}", flush=True)
         if not relative <= _TOLERANCE:
             far.append(name)
     print(f"{len(far)} networks farther than {_TOLERANCE:g}: {', '.join(far) or '-'}")
     return bool(far)
+
+
+def _one_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
