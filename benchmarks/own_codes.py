@@ -66,7 +66,7 @@ def check(names: Sequence[str], distance: Callable[[str, Path], float]) -> bool:
     """Print the distance of each network; return whether one is too far.
 
     Each network runs in a process of its own, so that its memory is free before the
-    next. A network that featpipe refuses is printed with the reason, and is not too far;
+    next. A network that featpipe refuses is printed with the reason and is not too far,
     nor is one whose process is killed for its memory.
     """
     far = []

@@ -7,6 +7,7 @@ classifiers on them.
 The packages, in the order of the flow:
 
 - ``bounds``: what a number that a user gives may be
+- ``kinds``: what a file is that was given where another is needed
 - ``images``: which images exist, their labels and splits; decoding one image
 - ``backbones``: names to frozen networks, their weights and preprocessing
 - ``codes``: the codes file: write, read, verify, merge

@@ -234,7 +234,7 @@ def test_no_file_and_no_codes_file_are_said_in_one_sentence(tmp_path):
         codes.read(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["codes"] = np.zeros(3)
-    with pytest.raises(CodesError, match="is not a featpipe codes file"):
+    with pytest.raises(CodesError, match=r"codes file but an HDF5 file of another"):
         codes.read(tmp_path / "other.h5")
 
 

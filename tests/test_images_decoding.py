@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
 from featpipe.images import DECODING, ImageError, decode
 from featpipe.images.decoding import MAX_PIXELS
@@ -309,6 +309,15 @@ def test_the_limit_of_pixels_is_an_error_and_never_a_warning():
     assert caught == []
 
 
+def preview() -> bytes:
+    """Make a TIFF that begins with a small copy, as DNG and NEF do."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254], tags[330] = 1, 8
+    file = io.BytesIO()
+    photo().save(file, "TIFF", tiffinfo=tags)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -321,6 +330,13 @@ def test_the_limit_of_pixels_is_an_error_and_never_a_warning():
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "package pillow-heif"),
         (b"\0\0\0\x18ftypisom" + bytes(20), "a video"),
         (b"%PDF-1.7\n", "PDF"),
+        (bytes(128) + b"DICM" + bytes(9), "a DICOM file"),
+        (b"\x93NUMPY\1\0v\0{'descr'", "a NumPy array"),
+        (b"\x80\x04K\x01.", "a pickle"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(9), "an HDF5 file"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(30), "a raw camera file"),
+        (b"\0\0\0\x18ftypcrx " + bytes(20), "a raw camera file"),
+        (preview(), "a raw camera file"),
         (b"not an image at all", "a text file, not an image of an allowed format"),
         ("schön".encode(), "a text file"),
         (b"\1\2\3\4" * 9, "unknown, not an image of an allowed format .*JPEG, PNG"),

@@ -315,6 +315,13 @@ def test_what_is_no_source_is_said_in_one_sentence(tmp_path):
         scan(tmp_path / "fifo")
     with pytest.raises(ValueError, match="no table and no archive; give a folder"):
         scan(make(tmp_path, "photo.jpg") / "photo.jpg")
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04" + bytes(26) + b"x.npy")
+    with pytest.raises(ValueError, match="is NumPy arrays, not images; give a folder"):
+        scan(tmp_path / "x.npz")
+    with pytest.raises(FileNotFoundError, match="downloads no images: fetch them"):
+        scan("https://example.org/photos.zip")
+    with pytest.raises(FileNotFoundError, match="only shells expand ~"):
+        scan("~/nowhere")
     with pytest.raises(ValueError, match="is no path"):
         scan("a\0b")
     with pytest.raises(TypeError, match="is no source"):

@@ -123,6 +123,39 @@ def test_class_names_that_differ_by_a_hair_are_said(tmp_path, one, two):
         assert len(scan(tmp_path / "t.csv").class_names) == 2
 
 
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (["cat", "NaN"], r"'NaN' is taken for a class; leave the label empty"),
+        ([f"{k / 4:.2f}" for k in range(9)], "such as '0.25' look like measurements"),
+        (["cat|dog", "cat", "dog"], r"such as 'cat\|dog' look like several classes"),
+        ([f"IMG_{k}" for k in range(12)], "12 classes for 12 labelled images"),
+    ],
+)
+def test_labels_that_look_like_no_classes_are_named(tmp_path, labels, match):
+    make(tmp_path, *(f"{k}.jpg" for k in range(12)))
+    lines = [f"{k}.jpg,{labels[k % len(labels)]}" for k in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *lines]))
+    with pytest.warns(UserWarning, match=match):
+        scan(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "labels", [["tench, Tinca tinca", "crane", "crane, machine"], ["1", "2", "10"]]
+)
+def test_synonyms_and_whole_numbers_are_classes(tmp_path, labels):
+    make(tmp_path, *(f"{k}.jpg" for k in range(12)))
+    lines = [f'{k}.jpg,"{labels[k % len(labels)]}"' for k in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *lines]))
+    assert scan(tmp_path / "t.csv").class_names == sorted(labels)
+
+
+def test_classes_that_print_alike_are_shown_by_their_characters(tmp_path):
+    make(tmp_path, "cafe\u0301/a.jpg", "caf\u00e9/b.jpg")
+    with pytest.warns(UserWarning, match=r"'cafe\\u0301', 'caf\\xe9' differ only"):
+        scan(tmp_path)
+
+
 SYSTEM = [
     *("@eaDir/x.jpg", "$RECYCLE.BIN/y.jpg", "__MACOSX/z.jpg", "lost+found/q.jpg"),
     *("System Volume Information/v.jpg", ".ipynb_checkpoints/c.jpg", "a/@eaDir/x.jpg"),

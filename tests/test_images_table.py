@@ -57,6 +57,42 @@ def test_only_the_path_is_needed(tmp_path):
     assert images.class_names == []
 
 
+def test_a_bar_parts_columns_and_blanks_around_a_path_are_none_of_it(tmp_path):
+    text = "path|label|split|group\nsub\\b.jpg | cat|val|\n a.jpg |cat|train|g1\n"
+    assert columns(scan(table(tmp_path, text))) == ALL
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "match"),
+    [
+        ("class,width", "9", r"no column 'label'.*not read: 'class', 'width'"),
+        (
+            "label,part",
+            "Training",
+            r"no column 'split', and 'part', which holds splits",
+        ),
+    ],
+)
+def test_columns_that_may_have_been_meant_are_named(tmp_path, header, value, match):
+    file = table(tmp_path, f"path,{header}\na.jpg,cat,{value}\nsub/b.jpg,cat,{value}\n")
+    with pytest.warns(UserWarning, match=match):
+        assert scan(file).splits == ["", ""]
+
+
+def test_a_path_of_the_working_folder_and_a_url_say_why_they_are_not_there(
+    tmp_path, monkeypatch
+):
+    table(tmp_path, "path\n")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    text = "path\na.jpg\nhttps://example.org/c.jpg\n../a.jpg\n"
+    (tmp_path / "lists" / "images.csv").write_text(text)
+    assert [failure.reason for failure in scan("lists/images.csv").failures] == [
+        "no such file; paths are taken from the folder of the table",
+        "a URL; featpipe downloads no images, fetch them first",
+    ]
+
+
 def test_absolute_paths_and_odd_names_are_read(tmp_path):
     odd = b'with, "quotes"\nand \xff.jpg'
     Path(os.fsdecode(bytes(tmp_path) + b"/" + odd)).write_bytes(b"odd")
@@ -91,7 +127,8 @@ def test_listed_files_that_are_not_there_are_failures(tmp_path):
     ("text", "match"),
     [
         ("file,label\na.jpg,x\n", "no column 'path' but the header 'file,label'"),
-        ("", "no column 'path'"),
+        ("", "is empty; begin it with"),
+        ("\x93\x01,\x00\x02\n", "is no text; begin it with"),
         ("path,label,label\na.jpg,x,y\n", "two columns 'label'"),
         ("path,split\na.jpg,trian\n", "line 2: 'trian' is no split; write train"),
         (

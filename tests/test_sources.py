@@ -192,6 +192,12 @@ def test_labels_of_a_frame_are_texts_and_gaps_are_unlabelled(flowers, labels, na
     assert len(image_set_of(frame, unlabelled=True).class_names) == 0
 
 
+def test_a_column_of_a_frame_that_holds_splits_under_another_name_is_named(flowers):
+    frame = frame_of(flowers).rename(columns={"split": "part"})
+    with pytest.warns(UserWarning, match="the frame has no column 'split', and 'part'"):
+        assert set(image_set_of(frame).splits) == {""}
+
+
 def test_relative_paths_are_those_of_the_folder_where_python_runs(
     flowers, tmp_path, monkeypatch
 ):

@@ -155,12 +155,15 @@ def extract_codes(
 
 def print_set_aside(image_set: "ImageSet") -> None:
     """Print how many names of the source are neither images nor failures."""
-    if image_set.n_hidden or image_set.n_set_aside:
-        terminal.info(
-            f"set aside: {image_set.n_hidden:,} hidden names and "
-            f"{image_set.n_set_aside:,} of systems or of no images (README, checksums, "
-            "tables)"
-        )
+    counts = (
+        (image_set.n_hidden, "hidden"),
+        (
+            image_set.n_set_aside,
+            "of systems or of no images (README, checksums, tables)",
+        ),
+    )
+    if aside := [f"{count:,} {which}" for count, which in counts if count]:
+        terminal.info(f"files and folders set aside: {' and '.join(aside)}")
 
 
 def _print_done(codes: "Codes", tally: "Progress") -> None:

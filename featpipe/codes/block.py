@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from featpipe.kinds import HEAD, describe_kind
+
 __all__ = [
     "CodesError",
     "check",
@@ -170,7 +172,9 @@ def _block(facts: dict[str, Any]) -> bytes:
 def _facts(file: BinaryIO) -> dict[str, Any]:
     file.seek(0)
     if file.read(len(MAGIC)) != MAGIC:
-        raise CodesError("is not a featpipe codes file")
+        file.seek(0)
+        kind = describe_kind(file.read(HEAD))
+        raise CodesError("is not a featpipe codes file" + f" but {kind}" * bool(kind))
     start = file.read(_SMALLEST)
     if b"\n" not in start:
         start += file.read(_LARGEST)

@@ -12,6 +12,8 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `naming` | what names of folders and files mean |
 | `folder`, `table`, `ziparchive`, `tararchive` | a kind of source each |
 | `datasets`, `arrays` | those of torchvision, and pictures in memory |
+| `columns` | the columns of tables and frames |
+| `classes` | whether labels make classes |
 | `labelling` | labels and splits of lists |
 | `archive` | what both kinds of archives share |
 | `decoding` | bytes to pixels |
@@ -24,6 +26,8 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 """
 
 from featpipe.images.arrays import from_arrays
+from featpipe.images.classes import check_classes
+from featpipe.images.columns import COLUMNS, describe_unread
 from featpipe.images.decoding import (
     DECODING,
     MAX_PIXELS,
@@ -41,12 +45,13 @@ from featpipe.images.imageset import (
     build_image_set,
 )
 from featpipe.images.labelling import class_names_of, splits_from
-from featpipe.images.naming import is_image_name
+from featpipe.images.naming import is_image_name, is_split
 from featpipe.images.scanning import scan
 from featpipe.images.sniffing import is_image_file
 from featpipe.images.values import ValueRange, describe_values, parse_value_range
 
 __all__ = [
+    "COLUMNS",
     "DECODING",
     "MAX_PIXELS",
     "Decoded",
@@ -58,13 +63,16 @@ __all__ = [
     "ImageSet",
     "ValueRange",
     "build_image_set",
+    "check_classes",
     "check_max_pixels",
     "class_names_of",
     "decode",
+    "describe_unread",
     "describe_values",
     "from_arrays",
     "is_image_file",
     "is_image_name",
+    "is_split",
     "parse_value_range",
     "scan",
     "splits_from",

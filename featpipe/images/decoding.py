@@ -22,7 +22,7 @@ import numpy as np
 from featpipe.bounds import require_number
 from featpipe.images import turbo
 from featpipe.images.colour import in_range, to_rgb
-from featpipe.images.frames import note_frames
+from featpipe.images.frames import is_preview, note_frames
 from featpipe.images.imageset import ImageError
 from featpipe.images.memory import pixel_view
 from featpipe.images.non_images import describe_non_image, unknown
@@ -325,11 +325,15 @@ def _open(content: bytes) -> Any:
         if accept is not None and accept(content[:16]) is not True:
             continue
         try:
-            return factory(io.BytesIO(content), "")
+            image = factory(io.BytesIO(content), "")
         except Image.DecompressionBombError:
             raise
         except Exception as error:
             damage = damage or f"damaged {name}: {_reason(error)}"
+            continue
+        if is_preview(image):
+            raise ImageError("decode", "a raw camera file; convert it to JPEG or PNG")
+        return image
     known = (
         describe_non_image(content) or damage or unknown(content, DECODING["formats"])
     )

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["note_frames"]
+__all__ = ["is_preview", "note_frames"]
 
 # Counting stops here, and a GIF of more bytes than this is not counted.
 _MOST_FRAMES = 100
 
 
 _LONG_GIF = 2**24
+
+# Tags of TIFF: what kind of image a page is, and where further images lie.
+_SUBFILE_TYPE, _SUB_IFDS = 254, 330
+
+
+def is_preview(source: Any) -> bool:
+    """Return whether the first page of a TIFF is a small copy of an image behind it.
+
+    Raw files of cameras (DNG, NEF, ARW) are TIFFs that begin so.
+    """
+    if source.format != "TIFF":
+        return False
+    tags = source.tag_v2
+    return _SUB_IFDS in tags and bool(tags.get(_SUBFILE_TYPE, 0) & 1)
 
 
 def note_frames(source: Any, notes: list[str], size: int) -> None:

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from featpipe.images.imageset import ImageRow
 
 __all__ = [
-    *("SPLITS", "assign_labels_and_splits", "check_classes", "is_set_aside"),
-    "is_image_name",
-    *("is_split", "splits_of", "wrapping_folder"),
+    *("SPLITS", "assign_labels_and_splits", "is_set_aside", "is_image_name"),
+    *("is_split", "listed", "splits_of", "wrapping_folder"),
 ]
 
 SPLITS = {
@@ -208,7 +207,7 @@ def assign_labels_and_splits(
     if strange and "train" in splits.values():
         train = next(name for name, split in splits.items() if split == "train")
         raise ValueError(
-            f"{source!r} has a folder {train!r} and beside it {_listed(strange)}, not "
+            f"{source!r} has a folder {train!r} and beside it {listed(strange)}, not "
             "the name of a split; rename it to train, val or test, or move it away (or "
             f"list the images in a CSV with path,label,split if {train!r} is a class)"
         )
@@ -239,13 +238,13 @@ def _warn_of_lookalikes(
             below[parts[0]].add(parts[1])
     common = set.intersection(*below.values()) if len(below) > 1 else set()
     if splits or (len(worded) > 1 and "" not in worded):
-        why = f"{_listed(sorted(splits) or names)} may be names of splits"
+        why = f"{listed(sorted(splits) or names)} may be names of splits"
     elif len(common) > 1:
-        why = f"all hold the same folders, {_listed(sorted(common))}"
+        why = f"all hold the same folders, {listed(sorted(common))}"
     else:
         return
     _warn(
-        f"{source!r}: the folders {_listed(names)} were taken for classes, but {why}; "
+        f"{source!r}: the folders {listed(names)} were taken for classes, but {why}; "
         "if they are splits, rename them to train, val and test, or list the images in "
         "a CSV with path,label,split"
     )
@@ -278,60 +277,14 @@ def wrapping_folder(tops: Iterable[str], *, loose: bool) -> str:
     return "" if _parse(top)[0] else top + "/"
 
 
-def check_classes(
-    source: str,
-    labels: Iterable[str],
-    class_names: Sequence[str],
-    splits: Sequence[str],
-) -> None:
-    """Check that class names can be told apart, and splits can judge each other.
+def listed(names: Sequence[str]) -> str:
+    """Return the first ten names, quoted, for a message.
 
-    Parameters
-    ----------
-    source : str
-        For messages.
-    labels : (n,) str
-        The class name of each image, ``""`` where there is none.
-    class_names : sequence of str
-    splits : (n,) str
-
-    Raises
-    ------
-    ValueError
-        If train and a held-out split have no class in common.
-
-    Warns
-    -----
-    UserWarning
-        If class names differ only by capitals, blanks or Unicode form.
+    Examples
+    --------
+    >>> listed(["ants", "bees"])
+    "'ants', 'bees'"
     """
-    alike: dict[str, list[str]] = {}
-    for name in class_names:
-        # "Café" can be written in two ways that look the same; macOS and Linux choose
-        # differently.
-        plain = unicodedata.normalize("NFKC", name).casefold()
-        alike.setdefault(re.sub(r"[\s_-]+", "", plain), []).append(name)
-    for twins in (names for names in alike.values() if len(names) > 1):
-        _warn(
-            f"{source!r}: the classes {_listed(twins)} differ only by capitals, blanks "
-            "or Unicode form, and are kept apart; rename one if they are the same"
-        )
-    classes: dict[str, set[str]] = {}
-    for label, split in zip(labels, splits, strict=True):
-        if label and split:
-            classes.setdefault(split, set()).add(label)
-    for split in ("val", "test"):
-        if "train" in classes and split in classes:
-            if classes["train"] & classes[split]:
-                continue
-            raise ValueError(
-                f"{source!r}: no class of train ({_listed(sorted(classes['train']))}) "
-                f"is in {split} ({_listed(sorted(classes[split]))}); give the class "
-                "folders of all splits the same names"
-            )
-
-
-def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:10])) + ", …" * (len(names) > 10)
 
 

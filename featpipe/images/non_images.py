@@ -21,6 +21,10 @@ _FOREIGN = (
         "pillow-heif",
     ),
     (
+        rb"II\*\0....CR\x02|....ftypcrx|FUJIFILMCCD-RAW|II(U\0|RO|RS)",
+        "a raw camera file; convert it to JPEG or PNG",
+    ),
+    (
         rb"....ftyp(?!avi[fs])|\x1aE\xdf\xa3|RIFF....AVI",
         "a video; store its frames as images",
     ),
@@ -34,6 +38,10 @@ _FOREIGN = (
     (rb"8BPS", "a Photoshop file; convert it to PNG"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file; convert it to PNG"),
     (rb"\x00\x00[\x01\x02]\x00", "an icon, cursor or TGA image; convert it to PNG"),
+    (rb".{128}DICM", "a DICOM file; convert its frames to 16-bit PNG"),
+    (rb"\x93NUMPY", "a NumPy array; save its images as PNG"),
+    (rb"\x89HDF\r\n\x1a\n", "an HDF5 file; save its images as PNG"),
+    (rb"\x80[\x02-\x05][\x00-\xff]{2}", "a pickle of Python; save images as PNG"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image; convert it to JPEG or PNG"),
 )
 

@@ -7,14 +7,16 @@ none. Never here: how a kind is listed, which is the business of its own module.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tarfile
 import zipfile
 from typing import TYPE_CHECKING
 
+from featpipe.images.classes import check_classes
 from featpipe.images.folder import kind, problem, scan_folder
 from featpipe.images.imageset import ImageSet
-from featpipe.images.naming import check_classes
+from featpipe.kinds import HEAD, describe_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,8 +85,9 @@ def scan(
     -----
     UserWarning
         If folders with other names than train, val and test were taken for splits, if
-        folders that look like splits were taken for classes, or if class names differ
-        only by capitals, blanks or Unicode form.
+        folders that look like splits were taken for classes, if class names differ
+        only by capitals, blanks or Unicode form, or if labels look like something else
+        than classes.
 
     Examples
     --------
@@ -101,9 +104,7 @@ def scan(
         images = images.without_labels()
     # An ImageSet that is passed in has been checked when it was made.
     elif images is not source:
-        names = [*images.class_names, ""]
-        labels = [names[label] for label in images.labels.tolist()]
-        check_classes(images.source, labels, images.class_names, images.splits)
+        check_classes(images)
     return images if limit is None else images.first(limit)
 
 
@@ -125,11 +126,22 @@ def _scan(
             return scan_folder(text, unlabelled, ignore)
         return opener(text, unlabelled)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"no such folder or file: {text!r}") from error
+        raise FileNotFoundError(
+            f"no such folder or file: {text!r}{_hint(text)}"
+        ) from error
     except PermissionError as error:
         raise PermissionError(f"{text!r} may not be read: permission denied") from error
     except OSError as error:
         raise OSError(f"{text!r} cannot be read: {problem(error)}") from error
+
+
+def _hint(path: str) -> str:
+    """Return what to do about a path that names nothing, or nothing."""
+    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+        return "; featpipe downloads no images: fetch them, and give the folder"
+    if path.startswith("~"):
+        return "; only shells expand ~: give the whole path"
+    return ""
 
 
 def _opener(path: str) -> Callable[[str, bool], ImageSet]:
@@ -143,6 +155,10 @@ def _opener(path: str) -> Callable[[str, bool], ImageSet]:
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path!r} is {kind(mode)}; give {_KINDS}")
     # The name first: a tar that ends with a zip as a member looks like a zip.
+    with open(path, "rb") as file:  # noqa: PTH123 - as above
+        described = describe_kind(file.read(HEAD))
+    if described and described not in ("a zip archive", "an image"):
+        raise ValueError(f"{path!r} is {described}, not images; give {_KINDS}")
     name = path.lower()
     if name.endswith(_TABLES):
         return _table

@@ -12,16 +12,18 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from featpipe.images.columns import COLUMNS, describe_unread
 from featpipe.images.folder import FileReader, problem, stat_file
 from featpipe.images.imageset import Failure, ImageRow, ImageSet, build_image_set
-from featpipe.images.naming import splits_of
+from featpipe.images.naming import is_split, splits_of
 
 __all__ = ["scan_table"]
 
-_COLUMNS = ("path", "label", "split", "group")
+_BEGINNING = "begin it with a line such as path,label,split,group"
 
 
 class _Line(NamedTuple):
@@ -33,17 +35,23 @@ def scan_table(source: str) -> ImageSet:
     """List the images that a table names.
 
     The table is UTF-8 or UTF-16, with or without a byte order mark, or cp1252 where it
-    is no UTF-8, and quoted as spreadsheets do. Backslashes in a path are slashes where
-    no file has such a name. Its delimiter is the first of comma, semicolon and tab (tab
-    first in a ``.tsv``) under which the header has a column ``path``; capitals do not
-    matter in the header, columns in any order, others are ignored. A file that does not
-    exist is a `Failure`: the rest of the table is still good.
+    is no UTF-8, and quoted as spreadsheets do. Backslashes in a path are slashes, and
+    blanks around it are none of it, where no file has such a name. Its delimiter is the
+    first of comma, semicolon, tab and bar (tab first in a ``.tsv``) under which the
+    header has a column ``path``; capitals do not matter in the header, columns in any
+    order, others are not read. A file that does not exist is a `Failure`: the rest of
+    the table is still good.
 
     Raises
     ------
     ValueError
         If there is no column ``path``, a line has another number of columns than the
         header, a path is empty or comes twice, or a split has an unknown name.
+
+    Warns
+    -----
+    UserWarning
+        If there is no column ``label``, or none ``split`` but one that holds splits.
     """
     root = os.path.dirname(os.path.abspath(source))
     rows: list[ImageRow] = []
@@ -53,17 +61,28 @@ def scan_table(source: str) -> ImageSet:
         try:
             status = stat_file(os.path.join(root, row.path))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            failures.append(Failure(row.path, "scan", problem(error)))
+            failures.append(Failure(row.path, "scan", _missing(row.path, error)))
         else:
             rows.append(row._replace(size=status.st_size, mtime=status.st_mtime_ns))
     return build_image_set(source, root, rows, FileReader(root), failures=failures)
+
+
+def _missing(path: str, error: Exception) -> str:
+    """Return why no image is at a path."""
+    if "://" in path:
+        return "a URL; featpipe downloads no images, fetch them first"
+    hint = ""
+    if "\0" not in path and _exists(path):
+        hint = "; paths are taken from the folder of the table"
+    return problem(error) + hint
 
 
 def _existing(root: str, path: str) -> str:
     """Return the spelling of a path that names a file; as it is if none does."""
     # As it is first: a file name may well be cp1252 bytes on disk.
     for spelling in dict.fromkeys((path, _as_text(path))):
-        for candidate in dict.fromkeys((spelling, spelling.replace("\\", "/"))):
+        slashed = spelling.replace("\\", "/")
+        for candidate in dict.fromkeys((spelling, slashed, slashed.strip())):
             if "\0" not in candidate and _exists(os.path.join(root, candidate)):
                 return candidate
     return path
@@ -126,9 +145,14 @@ def _lines(source: str) -> Iterator[_Line]:
     """Yield each line of the table with its number, texts as they stand."""
     with open(source, "rb") as file:
         content = file.read()
-    with io.StringIO(_decoded(content), newline="") as text:
+    decoded = _decoded(content)
+    if not decoded.strip():
+        raise ValueError(f"{source!r} is empty; {_BEGINNING}")
+    with io.StringIO(decoded, newline="") as text:
         delimiter, header = _header(source, text.readline())
-        columns = {name: k for k, name in enumerate(header) if name in _COLUMNS}
+        columns = {name: k for k, name in enumerate(header) if name in COLUMNS}
+        # Columns of other names whose every value is a split.
+        splits = [k for k, name in enumerate(header) if name not in COLUMNS]
         reader = csv.reader(text, delimiter=delimiter)
         while True:
             # The header is line 1 and was read before; a quoted field may span lines.
@@ -138,6 +162,8 @@ def _lines(source: str) -> Iterator[_Line]:
             except csv.Error as error:
                 raise _unreadable(source, number, error) from error
             if cells is None:
+                for warning in describe_unread(header, [header[k] for k in splits]):
+                    warnings.warn(f"{source!r} {warning}", UserWarning, stacklevel=2)
                 return
             if not any(cells):
                 continue
@@ -146,8 +172,9 @@ def _lines(source: str) -> Iterator[_Line]:
                     f"{source!r}, line {number}: {len(cells)} columns where the header "
                     f"has {len(header)}; quote texts that contain {delimiter!r}"
                 )
-            found = {name: _as_text(cells[k].strip()) for name, k in columns.items()}
-            label, split, group = (found.get(name, "") for name in _COLUMNS[1:])
+            splits = [k for k in splits if is_split(cells[k].strip())]
+            texts = {name: _as_text(cells[k].strip()) for name, k in columns.items()}
+            label, split, group = (texts.get(name, "") for name in COLUMNS[1:])
             # The path alone is not stripped: file names may begin and end with spaces.
             path = cells[columns["path"]].removeprefix("./")
             yield _Line(number, ImageRow(path, label, split, group))
@@ -164,17 +191,19 @@ def _header(source: str, line: str) -> tuple[str, list[str]]:
     """Return the delimiter, and the names of the columns in small letters."""
     tabbed = source.lower().endswith((".tsv", ".tab"))
     # A semicolon is what spreadsheets write where the comma is the decimal mark.
-    for delimiter in "\t,;" if tabbed else ",;\t":
+    for delimiter in "\t,;|" if tabbed else ",;\t|":
         try:
             cells = next(csv.reader([line], delimiter=delimiter), [])
         except csv.Error as error:
             raise _unreadable(source, 1, error) from error
         names = [cell.strip().casefold() for cell in cells]
         if "path" in names:
-            if twice := [name for name in _COLUMNS if names.count(name) > 1]:
+            if twice := [name for name in COLUMNS if names.count(name) > 1]:
                 raise ValueError(f"{source!r} has two columns {twice[0]!r}; keep one")
             return delimiter, names
+    if not line.strip().isprintable():
+        raise ValueError(f"{source!r} is no text; {_BEGINNING}")
     raise ValueError(
-        f"{source!r} has no column 'path' but the header {line.strip()[:100]!r}; begin "
-        "it with a line such as path,label,split,group"
+        f"{source!r} has no column 'path' but the header {line.strip()[:100]!r}; "
+        + _BEGINNING
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,15 @@ def _of_frame(frame: Any) -> _Listing:
             "paths of the images, as path, label, split, group"
         )
 
+    others = [name for name in named if name not in images.COLUMNS]
+    splits = [
+        name
+        for name in others
+        if all(images.is_split(str(value)) for value in frame[named[name]].unique()[:9])
+    ]
+    for warning in images.describe_unread(list(named), splits):
+        warnings.warn(f"the frame {warning}", UserWarning, stacklevel=2)
+
     def column(name: str) -> list[Any] | None:
         return frame[named[name]].tolist() if name in named else None
 
@@ -149,13 +159,15 @@ def _with_facts(listing: _Listing) -> ImageSet:
     numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
     splits = [str(_plain(split) or "") for split in listing.splits or nothing]
     groups = [_plain(group) for group in listing.groups or nothing]
-    return replace(
+    listed = replace(
         found,
         labels=np.array([numbers[name] for name in names], np.int64),
         class_names=class_names,
         splits=splits_from(splits),
         groups=["" if group is None else str(group) for group in groups],
     )
+    images.check_classes(listed)
+    return listed
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from featpipe import files
+from featpipe.kinds import HEAD, describe_kind
 from featpipe.predictor.model import ARRAYS, Model
 
 __all__ = ["PREFIX", "read_model", "write_model"]
@@ -110,9 +111,8 @@ def read_model(path: Path) -> Model:
             metadata = _check_format(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path} is no model file, or was cut short ({reason}); give one that "
+            f"{path} is no model file{_otherwise(path, error)}; give one that "
             "`featpipe fit` wrote"
         ) from error
     except ValueError as error:
@@ -129,6 +129,15 @@ def read_model(path: Path) -> Model:
         raise ValueError(
             f"{path} holds no model of version {metadata['version']}: {error}"
         ) from error
+
+
+def _otherwise(path: Path, error: Exception) -> str:
+    """Return what a file is that could not be read as a model."""
+    with path.open("rb") as file:
+        kind = describe_kind(file.read(HEAD))
+    if kind:
+        return f" but {kind}"
+    return f", or was cut short ({' '.join(str(error).split())[:200]})"
 
 
 def _check_format(metadata: Mapping[str, str]) -> Mapping[str, str]:

@@ -1,0 +1,132 @@
+"""Whether the labels of images make classes that can be learned and judged.
+
+Never here: which labels images have; that is `naming` and `labelling`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from featpipe.images.imageset import ImageSet
+from featpipe.images.naming import listed
+
+__all__ = ["check_classes"]
+
+# Texts that programs write where a value is missing.
+_MISSING = {"nan", "<na>", "n/a", "#n/a", "null"}
+_SEPARATORS = re.compile(r"\s*[,;|]\s*")
+# Fewer labels than these are too few to say what they look like.
+_ENOUGH = 10
+
+
+def check_classes(images: ImageSet) -> None:
+    """Check that classes can be told apart and learned, and splits judge each other.
+
+    Parameters
+    ----------
+    images : ImageSet
+
+    Raises
+    ------
+    ValueError
+        If train and a held-out split have no class in common.
+
+    Warns
+    -----
+    UserWarning
+        If class names differ only by capitals, blanks or Unicode form, or if labels
+        look like missing values, measurements, several classes at once, or names of
+        single images.
+
+    Examples
+    --------
+    >>> from featpipe import images
+    >>> check_classes(images.scan("flowers"))
+    """
+    for text in _odd_labels(images):
+        warnings.warn(f"{images.source!r}: {text}", UserWarning, stacklevel=2)
+    classes: dict[str, set[str]] = {}
+    for label, split in zip(images.labels.tolist(), images.splits, strict=True):
+        if label >= 0 and split:
+            classes.setdefault(split, set()).add(images.class_names[label])
+    for split in ("val", "test"):
+        if "train" in classes and split in classes:
+            if classes["train"] & classes[split]:
+                continue
+            raise ValueError(
+                f"{images.source!r}: no class of train "
+                f"({listed(sorted(classes['train']))}) is in {split} "
+                f"({listed(sorted(classes[split]))}); give the class folders of all "
+                "splits the same names"
+            )
+
+
+def _odd_labels(images: ImageSet) -> Iterator[str]:
+    """Yield what is odd about labels, and what to do about it."""
+    names = images.class_names
+    yield from _twins(names)
+    if missing := [name for name in names if name.casefold() in _MISSING]:
+        yield (
+            f"{listed(missing)} is taken for a class; leave the label empty where "
+            "there is none"
+        )
+    n_labelled = int((images.labels >= 0).sum())
+    if n_labelled < _ENOUGH:
+        return
+    if fraction := _measurement(names):
+        yield (
+            f"labels such as {fraction!r} look like measurements; featpipe learns "
+            "classes, and each number is one: cut them into a few ranges"
+        )
+    elif several := _combination(names):
+        yield (
+            f"labels such as {several!r} look like several classes of one image; each "
+            "combination is taken for a class of its own"
+        )
+    elif len(names) > n_labelled / 2:
+        yield (
+            f"{len(names):,} classes for {n_labelled:,} labelled images, such as "
+            f"{listed(names[:3])}; is this the class of an image, or its name?"
+        )
+
+
+def _twins(names: Sequence[str]) -> Iterator[str]:
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        # "Café" can be written in two ways that look the same; macOS and Linux choose
+        # differently.
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        alike.setdefault(re.sub(r"[\s_-]+", "", plain), []).append(name)
+    for twins in (twins for twins in alike.values() if len(twins) > 1):
+        composed = {unicodedata.normalize("NFC", name) for name in twins}
+        # Printed as they are, two of them would look like one.
+        hidden = len(composed) < len(twins)
+        shown = ", ".join(map(ascii, twins)) if hidden else listed(twins)
+        yield (
+            f"the classes {shown} differ only by capitals, blanks or Unicode form, and "
+            "are kept apart; rename one if they are the same"
+        )
+
+
+def _measurement(names: Sequence[str]) -> str:
+    """Return a number with a fraction, if all labels are numbers; else nothing."""
+    try:
+        values = [float(name) for name in names]
+    except ValueError:
+        return ""
+    fractions = (n for n, v in zip(names, values, strict=True) if not v.is_integer())
+    return next(fractions, "") if len(names) > 2 else ""
+
+
+def _combination(names: Sequence[str]) -> str:
+    """Return a label made of labels, if most that could be are; else nothing."""
+    parts = {name: set(_SEPARATORS.split(name)) for name in names}
+    composed = [name for name, words in parts.items() if len(words) > 1]
+    # A word of one label that is in another label too: "cat|dog" beside "cat".
+    counts = Counter(word for words in parts.values() for word in words)
+    mixed = [name for name in composed if all(counts[w] > 1 for w in parts[name])]
+    return mixed[0] if 2 * len(mixed) > len(composed) else ""

@@ -1,0 +1,46 @@
+"""What a file is that was given where another kind is needed.
+
+For messages alone: what a file is taken for is decided where it is read.
+"""
+
+import re
+
+__all__ = ["HEAD", "describe_kind"]
+
+HEAD = 512
+"""How many bytes of a file are enough to tell."""
+
+_KINDS = (
+    (rb"featpipe-codes ", "a codes file of `featpipe extract`"),
+    (rb".{7}\0\{.*featpipe-model", "a model of `featpipe fit`"),
+    (rb'\s*\{\s*"featpipe":', "a scores file of featpipe"),
+    (rb"\x93NUMPY|PK\x03\x04.{26}[^/]*\.npy", "NumPy arrays"),
+    (rb"PK\x03\x04.{26}[^/]*/data\.pkl", "a file of torch.save"),
+    (rb"\x80[\x02-\x05]", "a pickle"),
+    (rb"\x89HDF\r\n", "an HDF5 file of another program"),
+    (rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....WEBP", "an image"),
+    (rb"PK\x03\x04", "a zip archive"),
+)
+
+
+def describe_kind(head: bytes) -> str:
+    r"""Return what a file is, by its first bytes.
+
+    Parameters
+    ----------
+    head : bytes
+        The first `HEAD` bytes, or all there are.
+
+    Returns
+    -------
+    str
+        With its article; empty where it is none of the known kinds.
+
+    Examples
+    --------
+    >>> describe_kind(b"featpipe-codes 1\n{"), describe_kind(b"notes")
+    ('a codes file of `featpipe extract`', '')
+    """
+    head = head[:HEAD]
+    found = (kind for pattern, kind in _KINDS if re.match(pattern, head, re.DOTALL))
+    return next(found, "")
