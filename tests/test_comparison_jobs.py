@@ -1,13 +1,17 @@
-"""`compare` shared among processes: the same record as from one process."""
+"""`compare` shared among threads or processes: the same record as from one alone."""
 
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import featpipe
 from featpipe import codes
+from featpipe.comparison import contest, tasks
 from featpipe.parallel import Jobs
 
 N = 240
@@ -44,6 +48,43 @@ def record(file: Path, path: Path, **more: object) -> dict:
     for score in said["scores"]:
         del score["fit_seconds"], score["predict_seconds"]
     return said
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_threads_write_the_record_of_one(file, tmp_path, two_threads, monkeypatch):
+    told = []
+    side_by_side = record(
+        file, tmp_path / "b.json", progress=lambda *said: told.append(said)
+    )
+    assert torch.get_num_threads() == 2
+    done = [number for number, _, _ in told]
+    assert (done[0], sorted(done), told[-1]) == (0, done, (8, 8, "done"))
+    monkeypatch.setattr(tasks, "SMALL", 0)
+    assert record(file, tmp_path / "a.json") == side_by_side
+
+
+def test_threads_leave_the_filters_of_warnings_alone(file, two_threads):
+    before = list(warnings.filters)
+    featpipe.compare(file, Cs=[1e-3, 1e-2])
+    assert list(warnings.filters) == before
+
+
+def test_a_fit_that_fails_in_a_thread_is_the_users_error(
+    file, two_threads, monkeypatch
+):
+    def fail(name: str, *rest: object) -> None:
+        raise ValueError(f"no {name} today")
+
+    monkeypatch.setattr(contest, "fit_and_predict", fail)
+    with pytest.raises(ValueError, match=r"no (linear|svm|logistic) today"):
+        featpipe.compare(file)
 
 
 def test_two_processes_write_the_record_of_one(file, tmp_path):
@@ -83,17 +124,15 @@ def test_what_cannot_read_in_blocks_is_refused_where_memory_is_short(file):
 
 @pytest.mark.parametrize("fault", ["gone", "another"])
 def test_a_worker_that_sees_no_such_file_says_so(file, tmp_path, fault, monkeypatch):
-    from featpipe.comparison import tasks
-
     path = write(tmp_path / "a.h5")
-    plain = tasks._split
+    plain = tasks.split_task
 
     def split(task):
         # What a machine without the folder, or with a stale copy, comes upon.
         path.unlink() if fault == "gone" else write(path, seed=1)
         return plain(task)
 
-    monkeypatch.setattr(tasks, "_split", split)
+    monkeypatch.setattr(tasks, "split_task", split)
     problem = "does not see" if fault == "gone" else "sees another file as"
     with pytest.raises(RuntimeError, match=f"worker .* {problem} .*a.h5; put the"):
         featpipe.compare(path, classifiers=["linear"], depth="stage1", jobs=2)

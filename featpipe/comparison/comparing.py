@@ -9,12 +9,13 @@ import numpy as np
 
 from featpipe.codes import Codes, checked, read
 from featpipe.comparison import details, duplicates
+from featpipe.comparison.contest import Contest
 from featpipe.comparison.external import read_external
 from featpipe.comparison.judging import HeldOut, JudgedContender, nested_choice, rank
 from featpipe.comparison.options import ComparisonOptions, depths_asked
 from featpipe.comparison.sources import Labelled, align_files, choose_depths
 from featpipe.comparison.table import Comparison
-from featpipe.comparison.tasks import Contest, Progress, fit_all, require_room
+from featpipe.comparison.tasks import Progress, fit_all, require_room
 from featpipe.comparison.testing import describe_power, judge_all, majority_notes
 from featpipe.defaults import N_FOLDS
 from featpipe.parallel import Jobs, as_jobs

@@ -1,143 +1,42 @@
-"""Fitting what is compared: depth by depth here, or as tasks for other processes.
-
-A task is one classifier on one depth. It reads the codes from the file, so it can be
-done anywhere that the file is seen, and doing it twice changes nothing.
-"""
+"""Doing the tasks of a comparison: here, side by side in threads, or elsewhere."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from dataclasses import replace
+from itertools import count, zip_longest
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
-import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from featpipe import codes
 from featpipe.classifiers import budget
 from featpipe.comparison import ensemble
-from featpipe.comparison.contenders import FitSettings, Fitted, fit_and_predict
-from featpipe.comparison.ensemble import EnsembleMember
+from featpipe.comparison.contest import (
+    Contest,
+    FitTask,
+    Outcome,
+    Where,
+    count_fits,
+    fit_task,
+    read_codes,
+    split_task,
+)
 from featpipe.comparison.judging import Contender
 from featpipe.comparison.sources import Source
 from featpipe.parallel import Jobs, threads_here, worker_name
-from featpipe.protocol import Protocol
 
-__all__ = ["Contest", "compute", "fit_all", "require_room"]
+__all__ = ["compute", "fit_all", "require_room"]
+
+# Numbers in the codes of all depths up to which they are kept together, and fitted side
+# by side.
+SMALL = 2**23
 
 Progress = Callable[[int, int, str], None]
-# A source by its number, and a depth.
-Where = tuple[int, str]
-
-
-@dataclass(frozen=True, eq=False)
-class FitTask:
-    """Classifiers on one depth of one file.
-
-    Parameters
-    ----------
-    path : Path
-        The codes file, absolute.
-    digest : str
-        Of the codes file.
-    rows : (n,) int64
-        Its rows that take part.
-    depth : str
-    names : tuple of str
-        The classifiers.
-    is_member : bool
-        Whether the depth may enter an ensemble, which takes its logistic row.
-    y : (n,) int64
-    protocol : Protocol
-    settings : FitSettings
-    n_processes : int
-        That share the memory of one machine.
-    """
-
-    path: Path
-    digest: str
-    rows: np.ndarray
-    depth: str
-    names: tuple[str, ...]
-    is_member: bool
-    y: np.ndarray
-    protocol: Protocol
-    settings: FitSettings
-    n_processes: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What came of a task: its fits by name, and what an ensemble takes."""
-
-    width: int
-    fitted: dict[str, Fitted]
-    member: EnsembleMember | None
-
-
-@dataclass(frozen=True, eq=False)
-class Contest:
-    """All contenders of a comparison, and what they are fitted on.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-    depths : sequence of sequences of str
-        Of each source.
-    classifiers : sequence of str
-    y : (n,) int64
-        Without the labels of held-out rows.
-    protocol : Protocol
-    settings : FitSettings
-    """
-
-    sources: Sequence[Source]
-    depths: Sequence[Sequence[str]]
-    classifiers: Sequence[str]
-    y: np.ndarray
-    protocol: Protocol
-    settings: FitSettings
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The classifiers of every depth, each once."""
-        return tuple(
-            dict.fromkeys(name for name in self.classifiers if name != "ensemble")
-        )
-
-    @property
-    def has_ensemble(self) -> bool:
-        """Whether an ensemble over depths takes part."""
-        return "ensemble" in self.classifiers
-
-    def by_source(self) -> Iterator[tuple[int, Source, Sequence[str]]]:
-        """Yield each source with its number and its depths."""
-        for k, source in enumerate(self.sources):
-            yield k, source, self.depths[k]
-
-    def tasks(self) -> Iterator[tuple[Where, FitTask]]:
-        """Yield a task for every depth of every source."""
-        for k, source, depths in self.by_source():
-            # A concatenation would give its parts a second vote.
-            alone = [depth for depth in depths if "+" not in depth]
-            for depth in depths:
-                is_alone = depth in alone and len(alone) > 1
-                yield (
-                    (k, depth),
-                    FitTask(
-                        path=source.codes.path.absolute(),
-                        digest="",
-                        rows=source.rows,
-                        depth=depth,
-                        names=self.names,
-                        is_member=self.has_ensemble and is_alone,
-                        y=self.y,
-                        protocol=self.protocol,
-                        settings=self.settings,
-                    ),
-                )
 
 
 def fit_all(
@@ -151,7 +50,8 @@ def fit_all(
     progress : callable
         As for `compare`.
     jobs : Jobs or None
-        Who works; None for this process, which keeps the codes of one depth at a time.
+        Who works; None for this process, which keeps large codes of one depth at a time
+        and fits small ones side by side.
 
     Returns
     -------
@@ -159,10 +59,12 @@ def fit_all(
     notes : list of str
     """
     sources, tasks = contest.sources, dict(contest.tasks())
-    if jobs is None or jobs.is_here:
-        outcomes = _here(tasks, sources, progress)
-    else:
+    if jobs is not None and not jobs.is_here:
         outcomes = _elsewhere(tasks, sources, progress, jobs)
+    elif (n_threads := _n_threads(tasks, sources)) > 1:
+        outcomes = _in_threads(tasks, sources, progress, n_threads)
+    else:
+        outcomes = _here(tasks, sources, progress)
     rows: list[Contender] = []
     notes: list[str] = []
     for k, source, depths in contest.by_source():
@@ -185,24 +87,24 @@ def fit_all(
             f"an ensemble takes at least two depths, {sources[0].name!r} gives "
             f"{contest.depths[0]}; extract another depth to it"
         )
-    total = sum(map(_n_fits, tasks.values()))
+    total = sum(map(count_fits, tasks.values()))
     progress(total, total, "done")
     return rows, notes
-
-
-def _n_fits(task: FitTask) -> int:
-    return len(task.names) + task.is_member
 
 
 def _here(
     tasks: dict[Where, FitTask], sources: Sequence[Source], progress: Progress
 ) -> dict[Where, Outcome]:
-    total, number = sum(map(_n_fits, tasks.values())), count()
+    total, number = sum(map(count_fits, tasks.values())), count()
 
     def tell(what: str) -> None:
         progress(next(number), total, what)
 
-    return {where: _fit(task, sources[where[0]], tell) for where, task in tasks.items()}
+    outcomes = {}
+    for where, task in tasks.items():
+        X, task = read_codes(task, sources[where[0]])
+        outcomes[where] = fit_task(task, X, tell)
+    return outcomes
 
 
 def _elsewhere(
@@ -211,38 +113,105 @@ def _elsewhere(
     progress: Progress,
     jobs: Jobs,
 ) -> dict[Where, Outcome]:
-    total, done = sum(map(_n_fits, tasks.values())), 0
     digests = [codes.digest(source.codes.path) for source in sources]
-    outcomes: dict[Where, Outcome] = {}
-    progress(0, total, "sending the fits")
+    gathered = _Gathered(sum(map(count_fits, tasks.values())), progress)
+    progress(0, gathered.total, "sending the fits")
     with jobs.open() as pool:
         pieces = [
             pickle.dumps((where, piece))
             for where, task in tasks.items()
-            for piece in _split(
+            for piece in split_task(
                 replace(task, digest=digests[where[0]], n_processes=pool.n_here)
             )
         ]
         for where, outcome in pool.run(compute, pieces):
-            known = outcomes.get(where, Outcome(outcome.width, {}, None))
-            outcomes[where] = Outcome(
-                outcome.width,
-                known.fitted | outcome.fitted,
-                known.member or outcome.member,
-            )
-            done += len(outcome.fitted) + (outcome.member is not None)
-            names = ", ".join(outcome.fitted) or "ensemble"
-            progress(done, total, f"{names} on {where[1]}")
-    return outcomes
+            gathered.add(where, outcome)
+    return gathered.outcomes
 
 
-def _split(task: FitTask) -> Iterator[FitTask]:
-    """Yield a task for each classifier; that of logistic prepares the ensemble too."""
-    for name in task.names:
-        is_member = task.is_member and name == "logistic"
-        yield replace(task, names=(name,), is_member=is_member)
-    if task.is_member and "logistic" not in task.names:
-        yield replace(task, names=())
+def _in_threads(
+    tasks: dict[Where, FitTask],
+    sources: Sequence[Source],
+    progress: Progress,
+    n_threads: int,
+) -> dict[Where, Outcome]:
+    """Fit small codes side by side, each fit in one thread of torch.
+
+    A pass over little data is too short to be shared among threads, but whole fits are
+    not: two of them take little longer than one.
+    """
+    import torch
+
+    from featpipe.solvers import share_codes
+
+    columns = []
+    for where, task in tasks.items():
+        X, task = read_codes(task, sources[where[0]])
+        with share_codes():
+            context = copy_context()
+        columns.append([(where, piece, X, context) for piece in split_task(task)])
+    # Widest first, and depths in turn: fits of one depth wait for its eigenbasis.
+    columns.sort(key=lambda column: -column[0][2].shape[1])
+    rows = zip_longest(*columns)
+
+    def work(piece: tuple[Where, FitTask, Any, Context]) -> tuple[Where, Outcome]:
+        where, task, X, context = piece
+        # A context serves one thread at a time; its copies share what was made in it.
+        return where, context.copy().run(fit_task, task, X, lambda what: None)
+
+    gathered = _Gathered(sum(map(count_fits, tasks.values())), progress)
+    progress(0, gathered.total, f"{n_threads} fits side by side")
+    # The filters of warnings belong to all threads: what fits ignore is ignored here.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The least populated class")
+        # Ends without waiting for its threads: Ctrl-C is answered at once.
+        with ThreadPool(n_threads, torch.set_num_threads, (1,)) as pool:
+            pieces = [piece for row in rows for piece in row if piece is not None]
+            for where, outcome in pool.imap_unordered(work, pieces):
+                gathered.add(where, outcome)
+    # Threads to come have as many as this one again.
+    torch.set_num_threads(torch.get_num_threads())
+    return gathered.outcomes
+
+
+def _n_threads(tasks: dict[Where, FitTask], sources: Sequence[Source]) -> int:
+    """Return how many fits go side by side; one where the codes are large."""
+    import torch
+
+    size, n_pieces, on_gpu = 0, 0, False
+    for (k, depth), task in tasks.items():
+        shape = len(task.rows), sources[k].codes.width(depth)
+        if budget(*shape, task.settings.memory).streams:
+            return 1
+        size, n_pieces = (
+            size + shape[0] * shape[1],
+            n_pieces + len(list(split_task(task))),
+        )
+        on_gpu |= task.settings.device != "cpu" and torch.cuda.is_available()
+    if on_gpu or size > SMALL:
+        return 1
+    return max(1, min(torch.get_num_threads(), n_pieces))
+
+
+class _Gathered:
+    """The outcomes of pieces, put together by depth as they come."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.total, self.progress, self.done = total, progress, 0
+        self.outcomes: dict[Where, Outcome] = {}
+
+    def add(self, where: Where, outcome: Outcome) -> None:
+        """Take what came of a piece, and tell how many fits are done."""
+        known = self.outcomes.get(where, Outcome(outcome.width, {}, None))
+        self.outcomes[where] = Outcome(
+            outcome.width,
+            known.fitted | outcome.fitted,
+            known.member or outcome.member,
+        )
+        self.done += len(outcome.fitted) + (outcome.member is not None)
+        names = ", ".join(outcome.fitted) or "ensemble"
+        self.progress(self.done, self.total, f"{names} on {where[1]}")
 
 
 def compute(piece: bytes) -> tuple[Where, Outcome]:
@@ -270,32 +239,8 @@ def compute(piece: bytes) -> tuple[Where, Outcome]:
         torch.set_num_threads(n_threads)
     # Its codes were checked by whoever sent the task.
     source = Source(codes.read(task.path, check=False), task.rows)
-    return where, _fit(task, source, lambda what: None)
-
-
-def _fit(task: FitTask, source: Source, tell: Callable[[str], None]) -> Outcome:
-    """Fit the classifiers of a task on codes that are read once."""
-    from featpipe.solvers import share_codes
-
-    y, protocol = task.y, task.protocol
-    n_rows, width = len(task.rows), source.codes.width(task.depth)
-    plan = budget(n_rows, width, task.settings.memory, task.n_processes)
-    settings = replace(task.settings, memory=plan.memory)
-    X: Any = source.view(task.depth) if plan.streams else source.arrays(task.depth)
-    fitted: dict[str, Fitted] = {}
-    # Standardised once, and in one eigenbasis, for all classifiers.
-    with share_codes():
-        for name in task.names:
-            tell(f"{name} on {task.depth}")
-            fitted[name] = fit_and_predict(name, X, y, protocol, settings)
-    member = None
-    if task.is_member:
-        tell(f"ensemble on {task.depth}")
-        logistic = fitted.get("logistic") or fit_and_predict(
-            "logistic", X, y, protocol, settings
-        )
-        member = ensemble.prepare(task.depth, logistic, X, y, protocol, settings)
-    return Outcome(width, fitted, member)
+    X, task = read_codes(task, source)
+    return where, fit_task(task, X, lambda what: None)
 
 
 def require_room(

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,18 +41,29 @@ T = TypeVar("T")
 # Of every fold: Σ w z zᵀ, (n_folds, width, width), and Σ w z, (n_folds, width).
 Sums = tuple[torch.Tensor, torch.Tensor]
 
-# What was made inside the block, and beside it the array, so that its address is not
-# used again.
-_made: ContextVar[dict[Hashable, tuple[Any, Any]] | None] = ContextVar(
-    "made", default=None
-)
+
+class _Made:
+    """What is made once of an array, which is kept so that its address stays its own.
+
+    The lock lets one thread make it while others wait.
+    """
+
+    def __init__(self, codes: Any) -> None:
+        self.codes, self.lock = codes, Lock()
+        self.value: Any = None
+        self.is_made = False
+
+
+# What was made inside the block.
+_made: ContextVar[dict[Hashable, _Made] | None] = ContextVar("made", default=None)
 
 
 @contextmanager
 def share_codes() -> Iterator[None]:
     """Share standardised and rotated codes among the fits inside the block.
 
-    A block inside another shares with the outer one.
+    A block inside another shares with the outer one, and so do threads that run in a
+    copy of its context (`contextvars.copy_context`).
 
     Examples
     --------
@@ -81,9 +93,11 @@ def _once(codes: Any, key: Hashable, make: Callable[[], T]) -> T:
     if isinstance(codes, np.ndarray):
         where = codes.__array_interface__["data"][0], codes.shape, codes.strides
     whole = where, codes.dtype.str, key
-    if whole not in made:
-        made[whole] = codes, make()
-    value: T = made[whole][1]
+    cell = made.setdefault(whole, _Made(codes))
+    with cell.lock:
+        if not cell.is_made:
+            cell.value, cell.is_made = make(), True
+    value: T = cell.value
     return value
 
 
