@@ -200,7 +200,7 @@ def test_files_of_others_among_the_parts_stay(photos, tmp_path):
     parts.write_text("a file")
     with pytest.raises(FileExistsError, match="move it away"):
         run(photos, path, overwrite=True)
-    assert Parts(path).found == {}
+    assert Parts(path).existing == {}
 
 
 @pytest.mark.parametrize("change", ["an image more", "a depth more", "a label changed"])

@@ -58,12 +58,12 @@ def check_advice(
     >>> [line.what for line in lines]
     ['the advised depth', 'rank agreement', 'the expected accuracy']
     """
-    found = compare(
+    comparison = compare(
         codes, classifiers=[classifier], device=device, seed=seed, progress=progress
     )
-    by_depth = {score.depth: score for score in found.scores}
+    by_depth = {score.depth: score for score in comparison.scores}
     return [
-        _verdict(advice, by_depth, found.recommended, found.test),
+        _verdict(advice, by_depth, comparison.recommended, comparison.test),
         _agreement(advice.depths, by_depth),
         _expectation(advice, by_depth),
     ]

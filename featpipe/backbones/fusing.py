@@ -131,8 +131,8 @@ class FusedConvolution(nn.Module):
                 *("add", 1.0, "relu" if self._activation == _RELU else None, [], None),
             )
             return summed
-        found = self._convolved(x, _NONE) + other
-        return found.relu_() if self._activation == _RELU else found
+        y = self._convolved(x, _NONE) + other
+        return y.relu_() if self._activation == _RELU else y
 
     def _convolved(self, x: Tensor, activation: _Activation) -> Tensor:
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -276,8 +276,8 @@ def _covered(
     # What others read too must exist by itself.
     if user is None or not _nothing_writes(node, user, modules):
         return [node], None, _NONE
-    if (found := _activation(user, modules)) is not None:
-        return [node, user], None, found
+    if (activation := _activation(user, modules)) is not None:
+        return [node, user], None, activation
     other = _summand(user, node)
     if other is None:
         return [node], None, _NONE

@@ -105,10 +105,10 @@ def load(
     is_filled = download or chosen.is_local
     if chosen.to_read and is_filled:
         needed = outline.keys(stop.node for stop in stops)
-        found = read(chosen, name)
+        file = read(chosen, name)
         source = str(chosen.path or chosen.name)
         filled = fill(
-            network, found, needed, source=source, renamed=architecture.renamed
+            network, file, needed, source=source, renamed=architecture.renamed
         )
     # Not fused: it may be exported.
     cut = prepared(outline.cut(stops), torch.device("cpu"), "fp32", fused_for=None)
@@ -224,8 +224,8 @@ def _stops(
         specs = [specs]
     if not specs:
         raise ValueError("no depth was asked for; 'penultimate' is the usual one")
-    asked = [parse(spec, outline.nodes, backbone=name) for spec in specs]
-    nodes = list(dict.fromkeys(node for node, _ in asked))
+    requests = [parse(spec, outline.nodes, backbone=name) for spec in specs]
+    nodes = list(dict.fromkeys(node for node, _ in requests))
     try:
         # Run once at the real size: widths depend on it where maps are flattened.
         seen = outline.look(nodes, side, side)
@@ -239,7 +239,7 @@ def _stops(
                 f"per image; `featpipe depths {name}` lists those that do"
             )
     stops = (
-        name_depth(node, how, seen[node].shape, layouts[node]) for node, how in asked
+        name_depth(node, how, seen[node].shape, layouts[node]) for node, how in requests
     )
     return tuple({stop.spec: stop for stop in stops}.values())
 

@@ -96,12 +96,12 @@ def _same_scores(network: nn.Module, recorded: nn.Module, side: int) -> bool:
     with torch.inference_mode():
         try:
             expected = _tensors(network(images.clone()))
-            found = _tensors(recorded(images))
+            scores = _tensors(recorded(images))
         except Exception:
             return False
-    return len(expected) == len(found) and all(
+    return len(expected) == len(scores) and all(
         a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-        for a, b in zip(expected, found, strict=True)
+        for a, b in zip(expected, scores, strict=True)
     )
 
 

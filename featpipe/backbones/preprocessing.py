@@ -219,14 +219,14 @@ class Preprocessing:
         if input_size is not None:
             require_number("input_size", input_size, 1, _MAX_SIDE)
         base = self if input_size is None else self.scaled(input_size)
-        given = {
+        options = {
             "resize": resize,
             "crop": crop,
             "mean": mean,
             "std": std,
             "interpolation": interpolation,
         }
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        changes: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
         if resize == 0:
             changes["resize"] = None
         return replace(base, **changes)

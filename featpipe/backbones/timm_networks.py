@@ -112,6 +112,6 @@ def _pre_logits(self: Any, x: Tensor) -> Tensor:
     has it as its input.
     """
     features = self.forward_features(x)
-    found = self.forward_head(features, pre_logits=True)
-    pooled: Tensor = getattr(self, PENULTIMATE)(found)
+    codes = self.forward_head(features, pre_logits=True)
+    pooled: Tensor = getattr(self, PENULTIMATE)(codes)
     return pooled

@@ -92,23 +92,23 @@ def choose(
     if weights is None or weights == "DEFAULT":
         entry = architecture.default if weights is None else architecture.newest
         return Weights(entry, entries[entry]) if entry else Weights("own")
-    given = os.fspath(weights)
-    if given.lower() == "none":
+    name = os.fspath(weights)
+    if name.lower() == "none":
         return Weights("none")
     # Also as torchvision prints it: ResNet50_Weights.IMAGENET1K_V1.
-    entry = given.rpartition("_Weights.")[2]
+    entry = name.rpartition("_Weights.")[2]
     if entry in entries:
         return Weights(entry, entries[entry])
-    path = Path(given).expanduser()
+    path = Path(name).expanduser()
     if path.is_file():
         return Weights(path.name, path=path)
     if path.is_dir():
-        raise ValueError(f"weights {given!r} is a folder; name the file in it")
+        raise ValueError(f"weights {name!r} is a folder; name the file in it")
     if path.suffix or len(path.parts) > 1:
-        raise FileNotFoundError(f"there is no weights file {given!r}; check the path")
-    near = difflib.get_close_matches(given, entries, n=10, cutoff=0) or ["its own"]
+        raise FileNotFoundError(f"there is no weights file {name!r}; check the path")
+    near = difflib.get_close_matches(name, entries, n=10, cutoff=0) or ["its own"]
     raise ValueError(
-        f"backbone {architecture.name!r} has no weights {given!r}; choose from "
+        f"backbone {architecture.name!r} has no weights {name!r}; choose from "
         f"{', '.join(near)}, DEFAULT, none, or name a file"
     )
 
@@ -150,7 +150,7 @@ def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
 
 def fill(
     network: nn.Module,
-    found: Mapping[str, Any],
+    tensors: Mapping[str, Any],
     needed: Set[str],
     *,
     source: str,
@@ -165,7 +165,7 @@ def fill(
     Parameters
     ----------
     network : nn.Module
-    found : dict
+    tensors : dict
         As `read` gives it.
     needed : set of str
         State-dict keys of the layers up to the deepest depth.
@@ -187,7 +187,7 @@ def fill(
     """
     own = network.state_dict()
     needed = {key for key in needed if not key.endswith(_COUNTER)}
-    state = _best_match(found, own, needed, renamed, source)
+    state = _best_match(tensors, own, needed, renamed, source)
     fits = {key for key, x in state.items() if key in own and x.shape == own[key].shape}
     _check(own, state, needed, fits, source)
     with torch.no_grad():
@@ -228,7 +228,7 @@ def hash_weights(network: nn.Module, keys: Set[str] | None = None) -> str:
 
 
 def _best_match(
-    found: Mapping[str, Any],
+    tensors: Mapping[str, Any],
     own: State,
     needed: Set[str],
     renamed: Callable[[str], str],
@@ -236,7 +236,7 @@ def _best_match(
 ) -> State:
     """Return the state dict, without its prefix, that fits the network best."""
     scored: list[tuple[int, tuple[int, int], int, State]] = []
-    for wrapper, state in _state_dicts(found):
+    for wrapper, state in _state_dicts(tensors):
         for prefix in _prefixes(state, needed or own.keys()):
             plain = {
                 renamed(key.removeprefix(prefix)): tensor
@@ -258,30 +258,30 @@ def _best_match(
 
 
 def _state_dicts(
-    found: Mapping[str, Any], name: str = ""
+    tensors: Mapping[str, Any], name: str = ""
 ) -> Iterator[tuple[str, State]]:
     """All dicts that hold named tensors, however deep, each with its own name."""
     state = {
         key: value
-        for key, value in found.items()
+        for key, value in tensors.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
     if state:
         yield name, state
-    for key, value in found.items():
+    for key, value in tensors.items():
         if isinstance(key, str) and isinstance(value, Mapping):
             yield from _state_dicts(value, key)
 
 
 def _prefixes(state: State, keys: Set[str]) -> list[str]:
     """List what may stand before the names: what precedes one of the first few."""
-    found = {""}
+    prefixes = {""}
     # Three names suffice to find a prefix, and a large file has thousands.
     for wanted in sorted(keys)[:3]:
         for key in state:
             if key.endswith(f".{wanted}"):
-                found.add(key.removesuffix(wanted))
-    return sorted(found)
+                prefixes.add(key.removesuffix(wanted))
+    return sorted(prefixes)
 
 
 def _rank(name: str, known: tuple[str, ...]) -> int:

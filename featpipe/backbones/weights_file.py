@@ -41,7 +41,7 @@ def read_file(path: Path) -> Mapping[str, Any]:
             return safetensors.load_file(path)
         # Of a path torch would believe the suffix; it warns of pickles it will refuse.
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise ValueError(
             f"weights file {str(path)!r} holds Python objects or is no torch file; "
@@ -59,19 +59,19 @@ def read_file(path: Path) -> Mapping[str, Any]:
             f"weights file {str(path)!r} is neither a torch nor a safetensors file, or "
             f"is cut short ({first_line(err)}); fetch or save it again"
         ) from err
-    if not isinstance(found, Mapping):
+    if not isinstance(tensors, Mapping):
         raise ValueError(
-            f"weights file {str(path)!r} holds a {type(found).__name__}, not a state "
+            f"weights file {str(path)!r} holds a {type(tensors).__name__}, not a state "
             "dict; save `network.state_dict()`"
         )
-    _require_plain(found, path)
-    return found
+    _require_plain(tensors, path)
+    return tensors
 
 
-def _require_plain(found: Mapping[str, Any], path: Path) -> None:
+def _require_plain(tensors: Mapping[str, Any], path: Path) -> None:
     """Refuse dicts that hold themselves, and tensors that are no plain numbers."""
     # A stack and no recursion: a file can be nested as deep as it likes.
-    stack, seen = [found], {id(found)}
+    stack, seen = [tensors], {id(tensors)}
     while stack:
         for key, value in stack.pop().items():
             if isinstance(value, Tensor) and not _is_plain(value):

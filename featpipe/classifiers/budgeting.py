@@ -76,8 +76,8 @@ def budget(
 def _available() -> float:
     """Return the bytes of memory that this process can have now."""
     try:
-        said = Path("/proc/meminfo").read_text()
-        found = 1024 * float(said.partition("MemAvailable:")[2].split()[0])
+        text = Path("/proc/meminfo").read_text()
+        available = 1024 * float(text.partition("MemAvailable:")[2].split()[0])
     except (OSError, ValueError, IndexError):  # not on macOS and Windows
         try:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
@@ -85,6 +85,6 @@ def _available() -> float:
             return float("inf")
     try:
         # Of a container, or a job of a batch system.
-        return min(found, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+        return min(available, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # "max" where there is no limit
-        return found
+        return available

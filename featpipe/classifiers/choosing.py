@@ -1,21 +1,20 @@
 """What the three classifiers share: choosing C and fitting, whatever the loss.
 
-What lives here: checking X, y and the parameters; folds, weights and class names;
-choosing C from out-of-fold predictions; predicting. What never does: optimisation
-(that is :mod:`featpipe.solvers`, imported only inside ``fit``), codes files, and
+What lives here: checking X and y; weights and class names; choosing C from
+out-of-fold predictions; predicting. What never does: the folds (`folding`),
+optimisation (:mod:`featpipe.solvers`, imported only inside ``fit``), codes files, and
 the protocol that compares classifiers.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -25,6 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from featpipe.classifiers.checking import check_parameters, is_reader
+from featpipe.classifiers.folding import C_WITHOUT_FOLDS, Split, one_a_row, splits_of
 from featpipe.classifiers.measures import Labels, class_weights, judge
 from featpipe.defaults import C_GRID, N_FOLDS
 
@@ -37,10 +37,6 @@ __all__ = ["PathClassifier"]
 BLOCK_BYTES = 16 * 2**20
 # Coefficients beyond which single precision might not hold a score.
 LARGE = 1e18
-# Used when no class has two rows, so that nothing can be held out to choose C.
-C_WITHOUT_FOLDS = 1.0
-
-Split = tuple[np.ndarray, np.ndarray]
 
 
 class FitProblem(NamedTuple):
@@ -279,9 +275,10 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             self.C_curve_ = np.array([[self.C_, np.nan]])
             return None
         self.Cs_ = self._grid()
-        splits = self._splits(labels)
+        splits, notes = splits_of(self.cv, labels, self.random_state)
+        self.warnings_ += notes
         if not splits:
-            self.C_ = float(C_WITHOUT_FOLDS)
+            self.C_ = C_WITHOUT_FOLDS
             self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
             return None
         chooses = judge(
@@ -318,67 +315,13 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         self.cv_score_ = float(curve[best])
         edges = np.cumsum([len(held) for _, held in splits])[:-1]
         predicted = np.split(chooses.predicted[best], edges)
-        self.cv_predicted_ = self._pooled(splits, predicted)
+        numbers = one_a_row(splits, predicted)
+        self.cv_predicted_ = None if numbers is None else self.classes_[numbers]
         self._report_edge(best)
         self._report_skipped(int(np.isnan(curve).sum()))
         self._path_converged = bool(np.nanmax(gaps) <= self.tol)
         if not self._path_converged:
             self._report_gap(np.nanmax(gaps))
-
-    def _splits(self, labels: Labels) -> list[Split]:
-        n_rows = len(labels.numbers)
-        cv = self.cv
-        if isinstance(cv, int):
-            counts = np.bincount(labels.numbers[labels.rows > 0])
-            folds = min(cv, int(counts.max()))
-            small = counts < cv
-            if small.any():
-                names = ", ".join(map(repr, labels.classes[small][:10].tolist()))
-                self.warnings_.append(
-                    f"{np.count_nonzero(small)} class(es) have fewer than {cv} rows "
-                    f"({names}); some folds are without them"
-                )
-            if folds < 2:
-                self.warnings_.append(
-                    "no class has two rows, so C could not be chosen; "
-                    f"C={C_WITHOUT_FOLDS} was used"
-                )
-                return []
-            seed = self.random_state
-            cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        # Also takes a generator, which `split` could read only once.
-        splitter = check_cv(cv, labels.numbers, classifier=True)
-        with warnings.catch_warnings():
-            # What it would warn of is already in ``warnings_``.
-            warnings.filterwarnings("ignore", "The least populated class")
-            pairs = list(splitter.split(np.zeros((n_rows, 1)), labels.numbers))
-        return [self._check_split(pair, labels) for pair in pairs]
-
-    def _check_split(self, pair: Iterable[Any], labels: Labels) -> Split:
-        rows = np.arange(len(labels.numbers))
-        train, held_out = (rows[np.asarray(part)] for part in pair)
-        kept = train[labels.loss[train] > 0]
-        if len(np.unique(labels.numbers[kept])) < 2:
-            raise ValueError(
-                f"a training part of cv has {len(train)} rows of fewer than two "
-                "classes; use fewer folds or stratified ones"
-            )
-        if not len(held_out):
-            raise ValueError("a held-out part of cv is empty; give every split rows")
-        return train, held_out
-
-    def _pooled(
-        self, splits: list[Split], predicted: list[np.ndarray]
-    ) -> np.ndarray | None:
-        n_rows = sum(len(held_out) for _, held_out in splits)
-        order = np.concatenate([held_out for _, held_out in splits])
-        # Shuffled splits may hold a row out twice, or never: then there is no
-        # prediction per row.
-        if n_rows != order.max() + 1 or len(np.unique(order)) != n_rows:
-            return None
-        numbers = np.empty(n_rows, np.int64)
-        numbers[order] = np.concatenate(predicted)
-        return self.classes_[numbers]
 
     def _report_edge(self, best: int) -> None:
         if len(self.Cs_) > 1 and best in (0, len(self.Cs_) - 1):

@@ -30,24 +30,24 @@ class Labels(NamedTuple):
 
 
 def class_weights(
-    given: dict[Any, float] | str | None, classes: np.ndarray, mass: np.ndarray
+    class_weight: dict[Any, float] | str | None, classes: np.ndarray, mass: np.ndarray
 ) -> np.ndarray:
     """Return the weight of each class, by its number."""
-    if given is None:
+    if class_weight is None:
         return np.ones(len(classes))
-    if isinstance(given, str) and given == "balanced":
+    if isinstance(class_weight, str) and class_weight == "balanced":
         present = mass > 0
         share = np.where(present, mass, 1.0) * np.count_nonzero(present)
         return np.where(present, mass.sum() / share, 1.0)
-    if not isinstance(given, dict):
+    if not isinstance(class_weight, dict):
         raise ValueError(
-            f"class_weight={given!r} must be None, 'balanced' or a dict of "
+            f"class_weight={class_weight!r} must be None, 'balanced' or a dict of "
             "class: weight"
         )
-    for name, weight in given.items():
+    for name, weight in class_weight.items():
         require_number(f"class_weight[{name!r}]", weight, 0, 1e12, whole=False)
     # `tolist` makes numpy's strings Python's, by which the dict is keyed.
-    return np.array([given.get(name, 1.0) for name in classes.tolist()], float)
+    return np.array([class_weight.get(name, 1.0) for name in classes.tolist()], float)
 
 
 def fold_scores(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from sklearn.base import clone
 
-from featpipe.classifiers.choosing import PathClassifier, Split
+from featpipe.classifiers.choosing import PathClassifier
+from featpipe.classifiers.folding import Split
 from featpipe.classifiers.measures import judge
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def fit_nested(
             one.fit(X[part.train], y[part.train])
             for one, part in zip(models, parts, strict=True)
         ]
-    batch = _Batch(parts)
+    batch = _SharedFits(parts)
     prepared = [
         one._prepare(solvers.shared_rows(X, part.train), y[part.train])
         for one, part in zip(models, parts, strict=True)
@@ -105,7 +106,7 @@ def fit_nested(
     return models
 
 
-class _Batch:
+class _SharedFits:
     """The different problems of all parts; each predicts all that any part asks of it.
 
     ``splits`` holds their (train, held-out), the latter sorted.

@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from featpipe.classifiers.choosing import PathClassifier, Split
+from featpipe.classifiers.choosing import PathClassifier
+from featpipe.classifiers.folding import Split
 
 __all__ = ["repeated_score"]
 

@@ -59,13 +59,13 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 
 
-def _kept_by_finetune(asked: dict[str, Any]) -> str:
-    if asked.get("output") is None:
+def _kept_by_finetune(values: dict[str, Any]) -> str:
+    if values.get("output") is None:
         return (
             "nothing is kept: with -o MODEL each finished epoch would be, and the same "
             "command would go on from there"
         )
-    return f"finished epochs are kept; the same command goes on to {asked['output']}"
+    return f"finished epochs are kept; the same command goes on to {values['output']}"
 
 
 _CODES_KEPT = "finished images are kept; the same command goes on from there"

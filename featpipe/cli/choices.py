@@ -3,7 +3,15 @@
 from enum import StrEnum
 
 __all__ = [
-    *("Backend", "ClassWeight", "Decoding", "Dtype", "FitClassifier", "Init", "Metric"),
+    *(
+        "Backend",
+        "ClassWeight",
+        "DecodingMode",
+        "Dtype",
+        "FitClassifier",
+        "Init",
+        "Metric",
+    ),
     *("OnError", "Optimiser", "Precision", "Schedule"),
 ]
 
@@ -19,7 +27,7 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
-class Decoding(StrEnum):
+class DecodingMode(StrEnum):
     """How much of an image is decoded."""
 
     auto = "auto"

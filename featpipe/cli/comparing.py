@@ -66,69 +66,69 @@ def compare(
     compare_codes(dict(locals()))
 
 
-def compare_codes(asked: dict[str, Any]) -> None:
+def compare_codes(values: dict[str, Any]) -> None:
     """Do what the options of `compare` ask."""
     from featpipe.comparison import compare as comparison_of
 
     # First, since a bad grid is wrong usage (exit 2) and not a failure.
-    options = _comparison_options(asked)
+    options = _comparison_options(values)
     require_outputs(
         {
-            "--json": asked["json_path"],
-            "--csv": asked["csv_path"],
-            "--predictions": asked["predictions"],
-            "--report": asked["report_path"],
+            "--json": values["json_path"],
+            "--csv": values["csv_path"],
+            "--predictions": values["predictions"],
+            "--report": values["report_path"],
         },
-        {"FILE.h5": asked["files"], "--with": asked["with_"]},
+        {"FILE.h5": values["files"], "--with": values["with_"]},
     )
-    if asked["report_path"]:
+    if values["report_path"]:
         # Before the fits: a missing extra should not be found out afterwards.
         from featpipe.report import require_packages
 
         require_packages()
     with fit_progress() as progress:
-        found = comparison_of(
-            asked["files"],
-            depth=asked["depth"] or None,
-            with_=asked["with_"] or (),
-            jobs=jobs_of(asked),
+        comparison = comparison_of(
+            values["files"],
+            depth=values["depth"] or None,
+            with_=values["with_"] or (),
+            jobs=jobs_of(values),
             progress=progress,
             **options,
         )
-    run_all(*_writers(found, asked), lambda: _print(found))
+    run_all(*_writers(comparison, values), lambda: _print(comparison))
 
 
-def _comparison_options(asked: dict[str, Any]) -> dict[str, Any]:
+def _comparison_options(values: dict[str, Any]) -> dict[str, Any]:
     """Return the options that `featpipe.compare` and `ComparisonOptions` share."""
     same = ("folds", "test_size", "device", "memory", "seed", "full_path")
     return {
-        "classifiers": asked["classifiers"].split(","),
-        "Cs": grid(asked["c_grid"]),
-        "metric": asked["metric"].value,
-        "class_weight": asked["class_weight"] and asked["class_weight"].value,
-        **{name: asked[name] for name in same},
+        "classifiers": values["classifiers"].split(","),
+        "Cs": grid(values["c_grid"]),
+        "metric": values["metric"].value,
+        "class_weight": values["class_weight"] and values["class_weight"].value,
+        **{name: values[name] for name in same},
     }
 
 
 def _writers(
-    found: "Comparison", asked: dict[str, Any]
+    comparison: "Comparison", values: dict[str, Any]
 ) -> Iterator[Callable[[], None]]:
     """Yield what writes each file that was asked for."""
     for name, write in {
-        "json_path": found.write_json,
-        "csv_path": found.write_csv,
-        "predictions": found.write_predictions,
+        "json_path": comparison.write_json,
+        "csv_path": comparison.write_csv,
+        "predictions": comparison.write_predictions,
     }.items():
-        if asked[name]:
-            yield partial(_write, write, asked[name])
-    if asked["report_path"]:
+        if values[name]:
+            yield partial(_write, write, values[name])
+    if values["report_path"]:
         yield partial(
             write_report,
-            asked["files"],
-            asked["report_path"],
-            scores=found.scores,
-            notes=found.notes,
-            seed=asked["seed"],
+            values["files"],
+            values["report_path"],
+            scores=comparison.scores,
+            notes=comparison.notes,
+            seed=values["seed"],
         )
 
 
@@ -137,11 +137,11 @@ def _write(write: Callable[[Path], None], path: Path) -> None:
     terminal.info(f"wrote {path}")
 
 
-def _print(found: "Comparison") -> None:
+def _print(comparison: "Comparison") -> None:
     from featpipe.comparison import describe_details
 
-    terminal.out.print(found)
-    for part in describe_details(found):
+    terminal.out.print(comparison)
+    for part in describe_details(comparison):
         terminal.out.print(part)
 
 
@@ -178,7 +178,7 @@ _Folder = Annotated[
 ]
 
 
-def run(**asked: Any) -> None:
+def run(**values: Any) -> None:
     """Do the whole job: extract the codes, compare the classifiers, show the table.
 
     Takes the options of `extract` and of `compare`. Leaves the codes and the scores in
@@ -190,7 +190,7 @@ def run(**asked: Any) -> None:
         featpipe run flowers -o out --backbone mini
         featpipe run flowers.csv --depth layer3 --depth penultimate
     """
-    folder = asked["output"] or default_folder(asked["source"], asked["backbone"])
+    folder = values["output"] or default_folder(values["source"], values["backbone"])
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(
             f"{folder} is a file; give -o a folder for codes and scores"
@@ -199,12 +199,15 @@ def run(**asked: Any) -> None:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        _check_comparison(asked)
-        if not asked["plan"]:
+        _check_comparison(values)
+        if not values["plan"]:
             claim_folder(
-                folder, asked["source"], asked["backbone"], overwrite=asked["overwrite"]
+                folder,
+                values["source"],
+                values["backbone"],
+                overwrite=values["overwrite"],
             )
-        _run_in(folder, asked)
+        _run_in(folder, values)
     finally:
         # Bad input leaves no trace; unfinished work stays, to be gone on with.
         if made and {path.name for path in folder.iterdir()} <= {RECORD}:
@@ -212,25 +215,25 @@ def run(**asked: Any) -> None:
             folder.rmdir()
 
 
-def _check_comparison(asked: dict[str, Any]) -> None:
+def _check_comparison(values: dict[str, Any]) -> None:
     """Refuse before the extraction what `compare` would refuse after it."""
     from featpipe.comparison import ComparisonOptions
 
-    ComparisonOptions(**_comparison_options(asked))
+    ComparisonOptions(**_comparison_options(values))
 
 
-def _run_in(folder: Path, asked: dict[str, Any]) -> None:
+def _run_in(folder: Path, values: dict[str, Any]) -> None:
     # stdout is for the table, which comes when the files are written.
-    request = {**asked, "output": folder / "codes.h5", "json_path": None}
+    request = {**values, "output": folder / "codes.h5", "json_path": None}
     codes = extract_codes(request, finish=terminal.info, check=_require_classes)
     if codes is None:
         return
     written = {
-        "json_path": asked["json_path"] or folder / "scores.json",
-        "csv_path": asked["csv_path"] or folder / "scores.csv",
+        "json_path": values["json_path"] or folder / "scores.json",
+        "csv_path": values["csv_path"] or folder / "scores.csv",
     }
-    depths = [codes.spec(depth) for depth in asked["depth"] or []]
-    compare_codes({**asked, **written, "files": [codes.path], "depth": depths})
+    depths = [codes.spec(depth) for depth in values["depth"] or []]
+    compare_codes({**values, **written, "files": [codes.path], "depth": depths})
 
 
 def _require_classes(image_set: "ImageSet") -> None:

@@ -46,8 +46,8 @@ def demo(
         name: parameter.default
         for name, parameter in inspect.signature(run).parameters.items()
     }
-    asked = {"source": str(images), "output": folder, "backbone": "mini"}
-    run(**{**defaults, **asked, "depth": _DEPTHS, "input_size": _INPUT_SIZE})
+    values = {"source": str(images), "output": folder, "backbone": "mini"}
+    run(**{**defaults, **values, "depth": _DEPTHS, "input_size": _INPUT_SIZE})
     terminal.info(
         f"left behind: {folder / 'codes.h5'} (featpipe inspect), "
         f"{folder / 'scores.json'}, {folder / 'scores.csv'}\n"

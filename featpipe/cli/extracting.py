@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featpipe.cli import options as o
-from featpipe.cli.choices import Backend, Decoding, OnError, Precision
+from featpipe.cli.choices import Backend, DecodingMode, OnError, Precision
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.parallel import BackendOption, JobsOption, SchedulerOption, jobs_of
 from featpipe.cli.planning import print_plan
@@ -41,7 +41,7 @@ def extract(
     max_pixels: o.MaxPixels = None,
     device: o.Device = "auto",
     precision: o.PrecisionOption = Precision.auto,
-    decoding: o.DecodingOption = Decoding.auto,
+    decoding: o.DecodingOption = DecodingMode.auto,
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,
     jobs: JobsOption = None,
@@ -74,7 +74,7 @@ def extract(
 
 
 def extract_codes(
-    asked: dict[str, Any],
+    values: dict[str, Any],
     finish: Callable[[str], None] = terminal.result,
     *,
     check: "Callable[[ImageSet], None] | None" = None,
@@ -90,36 +90,36 @@ def extract_codes(
     # Checked before the images are listed: a slip in an option costs no scan of a
     # network disk.
     recipe = Recipe(
-        backbone=asked["backbone"],
-        weights=asked["weights"],
-        depths=tuple(asked["depth"] or ["penultimate"]),
-        precision=asked["precision"].value,
-        decoding=asked["decoding"].value,
-        value_range=asked["value_range"],
-        max_pixels=pixel_limit(asked["max_pixels"]),
-        dtype=asked["dtype"] and asked["dtype"].value,
-        hflip=asked["hflip"],
-        seed=asked["seed"],
-        input_size=asked["input_size"],
-        resize=asked["resize"],
-        crop=asked["crop"],
-        interpolation=asked["interpolation"],
-        mean=numbers(asked["mean"], "--mean"),
-        std=numbers(asked["std"], "--std"),
-        allow_random=asked["allow_random"],
+        backbone=values["backbone"],
+        weights=values["weights"],
+        depths=tuple(values["depth"] or ["penultimate"]),
+        precision=values["precision"].value,
+        decoding=values["decoding"].value,
+        value_range=values["value_range"],
+        max_pixels=pixel_limit(values["max_pixels"]),
+        dtype=values["dtype"] and values["dtype"].value,
+        hflip=values["hflip"],
+        seed=values["seed"],
+        input_size=values["input_size"],
+        resize=values["resize"],
+        crop=values["crop"],
+        interpolation=values["interpolation"],
+        mean=numbers(values["mean"], "--mean"),
+        std=numbers(values["std"], "--std"),
+        allow_random=values["allow_random"],
     )
     require_outputs(
-        {"-o": asked["output"], "--json": asked["json_path"]},
-        {"SOURCE": asked["source"], "--weights": asked["weights"]},
+        {"-o": values["output"], "--json": values["json_path"]},
+        {"SOURCE": values["source"], "--weights": values["weights"]},
         codes=["-o"],
     )
-    jobs = jobs_of(asked)
+    jobs = jobs_of(values)
     image_set = images.scan(
-        asked["source"],
-        unlabelled=asked["unlabelled"],
-        limit=asked["limit"],
+        values["source"],
+        unlabelled=values["unlabelled"],
+        limit=values["limit"],
         # The codes file may lie inside the folder of images; it is no image.
-        ignore=files.belongs_to(asked["output"], asked["json_path"]),
+        ignore=files.belongs_to(values["output"], values["json_path"]),
     )
     print_set_aside(image_set)
     if check is not None:
@@ -135,19 +135,19 @@ def extract_codes(
         job = Extraction(
             recipe,
             image_set,
-            asked["output"],
-            Machine(asked["device"], asked["batch_size"], asked["workers"]),
-            on_error=asked["on_error"].value,
-            shard=_shard(asked["shard"]),
+            values["output"],
+            Machine(values["device"], values["batch_size"], values["workers"]),
+            on_error=values["on_error"].value,
+            shard=_shard(values["shard"]),
             jobs=jobs,
             progress=progress,
         )
-        if asked["plan"]:
-            print_plan(job, overwrite=asked["overwrite"])
+        if values["plan"]:
+            print_plan(job, overwrite=values["overwrite"])
             return None
-        codes = job.run(overwrite=asked["overwrite"], break_lock=asked["break_lock"])
-    if asked["json_path"]:
-        _write_json(asked["json_path"], codes, seen[0])
+        codes = job.run(overwrite=values["overwrite"], break_lock=values["break_lock"])
+    if values["json_path"]:
+        _write_json(values["json_path"], codes, seen[0])
     _print_done(codes, seen[0])
     finish(summary(seen[0]))
     return codes
@@ -175,8 +175,8 @@ def _print_done(codes: "Codes", tally: "Progress") -> None:
     if random := provenance["preprocessing"].get("random"):
         terminal.info(f"codes are not a function of the image: {random}")
     notes = (note for *_, note in codes.notes)
-    asked = provenance["decoding"].get("value_range", "file")
-    value_range = images.parse_value_range(asked)
+    recorded = provenance["decoding"].get("value_range", "file")
+    value_range = images.parse_value_range(recorded)
     if text := images.describe_values(notes, value_range):
         terminal.info(text)
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)

@@ -40,25 +40,25 @@ def inspect(path: o.CodesPath) -> None:
         )
         return
     # The header only: a file of many gigabytes answers at once.
-    found = codes.read(path, check=False)
-    _print_facts(found)
-    _print_classes(found)
-    _print_rows("failed", found.failures)
-    _print_rows("note", found.notes)
+    file = codes.read(path, check=False)
+    _print_facts(file)
+    _print_classes(file)
+    _print_rows("failed", file.failures)
+    _print_rows("note", file.notes)
 
 
-def _print_facts(found: "Codes") -> None:
-    provenance = found.provenance
-    shape = {s: "×".join(map(str, found.shapes[s][1:])) for s in found.depths}
+def _print_facts(file: "Codes") -> None:
+    provenance = file.provenance
+    shape = {s: "×".join(map(str, file.shapes[s][1:])) for s in file.depths}
     decoding = provenance.get("decoding") or {}
     facts: dict[str, Any] = {
-        "file": f"{found.path}, {found.path.stat().st_size:,} bytes",
-        "images": f"{len(found):,} rows, {len(found.failures):,} failures",
-        "from": found.images_root,
+        "file": f"{file.path}, {file.path.stat().st_size:,} bytes",
+        "images": f"{len(file):,} rows, {len(file.failures):,} failures",
+        "from": file.images_root,
         "backbone": provenance.get("backbone"),
         "weights": f"{provenance.get('weights')} "
         f"(SHA-256 of the tensors {str(provenance.get('weights_sha256'))[:12]}…)",
-        "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in found.depths),
+        "depths": ", ".join(f"{spec} ({shape[spec]})" for spec in file.depths),
         "precision": f"{provenance.get('precision')}, stored as "
         f"{provenance.get('dtype')}",
         "preprocessing": format_mapping(provenance.get("preprocessing")),
@@ -74,7 +74,7 @@ def _print_facts(found: "Codes") -> None:
     print_facts(facts)
 
 
-def _print_classes(found: "Codes") -> None:
+def _print_classes(file: "Codes") -> None:
     """Count the images of each class in each split."""
     from rich import box
     from rich.table import Table
@@ -82,16 +82,16 @@ def _print_classes(found: "Codes") -> None:
     from featpipe import codes
 
     # In the order train, val, test and not alphabetically.
-    splits = [s for s in codes.SPLITS if s in set(found.tables.splits)]
-    counts = Counter(zip(found.labels.tolist(), found.tables.splits, strict=True))
+    splits = [s for s in codes.SPLITS if s in set(file.tables.splits)]
+    counts = Counter(zip(file.labels.tolist(), file.tables.splits, strict=True))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("class")
     for split in splits:
         table.add_column(split or "images", justify="right")
-    numbers = [*range(len(found.class_names)), *([-1] if -1 in found.labels else [])]
+    numbers = [*range(len(file.class_names)), *([-1] if -1 in file.labels else [])]
     shown = numbers if terminal.verbose else numbers[: 2 * _FEW]
     for number in shown:
-        name = found.class_names[number] if number >= 0 else "(unlabelled)"
+        name = file.class_names[number] if number >= 0 else "(unlabelled)"
         cells = [f"{counts[number, split]:,}" for split in splits]
         table.add_row(as_text(name), *cells)
     terminal.out.print(table)
@@ -120,9 +120,9 @@ def verify(path: o.CodesPath) -> None:
     """
     from featpipe import codes
 
-    found = codes.verify(path)
+    file = codes.verify(path)
     terminal.result(
-        f"{path} is whole: {len(found):,} rows at {len(found.depths)} depths, every "
+        f"{path} is whole: {len(file):,} rows at {len(file.depths)} depths, every "
         "byte under its SHA-256, every code finite"
     )
 
@@ -146,8 +146,8 @@ def merge(
     """
     from featpipe import codes
 
-    found = codes.merge(paths, output)
+    merged = codes.merge(paths, output)
     terminal.result(
-        f"{output}: {len(found):,} rows and {len(found.failures):,} failures from "
+        f"{output}: {len(merged):,} rows and {len(merged.failures):,} failures from "
         f"{len(paths)} files"
     )

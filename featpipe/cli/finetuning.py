@@ -227,7 +227,7 @@ def finetune(
         {"SOURCE": source, "--weights": weights},
     )
     with training_progress() as progress:
-        found = finetuned(
+        result = finetuned(
             source,
             output,
             backbone=backbone,
@@ -270,31 +270,31 @@ def finetune(
             progress=progress,
         )
     if json_path:
-        found.write_json(json_path)
-    _print_result(found)
+        result.write_json(json_path)
+    _print_result(result)
     if json_path:
         terminal.info(f"wrote {json_path}")
 
 
-def _print_result(found: "Finetuned") -> None:
-    score = found.score
-    for text in found.notes:
+def _print_result(result: "Finetuned") -> None:
+    score = result.score
+    for text in result.notes:
         terminal.info(text)
-    tried = ", ".join(f"{rate:g}" for rate in sorted(found.rates))
-    chosen = f"of {tried} " if len(found.rates) > 1 else ""
-    epochs = "epoch" + "s" * (found.epoch != 1)
-    terminal.info(f"learning rate {found.rate:g} {chosen}and {found.epoch} {epochs}")
+    tried = ", ".join(f"{rate:g}" for rate in sorted(result.rates))
+    chosen = f"of {tried} " if len(result.rates) > 1 else ""
+    epochs = "epoch" + "s" * (result.epoch != 1)
+    terminal.info(f"learning rate {result.rate:g} {chosen}and {result.epoch} {epochs}")
     if terminal.verbose:
-        for entry in found.history:
+        for entry in result.history:
             loss = "" if entry["loss"] is None else f"loss {entry['loss']:.3f}, "
             terminal.info(
                 f"epoch {entry['epoch']}: {loss}on the images that choose: loss "
                 f"{entry['held_out_loss']:.3f}, {100 * entry['held_out_score']:.1f} %"
             )
-    for text in found.warnings:
+    for text in result.warnings:
         terminal.info(text)
-    if found.path is not None and found.is_new:
-        terminal.info(f"wrote {found.path}")
+    if result.path is not None and result.is_new:
+        terminal.info(f"wrote {result.path}")
     low, high = 100 * score.accuracy_low, 100 * score.accuracy_high
     terminal.result(
         f"{score.trained}, {score.backbone} {score.depth}: accuracy on the "

@@ -180,7 +180,7 @@ def export(
         device="cpu",
         max_pixels=pixel_limit(max_pixels),
     )
-    found = exported(predictor, output, check=check)
+    report = exported(predictor, output, check=check)
     # The graph is float32 whatever the codes were: the user should know where labels
     # may differ.
     precision = predictor.model.fingerprint["precision"]
@@ -192,6 +192,6 @@ def export(
     what = "probability" if predictor.model.has_probabilities else "score"
     terminal.result(
         f"{output}: {output.stat().st_size:,} bytes; onnxruntime agrees on "
-        f"{found.n_images:,} images, largest difference of a {what} "
-        f"{found.largest_difference:.0e}"
+        f"{report.n_images:,} images, largest difference of a {what} "
+        f"{report.largest_difference:.0e}"
     )

@@ -69,15 +69,15 @@ def with_global_options(command: Callable[..., None]) -> Callable[..., None]:
         With the global options added to that signature. What was given before the
         command holds as well.
     """
-    given = inspect.signature(command)
+    signature = inspect.signature(command)
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        asked = {name: kwargs.pop(name, False) for name in _OPTIONS}
+        options = {name: kwargs.pop(name, False) for name in _OPTIONS}
         # Or: the option may have stood before the command already.
-        terminal.quiet |= asked["quiet_"]
-        terminal.verbose |= asked["verbose_"]
-        terminal.debug |= asked["debug_"]
+        terminal.quiet |= options["quiet_"]
+        terminal.verbose |= options["verbose_"]
+        terminal.debug |= options["debug_"]
         command(*args, **kwargs)
 
     # Under names with an underscore: a command may have an option `version` of its own.
@@ -87,7 +87,7 @@ def with_global_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         for name, option in _OPTIONS.items()
     ]
-    parameters = [*given.parameters.values(), *more]
-    run.__signature__ = given.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
+    parameters = [*signature.parameters.values(), *more]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
     run.__annotations__ = {**command.__annotations__, **_OPTIONS}
     return run

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from featpipe.cli.choices import (
-    Decoding,
+    DecodingMode,
     Dtype,
     OnError,
     Precision,
@@ -122,7 +122,7 @@ PrecisionOption = Annotated[
     ),
 ]
 DecodingOption = Annotated[
-    Decoding,
+    DecodingMode,
     typer.Option(
         "--decoding",
         help="scaled decodes large JPEGs smaller: faster, codes move as by bf16. "

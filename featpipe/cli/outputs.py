@@ -37,8 +37,8 @@ def require_outputs(
             files.require_writable(path)
             if name not in codes:
                 _require_no_image(name, path)
-    for name, given in inputs.items():
-        for path in given if isinstance(given, list | tuple) else [given]:
+    for name, paths in inputs.items():
+        for path in paths if isinstance(paths, list | tuple) else [paths]:
             files.require_distinct(outputs, {name: path})
 
 

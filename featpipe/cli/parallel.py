@@ -43,9 +43,9 @@ SchedulerOption = Annotated[
 ]
 
 
-def jobs_of(asked: Mapping[str, Any]) -> "Jobs | None":
+def jobs_of(values: Mapping[str, Any]) -> "Jobs | None":
     """Return the processes that the options ask for; None for this one alone."""
-    n, backend, scheduler = (asked[name] for name in ("jobs", "backend", "scheduler"))
+    n, backend, scheduler = (values[name] for name in ("jobs", "backend", "scheduler"))
     # All three at their defaults: nothing was asked for.
     if n is None and backend is Backend.loky and scheduler is None:
         return None

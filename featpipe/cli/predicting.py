@@ -105,25 +105,26 @@ def predict(
         predictor.threshold(reject)  # out of reach: before any image is read
     image_set = _image_set(sources, unlabelled, limit, belongs_to(output, beside))
     with image_progress() as progress:
-        found = predictor.classify(image_set, reject=reject, progress=progress)
+        predictions = predictor.classify(image_set, reject=reject, progress=progress)
     if output is not None:
-        found.write_csv(output, top=top)
+        predictions.write_csv(output, top=top)
         terminal.info(f"wrote {output}")
     # Every one of them: an image without a label must not be overlooked.
-    for path, stage, reason in (failure[:3] for failure in found.failures):
+    for path, stage, reason in (failure[:3] for failure in predictions.failures):
         terminal.info(f"failed: {path}: {stage}: {reason}")
-    if not len(found):
+    if not len(predictions):
         raise ValueError(
-            f"not one of {len(found.failures)} images in {_named(sources)} could be "
-            "read"
+            f"not one of {len(predictions.failures)} images in {_named(sources)} could "
+            "be read"
         )
     if output is None:
-        _print_labels(found, top)
-    _print_measures(found)
-    _print_rejected(found, predictor, reject)
+        _print_labels(predictions, top)
+    _print_measures(predictions)
+    _print_rejected(predictions, predictor, reject)
+    n_failed = len(predictions.failures)
     terminal.result(
-        f"{len(found):,} of {len(found) + len(found.failures):,} images labelled, "
-        f"{len(found.failures):,} failed"
+        f"{len(predictions):,} of {len(predictions) + n_failed:,} images labelled, "
+        f"{n_failed:,} failed"
     )
 
 
@@ -169,15 +170,15 @@ def _named(sources: list[str]) -> str:
 
 
 def _print_rejected(
-    found: "Predictions", predictor: "Predictor", reject: float | None
+    predictions: "Predictions", predictor: "Predictor", reject: float | None
 ) -> None:
     """Print how many labels were rejected, or what 5 % of errors would reject."""
     if reject is not None:
-        n = int(found.rejected.sum())
+        n = int(predictions.rejected.sum())
         terminal.result(
-            f"{n:,} of {len(found):,} are 'unknown': their likeliest class has a "
-            f"probability below {found.threshold:.3f}; of the labels given at most "
-            f"{100 * reject:g} % are wrong, for images like the training images"
+            f"{n:,} of {len(predictions):,} are 'unknown': their likeliest class has a "
+            f"probability below {predictions.threshold:.3f}; of the labels given at "
+            f"most {100 * reject:g} % are wrong, for images like the training images"
         )
         return
     try:
@@ -185,70 +186,75 @@ def _print_rejected(
         threshold = predictor.threshold(_ADVISED)
     except ValueError:
         return  # nothing to advise
-    n = int(replace(found, threshold=threshold).rejected.sum())
+    n = int(replace(predictions, threshold=threshold).rejected.sum())
     if n:
         terminal.info(
-            f"{n:,} of {len(found):,} labels are doubtful: with --reject {_ADVISED:g} "
-            f"they would be 'unknown', and at most {100 * _ADVISED:g} % of the others "
-            "wrong, for images like the training images"
+            f"{n:,} of {len(predictions):,} labels are doubtful: with --reject "
+            f"{_ADVISED:g} they would be 'unknown', and at most {100 * _ADVISED:g} % "
+            "of the others wrong, for images like the training images"
         )
 
 
-def _print_labels(found: "Predictions", top: int) -> None:
-    what = "score" if found.probabilities is None else "probability"
-    shown = len(found) if terminal.verbose else min(len(found), _FEW)
-    best = found.top(top)
+def _print_labels(predictions: "Predictions", top: int) -> None:
+    what = "score" if predictions.probabilities is None else "probability"
+    shown = len(predictions) if terminal.verbose else min(len(predictions), _FEW)
+    best = predictions.top(top)
     columns = [Column("image", folds=True)]
     for k in range(len(best[0])):
         columns.append(Column("label" if k == 0 else f"{k + 1}."))
         columns.append(Column(what, number=True))
     rows = []
-    labels = found.labels.tolist()
-    for path, label, classes in zip(found.paths[:shown], labels, best, strict=False):
+    labels = predictions.labels.tolist()
+    for path, label, classes in zip(
+        predictions.paths[:shown], labels, best, strict=False
+    ):
         cells = [cell for name, value in classes for cell in (name, f"{value:.3f}")]
         cells[0] = label
         rows.append((path, *cells))
     print_table(columns, rows)
-    if shown < len(found):
+    if shown < len(predictions):
         terminal.result(
-            f"… and {len(found) - shown:,} more; -v shows all, -o F.csv writes them"
+            f"… and {len(predictions) - shown:,} more; -v shows all, -o F.csv "
+            "writes them"
         )
 
 
-def _print_measures(found: "Predictions") -> None:
+def _print_measures(predictions: "Predictions") -> None:
     """Print how right the labels are, split by split, and what is taken for what."""
     from featpipe.protocol import learned_splits
 
-    _print_unknown_classes(found)
-    if found.measures() is None:
+    _print_unknown_classes(predictions)
+    if predictions.measures() is None:
         return
-    for split in sorted(set(found.splits)):
-        measures = found.measures(split)
+    for split in sorted(set(predictions.splits)):
+        measures = predictions.measures(split)
         if measures is not None:
             terminal.result(_judged(split, measures))
-    if learned := learned_splits(found.splits):
+    if learned := learned_splits(predictions.splits):
         terminal.info(
             f"fit learns from {' and '.join(learned)}: where the model did so on these "
             "images, their accuracy flatters"
         )
-    _print_confusion(found)
+    _print_confusion(predictions)
 
 
-def _print_unknown_classes(found: "Predictions") -> None:
+def _print_unknown_classes(predictions: "Predictions") -> None:
     """Name the classes of the source that the model does not have."""
-    unknown = sorted(set(found.truth) - {"", *found.class_names})
+    unknown = sorted(set(predictions.truth) - {"", *predictions.class_names})
     if not unknown:
         return
-    known = len(unknown) < len(set(found.truth) - {""})
+    known = len(unknown) < len(set(predictions.truth) - {""})
     names = ", ".join(unknown[:5]) + ", …" * (len(unknown) > 5)
-    classes = ", ".join(found.class_names[:5]) + ", …" * (len(found.class_names) > 5)
+    classes = ", ".join(predictions.class_names[:5]) + ", …" * (
+        len(predictions.class_names) > 5
+    )
     what = "their images count as wrong" if known else "the labels are not judged"
     terminal.info(
         f"{len(unknown)} class(es) of the source are not the model's ({names}): "
         f"{what}; the model has {classes}"
     )
     # A class that differs by capitals alone is nearly always the same class.
-    folded = {_folded(name): name for name in found.class_names}
+    folded = {_folded(name): name for name in predictions.class_names}
     alike = [
         (name, folded[_folded(name)]) for name in unknown if _folded(name) in folded
     ]
@@ -279,14 +285,14 @@ def _judged(split: str, measures: dict[str, Any]) -> str:
     )
 
 
-def _print_confusion(found: "Predictions") -> None:
+def _print_confusion(predictions: "Predictions") -> None:
     """Show the table of true against predicted; of many classes the worst pairs."""
-    names, counts = found.confusion()
-    if len(names) > _FEW or len(found.class_names) > _FEW:
-        _print_worst(names, found.class_names, counts)
+    names, counts = predictions.confusion()
+    if len(names) > _FEW or len(predictions.class_names) > _FEW:
+        _print_worst(names, predictions.class_names, counts)
         return
     columns = [Column("true \\ predicted")]
-    columns += [Column(name, number=True) for name in found.class_names]
+    columns += [Column(name, number=True) for name in predictions.class_names]
     rows = zip(names, counts.tolist(), strict=True)
     print_table(columns, ((name, *map(str, row)) for name, row in rows))
 

@@ -77,10 +77,10 @@ def _located(source: str) -> str:
 
 def _recorded(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _same(before: str, now: str) -> bool:

@@ -183,16 +183,16 @@ class Codes:
             If the file has no such depth, or several that fit.
         """
         defaults = (depth, f"{depth}:avg", f"{depth}:cls")
-        found = [s for s in defaults if s in self.shapes][:1] or [
+        default = [s for s in defaults if s in self.shapes][:1] or [
             s for s in self.shapes if s.partition(":")[0] == depth
         ]
-        if len(found) != 1:
-            problem = "several depths" if found else "no depth"
+        if len(default) != 1:
+            problem = "several depths" if default else "no depth"
             raise CodesError(
                 f"{self.path} has {problem} {depth!r}; choose from "
                 f"{', '.join(self.depths)}, or extract it to this file"
             )
-        return found[0]
+        return default[0]
 
     def width(self, depth: str) -> int:
         """Return the length of a code.
@@ -281,12 +281,12 @@ class Codes:
         # Stretches of neighbours: HDF5 reads a slice far faster than a list of rows.
         cuts = np.flatnonzero(np.diff(ascending) != 1) + 1
         with self._dataset(depth) as dataset:
-            found = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+            codes = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
             for stretch in np.split(np.arange(len(rows)), cuts):
                 if len(stretch):
                     first, last = ascending[stretch[[0, -1]]]
-                    found[order[stretch]] = dataset[first : last + 1]
-        return found
+                    codes[order[stretch]] = dataset[first : last + 1]
+        return codes
 
     @contextmanager
     def _dataset(self, depth: str) -> Iterator[h5py.Dataset]:

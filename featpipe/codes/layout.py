@@ -201,15 +201,15 @@ def build(
 
 def extents(h5: h5py.File, file: BinaryIO) -> list[tuple[int, int]]:
     """List where the raw chunks of the codes lie in the file, as (offset, length)."""
-    found = []
+    spans = []
     for dataset in h5["codes"].values():
         if not len(dataset):
             continue
         infos: list[Any] = []
         dataset.id.chunk_iter(infos.append)
         shift = _shift(dataset, infos[0], file, h5.userblock_size)
-        found += [(info.byte_offset + shift, info.size) for info in infos]
-    return found
+        spans += [(info.byte_offset + shift, info.size) for info in infos]
+    return spans
 
 
 def _shift(dataset: h5py.Dataset, first: Any, file: BinaryIO, room: int) -> int:

@@ -189,15 +189,15 @@ def _members(
     """
     if not isinstance(group, h5py.Group):
         raise CodesError("is not laid out as a codes file: a group is missing")
-    there = list(group)
-    if names is not None and set(there) != set(names):
-        odd = sorted(set(there) ^ set(names))[0]
+    present = list(group)
+    if names is not None and set(present) != set(names):
+        odd = sorted(set(present) ^ set(names))[0]
         raise CodesError(f"is not laid out as a codes file: {group.name} and {odd!r}")
-    for name in there:
+    for name in present:
         link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
         if link.type != h5py.h5l.TYPE_HARD:
             raise CodesError(f"holds a link, {name!r}, where a codes file has none")
-    members = {prefix + name: group[name] for name in there}
+    members = {prefix + name: group[name] for name in present}
     if names is None and not all(
         isinstance(member, h5py.Dataset) for member in members.values()
     ):

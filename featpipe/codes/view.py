@@ -117,7 +117,7 @@ class _Chunks:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read rows ``start`` to ``stop``, (stop − start, width)."""
-        found = np.empty((stop - start, self.width), self.dtype)
+        codes = np.empty((stop - start, self.width), self.dtype)
         with self.path.open("rb", buffering=0) as file:
             if stamp_of(file) != self.stamp:
                 raise CodesError(
@@ -127,7 +127,7 @@ class _Chunks:
             while row < stop:
                 chunk, within = divmod(row, self.rows_each)
                 end = min(stop, row - within + self.rows_each)
-                part = found[row - start : end - start].data.cast("B")
+                part = codes[row - start : end - start].data.cast("B")
                 skipped = within * self.width * self.dtype.itemsize
                 file.seek(int(self.offsets[chunk]) + skipped)
                 if file.readinto(part) != len(part):
@@ -135,7 +135,7 @@ class _Chunks:
                         f"{self.path} ends within its codes; read it again"
                     )
                 row = end
-        return found
+        return codes
 
 
 def _chunks(codes: Codes, spec: str) -> _Chunks | None:

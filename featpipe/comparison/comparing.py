@@ -140,6 +140,7 @@ def _compare(
     jobs: Jobs | None,
     progress: Progress,
 ) -> Comparison:
+    """Compare, step by step: what is compared, who judges, fits, scores, notes."""
     # Every byte is checked here: a damaged code would only lower a score, and nobody
     # would notice.
     files = _opened(codes)
@@ -156,18 +157,23 @@ def _compare(
     # and not a better score.
     y = _mask_held_out(labelled.labels, protocol)
     require_room(sources, chosen, options.baselines, options.memory)
-    twins = duplicates.report(sources, chosen, labelled, protocol.sides, options.memory)
     contest = Contest(sources, chosen, options.classifiers, y, protocol, settings)
     fitted, ensemble_notes = fit_all(contest, progress, jobs)
-    entries = [judged.enter(row) for row in rank(fitted)]
+    ranked = rank(fitted)
+    # Of the order of the options: that of the ranked rows has seen all images.
+    headline = nested_choice(fitted, judged)
+    entries = [judged.enter(contender) for contender in ranked]
     entries += [judged.enter_external(external_score) for external_score in external]
     scores = judge_all(entries, judged)
+    tested_notes = [*majority_notes(scores, judged), *_power(entries, judged, scores)]
+    copies = duplicates.report(
+        sources, chosen, labelled, protocol.sides, options.memory
+    )
     notes = [
         *_protocol_notes(labelled, protocol, judged, options),
-        *twins,
+        *copies,
         *ensemble_notes,
-        *majority_notes(scores, judged),
-        *_power(entries, judged, scores),
+        *tested_notes,
         *_gathered_warnings(scores),
     ]
     return Comparison(
@@ -179,9 +185,9 @@ def _compare(
         paths=judged.paths,
         labels=judged.names,
         splits=labelled.splits[judged.rows].tolist(),
-        headline=nested_choice(fitted, judged),
+        headline=headline,
         majority_accuracy=judged.majority_accuracy,
-        confidence=details.confidence_of(rank(fitted)),
+        confidence=details.confidence_of(ranked),
         options={
             name: getattr(options, name) for name in ("folds", "metric", "class_weight")
         },

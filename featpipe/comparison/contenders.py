@@ -232,7 +232,7 @@ def out_of_fold(
     """
     assert C is not None, "only a logistic row, which has a C, gives these"
     # nan, so that a row that no fold predicts cannot pass for a prediction.
-    found = np.full((len(part.train), settings.n_classes), np.nan)
+    probabilities = np.full((len(part.train), settings.n_classes), np.nan)
     X, y = take(X, part.train), y[part.train]
     for fitted, scored in part.selection:
         model = settings.make("logistic", C)
@@ -240,8 +240,10 @@ def out_of_fold(
             # The path that chose C has caught how this C converges.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(take(X, fitted), y[fitted])
-        found[scored] = align_probabilities(model, take(X, scored), settings.n_classes)
-    return found
+        probabilities[scored] = align_probabilities(
+            model, take(X, scored), settings.n_classes
+        )
+    return probabilities
 
 
 def _knn(n_images: int) -> ClassifierMixin:

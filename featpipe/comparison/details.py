@@ -75,19 +75,21 @@ def confidence_of(rows: Sequence[Contender]) -> list[float] | None:
     return None
 
 
-def mistakes(found: Comparison) -> list[Mistake]:
+def mistakes(comparison: Comparison) -> list[Mistake]:
     """List the recommended row's mistakes, the most confident first, else by path."""
-    predicted = found.recommended.test_predicted
-    sure: Sequence[float | None] = found.confidence or [None] * len(predicted)
+    predicted = comparison.recommended.test_predicted
+    sure: Sequence[float | None] = comparison.confidence or [None] * len(predicted)
     wrong = [
         Mistake(*each)
-        for each in zip(found.paths, found.labels, predicted, sure, strict=True)
+        for each in zip(
+            comparison.paths, comparison.labels, predicted, sure, strict=True
+        )
         if each[1] != each[2]
     ]
     return sorted(wrong, key=lambda each: (-(each.confidence or 0.0), each.path))
 
 
-def describe_details(found: Comparison) -> Iterator[RenderableType]:
+def describe_details(comparison: Comparison) -> Iterator[RenderableType]:
     """Yield what is printed below the table of a comparison, for 80 columns.
 
     The scores of each class, which classes are confused, and the ten most confident
@@ -103,12 +105,12 @@ def describe_details(found: Comparison) -> Iterator[RenderableType]:
     """
     from rich.text import Text
 
-    best = found.recommended
+    best = comparison.recommended
     name = f"{best.classifier} on {best.depth}"
     yield Text(f"\nThe recommended row, {name}, by class", style="bold")
-    yield _classes(found)
-    yield from _confusions(found)
-    yield from _mistakes(found)
+    yield _classes(comparison)
+    yield from _confusions(comparison)
+    yield from _mistakes(comparison)
 
 
 def _table(*headers: tuple[str, bool]) -> RenderableType:
@@ -125,12 +127,15 @@ def _table(*headers: tuple[str, bool]) -> RenderableType:
     return table
 
 
-def _classes(found: Comparison) -> RenderableType:
+def _classes(comparison: Comparison) -> RenderableType:
     from rich.text import Text
 
-    names = sorted(set(found.labels))
+    names = sorted(set(comparison.labels))
     columns = precision_recall_fscore_support(
-        found.labels, found.recommended.test_predicted, labels=names, zero_division=0
+        comparison.labels,
+        comparison.recommended.test_predicted,
+        labels=names,
+        zero_division=0,
     )
     # By F1, worst first: a class that is never predicted has a perfect precision of
     # nothing.
@@ -145,11 +150,13 @@ def _classes(found: Comparison) -> RenderableType:
     return table
 
 
-def _confusions(found: Comparison) -> Iterator[RenderableType]:
+def _confusions(comparison: Comparison) -> Iterator[RenderableType]:
     """Yield a matrix of few classes, or the pairs that are confused most."""
     from rich.text import Text
 
-    pairs = Counter(zip(found.labels, found.recommended.test_predicted, strict=True))
+    pairs = Counter(
+        zip(comparison.labels, comparison.recommended.test_predicted, strict=True)
+    )
     names = sorted({name for pair in pairs for name in pair})
     if all(label == predicted for label, predicted in pairs):
         return
@@ -177,10 +184,10 @@ def _confusions(found: Comparison) -> Iterator[RenderableType]:
     yield table
 
 
-def _mistakes(found: Comparison) -> Iterator[RenderableType]:
+def _mistakes(comparison: Comparison) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    wrong = mistakes(found)
+    wrong = mistakes(comparison)
     if not wrong:
         yield Text("No mistake on the judged images.")
         return

@@ -184,7 +184,7 @@ def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
     return of_judged
 
 
-def nested_choice(asked: Sequence[Contender], judged: HeldOut) -> str:
+def nested_choice(contenders: Sequence[Contender], judged: HeldOut) -> str:
     """Return the score of the choice itself, where all images took part in choosing.
 
     With folds only, the recommended row's own accuracy has the winner's luck; choosing
@@ -192,16 +192,17 @@ def nested_choice(asked: Sequence[Contender], judged: HeldOut) -> str:
 
     Parameters
     ----------
-    asked : sequence of Contender
+    contenders : sequence of Contender
         In the order they were asked for: that of the ranked rows has seen all images.
     judged : HeldOut
     """
-    if not judged.nested or len(asked) < 2:
+    if not judged.nested or len(contenders) < 2:
         return ""
     predicted = np.empty(len(judged.rows), np.int64)
     for k, part in enumerate(judged.protocol.parts):
         best = min(
-            asked, key=lambda row: (-_rounded(row.fitted.part_cv_scores[k]), row.width)
+            contenders,
+            key=lambda row: (-_rounded(row.fitted.part_cv_scores[k]), row.width),
         )
         at = np.searchsorted(judged.rows, part.held)
         predicted[at] = best.fitted.predicted[at]

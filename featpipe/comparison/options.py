@@ -141,5 +141,5 @@ def depths_asked(
             f"depth={depth!r} and depths={depths!r} ask for the same; give depth or "
             "depths, not both"
         )
-    asked = depths if depth is None else depth
-    return [asked] if isinstance(asked, str) else asked
+    chosen = depths if depth is None else depth
+    return [chosen] if isinstance(chosen, str) else chosen

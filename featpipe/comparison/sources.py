@@ -206,12 +206,12 @@ def choose_depths(
     if wanted is None:
         chosen = [[d for d in s.codes.depths if not _is_map(s, d)] for s in sources]
     else:
-        found = [[_canonical(s.codes, spec) for s in sources] for spec in wanted]
-        for spec, names in zip(wanted, found, strict=True):
+        names_in = [[_canonical(s.codes, spec) for s in sources] for spec in wanted]
+        for spec, names in zip(wanted, names_in, strict=True):
             if not any(names):
                 sources[0].codes.width(spec)  # raises, naming the choices
         chosen = [
-            list(dict.fromkeys(name for names in found if (name := names[k])))
+            list(dict.fromkeys(name for names in names_in if (name := names[k])))
             for k in range(len(sources))
         ]
     maps = [

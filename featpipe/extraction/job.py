@@ -169,7 +169,7 @@ class Extraction:
             if old is None and self._jobs is None:
                 self._server = stack.enter_context(self._early_server())
             update = self._plan_update(old, self._network)
-            for part in parts.found.values():
+            for part in parts.existing.values():
                 codes.require_same_fingerprint(
                     part.provenance, update.provenance, parts.folder
                 )
@@ -205,7 +205,7 @@ class Extraction:
                 # signed as sound.
                 old = codes.checked(old)
         # Not `if old`: a file without rows is a file.
-        files = [*([] if old is None else [old]), *parts.found.values()]
+        files = [*([] if old is None else [old]), *parts.existing.values()]
         extra = update.kept
         if not update.added:
             # Before the work, so that the time left is that of the work.
@@ -270,17 +270,17 @@ class Extraction:
         # are never looked up.
         index.add(k for k, file in enumerate(files) if plan.can_use(file))
         runner = self._runner(plan, parts, index, update, base)
-        found: dict[int, Row] = {}
+        rows: dict[int, Row] = {}
         # Parts name images by path: a position means nothing once the folder has
         # changed.
         position = {self._images.paths[i]: int(i) for i in positions}
         for part in runner.run():
             files.append(part)
             for row, path in enumerate(part.paths):
-                found[position[path]] = Row(len(files) - 1, row)
+                rows[position[path]] = Row(len(files) - 1, row)
             for failure in part.tables.failures:
                 update.failed[position[failure.path]] = failure
-        return found
+        return rows
 
     def _plan(
         self,

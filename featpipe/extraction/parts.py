@@ -62,8 +62,8 @@ class Parts:
         """List the files in the folder that have a name of ours."""
         if not self.folder.is_dir():
             return []
-        there = sorted(self.folder.iterdir())
-        return [path for path in there if name.fullmatch(path.name)]
+        files = sorted(self.folder.iterdir())
+        return [path for path in files if name.fullmatch(path.name)]
 
     def path(self, plan: Plan, span: Span) -> Path:
         """Name the part of some neighbouring images."""
@@ -88,7 +88,7 @@ class Parts:
 
     def of(self, plan: Plan) -> list[tuple[Span, Codes]]:
         """Return the whole parts of a plan, or of a piece of one, ascending."""
-        found = []
+        parts = []
         for path in self._named(_PART):
             span = _span(path)
             # The name alone tells which plan a part is of, so that a folder of
@@ -98,8 +98,8 @@ class Parts:
             inside = plan.span.start <= span.start and span.stop <= plan.span.stop
             part = self.read(path) if inside else None
             if part is not None:
-                found.append((span, part))
-        return sorted(found, key=lambda one: one[0])
+                parts.append((span, part))
+        return sorted(parts, key=lambda one: one[0])
 
     def read(self, path: Path) -> Codes | None:
         """Return a part, every byte checked; None if it is damaged or gone."""
@@ -114,13 +114,13 @@ class Parts:
     def fresh(self, name: str) -> Codes | None:
         """Return a part that another process has just written; None if not seen yet."""
         # A listing has a network file system look again for what was not there.
-        there = {path.name for path in self._named(_PART)}
+        names = {path.name for path in self._named(_PART)}
         # It may have been looked for before it was there.
         self._read.pop(self.folder / name, None)
-        return self.read(self.folder / name) if name in there else None
+        return self.read(self.folder / name) if name in names else None
 
     @cached_property
-    def found(self) -> dict[Path, Codes]:
+    def existing(self) -> dict[Path, Codes]:
         """The parts that were there at the start and are whole, of whatever plan."""
         parts = {path: self.read(path) for path in self._named(_PART)}
         return {path: part for path, part in parts.items() if part is not None}
@@ -139,7 +139,7 @@ class Parts:
         batch_size : int, optional
             The only one that will do.
         """
-        for part in self.found.values():
+        for part in self.existing.values():
             facts = part.provenance
             made = (facts.get("depths"), facts.get("dtype"), facts.get("device"))
             execution = Execution.from_dict(facts.get("execution"))
@@ -241,8 +241,8 @@ class RowIndex:
         """Return the notes on the image of a row."""
         file = self.files[row.file]
         if row.file not in self._notes:
-            found: dict[str, list[str]] = {}
+            by_path: dict[str, list[str]] = {}
             for path, _, text in file.notes:
-                found.setdefault(path, []).append(text)
-            self._notes[row.file] = found
+                by_path.setdefault(path, []).append(text)
+            self._notes[row.file] = by_path
         return self._notes[row.file].get(file.paths[row.row], [])

@@ -263,14 +263,14 @@ class Runner(PlanRunner):
 
     def _unchanged(self, missing: Sequence[Span]) -> dict[int, Row]:
         """Return the rows of images that are known by path, size and time."""
-        found = {}
+        rows = {}
         for span in missing:
             for i in self._plan.within(span):
                 path = self._plan.images.paths[i]
                 row = self._index.unchanged(path, self._plan.stamp(i))
                 if row is not None:
-                    found[i] = row
-        return found
+                    rows[i] = row
+        return rows
 
     def _find(self, i: int, sha256: bytes) -> Row | None:
         # First, so that a changed image is refused even where its content is known.

@@ -186,8 +186,8 @@ def _loaded_network(
     depths = [] if old is None else list(old.depths)
     added = [spec for spec in dict.fromkeys(specs) if spec not in depths]
     # As the user writes them: the next run can then tell without torch.
-    asked = sorted({*before.get("asked", ()), *recipe.depths, *specs})
-    provenance |= {"asked": asked, "depths": depths + added}
+    requested = sorted({*before.get("asked", ()), *recipe.depths, *specs})
+    provenance |= {"asked": requested, "depths": depths + added}
     return UpdatePlan(provenance, depths + added, [] if old is None else added)
 
 

@@ -55,11 +55,11 @@ def descriptor_of(path: Path) -> int | None:
     """Return the number of the open descriptor of this process that a path names."""
     if not path.name.isdecimal():
         return None
-    found = _DESCRIPTOR.fullmatch(str(path.parent.resolve() / path.name))
+    match = _DESCRIPTOR.fullmatch(str(path.parent.resolve() / path.name))
     # Descriptors of another process cannot be written to by number.
-    if found is None or found[1] not in (None, str(os.getpid())):
+    if match is None or match[1] not in (None, str(os.getpid())):
         return None
-    return int(found[2] or found[3])
+    return int(match[2] or match[3])
 
 
 def require_distinct(

@@ -79,8 +79,8 @@ def check_augmentations(
         probe.fit(X, labels[rows.fit])
     # Rows that the probe has not seen; no more than needed, since each costs a pass
     # through the network.
-    asked = np.random.default_rng(seed).permutation(rows.select)[:_MOST_IMAGES]
-    truth = labels[asked]
+    images = np.random.default_rng(seed).permutation(rows.select)[:_MOST_IMAGES]
+    truth = labels[images]
 
     def accuracy(draw: Callable[[Tensor, np.random.Generator], Tensor]) -> float:
         squares = [
@@ -88,13 +88,13 @@ def check_augmentations(
                 pictures.get(int(positions[row])),
                 np.random.default_rng([seed, int(row)]),
             )
-            for row in asked
+            for row in images
         ]
-        found = [
+        correct = [
             backbone(torch.stack(squares[start : start + _BATCH]))[spec].cpu().numpy()
             for start in range(0, len(squares), _BATCH)
         ]
-        return float((probe.predict(np.concatenate(found)) == truth).mean())
+        return float((probe.predict(np.concatenate(correct)) == truth).mean())
 
     side = backbone.preprocessing.crop
     ways: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
@@ -102,10 +102,10 @@ def check_augmentations(
         "flip": lambda picture, rng: centre(picture, side).flip(-1),
         "crop": lambda picture, rng: view(picture, side, ("crop",), rng),
     }
-    found = {name: accuracy(draw) for name, draw in ways.items()}
-    plain = found[""]
+    accuracies = {name: accuracy(draw) for name, draw in ways.items()}
+    plain = accuracies[""]
     # The tolerated loss is a share of what the codes know beyond guessing.
     guess = np.bincount(labels[rows.fit]).max() / len(rows.fit)
-    error = np.sqrt(plain * (1 - plain) / len(asked))
+    error = np.sqrt(plain * (1 - plain) / len(images))
     least = plain - _TOLERATED * max(plain - guess, 0.0) - error
-    return {name: (score, score >= least) for name, score in found.items()}
+    return {name: (score, score >= least) for name, score in accuracies.items()}

@@ -95,8 +95,8 @@ class Checkpoint:
             with path.open("rb") as file:
                 # weights_only: a checkpoint may come from anywhere, and nothing in it
                 # is executed.
-                found = torch.load(file, map_location=device, weights_only=True)
-            checkpoint = cls(**found)
+                state = torch.load(file, map_location=device, weights_only=True)
+            checkpoint = cls(**state)
         except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
             raise ValueError(
                 f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:100]})"

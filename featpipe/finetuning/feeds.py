@@ -205,8 +205,8 @@ class CachedFeed:
         if not there.all():
             # A view that could not be drawn is replaced by the plain image, so that no
             # image is missing from an epoch.
-            found, maps = maps, first.codes.take(first.spec, first.at[rows])
-            maps[there] = found
+            drawn, maps = maps, first.codes.take(first.spec, first.at[rows])
+            maps[there] = drawn
         x = torch.from_numpy(maps).float()
         # Laid out once as convolutions want it; to do so anew took most of an epoch.
         return x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x

@@ -84,7 +84,7 @@ def _probe(
     settings: Settings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the logistic classifier; give coef and intercept of all the classes."""
-    given = None if weights is None else dict(enumerate(weights.tolist()))
+    weight_by_number = None if weights is None else dict(enumerate(weights.tolist()))
     balanced = settings.class_weight == "balanced"
     estimator = classifiers.make(
         "logistic",
@@ -92,7 +92,7 @@ def _probe(
         cv=pairs or 5,
         metric=settings.metric,
         # Balanced over the rows at hand, as compare does it.
-        class_weight="balanced" if balanced else given,
+        class_weight="balanced" if balanced else weight_by_number,
         random_state=settings.seed,
     )
     with warnings.catch_warnings():

@@ -167,8 +167,10 @@ class Inputs:
         codes = where.codes.take(self.depth.spec, rows).astype(np.float64)
         x = torch.from_numpy(maps).float()
         with torch.inference_mode():
-            found = part.network(x.permute(0, 2, 3, 1) if part.channels_last else x)[0]
-        off = np.abs(found.numpy() - codes).max()
+            computed = part.network(x.permute(0, 2, 3, 1) if part.channels_last else x)[
+                0
+            ]
+        off = np.abs(computed.numpy() - codes).max()
         return bool(off <= _NEAR * np.abs(codes).max())
 
     def _views(self, settings: Settings, where: DataContext) -> list[CachedRows]:
@@ -187,12 +189,12 @@ class Inputs:
         )
         codes = where.extract((self.cached.spec,), drawn, where.folder / "views.h5")
         # Views that failed are missing; -1 marks them, and the plain image is used.
-        found = {path: row for row, path in enumerate(codes.paths)}
+        row_of = {path: row for row, path in enumerate(codes.paths)}
         shelves = []
         for k in range(1, self.n_views):
             at = np.full(len(where.codes), -1, np.int64)
             for row in rows:
-                at[row] = found.get(views.name(k, where.codes.paths[row]), -1)
+                at[row] = row_of.get(views.name(k, where.codes.paths[row]), -1)
             shelves.append(CachedRows(codes, self.cached.spec, at))
         return shelves
 
@@ -203,7 +205,7 @@ class Inputs:
         kinds = settings.augment
         why = ""
         if isinstance(kinds, str):
-            found = check_augmentations(
+            check = check_augmentations(
                 where.codes,
                 where.rows,
                 where.labels,
@@ -212,11 +214,11 @@ class Inputs:
                 where.positions(),
                 seed=settings.seed,
             )
-            kinds = tuple(name for name in CANDIDATES if found[name][1])
-            shares = (f"{name} {100 * found[name][0]:.0f}" for name in CANDIDATES)
+            kinds = tuple(name for name in CANDIDATES if check[name][1])
+            shares = (f"{name} {100 * check[name][0]:.0f}" for name in CANDIDATES)
             why = (
                 " (a probe, untrained on any, recognises "
-                f"{100 * found[''][0]:.0f} % as they are; {', '.join(shares)})"
+                f"{100 * check[''][0]:.0f} % as they are; {', '.join(shares)})"
             )
         self.notes.append(f"augmentation: {', '.join(kinds) or 'none'}{why}")
         return kinds
@@ -279,8 +281,8 @@ def choose(
 
 def _entering(backbone: Backbone, node: str) -> list[Depth]:
     """Return the depths of a node's input, float32 and float16; empty if several."""
-    found = (input_depth(backbone, node, how) for how in ("map32", "map"))
-    return list({each.spec: each for each in found if each is not None}.values())
+    depths = (input_depth(backbone, node, how) for how in ("map32", "map"))
+    return list({each.spec: each for each in depths if each is not None}.values())
 
 
 def _row_bytes(depth: Depth) -> int:

@@ -139,13 +139,15 @@ class Finetuning:
 
     def _extract_views(
         self,
-        said: dict[str, Any],
+        provenance: dict[str, Any],
         specs: tuple[str, ...],
         image_set: ImageSet,
         path: Path,
     ) -> Codes:
         """Extract depths of views as a provenance says; their size is our own."""
-        recipe = replace(self._recipe.resolve_auto(said), depths=specs, max_pixels=None)
+        recipe = replace(
+            self._recipe.resolve_auto(provenance), depths=specs, max_pixels=None
+        )
         return self._extract(recipe, image_set, path)
 
     def _extract(self, recipe: Recipe, image_set: ImageSet, path: Path) -> Codes:
@@ -211,7 +213,7 @@ class Finetuning:
         return network, checkpoint
 
     def _where(self, ready: Ready, placed: Backbone) -> DataContext:
-        said = ready.codes.provenance
+        provenance = ready.codes.provenance
         return DataContext(
             images=self._images,
             codes=ready.codes,
@@ -219,9 +221,9 @@ class Finetuning:
             labels=ready.labels,
             backbone=placed,
             folder=ready.folder,
-            decoding=Decoding.recorded(said["decoding"]),
+            decoding=Decoding.recorded(provenance["decoding"]),
             workers=self._workers,
-            extract=partial(self._extract_views, said),
+            extract=partial(self._extract_views, provenance),
         )
 
     def _judged(
@@ -297,17 +299,17 @@ def _weights(
     settings: Settings, labels: np.ndarray, names: list[str]
 ) -> np.ndarray | None:
     """Return the weight of each class in the loss."""
-    given = settings.class_weight
-    if given is None:
+    class_weight = settings.class_weight
+    if class_weight is None:
         return None
-    if given == "balanced":
+    if class_weight == "balanced":
         return len(labels) / (len(names) * np.bincount(labels, minlength=len(names)))
-    if isinstance(given, str) or not set(given) <= set(names):
+    if isinstance(class_weight, str) or not set(class_weight) <= set(names):
         raise ValueError(
-            f"class_weight={given!r} is neither 'balanced' nor weights by class name; "
-            f"the classes are {', '.join(names[:10])}"
+            f"class_weight={class_weight!r} is neither 'balanced' nor weights by class "
+            f"name; the classes are {', '.join(names[:10])}"
         )
-    return np.array([given.get(name, 1.0) for name in names])
+    return np.array([class_weight.get(name, 1.0) for name in names])
 
 
 def _require_vector(backbone: Backbone) -> None:

@@ -143,7 +143,7 @@ class Tuned(nn.Module):
         The head's groups have ``head`` True. Weight decay pulls on filters and matrices
         only: on biases and on the scales of norms it is known to hurt.
         """
-        found = []
+        parameter_groups = []
         for head, named in (
             (True, self.head.named_parameters()),
             (False, self._named_trunk()),
@@ -154,10 +154,10 @@ class Tuned(nn.Module):
                 parameters = [p for p in learning if (p.ndim > 1) == decay]
                 if parameters:
                     pull = weight_decay if decay else 0.0
-                    found.append(
+                    parameter_groups.append(
                         {"params": parameters, "weight_decay": pull, "head": head}
                     )
-        return found
+        return parameter_groups
 
     def learned(self) -> dict[str, Tensor]:
         """Copy all that training may change: the head, layers that learn, buffers."""

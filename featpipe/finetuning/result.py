@@ -196,15 +196,15 @@ def judge(
         If an image cannot be read any more.
     """
     start = time.perf_counter()
-    found = predictor.classify(held)
+    predictions = predictor.classify(held)
     seconds = time.perf_counter() - start
-    if found.failures:
-        path, stage, reason = found.failures[0][:3]
+    if predictions.failures:
+        path, stage, reason = predictions.failures[0][:3]
         raise ValueError(
             f"{path} could be read a moment ago, and now not: {stage}: {reason}; mend "
             "it, and run the same command again"
         )
-    predicted, probabilities = _numbered(found, list(class_names))
+    predicted, probabilities = _numbered(predictions, list(class_names))
     measures: dict[str, Any] = scores.judge(
         labels, predicted, probabilities, given_groups(held.groups)
     )
@@ -219,12 +219,14 @@ def judge(
 
 
 def _numbered(
-    found: Predictions, class_names: list[str]
+    predictions: Predictions, class_names: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return class numbers, and probabilities with a column for every class."""
     # The model knows the classes of the training rows only.
-    columns = [class_names.index(name) for name in found.class_names]
-    probabilities = np.zeros((len(found), len(class_names)))
-    probabilities[:, columns] = found.probabilities
-    predicted = np.array([class_names.index(name) for name in found.labels], np.int64)
+    columns = [class_names.index(name) for name in predictions.class_names]
+    probabilities = np.zeros((len(predictions), len(class_names)))
+    probabilities[:, columns] = predictions.probabilities
+    predicted = np.array(
+        [class_names.index(name) for name in predictions.labels], np.int64
+    )
     return predicted, probabilities

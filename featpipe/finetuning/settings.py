@@ -135,10 +135,10 @@ class Settings:
         return hashlib.sha256(text_.encode()).hexdigest()
 
 
-def _augmentations(asked: tuple[str, ...] | str) -> tuple[str, ...] | str:
-    if asked == "auto":
-        return asked
-    names = tuple(asked.split(",")) if isinstance(asked, str) else tuple(asked)
+def _augmentations(augment: tuple[str, ...] | str) -> tuple[str, ...] | str:
+    if augment == "auto":
+        return augment
+    names = tuple(augment.split(",")) if isinstance(augment, str) else tuple(augment)
     if names == ("none",):
         return ()
     for name in names:

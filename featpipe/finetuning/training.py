@@ -160,15 +160,15 @@ class Trainer:
     def measure(self, rows: np.ndarray) -> Measure:
         """Predict some rows as `predict` will, and judge by their labels."""
         self.network.eval()
-        found, truth = [], []
+        outputs, truth = [], []
         with torch.inference_mode():
             for part, x in self.feed.batches(rows, max(32, self._micro)):
                 with self._autocast():
                     scores = self.network(x)
-                found.append(scores.float().cpu())
+                outputs.append(scores.float().cpu())
                 truth.append(self._labels[torch.from_numpy(part)])
                 self._count(len(part))
-        scores, labels = torch.cat(found), torch.cat(truth)
+        scores, labels = torch.cat(outputs), torch.cat(truth)
         # Without class weights and smoothing: this loss compares epochs, and is not
         # trained on.
         losses = F.cross_entropy(scores.double(), labels, reduction="none")

@@ -105,13 +105,14 @@ class TrainingLoop:
         self._write()
 
     def _choose_rate(self) -> None:
-        given = self.settings.lr
+        fixed_rate = self.settings.lr
         if self.settings.budget is not None and unbeatable(
             self.checkpoint.start_correct
         ):
-            given = given or _FIRST_TRIED[self.settings.optimiser]  # never used
-        if given is not None:
-            self.checkpoint.tried = {given: math.nan}
+            # Any rate will do: nothing is trained any more.
+            fixed_rate = fixed_rate or _FIRST_TRIED[self.settings.optimiser]
+        if fixed_rate is not None:
+            self.checkpoint.tried = {fixed_rate: math.nan}
             return
         self._start(self.rows.fit)
         before = self.trainer.network.learned()
@@ -139,8 +140,8 @@ class TrainingLoop:
             except Diverged:
                 return math.inf
 
-        found = rates.choose(trial, _FIRST_TRIED[self.settings.optimiser])
-        self.checkpoint.tried = found
+        choice = rates.choose(trial, _FIRST_TRIED[self.settings.optimiser])
+        self.checkpoint.tried = choice
         self._write()
 
     def _select(self) -> None:

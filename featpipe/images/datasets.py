@@ -53,8 +53,8 @@ def scan_torchvision(source: str, *, unlabelled: bool = False) -> ImageSet:
     """
     name, _, query = source.removeprefix("torchvision:").partition("?")
     factory = _factory(name)
-    given = {key: _value(key, text) for key, text in parse_qsl(query)}
-    parts, failures = _parts(source, factory, given)
+    options = {key: _value(key, text) for key, text in parse_qsl(query)}
+    parts, failures = _parts(source, factory, options)
     rows: list[ImageRow] = []
     reader = _DatasetReader(source, {})
     for part, (split, dataset) in parts.items():
@@ -95,27 +95,27 @@ def _value(key: str, text: str) -> Any:
 
 
 def _parts(
-    source: str, factory: Any, given: dict[str, Any]
+    source: str, factory: Any, options: dict[str, Any]
 ) -> tuple[dict[str, tuple[str, Any]], list[Failure]]:
     """Open every split asked for: part of the path -> (split, dataset)."""
     parameters = inspect.signature(factory).parameters
     accepted = set(parameters) - _DONE_BY_US
-    if unknown := sorted(set(given) - accepted):
+    if unknown := sorted(set(options) - accepted):
         raise ValueError(
             f"{source!r}: {factory.__name__} takes no {', '.join(map(repr, unknown))} "
             f"here; choose from {', '.join(sorted(accepted))}"
         )
     root = parameters.get("root")
-    if root is not None and root.default is root.empty and "root" not in given:
+    if root is not None and root.default is root.empty and "root" not in options:
         raise ValueError(f"{source!r} needs root=FOLDER; say where the dataset is")
     parts: dict[str, tuple[str, Any]] = {}
     failures: list[Failure] = []
-    for part, more in _choices(accepted, given):
+    for part, more in _choices(accepted, options):
         # It would hold the training images a second time.
         if part == "trainval" and "train" in parts:
             continue
         try:
-            dataset = _open(factory, given | more)
+            dataset = _open(factory, options | more)
         except (OSError, RuntimeError) as error:
             failures.append(Failure(part, "scan", one_line(error)))
         except (ValueError, TypeError) as error:
@@ -134,16 +134,16 @@ def _parts(
 
 
 def _choices(
-    accepted: set[str], given: dict[str, Any]
+    accepted: set[str], options: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    if "train" in accepted and "train" not in given:
+    if "train" in accepted and "train" not in options:
         yield from (("train", {"train": True}), ("test", {"train": False}))
-    elif "train" in given:
-        yield "train" if given["train"] else "test", {}
-    elif "split" in accepted and "split" not in given:
+    elif "train" in options:
+        yield "train" if options["train"] else "test", {}
+    elif "split" in accepted and "split" not in options:
         yield from ((name, {"split": name}) for name in _TYPICAL_SPLITS)
     else:
-        yield str(given.get("split", "")), {}
+        yield str(options.get("split", "")), {}
 
 
 def _part_split(part: str) -> str:
@@ -163,9 +163,9 @@ def _labels(source: str, dataset: Any) -> list[str]:
     for name in ("targets", "labels", "_labels"):
         # Three spellings within torchvision. Asking the images instead would decode all
         # of them.
-        found = getattr(dataset, name, None)
-        if found is not None and len(found) == len(dataset):
-            targets = [t.item() if hasattr(t, "item") else t for t in found]
+        values = getattr(dataset, name, None)
+        if values is not None and len(values) == len(dataset):
+            targets = [t.item() if hasattr(t, "item") else t for t in values]
             break
     if targets is None:
         try:

@@ -110,11 +110,11 @@ class Decoded:
 
     def __init__(
         self,
-        found: Image.Image | np.ndarray,
+        picture: Image.Image | np.ndarray,
         notes: tuple[str, ...],
         full: tuple[int, int],
     ) -> None:
-        self._found = found
+        self._picture = picture
         self.notes = notes
         self.full = full
 
@@ -123,22 +123,22 @@ class Decoded:
         """The image as Pillow has it."""
         from PIL import Image
 
-        found = self._found
-        return Image.fromarray(found) if isinstance(found, np.ndarray) else found
+        picture = self._picture
+        return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
     @property
     def pixels(self) -> np.ndarray:
         """The image in memory: (H, W, 3 or 4) uint8, the fourth without meaning."""
-        found = self._found
-        return found if isinstance(found, np.ndarray) else pixel_view(found)
+        picture = self._picture
+        return picture if isinstance(picture, np.ndarray) else pixel_view(picture)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
-        found = self._found
-        if isinstance(found, np.ndarray):
-            return found.shape[1], found.shape[0]
-        return found.size
+        picture = self._picture
+        if isinstance(picture, np.ndarray):
+            return picture.shape[1], picture.shape[0]
+        return picture.size
 
     @property
     def extent(self) -> tuple[float, float]:

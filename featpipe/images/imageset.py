@@ -356,13 +356,15 @@ def _require_readable_names(names: Iterable[str]) -> None:
 def _no_images(
     source: str, failures: Sequence[Failure], n_hidden: int, n_set_aside: int
 ) -> str:
-    found = f"no image in {source!r}"
+    message = f"no image in {source!r}"
     if failures:
         path, _, reason = failures[0]
-        found += f": {len(failures)} could not be listed, the first {path!r} ({reason})"
+        message += (
+            f": {len(failures)} could not be listed, the first {path!r} ({reason})"
+        )
     elif n_hidden or n_set_aside:
-        found += (
+        message += (
             f": only {n_hidden} hidden names (with a leading dot) and {n_set_aside} "
             "names of systems or of no images"
         )
-    return found + "; give a folder, table or archive that has images"
+    return message + "; give a folder, table or archive that has images"

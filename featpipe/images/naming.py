@@ -128,7 +128,7 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
     rests = {rest for _, rest in parsed.values()}
     whole = all(split for split, _ in parsed.values()) and len(rests) == 1
     if not (whole and len(parsed) > 1):
-        parsed = {name: found for name, found in parsed.items() if not found[1]}
+        parsed = {name: pair for name, pair in parsed.items() if not pair[1]}
     splits = {name: split for name, (split, _) in parsed.items() if split}
     # "eval" is the test part of a collection, unless there is a test part beside it.
     late = [name for name in splits if "eval" in name.casefold()]

@@ -39,12 +39,12 @@ def decode(content: bytes, size: tuple[int, int]) -> np.ndarray | None:
     width, height = size
     if library is None or min(size) < _SMALLEST:
         return None
-    asked: dict[str, Any] = {"min_width": width, "min_height": height, "strict": True}
+    options: dict[str, Any] = {"min_width": width, "min_height": height, "strict": True}
     try:
         # Before there is memory taken for what another reading of the header makes it.
-        if library.decode_jpeg_header(content, **asked)[:2] != (height, width):
+        if library.decode_jpeg_header(content, **options)[:2] != (height, width):
             return None
-        pixels: np.ndarray = library.decode_jpeg(content, "RGB", **asked)
+        pixels: np.ndarray = library.decode_jpeg(content, "RGB", **options)
     except Exception:  # at odd headers also KeyError
         return None
     return pixels
@@ -56,5 +56,5 @@ def _library() -> ModuleType | None:
         import simplejpeg
     except ImportError:
         return None
-    found: ModuleType = simplejpeg
-    return found
+    library: ModuleType = simplejpeg
+    return library

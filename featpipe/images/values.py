@@ -39,12 +39,12 @@ _OUTSIDE = re.compile(r"(\d+) % of the values lie outside$")
 _NOTE = re.compile(r"(?:brightest value|values ([\d,]+) to) ([\d,]+) of ([\d,]+)$")
 
 
-def parse_value_range(asked: object) -> ValueRange:
+def parse_value_range(value: object) -> ValueRange:
     """Return a value range as it is kept, from what a user wrote.
 
     Parameters
     ----------
-    asked : str or sequence of two numbers
+    value : str or sequence of two numbers
         ``"file"``: 0 to what the bits can hold. ``"auto"``: the lowest to the highest
         value of each image. ``"LO:HI"`` or ``(LO, HI)``: these, for all images.
 
@@ -63,12 +63,12 @@ def parse_value_range(asked: object) -> ValueRange:
     ((0.0, 4095.0), 'auto')
     """
     parts: Sequence[Any] = ()
-    if isinstance(asked, str):
-        if asked in ("file", "auto"):
-            return asked
-        parts = asked.split(":")
-    elif isinstance(asked, Sequence | np.ndarray):
-        parts = list(asked)
+    if isinstance(value, str):
+        if value in ("file", "auto"):
+            return value
+        parts = value.split(":")
+    elif isinstance(value, Sequence | np.ndarray):
+        parts = list(value)
     try:
         low, high = (_number(part) for part in parts)
     except (TypeError, ValueError):
@@ -76,7 +76,7 @@ def parse_value_range(asked: object) -> ValueRange:
     # A nan fails the comparison, and an infinite range has no scale.
     if not low < high or not math.isfinite(high - low):
         raise ValueError(
-            f"the value range is {asked!r}; use LO:HI (LO below HI, as 0:4095 for "
+            f"the value range is {value!r}; use LO:HI (LO below HI, as 0:4095 for "
             "images of 12 bits), auto, or file"
         )
     return low, high
@@ -326,10 +326,10 @@ stretches each image by itself
     notes = list(notes)
     if value_range != "file":
         return _describe_range(notes, value_range)
-    found = [match for match in map(_NOTE.match, notes) if match]
-    if not found:
+    matches = [match for match in map(_NOTE.match, notes) if match]
+    if not matches:
         return ""
-    values = [[_plain(text) for text in match.groups("0")] for match in found]
+    values = [[_plain(text) for text in match.groups("0")] for match in matches]
     low = min(each[0] for each in values)
     high, highest = max(each[1] for each in values), max(each[2] for each in values)
     what = f"brightest value {high:,} of {highest:,}"
@@ -337,7 +337,7 @@ stretches each image by itself
         what = f"values {low:,} to {high:,} of {highest:,}"
     else:
         high = 2 ** next((bits for bits in (10, 12, 14) if high < 2**bits), 15) - 1
-    n = len(found)
+    n = len(matches)
     one = n == 1
     return (
         f"{n:,} image{'s' * (not one)} of more than 8 bits "

@@ -276,11 +276,11 @@ class Engine:
         return None
 
     def _codes(self, backbone: Backbone, batch: Tensor) -> CodesByDepth:
-        found = backbone(batch)
+        codes = backbone(batch)
         if self._hflip:
             mirrored = backbone(batch.flip(-1))
-            found = {s: _mean(found[s], mirrored[s]) for s in found}
-        return {spec: code.cpu().numpy() for spec, code in found.items()}
+            codes = {s: _mean(codes[s], mirrored[s]) for s in codes}
+        return {spec: code.cpu().numpy() for spec, code in codes.items()}
 
     def _halve(self, backbone: Backbone, tried: int) -> None:
         """Send half as many images through the network at once from here on."""

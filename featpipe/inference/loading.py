@@ -117,14 +117,14 @@ def load(
             between = time.perf_counter()
             # Reading is enough: the codes of this content exist.
             if sha256 in known:
-                found = Loaded(sha256)
+                loaded = Loaded(sha256)
             else:
                 square, notes = pixels.pixels_of(content, preprocessing(), decoding)
                 rows()[k] = square
-                found = Loaded(sha256, True, notes)
+                loaded = Loaded(sha256, True, notes)
         except ImageError as error:
-            found = Loaded(sha256, error=error)
-        piece.images.append(found)
+            loaded = Loaded(sha256, error=error)
+        piece.images.append(loaded)
         end = time.perf_counter()
         # Without a digest reading has failed, so all the time was reading.
         between = between if sha256 else end

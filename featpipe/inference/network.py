@@ -86,24 +86,24 @@ class Network:
         """
         import torch
 
-        asked = self.machine.device
+        name = self.machine.device
         # MPS after CUDA, and the CPU when there is neither.
-        if asked == "auto":
+        if name == "auto":
             if torch.cuda.is_available():
                 return "cuda"
             return "mps" if torch.backends.mps.is_available() else "cpu"
         try:
             # The only sure way to know whether a device works is to put something on
             # it.
-            torch.empty(1, device=asked)
+            torch.empty(1, device=name)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            known = str(asked).partition(":")[0] in ("cpu", "cuda", "mps")
+            known = str(name).partition(":")[0] in ("cpu", "cuda", "mps")
             reason = "torch sees none here" if known else "it is no device of torch"
             raise ValueError(
-                f"device {asked!r} cannot be used: {reason}; give auto, cpu, cuda, "
+                f"device {name!r} cannot be used: {reason}; give auto, cpu, cuda, "
                 "cuda:1 or mps, of those that are here"
             ) from error
-        return asked
+        return name
 
     @property
     def devices(self) -> list[str]:
@@ -136,12 +136,12 @@ class Network:
             return _GPU_BATCH if self.kind == "cuda" else _CPU_BATCH
         return min(max(_CPU_PIXELS // side**2, 1), _CPU_BATCH)
 
-    def precision(self, asked: str) -> str:
+    def precision(self, name: str) -> str:
         """Turn ``auto`` into bf16 where the hardware multiplies it, else fp32."""
         import torch
 
-        if asked != "auto":
-            return asked
+        if name != "auto":
+            return name
         if self.device.startswith("cuda"):
             # bf16 has the range of float32, so that no activation overflows; fp16 is
             # for GPUs from before 2020.

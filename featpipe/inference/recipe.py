@@ -156,20 +156,20 @@ class Recipe:
         -------
         dict
         """
-        asked = asdict(self)
+        record = asdict(self)
         for name in ("depths", "precision", "decoding", "dtype", "max_pixels"):
-            del asked[name]
+            del record[name]
         if not self.allow_random:
-            del asked["allow_random"]  # as in files from before there was the choice
+            del record["allow_random"]  # as in files from before there was the choice
         if self.value_range == "file":
-            del asked["value_range"]  # likewise
-        asked = {k: list(v) if isinstance(v, tuple) else v for k, v in asked.items()}
-        asked["weights_file_sha256"] = digest = _file_digest(self.weights)
+            del record["value_range"]  # likewise
+        record = {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
+        record["weights_file_sha256"] = digest = _file_digest(self.weights)
         # A file is the same wherever it lies.
-        asked["weights"] = None if digest else self.weights
-        asked["versions"] = package_versions("featpipe", "torchvision", "timm")
-        asked["decoding"] = images.DECODING
-        return asked
+        record["weights"] = None if digest else self.weights
+        record["versions"] = package_versions("featpipe", "torchvision", "timm")
+        record["decoding"] = images.DECODING
+        return record
 
     def agrees(self, provenance: Mapping[str, Any]) -> bool:
         """Return whether a provenance has the precision and decoding asked for."""

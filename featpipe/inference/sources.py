@@ -151,8 +151,8 @@ def _of_frame(frame: Any) -> _Listing:
 
 
 def _with_facts(listing: _Listing) -> ImageSet:
-    found = from_items(listing.items)
-    nothing = [None] * len(found)
+    image_set = from_items(listing.items)
+    nothing = [None] * len(image_set)
     labels = [_plain(label) for label in listing.labels or nothing]
     names = class_names_of(-1 if label is None else label for label in labels)
     class_names = sorted({*names} - {""})
@@ -160,7 +160,7 @@ def _with_facts(listing: _Listing) -> ImageSet:
     splits = [str(_plain(split) or "") for split in listing.splits or nothing]
     groups = [_plain(group) for group in listing.groups or nothing]
     listed = replace(
-        found,
+        image_set,
         labels=np.array([numbers[name] for name in names], np.int64),
         class_names=class_names,
         splits=splits_from(splits),

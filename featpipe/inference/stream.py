@@ -180,10 +180,10 @@ class Stream:
             If one fails: names it, and how many there are.
         """
         # Allocated whole: joining batches at the end would need the memory twice.
-        found = np.empty((len(image_set), self.width), np.float32)
+        codes = np.empty((len(image_set), self.width), np.float32)
         failures: list[Failure] = []
         for batch in self.run(image_set):
-            found[batch.positions] = batch.codes
+            codes[batch.positions] = batch.codes
             failures += [failure for _, failure in batch.failures]
         if failures:
             path, stage, reason = failures[0][:3]
@@ -191,7 +191,7 @@ class Stream:
             raise ValueError(
                 f"{path}: {stage}: {reason}{more}; leave it out, or mend it"
             )
-        return found
+        return codes
 
     def _batch(self, batch: ComputedBatch, image_set: ImageSet) -> Batch:
         batch = batch.without_infinite()
@@ -211,10 +211,10 @@ class Stream:
             failures.append((position, _failure(image_set, position, error)))
         return Batch(positions[sound], codes[sound], sorted(failures))
 
-    def _stored(self, found: dict[str, np.ndarray]) -> np.ndarray:
+    def _stored(self, by_depth: dict[str, np.ndarray]) -> np.ndarray:
         """Put depths side by side, rounded as a codes file of this dtype has them."""
         specs = [depth.spec for depth in self.loaded.depths]
-        codes = np.concatenate([found[spec] for spec in specs], axis=1)
+        codes = np.concatenate([by_depth[spec] for spec in specs], axis=1)
         if self.recipe.dtype != "float16":
             return codes
         # astype would warn of the overflow; as infinity the image becomes a failure, as

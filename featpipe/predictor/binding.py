@@ -29,7 +29,9 @@ class WeightsLocation(NamedTuple):
     sha256: str
 
 
-def find_weights(model: Model, path: Path | None, given: str | None) -> WeightsLocation:
+def find_weights(
+    model: Model, path: Path | None, weights: str | None
+) -> WeightsLocation:
     """Return where the weights of a model are now.
 
     Parameters
@@ -37,7 +39,7 @@ def find_weights(model: Model, path: Path | None, given: str | None) -> WeightsL
     model : Model
     path : Path or None
         Its file; weights are looked for in it, and beside it.
-    given : str or None
+    weights : str or None
         Where the user says they are.
 
     Raises
@@ -46,8 +48,8 @@ def find_weights(model: Model, path: Path | None, given: str | None) -> WeightsL
         If they were a file that is not there any more.
     """
     expected = model.fingerprint["weights_sha256"]
-    if given is not None:
-        return WeightsLocation(given, expected)
+    if weights is not None:
+        return WeightsLocation(weights, expected)
     # Embedded weights are only those that the network needs up to the depth, so their
     # digest is another one than that of the whole network.
     if model.embedded_sha256 is not None and path is not None:

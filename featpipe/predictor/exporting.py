@@ -256,35 +256,36 @@ def _check_against_model(
     """Run both on the same images; raise if they are not the same model."""
     reference = _in_float32(predictor)
     image_set = _check_images() if check is None else image_set_of(check)
-    found = reference.classify(image_set)
-    if not len(found):
+    predictions = reference.classify(image_set)
+    if not len(predictions):
         raise ValueError(
-            f"not one of {len(found.failures)} images to check on could be read; give "
-            "others"
+            f"not one of {len(predictions.failures)} images to check on could be read; "
+            "give others"
         )
-    logistic = found.probabilities is not None
-    expected = found.probabilities if logistic else found.scores
+    logistic = predictions.probabilities is not None
+    expected = predictions.probabilities if logistic else predictions.scores
     assert expected is not None
     # Probabilities are compared as they are, decision values by their own scale.
     unit = 1.0 if logistic else max(1.0, float(np.abs(expected).max()))
-    label, score = _run(content, reference, image_set, set(found.paths), logistic)
+    label, score = _run(content, reference, image_set, set(predictions.paths), logistic)
     largest = float(np.abs(score - expected).max()) / unit
     if largest > _TOLERANCE:
         raise ValueError(
             f"the ONNX network and the model differ by {largest:.1e} on "
-            f"{len(found)} images, more than {_TOLERANCE:.0e}; nothing was written"
+            f"{len(predictions)} images, more than {_TOLERANCE:.0e}; nothing was "
+            "written"
         )
-    other = label != np.argsort(-found.scores, axis=1, kind="stable")[:, 0]
-    best = np.sort(found.scores, axis=1)
+    other = label != np.argsort(-predictions.scores, axis=1, kind="stable")[:, 0]
+    best = np.sort(predictions.scores, axis=1)
     unit = max(1.0, float(np.abs(best).max()))
     # Labels may differ only where the two best classes are within the tolerance on both
     # sides.
     if (other & (best[:, -1] - best[:, -2] > 2 * _TOLERANCE * unit)).any():
         raise ValueError(
-            f"the ONNX network gives {other.sum()} of {len(found)} images another "
-            "label than the model; nothing was written"
+            f"the ONNX network gives {other.sum()} of {len(predictions)} images "
+            "another label than the model; nothing was written"
         )
-    return ExportCheck(len(found), int(other.sum()), largest)
+    return ExportCheck(len(predictions), int(other.sum()), largest)
 
 
 def _in_float32(predictor: Predictor) -> Predictor:

@@ -129,10 +129,10 @@ def fit(
     if recorded is not None:
         if C != "auto":
             raise ValueError(f"C={C!r} and a record of C were given; give one of them")
-        asked = {"folds": folds, "metric": metric, "class_weight": class_weight}
+        options = {"folds": folds, "metric": metric, "class_weight": class_weight}
         grid = None if Cs is None else np.sort(np.asarray(Cs, float))
         held = [file.paths[row] for row in part.held]
-        record = find_record(recorded, (classifier, depth), seed, asked, grid)
+        record = find_record(recorded, (classifier, depth), seed, options, grid)
         check_rows(record, len(part.train), held, recorded)
     chosen = resolve_C(part, C, Cs) if record is None else record.C
     budget = classifiers.budget(len(file), file.width(depth), memory)
@@ -216,8 +216,8 @@ def _calibrate(
     scores = two_columns(decisions)
     best = scores.argmax(axis=1)
     confidence = probabilities(scores, calibration)[np.arange(len(rows)), best]
-    found = {"error_curve": error_curve(confidence, classes[best] == y[rows])}
-    return found if calibration is None else {**found, "calibration": calibration}
+    record = {"error_curve": error_curve(confidence, classes[best] == y[rows])}
+    return record if calibration is None else {**record, "calibration": calibration}
 
 
 def _recipe(file: Codes, weights: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -240,14 +240,14 @@ def _recipe(file: Codes, weights: str | os.PathLike[str] | None) -> dict[str, An
     }
 
 
-def _weights_file(file: Codes, given: str | os.PathLike[str] | None) -> str | None:
+def _weights_file(file: Codes, path: str | os.PathLike[str] | None) -> str | None:
     """Return the path of the weights file, or None if the weights are no file."""
     if file.provenance["request"].get("weights_file_sha256") is None:
         return None
     name: str = file.provenance["weights"]
     places = [Path(name), file.path.with_name(name)]
     # Beside the codes too: files are often moved together.
-    for place in places if given is None else [Path(given).expanduser()]:
+    for place in places if path is None else [Path(path).expanduser()]:
         if place.is_file():
             # Whole, because the model will be used from other folders.
             return str(place.absolute())

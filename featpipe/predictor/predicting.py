@@ -269,9 +269,9 @@ class Predictor:
                 "training images were too few, or its version is an earlier one; fit "
                 "it again, or use `decision_function`"
             )
-        found = self._all(images).probabilities
-        assert found is not None
-        return found
+        probabilities = self._all(images).probabilities
+        assert probabilities is not None
+        return probabilities
 
     def decision_function(self, images: Images) -> np.ndarray:
         """Return the decision value of each class.
@@ -314,15 +314,16 @@ class Predictor:
         return self._all(images).top(k)
 
     def _all(self, images: Images, reject: float | None = None) -> Predictions:
-        found = self.classify(images, reject=reject)
-        if found.failures:
-            path, stage, reason = found.failures[0][:3]
+        predictions = self.classify(images, reject=reject)
+        if predictions.failures:
+            path, stage, reason = predictions.failures[0][:3]
+            n_failed = len(predictions.failures)
             raise ValueError(
-                f"{path}: {stage}: {reason} ({len(found.failures)} of "
-                f"{len(found) + len(found.failures)} images cannot be read); "
+                f"{path}: {stage}: {reason} ({n_failed} of "
+                f"{len(predictions) + n_failed} images cannot be read); "
                 "`classify` labels the others and lists these"
             )
-        return found
+        return predictions
 
     def save(
         self, path: str | os.PathLike[str], *, embed_weights: bool | None = None

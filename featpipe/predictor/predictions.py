@@ -194,12 +194,12 @@ class Predictions:
         number = {name: k for k, name in enumerate(names)}
         truth = np.array([number[self.truth[i]] for i in rows])
         predicted = self._order(1)[rows, 0]
-        found = self.probabilities
-        if found is not None:
+        probabilities = self.probabilities
+        if probabilities is not None:
             # The model gives classes it does not know a probability of zero.
             unknown = np.zeros((len(rows), len(names) - len(self.class_names)))
-            found = np.hstack([found[rows], unknown])
-        return {"n": len(rows), **judge(truth, predicted, found)}
+            probabilities = np.hstack([probabilities[rows], unknown])
+        return {"n": len(rows), **judge(truth, predicted, probabilities)}
 
     def confusion(self) -> tuple[list[str], np.ndarray]:
         """Count the images judged by their true and their predicted class.

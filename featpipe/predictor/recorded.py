@@ -44,9 +44,9 @@ def find_record(
     """
     document = read_document(path)
     classifier, depth = row
-    asked = {"seed": seed, **options}
+    wanted = {"seed": seed, **options}
     known = {"seed": document.seed, **document.options}
-    for name, value in asked.items():
+    for name, value in wanted.items():
         # Another seed or fold count is another search, whose C is not the one that a
         # new search would find.
         if name not in known or known[name] != value:

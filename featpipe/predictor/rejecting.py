@@ -88,25 +88,25 @@ def find_threshold(curve: np.ndarray, rate: float) -> float:
             f"reject={rate!r} is no share of wrong answers between 0 and 1; give 0.05 "
             "for at most 5 %"
         )
-    found = _search(curve, rate)
-    if found is None:
+    threshold = _search(curve, rate)
+    if threshold is None:
         raise ValueError(_out_of_reach(curve, rate))
-    return found
+    return threshold
 
 
 def _search(curve: np.ndarray, rate: float) -> float | None:
     """Return the threshold of the last point found good, or None."""
-    low, high, found = 0, len(curve) - 1, None
+    low, high, best = 0, len(curve) - 1, None
     # Bonferroni over the steps of the bisection, as in the paper.
     level = _LEVEL / max(1, math.ceil(math.log2(len(curve) + 1)))
     while low <= high:
         middle = (low + high) // 2
         threshold, n, wrong = curve[middle]
         if _upper_bound(wrong, n, level) <= rate:
-            found, low = float(threshold), middle + 1
+            best, low = float(threshold), middle + 1
         else:
             high = middle - 1
-    return found
+    return best
 
 
 def _upper_bound(wrong: float, n: float, level: float) -> float:

@@ -91,10 +91,10 @@ def plan(
     rows = split_rows(splits)
     if rows is not None:
         if test_size is not None:
-            given = [name for name in ("train", "val", "test") if name in splits]
+            present = [name for name in ("train", "val", "test") if name in splits]
             raise ValueError(
                 f"test_size={test_size!r} would cut a test part, but the images have "
-                f"the splits {given} already; leave test_size out"
+                f"the splits {present} already; leave test_size out"
             )
         return _by_split(cut, rows)
     if test_size is not None:
@@ -289,7 +289,7 @@ def _held_groups(cut: _Splitter, share: float) -> np.ndarray:
     return held if share <= 0.5 else train
 
 
-def _by_folds(cut: _Splitter, given: str) -> Protocol:
+def _by_folds(cut: _Splitter, split: str) -> Protocol:
     everything = np.arange(len(cut.labels))
     try:
         pairs = cut.folds(everything)
@@ -303,7 +303,7 @@ def _by_folds(cut: _Splitter, given: str) -> Protocol:
     sides = np.empty(len(everything), np.int64)
     for side, part in enumerate(parts):
         sides[part.held] = side
-    why = f"every image is of split {given!r}" if given else "no split was given"
+    why = f"every image is of split {split!r}" if split else "no split was given"
     note = (
         f"{why}: {count(everything)} are each predicted by one of {len(parts)} models "
         f"that never saw them; C is chosen inside each training part (nested "

@@ -66,20 +66,20 @@ def split_rows(splits: np.ndarray) -> SplitRows | None:
     """
     splits = np.asarray(splits)
     rows_of = {name: np.flatnonzero(splits == name) for name in ("", *NAMES)}
-    given = [name for name in NAMES if len(rows_of[name])]
+    present = [name for name in NAMES if len(rows_of[name])]
     # Rows without a split count as a part of their own: with one named split beside
     # them the intention is unclear, and that is refused below.
     n_without = len(rows_of[""])
-    if len(given) + bool(n_without) < 2:
+    if len(present) + bool(n_without) < 2:
         return None
-    if "train" not in given or given == ["train"]:
+    if "train" not in present or present == ["train"]:
         raise ValueError(
-            f"the labelled images have the splits {given}, and {n_without} have none; "
-            "learning and judging need 'train' and one of 'val' and 'test', or no "
-            "splits at all"
+            f"the labelled images have the splits {present}, and {n_without} have "
+            "none; learning and judging need 'train' and one of 'val' and 'test', or "
+            "no splits at all"
         )
     # Where there is no test split, val is held out and chooses nothing.
-    name = "test" if "test" in given else "val"
+    name = "test" if "test" in present else "val"
     # Where val judges, it cannot choose as well.
     choose = rows_of["val"] if name == "test" else rows_of["val"][:0]
     return SplitRows(rows_of["train"], choose, rows_of[name], name, rows_of[""])

@@ -79,14 +79,14 @@ def figures_of(
     drawers["map"] = lambda: plots.plot_map(made, groups, names, wrong)
     import matplotlib.pyplot as plt
 
-    found = {}
+    figures = {}
     with _quiet(ink):
         for name, draw in drawers.items():
             figure = draw().figure
             # pyplot keeps every figure it has made, and warns after twenty.
             plt.close(figure)  # type: ignore[arg-type]  # never a subfigure
-            found[name] = figure
-    return found  # type: ignore[return-value]
+            figures[name] = figure
+    return figures  # type: ignore[return-value]
 
 
 def map_groups(

@@ -184,12 +184,12 @@ class Findings:
         columns = precision_recall_fscore_support(
             labels, predicted, labels=present, zero_division=0
         )
-        found = [
+        scores = [
             ClassScore(self.class_names[c], int(n), float(p), float(r), float(f))
             for c, p, r, f, n in zip(present, *columns, strict=True)
         ]
         # Worst first: the reader looks for what to mend.
-        return sorted(found, key=lambda each: each.f1)
+        return sorted(scores, key=lambda each: each.f1)
 
 
 def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> Findings:
@@ -324,15 +324,15 @@ def _align(codes: Codes, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarr
             f"the scores judge {what!r}, which {codes.path} does not have; give the "
             "scores that `compare --json` wrote for this file"
         )
-    given = np.full(len(codes), -1)
+    predicted = np.full(len(codes), -1)
     for path, name in zip(score.test_paths, score.test_predicted, strict=True):
-        given[at[path]] = number[name]
-    is_judged = given >= 0
+        predicted[at[path]] = number[name]
+    is_judged = predicted >= 0
     split = codes.splits != ""
     # Beside images that have a split, those without take no part.
     learned = split if split.any() and is_judged[split].any() else ~split | split
     rows = np.flatnonzero((codes.labels >= 0) & (is_judged | learned))
-    return rows, is_judged[rows], given[rows]
+    return rows, is_judged[rows], predicted[rows]
 
 
 def _curve(

@@ -135,8 +135,8 @@ def make_report(
     if not any((file.labels >= 0).any() for file in files):
         return Report(files, None, examine_unlabelled(files[0], seed=seed), list(notes))
     if scores is None:
-        found = compare(files, seed=seed, progress=progress)
-        scores, notes = found.scores, [*notes, *found.notes]
+        comparison = compare(files, seed=seed, progress=progress)
+        scores, notes = comparison.scores, [*notes, *comparison.notes]
     elif isinstance(scores, str | os.PathLike):
         scores = read_json(scores)
     findings = examine(files, scores, seed)

@@ -312,7 +312,7 @@ def _missing(codes: Codes, sheet: Sheet) -> str:
 
 
 def _provenance(files: Sequence[Codes]) -> list[tuple[str, list[tuple[str, str]]]]:
-    found = []
+    rows = []
     for file in files:
         made = file.provenance
         facts = [
@@ -325,8 +325,8 @@ def _provenance(files: Sequence[Codes]) -> list[tuple[str, list[tuple[str, str]]
             ("precision", _text(made.get("precision", ""))),
             ("versions", _listed(made.get("versions", ""))),
         ]
-        found.append((_text(file.path), facts))
-    return found
+        rows.append((_text(file.path), facts))
+    return rows
 
 
 def _listed(facts: object) -> str:

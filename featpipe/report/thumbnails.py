@@ -147,9 +147,9 @@ def _thumbnail(
     if any(digest) and hashlib.sha256(content).digest() != digest:
         raise ImageError("read", "has changed since its code was computed")
     # As the network saw it: 12 bits of 16 would else be shown nearly black.
-    said = codes.provenance.get("decoding") or {}
-    value_range = parse_value_range(said.get("value_range", "file"))
-    max_pixels = check_max_pixels(said.get("max_pixels", MAX_PIXELS))
+    record = codes.provenance.get("decoding") or {}
+    value_range = parse_value_range(record.get("value_range", "file"))
+    max_pixels = check_max_pixels(record.get("max_pixels", MAX_PIXELS))
     image = decode(
         content, target=side, value_range=value_range, max_pixels=max_pixels
     ).image
@@ -163,9 +163,9 @@ def _enlarged(image: Image.Image, side: int) -> Image.Image:
     times = side // max(image.size)
     size = image.width * times, image.height * times
     large = image.resize(size, Image.Resampling.NEAREST)
-    found = Image.new("RGB", (side, side), "white")
-    found.paste(large, ((side - size[0]) // 2, (side - size[1]) // 2))
-    return found
+    enlarged = Image.new("RGB", (side, side), "white")
+    enlarged.paste(large, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return enlarged
 
 
 def _webp(image: Image.Image, side: int) -> bytes:

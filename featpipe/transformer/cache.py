@@ -105,9 +105,9 @@ class Cache:
         """Name a depth from the file alone; None if it does not tell."""
         if depth in file.depths:
             return depth
-        found = [spec for spec in file.depths if spec.partition(":")[0] == depth]
-        asked = depth in file.provenance.get("asked", ())
-        return found[0] if asked and len(found) == 1 else None
+        specs = [spec for spec in file.depths if spec.partition(":")[0] == depth]
+        requested = depth in file.provenance.get("asked", ())
+        return specs[0] if requested and len(specs) == 1 else None
 
     def _is_mine(self, file: Codes) -> bool:
         """Return whether the file itself shows that it was made by this very recipe."""
@@ -153,12 +153,12 @@ class Cache:
         at = np.array([row[digest] for digest in digests], np.int64)
         try:
             file = codes.checked(file)
-            found = [file.take(spec, at) for spec in self._specs(file)]
+            parts = [file.take(spec, at) for spec in self._specs(file)]
         except CodesError:
             if codes.read(file.path, check=False).stamp == file.stamp:
                 raise
             return None
-        return np.concatenate(found, axis=1).astype(np.float32, copy=False)
+        return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
 
 
 def _digests(file: Codes | None) -> set[bytes]:

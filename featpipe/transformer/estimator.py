@@ -154,9 +154,9 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         """
         # One pass: computing the width first and then the codes would run a cached set
         # twice.
-        found = self._codes(X)
-        self.width_ = found.shape[1]
-        return found
+        codes = self._codes(X)
+        self.width_ = codes.shape[1]
+        return codes
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the codes of images.
