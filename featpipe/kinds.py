@@ -42,5 +42,5 @@ def describe_kind(head: bytes) -> str:
     ('a codes file of `featpipe extract`', '')
     """
     head = head[:HEAD]
-    found = (kind for pattern, kind in _KINDS if re.match(pattern, head, re.DOTALL))
-    return next(found, "")
+    matching = (kind for pattern, kind in _KINDS if re.match(pattern, head, re.DOTALL))
+    return next(matching, "")
