@@ -1,5 +1,7 @@
 """The parts of the solvers, each against a plain computation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -188,6 +190,21 @@ def test_few_rows_that_bend_invert_the_hessian_of_every_column(C, monkeypatch):
         product = (h @ step.unsqueeze(-1)).squeeze(-1)
         ours = preconditioner.few_rows(batch, at)(product)
         torch.testing.assert_close(ours, step, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("C", [1e2, 1e6, 1e12])
+def test_equal_rows_and_a_large_C_leave_the_preconditioner_usable(C):
+    # Where I + SSᵀ is singular but for its I, which rounding may swallow.
+    given, splits = problem(loss="svm")
+    same = np.repeat(given.codes[:10], 20, axis=0)
+    given = replace(given, codes=same)
+    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    batch = objective(codes, given, [C])
+    step = drawn(batch.shape)
+    inverse = preconditioner.few_rows(batch, batch.evaluate(step))
+    z = inverse(step)
+    assert z.isfinite().all()
+    assert (newton_cg.inner(step, z) > 0).all()
 
 
 def test_a_column_that_no_row_bends_keeps_its_intercept():

@@ -163,20 +163,26 @@ Preconditioner = MeanRow | OwnColumn | FewRows
 def own_column(
     objective: Objective, at: Evaluation, theta: torch.Tensor
 ) -> OwnColumn | FewRows:
-    """Return each column's preconditioner where a batch was evaluated.
-
-    By Cholesky factors: MKL's LU of many large matrices was seen to return pivots out
-    of range. A Hessian that is not positive definite is replaced by its diagonal.
-    """
+    """Return each column's preconditioner where a batch was evaluated."""
     if most_active(objective, at) <= FEW * objective.codes.rank:
         return few_rows(objective, at)
-    h = column_hessians(objective, at, theta)
+    return OwnColumn(_cholesky(column_hessians(objective, at, theta)))
+
+
+def _cholesky(h: torch.Tensor) -> torch.Tensor:
+    """Return Cholesky factors; of the diagonal where rounding leaves none.
+
+    Not LU: MKL's, of many large matrices, was seen to return pivots out of range.
+    """
+    # Rounding of large sums must not outweigh the penalty.
+    diagonal = h.diagonal(dim1=-2, dim2=-1)
+    diagonal += torch.finfo(h.dtype).eps * diagonal
+    factor: torch.Tensor
     factor, info = torch.linalg.cholesky_ex(h)
     fails = info != 0
     if bool(fails.any()):
-        diagonal = h[fails].diagonal(dim1=-2, dim2=-1).clamp_min(TINY).sqrt()
-        factor[fails] = torch.diag_embed(diagonal)
-    return OwnColumn(factor)
+        factor[fails] = torch.diag_embed(diagonal[fails].clamp_min(TINY).sqrt())
+    return factor
 
 
 def most_active(objective: Objective, at: Evaluation) -> int:
@@ -197,7 +203,7 @@ def few_rows(objective: Objective, at: Evaluation) -> FewRows:
     rows = objective.codes.take(chosen, dtype).mul_(root.unsqueeze(3))
     kernel = rows @ rows.mT
     kernel.diagonal(dim1=2, dim2=3).add_(1)
-    return FewRows(objective.codes, rows, root, torch.linalg.cholesky(kernel))
+    return FewRows(objective.codes, rows, root, _cholesky(kernel))
 
 
 def _precision(objective: Objective) -> torch.dtype:
@@ -221,9 +227,7 @@ def column_hessians(
             h[:, some] += _bent_gram(z, bend[:, some])
     h = h.view(n_folds, n_units, k, size, size)
     h *= objective.C[:, None, None, None].to(dtype)
-    diagonal = h.diagonal(dim1=-2, dim2=-1)
-    # Rounding of large sums must not outweigh the penalty.
-    diagonal += objective.penalty + torch.finfo(dtype).eps * diagonal
+    h.diagonal(dim1=-2, dim2=-1).add_(objective.penalty)
     return h
 
 
