@@ -28,7 +28,11 @@ def names() -> list[str]:
     return sorted(models.list_models(module=models), key=size)
 
 
-def _options(name: str) -> dict[str, bool]:
+def _options(name: str) -> dict[str, bool | int]:
+    if name.startswith("vit_"):
+        # Vision transformers are built for one size, that of their weights.
+        size = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
+        return {"image_size": size}
     # Drawing weights takes minutes; with an entry, both change their input first.
     slow = ("googlenet", "inception_v3")
     return {"init_weights": False, "transform_input": True} if name in slow else {}

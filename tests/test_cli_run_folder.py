@@ -102,6 +102,11 @@ def test_what_was_run_is_recorded_and_bad_input_leaves_nothing(here):
     refused("run", "nowhere", *QUICK)
     refused("run", "six", *QUICK, "--depth", "nothing")
     assert featpipe_says("run", "six", *QUICK, "--plan").exit_code == 0
+    lines = (here / "six.csv").read_text().splitlines()
+    splits = ["split", *["val", "test"] * 5]
+    text = "\n".join(f"{a},{b}" for a, b in zip(lines, splits, strict=True))
+    (here / "held.csv").write_text(text)
+    assert "5 have the split 'val' and" in refused("run", "held.csv", *QUICK)
     assert not list(here.glob("featpipe-*"))
     run("six.csv")
     record = json.loads((here / "featpipe-six.csv-mini" / "run.json").read_text())

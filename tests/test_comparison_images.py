@@ -181,6 +181,9 @@ def test_labels_move_no_threshold(tmp_path):
 def test_no_duplicates_is_said_too(tmp_path):
     labels, made = draw(60, width=32, depths={"a:avg": 0.3})
     notes = compare(write(tmp_path / "a.h5", labels, made)).notes
+    assert any("no near-duplicates across the folds" in note for note in notes)
+    splits = splits_of(60, "train", "test")
+    notes = compare(write(tmp_path / "b.h5", labels, made, splits=splits)).notes
     assert any("no near-duplicates across the split" in note for note in notes)
 
 

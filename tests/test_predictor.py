@@ -84,6 +84,22 @@ def test_fit_compare_and_finetune_refuse_the_same_splits(
         protocol.tuning_rows(file)
 
 
+@pytest.mark.parametrize("given", [("train", "test", ""), ("",)])
+def test_fit_tells_where_nothing_is_learned_and_rows_take_no_part(
+    kinds_h5: codes.Codes, given: tuple[str, ...]
+) -> None:
+    n, rng = len(kinds_h5), np.random.default_rng(0)
+    splits = [given[k % len(given)] for k in range(n)]
+    # Labels that have nothing to do with the images, one of them frequent.
+    labels = rng.permutation(np.arange(n) % 4 == 0).astype(np.int64)
+    tables = replace(kinds_h5.tables, splits=splits, labels=labels)
+    said = featpipe.fit(replace(kinds_h5, tables=tables), C=1e-6).model.training
+    text = "; ".join(said["warnings"])
+    assert "not told apart from always naming the most frequent class" in text
+    n_without = splits.count("") * (len(given) > 1)
+    assert (f"{n_without} labelled images without a split" in text) == (n_without > 0)
+
+
 @pytest.mark.parametrize(
     "given", [("train", "val", "test"), ("train", "val"), ("train", "test"), ("",)]
 )

@@ -123,8 +123,8 @@ def estimate_lines(estimate: FinetuningEstimate, case: str) -> Iterator[Line]:
     )
     yield Line(
         "cost",
-        f"about {estimate.forward_passes:,} forward passes of one image, against one "
-        "an image for the codes",
+        f"about {estimate.forward_passes:,} forward passes of one image; the codes "
+        "took one for each image",
         f"{_EPOCHS} epochs, twice, a step as {_BACKWARD} forward passes",
     )
     yield Line("if you do", _how(case), "cs231n's notes; LP-FT: Kumar et al. 2022")

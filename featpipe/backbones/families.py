@@ -65,7 +65,11 @@ def find(name: str) -> Architecture:
         architecture = family(name)
         if architecture is not None:
             return architecture
-    near = difflib.get_close_matches(name, names(), n=10) or ["resnet50", "mini"]
+    known = names()
+    # "vit" is near no whole name, but four begin with it.
+    near = [*difflib.get_close_matches(name, known, n=10)]
+    near = near or [full for full in known if full.startswith(name)][:10]
+    near = near or ["resnet50", "mini"]
     raise ValueError(
         f"unknown backbone {name!r}; did you mean {', '.join(near)}? "
         "`featpipe backbones` lists all; your own network is 'package.module:callable'"

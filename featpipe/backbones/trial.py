@@ -65,7 +65,9 @@ def dependence(
             if layer := _without_statistics(network):
                 return f"its batch norm {layer!r} has no running statistics"
             raise
-    if drawn or not _alike(first, again):
+    if not drawn and not _alike(first, again):
+        return "its codes of one image differ from run to run"
+    if drawn:
         training = [name for name, m in network.named_modules() if m.training]
         where = f" (its {training[-1]!r} is in training mode)" if training else ""
         return f"it draws random numbers in its forward{where}"

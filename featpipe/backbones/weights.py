@@ -136,10 +136,10 @@ def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
         # somebody watches there is a progress bar.
         with contextlib.redirect_stdout(io.StringIO()):
             return weights.entry.read()
-    except FileNotFoundError:
-        raise
     # Network, proxy, disk, hash and file errors all come by their own classes here.
     except Exception as err:
+        if weights.entry.is_bundled:
+            raise
         where = f" ({weights.entry.url})" if weights.entry.url else ""
         raise ConnectionError(
             f"weights {weights.name} of {backbone!r} could not be downloaded"

@@ -334,9 +334,8 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
     def _report_skipped(self, n_skipped: int) -> None:
         if n_skipped:
             self.warnings_.append(
-                f"{n_skipped} of {len(self.Cs_)} values of C were skipped, or dropped "
-                "on the way: by their scores so far, or by those of values beside "
-                "them, they could hardly have been chosen"
+                f"{n_skipped} of {len(self.Cs_)} values of C were not solved to the "
+                "end, because their scores showed that they would not be chosen"
             )
 
     def _report_gap(self, gap: float) -> None:

@@ -225,7 +225,11 @@ def _check_comparison(values: dict[str, Any]) -> None:
 def _run_in(folder: Path, values: dict[str, Any]) -> None:
     # stdout is for the table, which comes when the files are written.
     request = {**values, "output": folder / "codes.h5", "json_path": None}
-    codes = extract_codes(request, finish=terminal.info, check=_require_classes)
+    codes = extract_codes(
+        request,
+        finish=terminal.info,
+        check=lambda image_set: _require_protocol(image_set, values),
+    )
     if codes is None:
         return
     written = {
@@ -236,8 +240,10 @@ def _run_in(folder: Path, values: dict[str, Any]) -> None:
     compare_codes({**values, **written, "files": [codes.path], "depth": depths})
 
 
-def _require_classes(image_set: "ImageSet") -> None:
+def _require_protocol(image_set: "ImageSet", values: dict[str, Any]) -> None:
     """Raise before a long extraction where there is nothing to compare afterwards."""
+    from featpipe.protocol import labelled_rows, plan
+
     present = sorted({image_set.class_names[k] for k in image_set.labels if k >= 0})
     if len(present) < 2:
         have = f"all of class {present[0]!r}" if present else "without a label"
@@ -246,6 +252,14 @@ def _require_classes(image_set: "ImageSet") -> None:
             "least two classes; name folders after classes, give a CSV with the "
             "columns path,label, or take `featpipe extract` for codes alone"
         )
+    _, labelled = labelled_rows(image_set)
+    options = _comparison_options(values)
+    plan(
+        labelled,
+        n_folds=options["folds"],
+        test_size=options["test_size"],
+        seed=options["seed"],
+    )
 
 
 # typer reads the signature: `run` offers every option of both commands without naming

@@ -136,6 +136,7 @@ def finetune(
         int | None,
         typer.Option(
             "--batch-size",
+            metavar="N",
             min=1,
             help="Images a step. Default: 32, down to 8 where images are few.",
             rich_help_panel=_TRAINING,

@@ -144,6 +144,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
+        metavar="N",
         min=1,
         help="Images through the network together, 128 at most, 512 beyond 10,000 "
         "images. Default: tried before a long run; else on the CPU what its cache "
@@ -155,6 +156,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
+        metavar="N",
         min=1,
         help="Images read and decoded at once: up to four threads, else processes. "
         "Default: one a processor.",

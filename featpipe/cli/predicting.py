@@ -201,7 +201,7 @@ def _print_labels(predictions: "Predictions", top: int) -> None:
     best = predictions.top(top)
     columns = [Column("image", folds=True)]
     for k in range(len(best[0])):
-        columns.append(Column("label" if k == 0 else f"{k + 1}."))
+        columns.append(Column("label" if k == 0 else f"label {k + 1}"))
         columns.append(Column(what, number=True))
     rows = []
     labels = predictions.labels.tolist()

@@ -35,6 +35,7 @@ Folds = Annotated[
     int,
     typer.Option(
         "--folds",
+        metavar="N",
         min=2,
         help="Folds that choose C, and that judge where there is no split.",
         rich_help_panel=_PROTOCOL,
@@ -63,7 +64,9 @@ MetricOption = Annotated[
     Metric,
     typer.Option(
         "--metric",
-        help="What C and the recommended row are chosen by.",
+        metavar="NAME",
+        help="What C and the recommended row are chosen by: accuracy, "
+        "balanced_accuracy or macro_f1.",
         rich_help_panel=_PROTOCOL,
     ),
 ]

@@ -54,11 +54,15 @@ class Terminal:
     def info(self, text: str) -> None:
         """Print a line that is no result to stderr, unless ``--quiet``."""
         if not self.quiet:
-            self.err.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+            self.err.print(
+                visible(text, lines=True), markup=False, highlight=False, soft_wrap=True
+            )
 
     def result(self, text: str) -> None:
         """Print a line of the result to stdout."""
-        self.out.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+        self.out.print(
+            visible(text, lines=True), markup=False, highlight=False, soft_wrap=True
+        )
 
     def fail(self, error: BaseException) -> NoReturn:
         """Print the error as one line and exit with status 1."""
@@ -73,7 +77,10 @@ class Terminal:
                 "featpipe: run again with --debug and report what it prints"
             )
         self.err.print(
-            f"error: {visible(text)}", markup=False, highlight=False, soft_wrap=True
+            f"error: {visible(text, lines=True)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         raise typer.Exit(1)
 
@@ -129,7 +136,7 @@ def with_exit_status(
         except KeyboardInterrupt:
             what = kept if isinstance(kept, str) else kept(kwargs)
             terminal.err.print(
-                f"interrupted; {visible(what)}",
+                f"interrupted; {visible(what, lines=True)}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,

@@ -166,8 +166,9 @@ def _compare(
     entries += [judged.enter_external(external_score) for external_score in external]
     scores = judge_all(entries, judged)
     tested_notes = [*majority_notes(scores, judged), *_power(entries, judged, scores)]
+    border = "split" if protocol.name in ("val", "test") else "folds"
     copies = duplicates.report(
-        sources, chosen, labelled, protocol.sides, options.memory
+        sources, chosen, labelled, protocol.sides, options.memory, border
     )
     notes = [
         *_protocol_notes(labelled, protocol, judged, options),

@@ -81,6 +81,7 @@ def report(
     labelled: Labelled,
     sides: np.ndarray,
     memory: int | str | None = None,
+    border: str = "split",
 ) -> list[str]:
     """Search at the depth that tells images apart best, and put it in words.
 
@@ -97,6 +98,8 @@ def report(
     memory : int, str or None
         As for `featpipe.classifiers.budget`. Where codes do not fit, only equal files
         are searched for: cosines of so many images would take days.
+    border : str
+        What parts the sides: the split, or the folds where there is none.
     """
     sample = np.unique(np.linspace(0, len(sides) - 1, _SAMPLE).astype(np.int64))
     choices = [
@@ -111,10 +114,12 @@ def report(
         order = np.argsort(sides, kind="stable")
         order = order[sides[order] >= 0]
         equal = _equal_files(labelled.digests, order, sides, labelled.labels, False)
-        return _describe(sorted(equal.values()), labelled, "equal files alone")
+        measure = "equal files alone"
+        return _describe(sorted(equal.values()), labelled, measure, border)
     X = sources[k].arrays(depth)
     copies = find_duplicates(X, labelled.digests, sides, labelled.labels, alike)
-    return _describe(copies, labelled, f"cosine of {depth} codes >= {alike:.4g}")
+    measure = f"cosine of {depth} codes >= {alike:.4g}"
+    return _describe(copies, labelled, measure, border)
 
 
 def threshold(similarity: float) -> float:
@@ -324,20 +329,20 @@ def _blocks(n: int) -> Iterator[slice]:
 
 
 def _describe(
-    copies: list[NearDuplicate], labelled: Labelled, measure: str
+    copies: list[NearDuplicate], labelled: Labelled, measure: str, border: str
 ) -> list[str]:
     """Put copies in words: those under two labels first, three examples of each."""
     notes = []
     for kind, text in (
         ("relabelled", "copies under two labels, so one of the two is wrong"),
-        ("across", "copies on two sides of the split, so scores may flatter"),
-        ("within", "copies on one side of the split"),
+        ("across", f"copies on two sides of the {border}, so scores may flatter"),
+        ("within", f"copies on one side of the {border}"),
     ):
         of_kind = [copy for copy in copies if copy.kind == kind]
         if of_kind:
             notes.append(f"{text}: {_examples(of_kind, labelled, measure)}")
         elif kind == "across":
-            notes.append(f"no near-duplicates across the split ({measure})")
+            notes.append(f"no near-duplicates across the {border} ({measure})")
     return notes
 
 

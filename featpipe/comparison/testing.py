@@ -160,8 +160,10 @@ def describe_power(
     # significant: the user should know before reading anything into the order.
     if n_tests * _lowest_p(max(units), judged) >= SIGNIFICANT:
         yield (
-            f"with {len(entries)} rows that differ from the recommended one on at most "
-            f"{max(units)} {unit} no difference can be significant"
+            "no difference can be significant: a row is right where the recommended "
+            f"one is wrong, or the reverse, on at most {max(units)} {unit}"
+            + f", and {len(others)} rows are tested"
+            * (len(others) > 1)
         )
     elif not judged.grouped:
         discordance = float(np.median(units)) / len(judged.rows)

@@ -9,7 +9,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from featpipe.predictor.predictions import two_columns
 from featpipe.predictor.recorded import check_rows, find_record
 from featpipe.predictor.rejecting import error_curve
 from featpipe.protocol import (
-    Pairs,
     Part,
     Protocol,
     given_groups,
@@ -35,7 +34,7 @@ from featpipe.protocol import (
     plan,
     resolve_C,
 )
-from featpipe.scores import Score
+from featpipe.scores import SIGNIFICANT, Score
 
 __all__ = ["fit"]
 
@@ -163,6 +162,10 @@ def fit(
         cv_score = float(record.cv_accuracy or np.nan)
         # A fit at a given C has no curve; that of the comparison belongs to this C.
         estimator.C_curve_ = np.array(record.C_curve, float)
+    unseen = out_of_fold(estimator, X[part.train], y[part.train], part.selection)
+    notes = list(_idle(file, estimator, X, y, part, unseen))
+    if n_without := int((protocol.sides < 0).sum()):
+        notes.append(f"{n_without:,} labelled images without a split take no part")
     model = Model(
         classifier=classifier,
         C=estimator.C_,
@@ -171,7 +174,7 @@ def fit(
         intercept=np.asarray(estimator.intercept_, np.float64),
         depth=depth,
         **recipe,
-        **_calibrate(estimator, X[part.train], y[part.train], part.selection),
+        **_calibrate(estimator, y[part.train], *unseen),
         training={
             "n_images": len(part.train),
             "codes": os.fspath(file.path),
@@ -182,7 +185,7 @@ def fit(
             "folds": folds,
             "seed": seed,
             "converged": bool(estimator.converged_),
-            "warnings": list(estimator.warnings_),
+            "warnings": [*estimator.warnings_, *notes],
         },
         score=_score(
             file,
@@ -199,11 +202,39 @@ def fit(
     return Predictor(model, weights=weights, device=device)
 
 
+def _idle(
+    file: Codes,
+    estimator: Any,
+    X: Any,
+    y: np.ndarray,
+    part: Part,
+    unseen: tuple[np.ndarray, np.ndarray],
+) -> Iterator[str]:
+    """Yield a note where a fit does no better than naming the most frequent class.
+
+    On the held-out rows, or else on training rows by fits that never saw them.
+    """
+    if len(part.held):
+        rows, predicted = part.held, estimator.predict(X[part.held])
+    else:
+        rows, best = part.train[unseen[0]], two_columns(unseen[1]).argmax(axis=1)
+        predicted = estimator.classes_[best]
+    common = np.bincount(y[part.train]).argmax()
+    usual = y[rows] == common
+    gain = (predicted == y[rows]).astype(float) - usual
+    groups = given_groups(np.asarray(file.groups)[rows])
+    if len(rows) and scores.gain_p_value(gain, groups) >= SIGNIFICANT:
+        yield (
+            "not told apart from always naming the most frequent class, "
+            f"{file.class_names[common]!r}, which is right for "
+            f"{100 * usual.mean():.1f} % of the {len(rows):,} images that judge it"
+        )
+
+
 def _calibrate(
-    estimator: Any, X: Any, y: np.ndarray, selection: Pairs
+    estimator: Any, y: np.ndarray, rows: np.ndarray, decisions: np.ndarray
 ) -> dict[str, Any]:
     """Return calibration and error curve, from out-of-fold rows."""
-    rows, decisions = out_of_fold(estimator, X, y, selection)
     classes = estimator.classes_
     # A class without out-of-fold rows cannot be calibrated.
     if len(np.unique(y[rows])) < len(classes):

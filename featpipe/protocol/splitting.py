@@ -73,10 +73,11 @@ def split_rows(splits: np.ndarray) -> SplitRows | None:
     if len(present) + bool(n_without) < 2:
         return None
     if "train" not in present or present == ["train"]:
+        counts = [f"{len(rows_of[name]):,} have the split {name!r}" for name in present]
+        counts += [f"{n_without:,} have none"] * bool(n_without)
         raise ValueError(
-            f"the labelled images have the splits {present}, and {n_without} have "
-            "none; learning and judging need 'train' and one of 'val' and 'test', or "
-            "no splits at all"
+            f"of the labelled images {' and '.join(counts)}; learning and judging need "
+            "'train' and one of 'val' and 'test', or no splits at all"
         )
     # Where there is no test split, val is held out and chooses nothing.
     name = "test" if "test" in present else "val"
