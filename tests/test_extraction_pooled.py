@@ -274,7 +274,7 @@ def test_a_part_that_is_another_than_reported_is_refused(many, tmp_path):
 def test_images_that_one_worker_does_not_see_are_no_failures(many, alone, tmp_path):
     def blind(task: bytes) -> Iterator[TaskReport]:
         wanted: SliceTask = pickle.loads(task)
-        source = replace(wanted.plan.images, reader=images.folder.FileReader("/no"))
+        source = replace(wanted.plan.images, reader=images.FileReader("/no"))
         wanted = replace(wanted, plan=replace(wanted.plan, images=source))
         yield tasks.compute(pickle.dumps(wanted))
 

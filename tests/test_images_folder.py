@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featpipe.images import Failure, ImageError, folder, scan
+from featpipe.images import Failure, ImageError, reading, scan
 from featpipe.images.imageset import MAX_BYTES
 from featpipe.images.naming import SPLITS
 
@@ -248,22 +248,22 @@ def test_a_file_that_comes_in_pieces_is_read_to_its_end(tmp_path, monkeypatch):
     (tmp_path / "a" / "1").write_bytes(content)
     assert images.read(0) == content
     monkeypatch.setattr(
-        folder, "open", lambda path, *_, **__: Growing(path), raising=False
+        reading, "open", lambda path, *_, **__: Growing(path), raising=False
     )
     assert images.read(0) == content
     # One that says it is shorter than it turns out to be.
-    monkeypatch.setattr(folder, "MAX_BYTES", 700)
+    monkeypatch.setattr(reading, "MAX_BYTES", 700)
     with (
         Growing(tmp_path / "a" / "1") as file,
         pytest.raises(ImageError, match="bytes, more than"),
     ):
-        folder._to_the_end(file, b"")
+        reading._to_the_end(file, b"")
 
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs Linux's /proc")
 def test_a_file_that_says_it_is_empty_is_read_to_its_end():
     # Files there have no length before they are read.
-    assert folder._read_file("/proc/version") == Path("/proc/version").read_bytes()
+    assert reading._read_file("/proc/version") == Path("/proc/version").read_bytes()
 
 
 def test_threads_and_other_processes_can_read(tmp_path):

@@ -4,6 +4,7 @@ No module is imported here but by a fresh Python that reports what came with it.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -310,3 +311,61 @@ def test_every_public_name_is_there_and_documented():
         assert getattr(featpipe, name).__doc__, f"featpipe.{name} is not documented"
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         featpipe.nothing  # noqa: B018
+
+
+def files_used(path: Path, *, for_types: bool) -> set[str]:
+    """Return the files that a module imports names from, through `__init__` too."""
+    tree = parsed(path)
+    only_types = {
+        id(node)
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
+        for node in ast.walk(test)
+    }
+    files = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        top, _, module = node.module.partition(".")
+        if top != "featpipe" or (id(node) in only_types and not for_types):
+            continue
+        inner = module.replace(".", "/")
+        files.add(f"{inner}.py")
+        for alias in node.names:
+            files.add(f"{inner}/{alias.name}.py")
+            package, names = inner, {alias.name}
+            if not inner:  # from featpipe import codes
+                package = alias.name
+                used = rf"\b{alias.asname or package}\.(\w+)"
+                names = set(re.findall(used, path.read_text()))
+            if (PACKAGE / package / "__init__.py").is_file():
+                files |= files_that_export(package, names)
+    return files
+
+
+def files_that_export(package: str, names: set[str]) -> set[str]:
+    return {
+        f"{node.module.removeprefix('featpipe.').replace('.', '/')}.py"
+        for node in ast.walk(parsed(PACKAGE / package / "__init__.py"))
+        if isinstance(node, ast.ImportFrom) and node.module
+        if names & {alias.name for alias in node.names}
+    }
+
+
+def test_the_walks_of_the_documentation_are_short_and_lead_from_file_to_file():
+    text = (PACKAGE.parent / "docs/inside/one-feature.md").read_text()
+    sections = [
+        re.findall(r"^\|[ \d]*\| `([\w/]+\.py)` \|", section, re.MULTILINE)
+        for section in text.split("\n## ")
+    ]
+    extract, compare = filter(None, sections)
+    assert len(extract) == len(set(extract)) <= 18
+    assert len(compare) - len(set(compare)) <= 4
+    for walk in extract, compare:
+        above: set[str] = set(walk[:1])
+        for file in walk:
+            assert file in above, f"no file above leads to {file}"
+            above |= files_used(PACKAGE / file, for_types=True)
+    for k, file in enumerate(extract):
+        back = files_used(PACKAGE / file, for_types=False) & set(extract[:k])
+        assert not back, f"{file} leads back to {back}"

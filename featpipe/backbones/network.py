@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,7 +20,9 @@ from torch import Tensor, fx, nn
 from featpipe.backbones.depths import Depth
 from featpipe.backbones.fusing import can_fuse, fuse, input_sizes
 from featpipe.backbones.network_graph import NetworkGraph
-from featpipe.backbones.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from featpipe.backbones.preprocessing import Preprocessing
 
 __all__ = ["Backbone", "prepared"]
 

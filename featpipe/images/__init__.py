@@ -10,6 +10,7 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `imageset` | the list of images, and the one error of an image |
 | `scanning` | telling the kinds of sources apart |
 | `naming` | what names of folders and files mean |
+| `reading` | the bytes of one file |
 | `folder`, `table`, `ziparchive`, `tararchive` | a kind of source each |
 | `datasets`, `arrays` | those of torchvision, and pictures in memory |
 | `columns` | the columns of tables and frames |
@@ -35,7 +36,6 @@ from featpipe.images.decoding import (
     check_max_pixels,
     decode,
 )
-from featpipe.images.folder import FileReader, stat_file
 from featpipe.images.imageset import (
     Failure,
     ImageError,
@@ -46,6 +46,7 @@ from featpipe.images.imageset import (
 )
 from featpipe.images.labelling import class_names_of, splits_from
 from featpipe.images.naming import is_image_name, is_split
+from featpipe.images.reading import FileReader, stat_file
 from featpipe.images.scanning import scan
 from featpipe.images.sniffing import is_image_file
 from featpipe.images.values import ValueRange, describe_values, parse_value_range

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
 
-from featpipe.images.folder import problem
 from featpipe.images.imageset import (
     Failure,
     ImageError,
@@ -32,6 +31,7 @@ from featpipe.images.naming import (
     is_set_aside,
     wrapping_folder,
 )
+from featpipe.images.reading import problem
 
 __all__ = [
     "ArchiveMember",

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from featpipe.images.arrays import check_picture, encode_picture, one_line
-from featpipe.images.folder import FileReader
 from featpipe.images.imageset import (
     Failure,
     ImageError,
@@ -25,6 +24,7 @@ from featpipe.images.imageset import (
 )
 from featpipe.images.labelling import class_names_of
 from featpipe.images.naming import splits_of
+from featpipe.images.reading import FileReader
 
 __all__ = ["scan_torchvision"]
 

@@ -1,7 +1,7 @@
-"""Folders of images: which files are in them, and reading one.
+"""Folders of images: which files are in them.
 
-Lives here: the walk over a folder, reading a file. Never here: what names mean
-(`naming`), nor looking into files.
+Lives here: the walk over a folder. Never here: what names mean (`naming`), and reading
+files (`reading`).
 
 Paths are text here and not `pathlib.Path`, which takes several times as long over tens
 of thousands of files, and forgets a leading ``./`` and a trailing slash.
@@ -11,20 +11,16 @@ of thousands of files, and forgets a leading ``./`` and a trailing slash.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from featpipe.images.imageset import (
-    MAX_BYTES,
     Failure,
-    ImageError,
     ImageRow,
     ImageSet,
     build_image_set,
-    too_large,
 )
 from featpipe.images.naming import (
     assign_labels_and_splits,
@@ -32,65 +28,9 @@ from featpipe.images.naming import (
     is_split,
     wrapping_folder,
 )
+from featpipe.images.reading import FileReader, kind, problem
 
-__all__ = ["FileReader", "kind", "problem", "scan_folder", "stat_file"]
-
-# Bytes at a time, of a file that is longer than it says.
-_PIECE = 1 << 20
-
-
-@dataclass(frozen=True)
-class FileReader:
-    """Reads files below a folder, or anywhere if their path is absolute.
-
-    Examples
-    --------
-    >>> content = FileReader("flowers").read("train/rose/14.png")
-    >>> content[1:4]
-    b'PNG'
-    """
-
-    root: str
-
-    def read(self, path: str) -> bytes:
-        """Return the content of a regular file."""
-        try:
-            return _read_file(os.path.join(self.root, path))
-        except ImageError:
-            raise
-        except (OSError, ValueError) as error:
-            raise ImageError("read", problem(error)) from error
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    # Opening a FIFO waits for its writer, for ever if there is none; so does not this.
-    # It changes nothing for regular files, and Windows has neither flag nor FIFOs.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _read_file(path: str) -> bytes:
-    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("read", kind(status.st_mode))
-        if status.st_size > MAX_BYTES:
-            raise ImageError("read", too_large(status.st_size))
-        # Not up to what is allowed: Python takes the memory for what is asked.
-        content = file.read(status.st_size + 1)
-        if len(content) != status.st_size:
-            content = _to_the_end(file, content)
-        return content
-
-
-def _to_the_end(file: io.FileIO, begin: bytes) -> bytes:
-    """Read on in a file that grows, or that comes in pieces, as over a network."""
-    pieces, length = [begin], len(begin)
-    while length <= MAX_BYTES and (piece := file.read(_PIECE)):
-        pieces.append(piece)
-        length += len(piece)
-    if length > MAX_BYTES:
-        raise ImageError("read", too_large(length))
-    return b"".join(pieces)
+__all__ = ["scan_folder"]
 
 
 def scan_folder(
@@ -232,47 +172,3 @@ class _Walk:
 
     def _fail(self, path: str, reason: str) -> None:
         self.failures.append(Failure(path, "scan", reason))
-
-
-def stat_file(path: str) -> os.stat_result:
-    """Return the status of a regular file, links followed.
-
-    Raises
-    ------
-    OSError
-        If there is none, or it is something else: see `problem`.
-
-    Examples
-    --------
-    >>> stat_file("flowers/train/rose/14.png").st_size > 60
-    True
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, kind(status.st_mode))
-    return status
-
-
-def kind(mode: int) -> str:
-    """Name what is not a regular file."""
-    names = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a FIFO (named pipe)",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return names.get(stat.S_IFMT(mode), "something unknown") + ", not a file"
-
-
-def problem(error: Exception) -> str:
-    """Return in a few words why a path cannot be read."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, PermissionError):
-        return "permission denied"
-    if isinstance(error, OSError):
-        if error.errno == errno.ELOOP:
-            return "loop of links"
-        return error.strerror or str(error) or type(error).__name__
-    return str(error)

@@ -14,8 +14,9 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from featpipe.images.classes import check_classes
-from featpipe.images.folder import kind, problem, scan_folder
+from featpipe.images.folder import scan_folder
 from featpipe.images.imageset import ImageSet
+from featpipe.images.reading import kind, problem
 from featpipe.kinds import HEAD, describe_kind
 
 if TYPE_CHECKING:
