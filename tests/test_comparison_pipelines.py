@@ -71,11 +71,12 @@ def test_fixed_or_finetuned_leaves_a_table_a_picture_and_models(tmp_path, draw, 
     assert featpipe.load(study / "from-stage1.model").class_names == ["ant", "bee"]
 
 
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_scaling_out_takes_four_steps_to_the_same_codes_and_one_model(
-    flowers, tmp_path, capsys
+    flowers, tmp_path, capsys, jobs
 ):
     study = tmp_path / "study"
-    options = ["-o", str(study), "--jobs", "2", "--memory", "50MB"]
+    options = ["-o", str(study), "--jobs", jobs, "--memory", "50MB"]
     model = load("scale_out").main([str(flowers), *options])
     said = capsys.readouterr().out
     assert "12 images: about" in said
