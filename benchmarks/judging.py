@@ -2,10 +2,19 @@
 
     python benchmarks/judging.py [--runs 300] [PART …]
 
-Everything is drawn at random, so what is true is known. The classifier of the parts
-``claims``, ``regret`` and ``flattery`` is ridge in closed form (the objective of
-`linear`), so that hundreds of comparisons take minutes; folds, intervals and tests are
-featpipe's own. Parts: coverage, groups, claims, regret, flattery.
+Everything is drawn at random, so what is true is known. The classifier is ridge in
+closed form (the objective of `linear`), so that hundreds of comparisons take minutes;
+folds, intervals and tests are featpipe's own.
+
+coverage     intervals of an accuracy
+groups       the same over images in groups
+pooled       the same over pooled predictions of folds
+differences  intervals of the difference of two rows on the same images
+claims       null runs without a split in which some row is called worse
+held         the same with held-out images
+power        how often McNemar's test shows the smallest difference that is named
+regret       what the recommended row lacks to the best one
+flattery     by how much the score of the row flatters that held-out images choose
 """
 
 import argparse
@@ -17,6 +26,8 @@ from scipy.stats import binom
 from featpipe.protocol import folds
 from featpipe.scores import (
     accuracy_interval,
+    detectable_difference,
+    difference_interval,
     exact,
     fold_variance_ratio,
     grouped_interval,
@@ -104,26 +115,73 @@ def groups(runs):
                 print(f"| {n_groups} | {accuracy} | {correlation} | {shares} |")
 
 
+def pooled(runs):
+    """Count how often intervals of pooled predictions cover what new images give."""
+    print("\n| images | accuracy | exact or Wilson | asked |\n|---|---|---|---|")
+    n_new = 1000
+    for n, distance in ((40, 2.2), (100, 2.2), (200, 2.2), (400, 2.2), (200, 4.0)):
+        covered, accuracy = 0, 0.0
+        for seed in range(runs):
+            rng = np.random.default_rng(seed)
+            labels, (X,) = draw(rng, n + n_new, [distance], 50)
+            new = np.arange(n, n + n_new)
+            right = truth = 0.0
+            for train, held in folds(labels[:n], seed=seed):
+                named = ridge(X, labels, train, np.concatenate([held, new]), [10.0])[0]
+                true = labels[np.concatenate([held, new])]
+                right += (named == true)[: len(held)].sum()
+                truth += (named == true)[len(held) :].mean() * len(held) / n
+            low, high = accuracy_interval(int(right), n)
+            covered += low <= truth <= high
+            accuracy += truth / runs
+        print(f"| {n} | {accuracy:.2f} | {covered / runs:.2f} | 0.95 |", flush=True)
+
+
+def differences(runs):
+    """Count how often the interval of a difference covers it."""
+    print("\n| images | accuracies | both wrong | coverage |\n|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    for n in (40, 153, 400):
+        for first, second, neither in (
+            (0.9, 0.9, 0.05),
+            (0.95, 0.9, 0.04),
+            (0.8, 0.7, 0.1),
+            (0.98, 0.97, 0.015),
+        ):
+            both = first + second + neither - 1
+            cells = [both, first - both, second - both, neither]
+            covered = 0
+            for counts in rng.multinomial(n, cells, size=10 * runs):
+                one = np.repeat([True, True, False, False], counts)
+                other = np.repeat([True, False, True, False], counts)
+                _, low, high = difference_interval(one, other)
+                covered += low <= first - second <= high
+            share = covered / (10 * runs)
+            print(f"| {n} | {first}, {second} | {neither} | {share:.3f} |", flush=True)
+
+
 def claims(runs):
     """Count null runs without a split in which some row is called worse."""
-    print(
-        "\n| images | rows | width | accuracy | McNemar + Holm | maxT | the table's |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    for n, n_rows, width, distance in (
-        (40, 9, 16, 0.0),
-        (40, 24, 16, 0.0),
-        (150, 9, 16, 0.0),
-        (150, 9, 16, 3.0),
-        (150, 24, 16, 3.0),
-        (150, 9, 100, 3.0),
-        (400, 9, 16, 3.0),
-    ):
+    print("\n| images | rows | width | groups of | accuracy | McNemar + Holm | maxT | "
+          "the table's |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    settings = [(n, k, 16, 1, 0.0) for n in (40, 100, 200, 400) for k in (9, 24)]
+    settings += [(150, 9, 16, 1, 3.0), (150, 24, 16, 1, 3.0), (150, 9, 100, 1, 3.0)]
+    settings += [(400, 9, 16, 1, 3.0), (400, 24, 16, 1, 3.0)]
+    settings += [(200, 9, 16, 5, 0.0), (200, 24, 16, 5, 3.0)]
+    for n, n_rows, width, size, distance in settings:
         claimed, accuracy = np.zeros(3), 0.0
         for seed in range(runs):
             rng = np.random.default_rng(seed)
-            labels, depths = draw(rng, n, [distance] * n_rows, width)
-            pairs = folds(labels, seed=seed)
+            # Of one group all images are of one class and share half of their noise.
+            labels, depths = draw(rng, n // size, [distance] * n_rows, width)
+            groups = np.repeat(np.arange(n // size), size)
+            labels = labels[groups]
+            if size > 1:
+                depths = [
+                    X[groups] + rng.normal(size=(n, width)) for X in depths
+                ]  # fmt: skip
+            pairs = folds(labels, groups.astype(str) if size > 1 else None, seed=seed)
+            given = groups if size > 1 else None
             correct = np.array(
                 [out_of_fold(X, labels, pairs, [10.0])[0] for X in depths]
             )
@@ -132,12 +190,62 @@ def claims(runs):
             raw = [mcnemar(correct[:, 0], correct[:, j]) for j in range(1, n_rows)]
             claimed += [
                 min(holm(raw)) < 0.05,
-                np.nanmin(max_t(correct)) < 0.05,
-                np.nanmin(max_t(correct, variance_ratio=fold_variance_ratio(5))) < 0.05,
+                np.nanmin(max_t(correct, given)) < 0.05,
+                np.nanmin(max_t(correct, given, variance_ratio=fold_variance_ratio(5)))
+                < 0.05,
             ]
             accuracy += correct.mean() / runs
         shares = " | ".join(f"{100 * each:.1f} %" for each in claimed / runs)
-        print(f"| {n} | {n_rows} | {width} | {accuracy:.2f} | {shares} |", flush=True)
+        of = size if size > 1 else ""
+        print(f"| {n} | {n_rows} | {width} | {of} | {accuracy:.2f} | {shares} |",
+              flush=True)  # fmt: skip
+
+
+def held(runs):
+    """Count null runs with held-out images in which some row is called worse."""
+    print("\n| held-out images | rows | accuracy | called worse |\n|---|---|---|---|")
+    for n_held in (40, 153, 400):
+        for n_rows in (9, 24):
+            claimed, accuracy = 0, 0.0
+            for seed in range(runs):
+                rng = np.random.default_rng(seed)
+                labels, depths = draw(rng, 100 + n_held, [2.2] * n_rows, 16)
+                train, judge = np.arange(100), np.arange(100, 100 + n_held)
+                pairs = folds(labels[:100], seed=seed)
+                cv = [
+                    out_of_fold(X[:100], labels[:100], pairs, [10.0]).mean()
+                    for X in depths
+                ]  # fmt: skip
+                right = np.array([
+                    ridge(X, labels, train, judge, [10.0])[0] == labels[judge]
+                    for X in depths
+                ])  # fmt: skip
+                best = right[int(np.argmax(cv))]
+                raw = [mcnemar(best, row) for row in right if row is not best]
+                claimed += min(holm(raw)) < 0.05
+                accuracy += right.mean() / runs
+            share = f"{100 * claimed / runs:.1f} %"
+            print(f"| {n_held} | {n_rows} | {accuracy:.2f} | {share} |", flush=True)
+
+
+def power(runs):
+    """Count how often McNemar's test shows the smallest difference that is named."""
+    print("\n| images | rows differ on | difference | shown |\n|---|---|---|---|")
+    rng = np.random.default_rng(0)
+    for n in (100, 153, 400, 1000):
+        for discordance in (0.05, 0.1, 0.2):
+            smallest = detectable_difference(n, discordance)
+            if not np.isfinite(smallest):
+                print(f"| {n} | {discordance:.0%} | none | |")
+                continue
+            share = (1 + smallest / discordance) / 2
+            n_differ = rng.binomial(n, discordance, size=10 * runs)
+            shown = 0
+            for k, better in zip(n_differ, rng.binomial(n_differ, share), strict=True):
+                one = np.repeat([True, False], [better, k - better])
+                shown += mcnemar(one, ~one) < 0.05
+            print(f"| {n} | {discordance:.0%} | {100 * smallest:.1f} points | "
+                  f"{100 * shown / (10 * runs):.0f} % |", flush=True)  # fmt: skip
 
 
 def regret(runs):
@@ -193,7 +301,13 @@ def flattery(runs):
             print(f"| {n_held} | {n_rows} | {100 * np.mean(gained):.1f} points |")
 
 
-PARTS = {part.__name__: part for part in (coverage, groups, claims, regret, flattery)}
+PARTS = {
+    part.__name__: part
+    for part in (
+        *(coverage, groups, pooled, differences, claims, held, power),
+        *(regret, flattery),
+    )
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -18,7 +18,7 @@ DEPTHS = [f"features.{k}:avg" for k in (3, 5, 7, 9, 10, 12)]
 
 pytestmark = pytest.mark.skipif(
     not (PHOTOS.is_dir() and WEIGHTS.is_file()),
-    reason="the shared photos and weights are not here",
+    reason=f"{PHOTOS} or {WEIGHTS} is missing; see CONTRIBUTING.md",
 )
 
 

@@ -229,8 +229,12 @@ def plain_batch(network: nn.Module, node: str, images: Tensor) -> Tensor:
     return taken[0].mean((2, 3)) if taken[0].ndim == 4 else taken[0]
 
 
-@pytest.mark.skipif(not SQUEEZENET.is_file(), reason="needs the shared weights")
-@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the shared photos")
+@pytest.mark.skipif(
+    not SQUEEZENET.is_file(), reason=f"{SQUEEZENET} is missing; see CONTRIBUTING.md"
+)
+@pytest.mark.skipif(
+    not PHOTOS.is_dir(), reason=f"{PHOTOS} is missing; see CONTRIBUTING.md"
+)
 def test_real_weights_on_real_photos_equal_a_plain_loop():
     backbone = backbones.load(
         "squeezenet1_0",

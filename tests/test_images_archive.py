@@ -309,7 +309,9 @@ def test_a_zip_whose_local_header_is_elsewhere_is_a_read_failure(tmp_path):
         scan(file).read(0)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared archive is not here")
+@pytest.mark.skipif(
+    not SHARED.exists(), reason=f"{SHARED} is missing; see CONTRIBUTING.md"
+)
 def test_tinyimagenet_is_listed_whole():
     images = scan(SHARED / "tinyimagenet.zip")
     assert len(images) == 64_000

@@ -13,7 +13,7 @@ from featpipe.images import DECODING, ImageError, decode, scan
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 pytestmark = [
     pytest.mark.skipif(
-        not SHARED.exists(), reason="the shared odd images are not here"
+        not SHARED.exists(), reason=f"{SHARED} is missing; see CONTRIBUTING.md"
     ),
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
 ]

@@ -337,7 +337,9 @@ def test_scanning_imports_neither_torch_nor_pillow(tmp_path):
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared photos are not here")
+@pytest.mark.skipif(
+    not SHARED.exists(), reason=f"{SHARED} is missing; see CONTRIBUTING.md"
+)
 def test_hymenoptera_is_listed_whole():
     images = scan(SHARED / "hymenoptera")
     assert len(images) == 398

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 ZIP = ROOT.parent / "shared" / "data" / "tinyimagenet.zip"
 
 needs_weights = pytest.mark.skipif(
-    not mini.WEIGHTS_PATH.is_file(), reason="the weights of mini are not made yet"
+    not mini.WEIGHTS_PATH.is_file(), reason="the weights of mini are missing"
 )
 
 
@@ -191,7 +191,7 @@ def test_the_published_log_ends_with_the_sha256_of_the_weights_file() -> None:
 
 
 @needs_weights
-@pytest.mark.skipif(not ZIP.is_file(), reason="tinyimagenet.zip is not there")
+@pytest.mark.skipif(not ZIP.is_file(), reason=f"{ZIP} is missing; see CONTRIBUTING.md")
 def test_the_weights_recognise_validation_images() -> None:
     network = mini.Mini().eval()
     network.load_state_dict(mini.load_weights())

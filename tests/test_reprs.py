@@ -24,13 +24,14 @@ def shown(kinds, kinds_h5, logistic):
         "Predictions": logistic.classify(kinds / "test"),
         "Comparison": comparison,
         "Score": comparison.scores[0],
+        "Advice": featpipe.advise(kinds_h5),
         "Finetuned": featpipe.finetune(kinds, **SMALL, train="head", epochs=1, lr=0.01),
     }
 
 
 NAMES = (
     *("Codes", "ImageSet", "Predictor", "Predictions"),
-    *("Comparison", "Score", "Finetuned"),
+    *("Comparison", "Score", "Finetuned", "Advice"),
 )
 
 
@@ -74,11 +75,19 @@ def test_a_repr_is_one_line_without_paths(shown, name):
     assert ".png" not in text
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "Predictor"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("Predictor", "Advice")])
 def test_a_notebook_shows_a_table(shown, name):
     rows = rows_of(shown[name]._repr_html_())
     assert len(rows) > 1
     assert len({len(row) for row in rows}) == 1
+
+
+@pytest.mark.parametrize("name", ["Comparison", "Advice"])
+def test_print_shows_what_a_terminal_would(shown, name):
+    lines = str(shown[name]).splitlines()
+    assert max(map(len, lines)) <= 96
+    assert any("penultimate" in line for line in lines)
+    assert "\x1b" not in str(shown[name])
 
 
 @pytest.mark.parametrize("name", ["Codes", "ImageSet"])

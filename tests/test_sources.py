@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import Subset
 from torchvision import transforms
@@ -232,6 +233,7 @@ def test_another_list_does_not_replace_the_rows_of_one(flowers, tmp_path):
         ({"path": ["a.png"]}, "is one thing; give a list"),
         ([3.5], "image 0 is 3.5; give paths"),
         ([None], "image 0 is None"),
+        ([torch.zeros(3, 9, 9)], r"image 0 is a torch.Tensor; give paths"),
         (pandas.DataFrame({"file": ["a.png"]}), "no column 'path' but file; rename"),
         (pandas.DataFrame({"path": []}), "no images were given"),
         (

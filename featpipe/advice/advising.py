@@ -13,7 +13,7 @@ from featpipe.advice.finetuning import FinetuningEstimate, estimate_lines
 from featpipe.advice.lines import Line
 from featpipe.advice.transferability import h_score, logme, loo_predictions
 from featpipe.codes import Codes, checked, read
-from featpipe.comparison import align_files, choose_depths
+from featpipe.comparison import align_files, choose_depths, plain_text
 from featpipe.defaults import N_FOLDS
 from featpipe.protocol import plan
 from featpipe.scores import SIGNIFICANT, mcnemar
@@ -68,7 +68,7 @@ class DepthScores:
 class Advice:
     """What to do with these images, and why.
 
-    Printing it with ``rich`` shows the scores and the lines.
+    Printing it shows the scores and the lines.
 
     Attributes
     ----------
@@ -116,6 +116,14 @@ class Advice:
         if self.similar is None:
             return f"{size}, similarity unknown"
         return f"{size}, {'similar' if self.similar else 'different'}"
+
+    def __repr__(self) -> str:
+        """Return one line: the case, and the depth to use."""
+        return f"<Advice for {self.file}: {self.case}; {self.depth}>"
+
+    def __str__(self) -> str:
+        """Return the scores and the lines as plain text, for `print`."""
+        return plain_text(self)
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions

@@ -16,7 +16,7 @@ from featpipe.comparison.duplicates import (
 from featpipe.comparison.learning_curve import CurvePoint, LearningCurve, learning_curve
 from featpipe.comparison.options import ComparisonOptions
 from featpipe.comparison.sources import align_files, choose_depths
-from featpipe.comparison.table import Comparison
+from featpipe.comparison.table import Comparison, plain_text
 
 __all__ = [
     "Comparison",
@@ -32,4 +32,5 @@ __all__ = [
     "duplicate_threshold",
     "find_duplicates",
     "learning_curve",
+    "plain_text",
 ]

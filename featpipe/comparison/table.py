@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "plain_text"]
 
 # From this width on the chosen C is shown too.
 _WIDE = 96
@@ -38,11 +38,27 @@ _FLAT = [
 ]
 
 
+def plain_text(renderable: RenderableType) -> str:
+    """Return what a terminal of 96 columns without colours would show.
+
+    Examples
+    --------
+    >>> plain_text("a table")
+    'a table'
+    """
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=_WIDE, color_system=None)
+    with console.capture() as captured:
+        console.print(renderable, markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """The scores of all contenders, the recommended one first.
 
-    Printing it with ``rich`` shows the table and the notes.
+    Printing it shows the table and the notes.
 
     Attributes
     ----------
@@ -107,6 +123,10 @@ class Comparison:
             f"<Comparison of {len(self.scores)} rows on {best.n_test:,} images: "
             f"{best.classifier} on {best.depth}, {100 * best.accuracy:.1f} %>"
         )
+
+    def __str__(self) -> str:
+        """Return the table and the notes as plain text, for `print`."""
+        return plain_text(self)
 
     def _repr_html_(self) -> str:
         """Return the table and the notes, for a notebook."""

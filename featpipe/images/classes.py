@@ -87,11 +87,18 @@ def _odd_labels(images: ImageSet) -> Iterator[str]:
             f"labels such as {several!r} look like several classes of one image; each "
             "combination is taken for a class of its own"
         )
-    elif len(names) > n_labelled / 2:
+    elif len(names) > n_labelled / 2 and not _are_folders(images):
         yield (
             f"{len(names):,} classes for {n_labelled:,} labelled images, such as "
             f"{listed(names[:3])}; is this the class of an image, or its name?"
         )
+
+
+def _are_folders(images: ImageSet) -> bool:
+    """Return whether the class names are folders: nobody makes these by mistake."""
+    pairs = zip(images.labels.tolist(), images.paths, strict=True)
+    first = [(images.class_names[k], path) for k, path in pairs if k >= 0][:_ENOUGH]
+    return all(name in path.split("/")[:-1] for name, path in first)
 
 
 def _twins(names: Sequence[str]) -> Iterator[str]:

@@ -18,6 +18,9 @@ from featpipe.images import FileReader, ImageReader, ImageSet, stat_file
 
 __all__ = ["GIVEN", "from_items"]
 
+# Characters of a wrong value that a message shows.
+_SHOWN = 60
+
 GIVEN = "the images given"
 """The source of images that were handed over one by one."""
 
@@ -208,8 +211,11 @@ def _name(item: Any, i: int) -> str:
     picture = isinstance(item, np.ndarray) or hasattr(item, "getexif")
     if picture or _content(item) is not None:
         return f"image {i}"
+    shown, kind = repr(item), type(item)
+    if len(shown) > _SHOWN or "\n" in shown:  # a tensor, say
+        shown = f"a {kind.__module__}.{kind.__qualname__}"
     raise ValueError(
-        f"image {i} is {item!r:.60}; give paths, PIL images, bytes or uint8 arrays"
+        f"image {i} is {shown}; give paths, PIL images, bytes or uint8 arrays"
     )
 
 
