@@ -11,9 +11,15 @@ __all__ = ["Budget", "budget"]
 # What codes in memory come to, in copies of float32: as given, their training rows,
 # the rows as stored while they are read, and the solver's own, which are standardised.
 COPIES = 4
-# Share of the available memory that is used if no limit is given, and the share of a
-# limit that the solver may take: the rest is for tables, predictions and libraries.
-OF_AVAILABLE, OF_LIMIT = 0.5, 0.5
+# Share of the available memory that is used if no limit is given.
+OF_AVAILABLE = 0.5
+# Bytes an image that a fit takes outside the solver: folds, labels, predictions.
+OF_IMAGE = 100
+# What the program takes before a fit, where that cannot be asked.
+TYPICAL = 700 * 10**6
+# What streaming takes however little it is given: blocks of rows, weights of images in
+# five folds, and matrices of the width.
+LEAST_BLOCKS, LEAST_OF_IMAGE, LEAST_MATRICES = 64 * 10**6, 200, 6
 
 
 class Budget(NamedTuple):
@@ -25,6 +31,8 @@ class Budget(NamedTuple):
         Whether the codes are read from the file on every pass.
     memory : int or None
         Bytes that solving may take; None for its default.
+    warning : str or None
+        That the limit cannot be kept, and what can.
 
     Examples
     --------
@@ -34,6 +42,7 @@ class Budget(NamedTuple):
 
     streams: bool
     memory: int | None
+    warning: str | None = None
 
 
 def budget(
@@ -46,8 +55,9 @@ def budget(
     n_rows, width : int
         Shape of the codes, which are float32 in memory.
     memory : int, str or None
-        Bytes that the program may take, or a text like "8GB"; None is half of what
-        this machine has available now.
+        Bytes that the program may take in all, or a text like "8GB": what it has taken
+        so far, libraries included, counts. None is half of what this machine has
+        available now.
     n_processes : int
         That share the limit; each has its own copies.
 
@@ -58,19 +68,38 @@ def budget(
 
     Examples
     --------
-    >>> budget(1_000, 500, "8MB"), budget(1_001, 500, "8MB")
-    (Budget(streams=False, memory=4000000), Budget(streams=True, memory=4000000))
+    >>> budget(1_000, 500, "900GB").streams, budget(10**9, 500, "900GB").streams
+    (False, True)
     """
     from featpipe.solvers import Options  # which brings torch
 
-    needed = COPIES * 4 * n_rows * width
-    if memory is not None:
-        limit = Options(memory=memory).n_bytes // n_processes
-        return Budget(needed > limit, max(1000, int(OF_LIMIT * limit)))
-    share = OF_AVAILABLE * _available() / n_processes
-    if needed > share:
-        return Budget(True, int(OF_LIMIT * share))
-    return Budget(False, None)
+    copy, taken = 4 * n_rows * width, 0
+    if memory is None:
+        left = OF_AVAILABLE * _available() / n_processes
+    else:
+        taken = resident()
+        left = Options(memory=memory).n_bytes / n_processes - taken
+    if COPIES * copy <= left:
+        # Beside the codes as given and their training rows.
+        return Budget(False, None if memory is None else int(left - 2 * copy))
+    least = LEAST_BLOCKS + LEAST_OF_IMAGE * n_rows + LEAST_MATRICES * 8 * width**2
+    solving = max(1000, int(left - OF_IMAGE * n_rows))
+    if left >= least:
+        return Budget(True, solving)
+    said = (
+        f"the limit of memory cannot be kept: the program took {taken / 1e9:.2f} GB "
+        f"before the fit, which takes {least / 1e9:.2f} GB more at the least"
+    )
+    return Budget(True, solving, said)
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process takes now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):  # macOS and Windows
+        return TYPICAL
 
 
 def _available() -> float:

@@ -57,6 +57,8 @@ class FitTask:
     settings : FitSettings
     n_processes : int
         That share the memory of one machine.
+    warning : str or None
+        That the limit of memory cannot be kept.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class FitTask:
     protocol: Protocol
     settings: FitSettings
     n_processes: int = 1
+    warning: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +165,8 @@ def read_codes(task: FitTask, source: Source) -> tuple[Any, FitTask]:
     shape = len(task.rows), source.codes.width(task.depth)
     plan = budget(*shape, task.settings.memory, task.n_processes)
     X: Any = source.view(task.depth) if plan.streams else source.arrays(task.depth)
-    return X, replace(task, settings=replace(task.settings, memory=plan.memory))
+    settings = replace(task.settings, memory=plan.memory)
+    return X, replace(task, settings=settings, warning=plan.warning)
 
 
 def fit_task(task: FitTask, X: Any, tell: Callable[[str], None]) -> Outcome:
@@ -176,6 +180,8 @@ def fit_task(task: FitTask, X: Any, tell: Callable[[str], None]) -> Outcome:
         for name in task.names:
             tell(f"{name} on {task.depth}")
             fitted[name] = fit_and_predict(name, X, y, protocol, settings)
+            if task.warning:
+                fitted[name].warnings.append(task.warning)
     member = None
     if task.is_member:
         tell(f"ensemble on {task.depth}")

@@ -60,7 +60,7 @@ def out_of_fold(
             decisions.append(again.decision_function(X[scored]))
     n_columns = () if len(estimator.classes_) == 2 else (len(estimator.classes_),)
     values = np.concatenate([np.empty((0, *n_columns)), *decisions])
-    return np.concatenate(rows), values.astype(np.float64)
+    return np.concatenate(rows), values.astype(np.float64, copy=False)
 
 
 def _fitted(estimator: Any, X: Any, y: np.ndarray) -> Any:

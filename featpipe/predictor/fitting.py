@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def fit(
     device : str
         Where it is fitted, and where the predictor will run.
     memory : str or int, optional
-        What the program may take, ``"8GB"`` or bytes. Codes of which four copies are
-        more are read from the file on every pass. Default: half of what the machine
-        has available.
+        What the program may take in all, ``"8GB"`` or bytes. Codes of which four
+        copies are more than is left are read from the file on every pass. Default:
+        half of what the machine has available.
     seed : int
         Of the folds.
     weights : path, optional
@@ -166,6 +167,8 @@ def fit(
     notes = list(_idle(file, estimator, X, y, part, unseen))
     if n_without := int((protocol.sides < 0).sum()):
         notes.append(f"{n_without:,} labelled images without a split take no part")
+    if budget.warning:
+        estimator.warnings_.append(budget.warning)
     model = Model(
         classifier=classifier,
         C=estimator.C_,
@@ -301,11 +304,16 @@ def _depth(file: Codes, depth: str | None) -> str:
 
 
 def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, Protocol]:
-    """Return the rows of the one fit, as rows of the file, and the protocol."""
+    """Return the rows of the one fit, as rows of the file, and the protocol.
+
+    Without the parts, which only a comparison takes: of many images they would be
+    half a gigabyte.
+    """
     rows, labelled = labelled_rows(file)
     protocol = plan(labelled, n_folds=n_folds, seed=seed)
     final = protocol.final
-    return Part(rows[final.train], rows[final.held], final.selection), protocol
+    part = Part(rows[final.train], rows[final.held], final.selection)
+    return part, replace(protocol, parts=[final])
 
 
 def _score(

@@ -25,8 +25,9 @@ __all__ = ["fold_codes", "gram_matrices", "share_codes", "shared_rows"]
 
 # Directions of smaller relative eigenvalue are rounding.
 RANK = 1e-12
-# Shares of the memory for standardised rows, rotated copies of them, and bases.
-ROWS, ROTATED, BASES = 0.6, 0.4, 0.5
+# Shares of the memory for standardised rows, for a sample of rows that are streamed,
+# for rotated copies, and for bases.
+ROWS, SAMPLE, ROTATED, BASES = 0.6, 0.45, 0.4, 0.5
 # Columns up to which every fold gets a basis of its own: eigenvectors of 2,048 columns
 # take over a second a fold, more than the steps they save.
 OWN_BASES = 1024
@@ -150,8 +151,9 @@ def _fold_codes(
 ) -> FoldCodes:
     n_folds, (weights, row_weights) = len(splits), _weights(problem, splits, device)
     labels = torch.from_numpy(problem.labels).to(device)
-    kept = int(ROWS * options.n_bytes)
-    kind = Rows if fits(problem.codes, kept) else StreamedRows
+    kept, kind = int(ROWS * options.n_bytes), Rows
+    if not fits(problem.codes, kept):
+        kept, kind = int(SAMPLE * options.n_bytes), StreamedRows
     key = _digest(problem.row_weights), problem.standardize, kept, str(device)
     rows = _once(problem.codes, ("rows", key), lambda: kind(problem, device, kept))
     most = BASES * options.n_bytes
@@ -183,14 +185,17 @@ def _weights(
 
     Both are one tensor where they are the same, which saves memory and passes.
     """
-    use = torch.zeros(len(splits), len(problem.labels), dtype=torch.float64)
-    for fold, (train, _) in enumerate(splits):
-        use[fold, torch.from_numpy(np.asarray(train))] = 1.0
-    use = use.to(device)
-    weights = use * torch.from_numpy(problem.weights).to(device)
+
+    def of_folds(weight: np.ndarray) -> torch.Tensor:
+        table = np.zeros((len(splits), len(weight)))
+        for fold, (train, _) in enumerate(splits):
+            table[fold, train] = weight[train]
+        return torch.from_numpy(table).to(device)
+
+    weights = of_folds(problem.weights)
     if np.array_equal(problem.weights, problem.row_weights):
         return weights, weights
-    return weights, use * torch.from_numpy(problem.row_weights).to(device)
+    return weights, of_folds(problem.row_weights)
 
 
 def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:

@@ -104,8 +104,11 @@ class FoldCodes(ABC):
             yield start, min(start + step, self.rows.n_rows)
 
     def sample(self, stride: int) -> FoldCodes:
-        """Return every so many-th row, each weighing so much more."""
-        if stride == 1:
+        """Return every so many-th row, each weighing so much more.
+
+        Of rows that are read from a file, as many of these as are held in memory.
+        """
+        if stride == 1 and not self.rows.streams:
             return self
         if stride not in self.samples:
             self.samples[stride] = self._every(stride)
@@ -300,11 +303,13 @@ class SharedCodes(FoldCodes):
         rows = self.rows.every(stride)
         if rows is self.rows:
             return self
+        # Streamed rows choose a stride near the one asked for.
+        step = rows.stride // self.rows.stride
         return replace(
             self,
             rows=rows,
-            labels=self.labels[::stride],
-            weights=self.weights[:, ::stride] * stride,
+            labels=self.labels[::step],
+            weights=self.weights[:, ::step] * step,
             samples={},
         )
 

@@ -9,6 +9,7 @@ batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ from featpipe.solvers.preconditioner import (
 __all__ = ["Result", "minimize"]
 
 Method = Callable[[Objective, Evaluation, torch.Tensor], Preconditioner]
+
+# Where rows are streamed: share of its gap to which the objective of a sample is
+# solved, the least gap, passes over the sample at most, and steps remembered.
+INNER, LEAST_INNER, MAX_INNER, MAX_PAIRS = 0.02, 1e-12, 200, 10
 
 # Share of the gradient, in the preconditioner's norm, that a direction is solved to.
 # Passes of logistic over 245, 500 and 2,000 codes of 512 numbers: 1,313, 1,124 and 634
@@ -45,6 +50,8 @@ SAMPLED, MANY, SLOW = 20, 0.25, 0.3
 # objective falls by no more than this: some rounding of single precision. (Gaps of
 # ``svm`` go up and down while rows leave the hinge, and the objective falls by much.)
 STUCK, ROUNDED = 0.5, 1e-4
+# The same where rows are streamed: steps may be short there for other reasons.
+ROUNDED_STREAMED = 1e-7
 # Decrease of the objective that is none, and steps in a row without any, after which
 # rounding lets nothing more be gained.
 IDLE, IDLE_STEPS = 1e-15, 5
@@ -52,6 +59,8 @@ IDLE, IDLE_STEPS = 1e-15, 5
 # product: the former are large square products, the latter have few columns. Factors
 # of a joint loss save fewer steps, since every row bends every column a little.
 FACTOR_COST, JOINT_COST = 0.4, 1.0
+# Share of the memory that they may take.
+FACTORS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,36 +131,52 @@ class _Batch:
     """The units still under way, and what is known where they stand."""
 
     def __init__(self, objective: Objective, theta: torch.Tensor) -> None:
+        codes = objective.codes
+        self.stride = max(1, codes.rows.n_rows // (SAMPLED * codes.rank))
         self.objective, self.theta = objective, theta
         self.at = objective.evaluate(theta)
+        # Of the last steps: way, change of the gradient, one over their product.
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self.n_passes, self.n_stuck, self.n_idle = 1, 0, 0
         # Units whose last direction was not solved in the steps that factoring costs.
         self.slow = torch.zeros(theta.shape[1], dtype=torch.bool, device=theta.device)
-        codes = objective.codes
-        self.stride = max(1, codes.rows.n_rows // (SAMPLED * codes.rank))
 
     def keep(self, units: torch.Tensor) -> None:
         """Let the other units go."""
         self.objective = self.objective.select(units)
         self.theta, self.at = self.theta[:, units], self.at.select(units)
         self.slow = self.slow[units]
+        self.pairs = [
+            (s[:, units], y[:, units], scale[:, units]) for s, y, scale in self.pairs
+        ]
 
     def step(self, tol: float, max_passes: int) -> None:
         """Take one Newton step with the units whose gap is above ``tol``."""
         before, value, active = self.at.gap, self.at.value, self.at.gap > tol
-        direction = self._direction(active, max_passes - self.n_passes)
+        model = self._model()
+        if model is None:
+            direction = self._direction(active, max_passes - self.n_passes)
+        else:
+            direction = self._towards_minimum_of(model, active)
         # A direction of zero is a step that gains nothing, and is counted as such.
         direction = torch.where(direction.isfinite(), direction, 0.0)
+        theta, gradient = self.theta, self.at.gradient
         self.theta, self.at, n_trials = search(
             self.objective, self.at, self.theta, direction, active
         )
         self.n_passes += n_trials
+        if model is not None:
+            self._remember(self.theta - theta, self.at.gradient - gradient)
         share = torch.where(self.at.gap > tol, self.at.gap / before, 0.0)
-        if bool((share > SLOW).sum() > MANY * active.sum()):
-            self.stride = max(1, self.stride // 2)
+        halved = bool((share > SLOW).sum() > MANY * active.sum()) and self.stride > 1
+        if halved:
+            self.stride = self.stride // 2
         fall = (value - self.at.value) / value.abs()
-        stuck = (share > STUCK) & (fall < ROUNDED)
-        self.n_stuck = self.n_stuck + 1 if bool(stuck.any()) else 0
+        rounded = ROUNDED if model is None else ROUNDED_STREAMED
+        stuck = (share > STUCK) & (fall < rounded)
+        # Where the sample was too small, rounding is not to blame.
+        is_stuck = bool(stuck.any()) and not (halved and model is not None)
+        self.n_stuck = self.n_stuck + 1 if is_stuck else 0
         falls = (fall > IDLE) & active
         self.n_idle = 0 if bool(falls.any()) else self.n_idle + 1
         finer = self.objective.finer() if self.n_stuck > 1 else None
@@ -159,6 +184,43 @@ class _Batch:
             self.objective, self.n_stuck = finer, 0
             self.at = finer.evaluate(self.theta)
             self.n_passes += 1
+
+    def _model(self) -> Objective | None:
+        """Return the objective of a sample in memory, where rows are streamed."""
+        if not self.objective.codes.rows.streams:
+            return None
+        model = self.objective.sampled(self.stride)
+        return None if model.codes.rows.streams else model
+
+    def _towards_minimum_of(
+        self, model: Objective, active: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the way to the minimum of a sample's objective, for active units.
+
+        It is tilted to have the gradient of all rows here, so that the minimum of all
+        rows stays where it is (Shamir, Srebro and Zhang 2014; Jordan, Lee and Yang
+        2019): all the steps that a sample can tell are taken for one pass.
+        """
+        of_sample = model.evaluate(self.theta).gradient
+        # The two loops of L-BFGS, with the sample in place of the first Hessian.
+        q, shares = self.at.gradient, []
+        for s, y, scale in reversed(self.pairs):
+            shares.append(scale * inner(s, q))
+            q = q - shares[-1][..., None, None] * y
+        tilted = model.tilted(q - of_sample)
+        gap = float(tilted.evaluate(self.theta).gap[active].min())
+        tol = max(INNER * min(gap, 1.0), LEAST_INNER)
+        found = minimize(tilted, self.theta, tol, MAX_INNER)
+        way = found.theta - self.theta
+        for (s, y, scale), share in zip(self.pairs, reversed(shares), strict=True):
+            way = way - (share + scale * inner(y, way))[..., None, None] * s
+        return way * active[..., None, None]
+
+    def _remember(self, s: torch.Tensor, y: torch.Tensor) -> None:
+        """Keep a step and what it did to the gradient, for the next ones."""
+        bend, least = inner(s, y), torch.finfo(s.dtype).tiny
+        scale = torch.where(bend > least, 1 / bend.clamp_min(least), 0.0)
+        self.pairs = [*self.pairs[-MAX_PAIRS + 1 :], (s, y, scale)]
 
     def _direction(self, active: torch.Tensor, most: int) -> torch.Tensor:
         """Return a direction for the active units, zero for the others."""
@@ -168,8 +230,10 @@ class _Batch:
         quick = (going & ~self.slow).nonzero()[:, 0]
         if len(quick):
             # A direction that is not there after half of it is worth factoring.
-            some = self._part(quick, r, max(1, min(most, int(worth / 2))), mean_row)
-            direction[:, quick] = some
+            few = int(min(most, MAX_CG, worth / 2))
+            direction[:, quick] = self._part(quick, r, max(1, few), mean_row)
+            # Where factors do not fit into the memory, no unit is slow.
+            self.slow &= worth < math.inf
         slow = (going & self.slow).nonzero()[:, 0]
         if len(slow):
             direction[:, slow] = self._part(slow, r, min(most, MAX_CG), own_column)
@@ -199,6 +263,10 @@ class _Batch:
 def worth_factoring(objective: Objective, at: Evaluation) -> float:
     """Return how many conjugate gradient steps cost as much as factoring."""
     n_rows, rank = objective.codes.rows.n_rows, objective.codes.rank
+    n_folds, n_units, k, _ = objective.shape
+    size = 8 * n_folds * n_units * k * rank**2
+    if objective.codes.rows.kept is None and size > FACTORS * objective.n_bytes:
+        return math.inf
     n_active = most_active(objective, at)
     if n_active <= FEW * rank:
         factor = n_active**2 * rank + n_active**3 / 3

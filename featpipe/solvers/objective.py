@@ -76,6 +76,8 @@ class Objective:
         Of products and scores; sums are float64.
     n_bytes : int
         Memory that kept curvature may take its share of.
+    tilt : (n_folds, n_units, n_columns, rank + 1) float64 or None
+        Coefficients of a linear term that is added.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Objective:
         n_bytes: int,
         product_dtype: torch.dtype = torch.float32,
         spans: list[tuple[int, int]] | None = None,
+        tilt: torch.Tensor | None = None,
     ) -> None:
         self.codes, self.name, self.C, self.column = codes, loss, C, column
         self.n_columns = n_columns
@@ -97,11 +100,12 @@ class Objective:
         self.k = n_columns if self.joint else 1
         self.spans = spans or list(codes.blocks(codes.n_folds * len(C) * self.k))
         self.dtype, self.n_bytes = dtype, n_bytes
-        self.product_dtype = product_dtype
+        self.product_dtype, self.tilt = product_dtype, tilt
         # One number for each score: kept, a Hessian product needs one pass instead of
-        # two.
+        # two. Of streamed rows products are taken of a sample.
         cells = codes.n_folds * len(C) * self.k * codes.rows.n_rows
-        self.keeps = cells * product_dtype.itemsize <= KEPT * n_bytes
+        fits = cells * product_dtype.itemsize <= KEPT * n_bytes
+        self.keeps = fits and not codes.rows.streams
         self.penalty = torch.ones(codes.rank + 1, dtype=torch.float64, device=C.device)
         # The intercept, the last coefficient, is not penalised.
         self.penalty[-1] = 0
@@ -123,6 +127,7 @@ class Objective:
             self.n_bytes,
             self.product_dtype,
             self.spans,
+            None if self.tilt is None else self.tilt[:, units],
         )
 
     def finer(self) -> Objective | None:
@@ -135,7 +140,7 @@ class Objective:
             return None
         args = self.codes, self.name, self.n_columns, self.C, self.column, double
         products = self.product_dtype if self.dtype != double else double
-        return Objective(*args, self.n_bytes, products, self.spans)
+        return Objective(*args, self.n_bytes, products, self.spans, self.tilt)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -157,7 +162,8 @@ class Objective:
         sides = theta.new_zeros(n_folds, n_units, 2)
         between = theta.new_zeros(n_folds, n_units, k, k)
         sampled = theta.new_zeros(n_folds, 1, 1, 1)
-        sums = self._zero_sums(self.dtype)
+        # Of many blocks: single precision would lose digits of the sums.
+        sums = self._zero_sums(torch.float64)
         kept: list[torch.Tensor] = []
         stride = max(1, codes.rows.n_rows // CURVATURE_ROWS) if self.joint else 1
         for start, stop in self.spans:
@@ -178,6 +184,9 @@ class Objective:
         gradient = C * gradient + self.penalty * theta
         square = (self.penalty * theta * theta).sum((2, 3))
         value = self.C * value + square / 2
+        if self.tilt is not None:
+            gradient = gradient + self.tilt
+            value = value + (self.tilt * theta).sum((2, 3))
         gap = self._gap(value, gradient, between, sides)
         between = between / sampled
         return Evaluation(value, gap, gradient, between, kept if self.keeps else None)
@@ -235,6 +244,12 @@ class Objective:
         args = self.name, self.n_columns, self.C, self.column
         codes, single = self.codes.sample(stride), torch.float32
         return Objective(codes, *args, single, self.n_bytes, single)
+
+    def tilted(self, tilt: torch.Tensor) -> Objective:
+        """Return the objective with a linear term added."""
+        args = self.name, self.n_columns, self.C, self.column, self.dtype
+        more = self.n_bytes, self.product_dtype, self.spans
+        return Objective(self.codes, *args, *more, tilt)
 
     def curvature(self, theta: torch.Tensor) -> Curvature:
         """Return the curvature of every score, a block of rows each, if it fits."""

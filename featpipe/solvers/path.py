@@ -198,7 +198,9 @@ class _Search:
 
     def _climb(self) -> None:
         """Solve every `STRIDE`-th C upwards, and the last, while they matter."""
-        coarse = sorted({*range(0, len(self.Cs), STRIDE), len(self.Cs) - 1})
+        # A short grid is typed with wide steps: each start serves the next.
+        step = 1 if len(self.Cs) <= FEW else STRIDE
+        coarse = sorted({*range(0, len(self.Cs), step), len(self.Cs) - 1})
         if self.closed:
             # What costs is reading the rows, whatever the number of C.
             self._solve(coarse)

@@ -38,6 +38,11 @@ class Rows:
         What keeping the rows may take; beyond, they are read again on every pass.
     """
 
+    # Whether every pass reads the rows from a file.
+    streams = False
+    # Which of the rows of the codes these are: every so many-th.
+    stride = 1
+
     def __init__(self, problem: Problem, device: torch.device, n_bytes: int) -> None:
         self.n_rows, self.width = (int(n) for n in problem.codes.shape)
         self.device, self.codes = device, problem.codes
@@ -99,6 +104,7 @@ class Rows:
         ]
         some.kept = some.single = torch.cat(parts)
         some.n_rows, some.dtype = len(some.kept), torch.float32
+        some.stride = stride * self.stride
         return some
 
     def _keep(self) -> None:

@@ -6,6 +6,7 @@ sample: any near enough will do, since that of each fold is put on top of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from typing import Any
@@ -22,6 +23,8 @@ __all__ = ["StreamedRows", "fits"]
 BLOCK_BYTES = 8 * 2**20
 # Rows, in runs, that the standardisation is read off.
 SAMPLE_ROWS, SAMPLE_RUNS = 8192, 32
+# Rows of a sample for each column, below which it says nothing of the others.
+LEAST_ROWS = 4
 # Distance of a mean from zero, in deviations, up to which single precision will do.
 FAR = 100.0
 
@@ -34,7 +37,7 @@ def fits(codes: Any, n_bytes: int) -> bool:
 
 
 class StreamedRows(Rows):
-    """Rows of a reader, standardised as they are read.
+    """Rows of a reader, standardised as they are read, and one sample of them.
 
     Parameters
     ----------
@@ -42,8 +45,10 @@ class StreamedRows(Rows):
         Whose codes have ``shape``, ``dtype`` (of four bytes at most) and ``rows``.
     device : torch.device
     n_bytes : int
-        What a sample of the rows may take (`every`).
+        What the sample of the rows may take (`every`).
     """
+
+    streams = True
 
     def __init__(self, problem: Problem, device: torch.device, n_bytes: int) -> None:
         self.n_rows, self.width = (int(n) for n in problem.codes.shape)
@@ -53,7 +58,8 @@ class StreamedRows(Rows):
         self.kept = self.single = None
         # Squares of single precision fit into double: no other unit is needed.
         self.unit = torch.ones(self.width, dtype=torch.float64, device=device)
-        self._ahead: _Ahead | _Held = _Ahead(problem.codes)
+        self._sample = _Sample(problem.codes)
+        self._ahead: _Ahead | _SampledRows = _Ahead(problem.codes)
         self.mean, self.scale = self._sampled_standards(problem.standardize)
         self._slope, self._offset = 1 / self.scale, -self.mean / self.scale
         self._far = bool(self._offset.abs().max() > FAR)
@@ -61,6 +67,13 @@ class StreamedRows(Rows):
         # between blocks, memory that is freed and taken again piles up, to the size
         # of the file.
         self._buffers: dict[torch.dtype, torch.Tensor] = {}
+
+    @property
+    def finest(self) -> int:
+        """The least stride, a power of two, whose sample fits into the memory."""
+        size = self.n_rows * self.width * np.dtype(self.codes.dtype).itemsize
+        share = max(1, -(-size // self.n_bytes))
+        return int(1 << (share - 1).bit_length())
 
     def read(
         self, start: int, stop: int, dtype: torch.dtype | None = None
@@ -94,20 +107,23 @@ class StreamedRows(Rows):
         return buffer[:n_rows]
 
     def every(self, stride: int) -> Rows:
-        """Return every so many-th row, held as stored; all if that is too much."""
-        rows = range(0, self.n_rows, stride)
-        size = len(rows) * self.width * np.dtype(self.codes.dtype).itemsize
-        if size > self.n_bytes:
-            return self
-        some, parts = copy(self), []
+        """Return about every so many-th row, held as stored; all if that is too much.
+
+        One sample is held for all: the finest asked for so far. Strides are powers of
+        two, so that the rows of a coarser one are among its rows.
+        """
+        stride = self.stride * (1 << (stride.bit_length() - 1))
+        if self.streams:
+            stride = max(stride, self.finest)
+            if self.n_rows < LEAST_ROWS * self.width * stride:
+                return self
+            self._sample.refine(stride, self._ahead.rows, self.blocks())
+        some = copy(self)
         # Read in turns with all rows: not into the same memory.
         some._buffers = {}
-        for start, stop in self.blocks():
-            parts.append(
-                self._ahead.rows(start, stop)[-start % stride :: stride].copy()
-            )
-        some._ahead = _Held(np.concatenate(parts))
-        some.n_rows = len(rows)
+        some._ahead = _SampledRows(self._sample, stride)
+        some.streams, some.stride = False, stride
+        some.n_rows = len(range(0, int(self.codes.shape[0]), stride))
         return some
 
     def _sampled_standards(self, divides: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,14 +142,42 @@ class StreamedRows(Rows):
         return both[0].to(self.device), both[1].to(self.device)
 
 
-class _Held:
-    """A sample of the rows, in memory."""
+class _Sample:
+    """Every so many-th row, as stored."""
 
-    def __init__(self, sample: np.ndarray) -> None:
-        self.sample = sample
+    def __init__(self, codes: Any) -> None:
+        self.codes, self.stride = codes, 0
+        self.held = np.empty((0, 0), codes.dtype)
+
+    def refine(
+        self,
+        stride: int,
+        read: Callable[[int, int], np.ndarray],
+        blocks: list[tuple[int, int]],
+    ) -> None:
+        """Hold every ``stride``-th row, where it is not held yet."""
+        if 0 < self.stride <= stride:
+            return
+        n_rows, width = self.codes.shape
+        # The one before is let go first: there is memory for one of them.
+        self.held, self.stride = np.empty((0, 0), self.codes.dtype), 0
+        held = np.empty((len(range(0, n_rows, stride)), width), self.codes.dtype)
+        for start, stop in blocks:
+            chosen = read(start, stop)[-start % stride :: stride]
+            first = -(-start // stride)
+            held[first : first + len(chosen)] = chosen
+        self.held, self.stride = held, stride
+
+
+class _SampledRows:
+    """Every so many-th row of what a sample holds, also when it holds more."""
+
+    def __init__(self, sample: _Sample, stride: int) -> None:
+        self.sample, self.stride = sample, stride
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        return self.sample[start:stop]
+        step = self.stride // self.sample.stride
+        return self.sample.held[start * step : stop * step : step]
 
 
 class _Ahead:
