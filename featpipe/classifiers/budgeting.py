@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -77,6 +78,7 @@ def budget(
     if memory is None:
         left = OF_AVAILABLE * _available() / n_processes
     else:
+        _give_back()
         taken = resident()
         left = Options(memory=memory).n_bytes / n_processes - taken
     if COPIES * copy <= left:
@@ -91,6 +93,14 @@ def budget(
         f"before the fit, which takes {least / 1e9:.2f} GB more at the least"
     )
     return Budget(True, solving, said)
+
+
+def _give_back() -> None:
+    """Give memory back that was freed, and that the C library keeps for itself."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # only glibc has it
+        return
 
 
 def resident() -> int:

@@ -131,9 +131,12 @@ class StreamedRows(Rows):
         length = min(self.n_rows, SAMPLE_ROWS // SAMPLE_RUNS)
         starts = np.linspace(0, self.n_rows - length, SAMPLE_RUNS).astype(int)
         runs = [self.codes.rows(start, start + length) for start in np.unique(starts)]
-        sample = np.concatenate(runs).astype(np.float64)
-        mean, deviation = sample.mean(axis=0), sample.std(axis=0)
-        flat = deviation <= len(sample) * np.finfo(float).eps * np.abs(mean)
+        # Run by run: in double precision all would be over a hundred megabytes.
+        mean = np.mean([run.mean(axis=0, dtype=np.float64) for run in runs], axis=0)
+        squares = [np.square(run - mean).mean(axis=0) for run in runs]
+        deviation = np.sqrt(np.mean(squares, axis=0))
+        n_rows = length * len(runs)
+        flat = deviation <= n_rows * np.finfo(float).eps * np.abs(mean)
         scale = np.where(flat | (not divides), 1.0, deviation)
         # Of single precision, so that they are undone by the numbers that were used.
         slope = (1 / scale).astype(np.float32).astype(np.float64)
