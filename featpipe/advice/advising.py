@@ -191,7 +191,8 @@ def advise(
 
     Examples
     --------
-    >>> featpipe.advise("flowers.h5").case                       # doctest: +SKIP
+    >>> import featpipe
+    >>> featpipe.advise("flowers.h5").case
     'small, similar'
     """
     file = checked(codes) if isinstance(codes, Codes) else read(codes)

@@ -58,6 +58,7 @@ class TrainablePart:
 
     def is_frozen(self, name: str) -> bool:
         """Return whether a layer or parameter of `network` stays as it is."""
+        # Through hooks the whole network is a part of the module, one level deeper.
         own = name.removeprefix(self.prefix)
         return any(own == f or own.startswith(f"{f}.") for f in self.frozen)
 
@@ -100,6 +101,7 @@ def trainable_whole(backbone: Backbone, node: str | None = None) -> TrainablePar
     if node is not None:
         _require_node(backbone, node)
         frozen = outline.before(node)
+    # A copy: the backbone stays frozen, and may be in use elsewhere.
     cut = copy.deepcopy(outline.cut(backbone.depths))
     prefix = "network." if isinstance(outline, Hooked) else ""
     part = TrainablePart(cut, prefix, frozenset(frozen))
@@ -141,12 +143,14 @@ def input_depth(backbone: Backbone, node: str, how: str = "map32") -> Depth | No
     _require_node(backbone, node)
     outline, side = backbone._outline, backbone.preprocessing.crop
     name = outline.input_node(node, backbone.depths)
+    # A residual block has two entrances in its midst; a file holds one map.
     if name is None:
         return None
     seen = outline.look([name], side, side)
     layout = layouts_of(outline, seen, side).get(name)
     if layout is None:
         return None
+    # A vector is kept as it is: there is nothing to pool.
     kept = None if layout.kind == "vector" else how
     return name_depth(name, kept, seen[name].shape, layout)
 

@@ -111,12 +111,14 @@ def describe_depths(
     [256]
     """
     architecture = families.find(name)
+    # Shapes do not depend on the weights; their preprocessing decides the size.
     chosen = choose(architecture, None)
     side = preprocessing_of(architecture, chosen, input_size).crop
     outline = outlined(architecture, _unfilled(architecture), side)
     # On the meta device where that works: no weights, no computing.
     seen = outline.look(outline.nodes, side, side, costs=True)
     layouts = layouts_of(outline, seen, side)
+    # A network that counts no operations has shares of zero, and no division by it.
     whole = max((s.cost for s in seen.values()), default=0) or 1
     shown = layouts if every else _outer(outline)
     rows = []
@@ -132,6 +134,7 @@ def describe_depths(
 def _backbone_row(architecture: Architecture) -> BackboneRow:
     assert architecture.default is not None
     entry = architecture.entries[architecture.default]
+    # Where both are there the better classifier makes the worse codes.
     both = {"IMAGENET1K_V1", "IMAGENET1K_V2"} <= architecture.entries.keys()
     return BackboneRow(
         name=architecture.name,
@@ -150,6 +153,7 @@ def _n_parameters(architecture: Architecture) -> int:
 
 def _unfilled(architecture: Architecture) -> nn.Module:
     """Build in eval mode, without making weights where that is known to work."""
+    # The code of others may compute with its weights while it is built.
     with _NoWeights() if architecture.trusted else nullcontext():
         return architecture.build(None).eval()
 
@@ -174,12 +178,15 @@ def _outer(outline: NetworkGraph) -> set[str]:
 
     Opened are plain containers, and what holds a chain of blocks (vit's encoder).
     """
+    # It is no module of its own in most networks, but the depth most people want.
     shown = {PENULTIMATE}
     opened = {""}
     for name, module in outline.network.named_modules():
         if not name or name.rpartition(".")[0] not in opened:
             continue
         shown.add(name)
+        # An encoder that is a plain list of blocks would be one line; its blocks are
+        # what a user chooses from.
         chain = any(
             _is_container(child) and len(list(child.children())) > 2
             for child in module.children()

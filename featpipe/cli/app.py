@@ -127,7 +127,12 @@ def main() -> None:
     >>> import sys
     >>> sys.argv = ["featpipe", "--version"]
     >>> from featpipe.cli import main
-    >>> main()  # doctest: +SKIP
+    >>> try:
+    ...     main()
+    ... except SystemExit as end:
+    ...     print("status", end.code)
+    featpipe ...
+    status 0
     """
     allow_any_encoding()
     app(prog_name="featpipe")

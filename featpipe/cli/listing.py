@@ -26,6 +26,7 @@ def backbones(
         featpipe backbones
         featpipe backbones resnet
     """
+    # Here: torch takes seconds to import, and `--help` needs none of it.
     from featpipe.backbones import catalogue
 
     rows = [row for row in catalogue() if pattern.lower() in row.name]
@@ -48,11 +49,13 @@ def backbones(
                 str(row.input_size),
                 f"{row.n_parameters / 1e6:,.1f} M",
                 "" if row.accuracy is None else f"{row.accuracy:.1f}",
+                # The default first, and once.
                 ", ".join(dict.fromkeys([row.default, *row.weights])),
             )
             for row in rows
         ),
     )
+    # Each note once below the table, not once a row.
     for note in dict.fromkeys(row.note for row in rows if row.note):
         terminal.info(f"{note}.")
     terminal.info(

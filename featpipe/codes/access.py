@@ -149,6 +149,7 @@ class Codes:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """The part of `provenance` that changes the numbers."""
+        # get: a file of another program may lack a field, and can still be looked at.
         return {name: self.provenance.get(name) for name in FINGERPRINT}
 
     @property
@@ -160,6 +161,7 @@ class Codes:
         CodesError
             If there are several, and none of them is ``penultimate``.
         """
+        # A file of one depth is asked for its codes without naming it.
         if len(self.depths) == 1:
             return self.depths[0]
         return self.spec("penultimate")
@@ -182,6 +184,8 @@ class Codes:
         CodesError
             If the file has no such depth, or several that fit.
         """
+        # In this order: the exact name first, then what `extract` would have made of
+        # it.
         defaults = (depth, f"{depth}:avg", f"{depth}:cls")
         default = [s for s in defaults if s in self.shapes][:1] or [
             s for s in self.shapes if s.partition(":")[0] == depth
@@ -262,8 +266,10 @@ class Codes:
     def _positions(self, rows: Any) -> np.ndarray:
         """Return the positions that numpy means by an index, none of them negative."""
         wanted, n = np.asarray(rows), len(self)
+        # Before the check of integers: to numpy a bool is a number too.
         if wanted.dtype == bool and wanted.shape == (n,):
             return np.flatnonzero(wanted)
+        # An empty list has dtype float64, which the next check would refuse.
         if not wanted.size:
             return wanted.astype(np.int64)
         if wanted.dtype.kind not in "iu":
@@ -277,6 +283,7 @@ class Codes:
 
     def _take(self, depth: str, rows: np.ndarray) -> np.ndarray:
         order = np.argsort(rows, kind="stable")
+        # Read in the order of the file, put back in the order asked for.
         ascending = rows[order]
         # Stretches of neighbours: HDF5 reads a slice far faster than a list of rows.
         cuts = np.flatnonzero(np.diff(ascending) != 1) + 1
@@ -292,6 +299,8 @@ class Codes:
     def _dataset(self, depth: str) -> Iterator[h5py.Dataset]:
         spec = self.spec(depth)
         with opened_file(self.path) as file:
+            # Only the file that was checked is trusted; another under its name may hold
+            # anything.
             if stamp_of(file) != self.stamp:
                 raise CodesError(
                     f"{self.path} has changed since it was read; read it again"
@@ -333,6 +342,7 @@ class Codes:
         depth = self.default_depth if depth is None else depth
         chosen = slice(None) if split is None else self.splits == split
         n_rows = len(self.labels[chosen])
+        # Filled in place: joining the parts at the end would hold them twice.
         X = np.empty((n_rows, self.width(depth)), np.float32)
         column = 0
         for part in depth.split("+"):
@@ -340,6 +350,8 @@ class Codes:
             rows = self.rows(part, 0, len(self))[chosen]
             X[:, column : column + width] = rows.reshape(n_rows, width)
             column += width
+        # A copy: with all rows chosen it would be the file's own labels, and writing to
+        # them would change what the file is said to hold.
         return X, self.labels[chosen].copy()
 
     def to_frame(self, depth: str | None = None) -> "pandas.DataFrame":
@@ -362,6 +374,7 @@ class Codes:
             If pandas is not installed.
         """
         try:
+            # Imported here: pandas takes half a second and is an extra.
             import pandas
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
@@ -383,6 +396,7 @@ def opened_file(path: Path) -> Iterator[BinaryIO]:
         raise FileNotFoundError(
             f"no codes file {path}; `featpipe extract SOURCE -o {path}` makes one"
         )
+    # A FIFO would be waited for, and a device never ends.
     if not path.is_file():
         raise CodesError(f"{path} is not a file; give the .h5 that extract wrote")
     with path.open("rb") as file:
@@ -392,4 +406,6 @@ def opened_file(path: Path) -> Iterator[BinaryIO]:
 def stamp_of(file: BinaryIO) -> tuple[int, ...]:
     """Identify an open file: another one under its name has another stamp."""
     status = os.fstat(file.fileno())
+    # Device and inode tell a file that was replaced, size and time one that was written
+    # to.
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

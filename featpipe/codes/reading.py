@@ -43,16 +43,22 @@ def read(path: str | os.PathLike[str], *, check: bool = True) -> Codes:
 
     Examples
     --------
-    >>> codes = featpipe.read("flowers.h5")                      # doctest: +SKIP
-    >>> X, y = codes.arrays("penultimate", split="train")        # doctest: +SKIP
+    >>> import featpipe
+    >>> codes = featpipe.read("flowers.h5")
+    >>> X, y = codes.arrays("penultimate", split="train")
+    >>> X.shape, y.shape
+    ((30, 8), (30,))
     """
     path = Path(path)
     with opened_file(path) as file:
         try:
             block.check(file, payload=check)
             shapes, tables = parsing.header(file)
+        # Below, nobody knows the name of the file, which may be an open descriptor.
         except CodesError as error:
             raise CodesError(f"{path} {error}") from None
+        # Of the open file, not of the name: between the two somebody may have replaced
+        # it.
         return Codes(path, shapes, tables, stamp_of(file), is_checked=check)
 
 
@@ -88,6 +94,7 @@ def checked(codes: Codes) -> Codes:
                 f"{codes.path} has changed since it was read; read it again"
             )
         try:
+            # The header was checked when the file was read; now the payload is as well.
             block.check(file)
         except CodesError as error:
             raise CodesError(f"{codes.path} {error}") from None
@@ -145,9 +152,12 @@ def verify(path: str | os.PathLike[str]) -> Codes:
     """
     codes = read(path)
     for spec in codes.depths:
+        # About 128 MB of float32 at a time: a file may be larger than the memory.
         step = max(1, 2**25 // max(1, codes.width(spec)))
         for start in range(0, len(codes), step):
             rows = codes.rows(spec, start, min(start + step, len(codes)))
+            # A code of ours is always finite; whoever wrote another one broke the rule
+            # after the digest was taken, or wrote the digest too.
             bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
             if len(bad):
                 row = start + int(bad[0])

@@ -41,9 +41,11 @@ class CodesView:
 
     Examples
     --------
-    >>> codes = featpipe.read("flowers.h5")                      # doctest: +SKIP
-    >>> X = CodesView(codes, "penultimate")                      # doctest: +SKIP
-    >>> model.fit(X[codes.splits == "train"], y)                 # doctest: +SKIP
+    >>> import featpipe
+    >>> codes = featpipe.read("flowers.h5")
+    >>> X = CodesView(codes, "penultimate")[codes.splits == "train"]
+    >>> X.shape, X.rows(0, 4).shape
+    ((30, 8), (4, 8))
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class CodesView:
 
     def __getitem__(self, chosen: np.ndarray | slice) -> "CodesView":
         """Return the view of some rows: an array of numbers or of bools, or a slice."""
+        # Not by the constructor, which would look the chunks up in the file again.
         view = object.__new__(CodesView)
         view.__dict__ |= self.__dict__
         view._images = self._images[chosen]
@@ -88,6 +91,8 @@ class CodesView:
         width = self._codes.width(spec)
         if len(images):
             first, last = int(images.min()), int(images.max()) + 1
+            # A fold is nearly all rows between its first and its last: one read and a
+            # selection beat many short reads.
             if last - first <= _DENSE * len(images):
                 # One stretch, and what is not wanted of it left out.
                 if chunks is None:
@@ -118,6 +123,7 @@ class _Chunks:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read rows ``start`` to ``stop``, (stop − start, width)."""
         codes = np.empty((stop - start, self.width), self.dtype)
+        # Without a buffer the bytes go straight into the array.
         with self.path.open("rb", buffering=0) as file:
             if stamp_of(file) != self.stamp:
                 raise CodesError(
@@ -125,6 +131,7 @@ class _Chunks:
                 )
             row = start
             while row < stop:
+                # A slice may begin and end in the middle of a chunk.
                 chunk, within = divmod(row, self.rows_each)
                 end = min(stop, row - within + self.rows_each)
                 part = codes[row - start : end - start].data.cast("B")
@@ -145,14 +152,18 @@ def _chunks(codes: Codes, spec: str) -> _Chunks | None:
         if len(dataset) and dataset.chunks is not None:
             dataset.id.chunk_iter(infos.append)
         width = int(np.prod(dataset.shape[1:]))
+        # Files of other programs may be laid out otherwise; HDF5 then reads them.
         if not infos or not width or dataset.chunks[1:] != dataset.shape[1:]:
             return None
         rows_each, dtype = dataset.chunks[0], dataset.dtype
         size = rows_each * width * dtype.itemsize + _CHECKSUM_BYTES
         infos.sort(key=lambda info: info.chunk_offset[0])
         starts = [info.chunk_offset[0] for info in infos]
+        # A chunk that was never written has no place in the file: HDF5 would fill it
+        # with zeros.
         if starts != list(range(0, len(dataset), rows_each)):
             return None
+        # A filter that was skipped, or compression, changes the bytes of a chunk.
         if any(info.size != size or info.filter_mask for info in infos):
             return None
         shift = layout._shift(dataset, infos[0], file, dataset.file.userblock_size)

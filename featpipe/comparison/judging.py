@@ -82,6 +82,7 @@ class HeldOut:
         self.seed = seed
         self.class_names = np.array(labelled.class_names, object)
         self.rows = protocol.judged
+        # Nothing outside this class sees a held-out label.
         self.labels = labelled.labels[self.rows]
         self.names: list[str] = self.class_names[self.labels].tolist()
         self.paths = [labelled.paths[row] for row in self.rows]
@@ -163,6 +164,8 @@ class HeldOut:
             *sorted({*external_score.predicted} - {*self.class_names}),
         ]
         number = {name: k for k, name in enumerate(names)}
+        # Classes that only the other model knows get numbers of their own: they are
+        # wrong, not an error.
         predicted = np.array(
             [number[name] for name in external_score.predicted], np.int64
         )
@@ -179,6 +182,7 @@ def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
     """Return the most frequent class of the training rows, for each judged row."""
     named = np.empty(len(labels), np.int64)
     for part in protocol.parts:
+        # Ties go to the first class, as everywhere.
         named[part.held] = np.bincount(labels[part.train]).argmax()
     of_judged: np.ndarray = named[protocol.judged]
     return of_judged
@@ -193,9 +197,10 @@ def nested_choice(contenders: Sequence[Contender], judged: HeldOut) -> str:
     Parameters
     ----------
     contenders : sequence of Contender
-        In the order they were asked for: that of the ranked rows has seen all images.
+        In the order of the options: that of the ranked rows has seen all images.
     judged : HeldOut
     """
+    # With one row nothing is chosen; with a split its score has no luck in it.
     if not judged.nested or len(contenders) < 2:
         return ""
     predicted = np.empty(len(judged.rows), np.int64)

@@ -172,8 +172,11 @@ def extract(
 
     Examples
     --------
-    >>> codes = featpipe.extract("flowers", "flowers.h5")       # doctest: +SKIP
-    >>> X, y = codes.arrays("penultimate")                      # doctest: +SKIP
+    >>> import featpipe
+    >>> codes = featpipe.extract("flowers/test", "test.h5", backbone="mini")
+    >>> X, y = codes.arrays("penultimate")
+    >>> X.shape, y.shape, codes.class_names
+    ((12, 384), (12,), ['daisy', 'rose', 'tulip'])
     """
     recipe = Recipe(
         backbone=backbone,

@@ -70,7 +70,9 @@ class Extraction:
     >>> from featpipe.extraction import Extraction
     >>> from featpipe.inference import Recipe
     >>> pictures = images.from_arrays(np.zeros((3, 8, 8, 3), np.uint8), ["a", "b", "b"])
-    >>> Extraction(Recipe("mini"), pictures, "three.h5").run()  # doctest: +SKIP
+    >>> codes = Extraction(Recipe("mini"), pictures, "three.h5").run()
+    >>> codes.rows("penultimate", 0, 3).shape
+    (3, 384)
     """
 
     def __init__(

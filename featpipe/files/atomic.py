@@ -138,7 +138,9 @@ def write_bytes(
 
     Examples
     --------
-    >>> files.write_bytes("scores.json", b"{}")                  # doctest: +SKIP
+    >>> write_bytes("empty.json", b"{}")
+    >>> Path("empty.json").read_bytes()
+    b'{}'
     """
     path = Path(path)
     with explained(path, len(content)), replacing(path, sweep=sweep) as file:

@@ -32,7 +32,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Examples
     --------
-    >>> files.read_json("scores.json")["seed"]                   # doctest: +SKIP
+    >>> read_json("flowers.json")["seed"]
     0
     """
     path = Path(path)

@@ -50,6 +50,7 @@ def request_of(settings: Settings, recipe: Recipe, images: ImageSet) -> dict[str
         paths, sizes, times, labels, splits and groups.
     """
     network = recipe.request()
+    # Another version of torch makes other last bits, not another request.
     for name in ("versions", "decoding"):
         del network[name]
     network["depth"] = list(recipe.depths)
@@ -83,15 +84,18 @@ def read_finished(path: Path, request: dict[str, Any]) -> Finetuned | None:
         If the file holds a network that was trained for another request; names what
         differs.
     """
+    # A device or a folder of this name is refused when the model is written.
     if not path.is_file():
         return None
     try:
         model = read_model(path)
+    # Not a model of ours: what happens to it is decided where the output is checked.
     except ValueError:
         return None
     recorded = model.training.get("request")
     if model.classifier != FINETUNE or model.score is None or not recorded:
         return None
+    # Never replaced in silence: it may have taken days.
     differ = list(_differences(recorded, request))
     if differ:
         what = "; ".join(differ[:3]) + "; …" * (len(differ) > 3)
@@ -124,6 +128,7 @@ def _finetuned(path: Path, model: Model) -> Finetuned:
     return Finetuned(
         score=score,
         rates={
+            # JSON has no nan, so the loss of a rate that was given is null.
             float(rate): math.nan if loss is None else float(loss)
             for rate, loss in training["rates"]
         },
@@ -148,6 +153,8 @@ def _digest(images: ImageSet) -> str:
         stamp = str(mtime) if mtime else _content_digest(images, i)
         facts = (names[images.labels[i]], images.splits[i], images.groups[i])
         for text in (path, str(size), stamp, *facts):
+            # File names may hold any bytes; their length in front keeps two texts
+            # apart.
             content = os.fsencode(text)
             digest.update(b"%d " % len(content) + content)
     return digest.hexdigest()

@@ -134,6 +134,7 @@ class Finetuning:
         return file.depths
 
     def _extracted(self, folder: Path, specs: tuple[str, ...]) -> Codes:
+        # Without a file of the user's the codes go with the unfinished work.
         path = self._codes_path or folder / "codes.h5"
         return self._extract(replace(self._recipe, depths=specs), self._images, path)
 
@@ -145,6 +146,9 @@ class Finetuning:
         path: Path,
     ) -> Codes:
         """Extract depths of views as a provenance says; their size is our own."""
+        # Views are computed as the codes of the images were, also where "auto" would
+        # decide otherwise today. They are our own pictures, so no limit of pixels
+        # applies.
         recipe = replace(
             self._recipe.resolve_auto(provenance), depths=specs, max_pixels=None
         )
@@ -169,6 +173,7 @@ class Finetuning:
     ) -> tuple[Tuned, Checkpoint]:
         """Train, or go on with it; give the network with its final weights."""
         settings, rows, labels = self._settings, ready.rows, ready.labels
+        # After the extraction, which has the device to itself.
         placed = ready.backbone.to(self._machine.device)
         part, feed = inputs.make(settings, self._where(ready, placed))
         self._notes += inputs.notes
@@ -187,16 +192,19 @@ class Finetuning:
             device=placed.device,
             precision=ready.codes.provenance["precision"],
         )
+        # Rates are tried one after another, each from the same weights.
         before = network.learned()
 
         def begin(fitted: np.ndarray) -> None:
             network.put_back(before)
             network.head.load_state_dict(head(fitted).state_dict())
 
+        # Without an output there is no place to go on from.
         path = None if self._path is None else ready.folder / "checkpoint.pt"
         digest = ready.digest(settings, type(feed).__name__)
         checkpoint = Checkpoint.read(path, digest, placed.device)
         if not checkpoint.seconds:
+            # Of a run that goes on, the extraction was counted by the run before.
             checkpoint.seconds = time.perf_counter() - start
             checkpoint.n_passes = max(1, inputs.n_views) * len(rows.train)
         course = TrainingLoop(
@@ -245,6 +253,8 @@ class Finetuning:
             "warnings": checkpoint.warnings,
         }
         model, weights = result.bind(backbone, network, file, ready.classes, facts)
+        # Judged through the file, by the code of `predict`: what is written is what the
+        # score is of.
         draft = ready.folder / "model.safetensors"
         write_model(draft, model, weights)
         predictor = Predictor(
@@ -255,6 +265,7 @@ class Finetuning:
             workers=self._workers,
             max_pixels=self._recipe.max_pixels,
         )
+        # Rows of the codes file are not the images of the source: some may have failed.
         position = {path: i for i, path in enumerate(self._images.paths)}
         held = self._images.take(position[file.paths[row]] for row in rows.held)
         truth = np.asarray(file.labels)[rows.held]
@@ -268,6 +279,8 @@ class Finetuning:
             "C": None,
             "protocol": rows.protocol,
             "n_train": facts["n_images"],
+            # The part of the training images that chose the epoch; held-out images had
+            # no say.
             "cv_accuracy": checkpoint.history[best]["held_out_score"],
             "fit_seconds": checkpoint.seconds,
             "warnings": [
@@ -279,6 +292,7 @@ class Finetuning:
         }
         score = result.judge(predictor, held, truth, file.class_names, record)
         if self._path is not None:
+            # Only now, with its score: a model file is a finished one.
             write_model(self._path, replace(model, score=score), weights)
         return Finetuned(
             score=score,
@@ -303,6 +317,7 @@ def _weights(
     if class_weight is None:
         return None
     if class_weight == "balanced":
+        # scikit-learn's formula, so that the word means the same everywhere.
         return len(labels) / (len(names) * np.bincount(labels, minlength=len(names)))
     if isinstance(class_weight, str) or not set(class_weight) <= set(names):
         raise ValueError(
@@ -314,6 +329,7 @@ def _weights(
 
 def _require_vector(backbone: Backbone) -> None:
     depth = backbone.depths[0]
+    # A linear head on a whole map would have millions of weights.
     if len(backbone.depths) > 1 or len(depth.shape) > 1:
         raise ValueError(
             f"a head needs one depth of vectors, not {depth.spec!r}; choose a pooled "

@@ -95,6 +95,7 @@ class Finetuned:
     @property
     def rate(self) -> float:
         """The head's learning rate."""
+        # The chosen one comes first.
         return next(iter(self.rates))
 
     @property
@@ -195,6 +196,7 @@ def judge(
     ValueError
         If an image cannot be read any more.
     """
+    # Loading the network is part of it, as for anybody who predicts.
     start = time.perf_counter()
     predictions = predictor.classify(held)
     seconds = time.perf_counter() - start
@@ -224,6 +226,7 @@ def _numbered(
     """Return class numbers, and probabilities with a column for every class."""
     # The model knows the classes of the training rows only.
     columns = [class_names.index(name) for name in predictions.class_names]
+    # A class that no training image had gets probability zero.
     probabilities = np.zeros((len(predictions), len(class_names)))
     probabilities[:, columns] = predictions.probabilities
     predicted = np.array(

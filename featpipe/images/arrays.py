@@ -82,6 +82,7 @@ def from_arrays(
         raise ValueError(
             f"path {twice!r} comes twice in paths; give each image its own"
         )
+    # Checked now, encoded when read: a copy of each would double the memory.
     pictures = [check_picture(image, i) for i, image in enumerate(images)]
     rows = [
         ImageRow(name, label, split, group, size)
@@ -110,6 +111,7 @@ class _ArrayReader:
 
     def only(self, paths: Iterable[str]) -> _ArrayReader:
         """Return a reader of these pictures alone."""
+        # For another process: only what it will read is sent.
         return _ArrayReader({path: self.pictures[path] for path in paths})
 
 
@@ -121,6 +123,7 @@ def check_picture(image: Any, i: int) -> Any:
         raise ValueError(
             f"image {i} is {type(image).__name__}; give uint8 arrays or PIL images"
         )
+    # Grey with an axis for its only channel, as many libraries have it.
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
@@ -158,6 +161,7 @@ def _is_deep(picture: Any) -> bool:
 
 def _encoded_deep(picture: Any) -> bytes:
     """Keep all bits: what becomes black and white is decided where it is decoded."""
+    # An opened file is read only now; its errors are those of reading.
     picture.load()
     picture = upright(picture, picture, [])
     if picture.mode in ("I", "F"):

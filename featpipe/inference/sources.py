@@ -108,9 +108,12 @@ def _is_image_file(source: str | os.PathLike[str]) -> bool:
 def _listing_of(source: Any) -> _Listing:
     """Return the images of a frame or a dataset with its facts, else the source."""
     columns = getattr(source, "columns", None)
+    # By what it has and not by its type: pandas is an extra, and polars speaks the
+    # same.
     if columns is not None and hasattr(source, "iloc"):
         return _of_frame(source)
     indices = None
+    # Like torch's own Subset, whose import would take seconds.
     if hasattr(source, "dataset") and hasattr(source, "indices"):  # a Subset
         indices, source = list(source.indices), source.dataset
     samples = getattr(source, "samples", None)
@@ -127,6 +130,7 @@ def _listing_of(source: Any) -> _Listing:
 
 
 def _of_frame(frame: Any) -> _Listing:
+    # As in the header of a table: "Path" and " label" are what they look like.
     named = {str(name).strip().casefold(): name for name in frame.columns}
     if "path" not in named:
         have = ", ".join(map(str, list(frame.columns)[:10]))
@@ -155,6 +159,7 @@ def _with_facts(listing: _Listing) -> ImageSet:
     nothing = [None] * len(image_set)
     labels = [_plain(label) for label in listing.labels or nothing]
     names = class_names_of(-1 if label is None else label for label in labels)
+    # Sorted as a folder's are, so that the same classes have the same numbers.
     class_names = sorted({*names} - {""})
     numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
     splits = [str(_plain(split) or "") for split in listing.splits or nothing]

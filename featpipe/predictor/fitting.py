@@ -111,7 +111,10 @@ def fit(
 
     Examples
     --------
-    >>> model = featpipe.fit("flowers.h5", "svm")                 # doctest: +SKIP
+    >>> import featpipe
+    >>> model = featpipe.fit("flowers.h5", "svm", C=1.0)
+    >>> model.model.coef.shape, round(model.model.score.accuracy, 2)
+    ((3, 8), 1.0)
     >>> model.predict(["new.jpg"])                                # doctest: +SKIP
     array(['tulip'], dtype='<U5')
     """

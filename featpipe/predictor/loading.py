@@ -51,7 +51,10 @@ def load(
 
     Examples
     --------
-    >>> model = featpipe.load("flowers.model")                    # doctest: +SKIP
+    >>> import featpipe
+    >>> model = featpipe.load("flowers.model")
+    >>> model.class_names, model.model.depth
+    (['daisy', 'rose', 'tulip'], 'penultimate')
     >>> model.top(["new.jpg"], k=2)                               # doctest: +SKIP
     [[('tulip', 0.93), ('rose', 0.05)]]
     """

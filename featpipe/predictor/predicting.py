@@ -163,13 +163,16 @@ class Predictor:
         values, rows, failures = [], [], []
         for batch in self._run(image_set, progress):
             failures += [FailureRecord(*failure) for _, failure in batch.failures]
+            # A batch of which every image failed has no codes.
             if len(batch.positions):
                 rows.append(batch.positions)
                 values.append(estimator.decision_function(batch.codes))
         # Not one image could be read: the shapes still have to fit.
         scores = np.concatenate(values) if values else np.empty((0,))
+        # scikit-learn gives one column for two classes; a table has one each.
         if len(self.class_names) == 2:
             scores = two_columns(scores)
+        # In the order of the source, less those that failed.
         at = np.concatenate(rows).tolist() if rows else []
         scores = scores.reshape(len(at), len(self.class_names))
         # Label -1, unlabelled, takes the last name.
@@ -218,6 +221,7 @@ class Predictor:
                 "rejected images; rename it and fit again"
             )
         curve = self.model.error_curve
+        # Without held-out errors a threshold would be a guess.
         if curve is None:
             raise ValueError(
                 f"{self._name} has no record of its errors on training images, which "
@@ -361,6 +365,8 @@ class Predictor:
             path,
             self.model,
             self.load_backbone(),
+            # Read back before the old file is replaced: some weights make another
+            # network when they come from a file.
             lambda model, file: Predictor(
                 model, path=file, backbone=self._backbone
             ).load_backbone(),
@@ -383,6 +389,8 @@ class Predictor:
             "workers": self._workers,
             "max_pixels": self._max_pixels,
         }
+        # A new object: the network of the old one stays loaded, and matches its
+        # options.
         return Predictor(self.model, **{**now, **changes})
 
     def load_backbone(self) -> Backbone:
@@ -391,6 +399,7 @@ class Predictor:
             return self.stream.loaded
 
     def _run(self, image_set: ImageSet, tell: Callable[[Progress], None] | None) -> Any:
+        # First, so that an error of the network names the model and not an image.
         self.load_backbone()
         return self.stream.run(image_set, tell)
 

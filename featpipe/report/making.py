@@ -61,6 +61,7 @@ class Report:
         OSError
             If it cannot be written.
         """
+        # The whole page is made before the file is touched.
         page = render(self.files, self.findings, self.map, self.notes)
         # Names of files may hold bytes that are no UTF-8.
         write_bytes(Path(path), page.encode("utf-8", "replace"))
@@ -125,17 +126,22 @@ def make_report(
 
     Examples
     --------
-    >>> report = make_report("flowers.h5")                       # doctest: +SKIP
-    >>> report.write("flowers.html")                             # doctest: +SKIP
+    >>> report = make_report("flowers.h5", "flowers.json")
+    >>> report.write("flowers.html")
+    >>> report.findings.confusion.shape
+    (3, 3)
     """
     # Before the comparison, which may take minutes.
     require_packages()
     several = [codes] if isinstance(codes, Codes | str | os.PathLike) else codes
     files = [checked(x) if isinstance(x, Codes) else read(x) for x in several]
+    # Without labels there is nothing to compare, but a map to look at.
     if not any((file.labels >= 0).any() for file in files):
         return Report(files, None, examine_unlabelled(files[0], seed=seed), list(notes))
     if scores is None:
         comparison = compare(files, seed=seed, progress=progress)
+        # Notes of a comparison belong to its table; of scores that were read nobody has
+        # them.
         scores, notes = comparison.scores, [*notes, *comparison.notes]
     elif isinstance(scores, str | os.PathLike):
         scores = read_json(scores)
@@ -154,6 +160,7 @@ def require_packages() -> None:
     --------
     >>> require_packages()
     """
+    # Looked for and not imported: together they take two seconds.
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(

@@ -157,6 +157,7 @@ class Score:
 
     def _repr_html_(self) -> str:
         """Return the fields as a table for a notebook, without paths and curve."""
+        # They are as long as the images are many.
         hidden = ("test_paths", "test_predicted", "C_curve")
         rows = (
             f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
@@ -170,6 +171,7 @@ class Score:
 
         What only trained networks have is there only for them.
         """
+        # A fine-tuned network alone has them; null for all others would be noise.
         record = _plain(asdict(self))
         return {
             k: v for k, v in record.items() if k not in FINETUNE_FIELDS or v is not None
@@ -192,6 +194,8 @@ class Score:
         unknown = sorted(set(record) - known)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")
+        # Documents come from anywhere; a list where a number should be would fail far
+        # from here.
         for name, kind in get_type_hints(cls).items():
             value = record.get(name)
             if name in record and not _is_of(value, kind):
@@ -211,6 +215,8 @@ class Score:
 
 def _is_of(value: Any, kind: Any) -> bool:
     """Return whether a value from JSON is of an annotated type."""
+    # `float | None` is a union, `list[str]` a list: what fields are declared as is what
+    # they are checked against.
     if get_origin(kind) is UnionType:
         return any(_is_of(value, each) for each in get_args(kind))
     if get_origin(kind) is list:
@@ -295,6 +301,7 @@ def write_json(
         **({"options": _plain(options)} if options else {}),
         "scores": [score.as_dict() for score in scores],
     }
+    # Strict: other programs read it, and NaN is no JSON.
     files.write_text(path, json.dumps(document, allow_nan=False, indent=1) + "\n")
 
 
@@ -337,6 +344,7 @@ def read_document(path: str | os.PathLike[str]) -> Document:
             if not _is_of(value, kind):
                 raise ValueError(f"{name} is {value!r:.60}, which it cannot be")
         return Document(seed, options, scores)
+    # Whatever is wrong with a foreign document is one sentence that names the file.
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise ValueError(
             f"{str(path)!r} is not a scores file ({err}); give one written by "

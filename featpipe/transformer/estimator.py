@@ -65,6 +65,11 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     Examples
     --------
+    >>> from pathlib import Path
+    >>> from featpipe.transformer import CNNCodes
+    >>> photos = sorted(Path("flowers/test").glob("*/*.png"))
+    >>> CNNCodes("mini").fit_transform(photos).shape
+    (12, 384)
     >>> from sklearn.pipeline import make_pipeline                # doctest: +SKIP
     >>> model = make_pipeline(CNNCodes("resnet18"), LogisticClassifier())
     ...                                                           # doctest: +SKIP
