@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import importlib
 import inspect
 import os
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import featpipe
-from featpipe import codes, images
+from featpipe import codes, images, report
 
 PACKAGE = Path(featpipe.__file__).parent
 PACKAGES = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
@@ -124,6 +125,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_report() -> Iterator[None]:
+    """Make the report that three examples show once; it takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.cache(report.make_report)
+        patch.setattr("featpipe.report.make_report", once)
+        patch.setattr("featpipe.report.making.make_report", once)
+        yield
+
+
+@pytest.mark.usefixtures("one_report")
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[n for _, n in PUBLIC])
 def test_an_example_gives_what_it_shows(
     module: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch

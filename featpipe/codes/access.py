@@ -4,13 +4,12 @@ Knows how to reach rows and columns of a file that `reading` has checked.
 """
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -18,11 +17,12 @@ import numpy as np
 from featpipe.codes import parsing, showing
 from featpipe.codes.block import CodesError
 from featpipe.codes.layout import SPLITS, Tables
+from featpipe.codes.opening import opened_file, stamp_of
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FINGERPRINT", "Codes", "opened_file", "stamp_of"]
+__all__ = ["FINGERPRINT", "Codes"]
 
 # What changes the numbers; device, workers, batch size, versions and paths do not.
 FINGERPRINT = ("backbone", "weights_sha256", "preprocessing", "decoding", "precision")
@@ -387,25 +387,3 @@ class Codes:
         frame.insert(1, "split", self.splits)
         frame.insert(2, "group", self.groups)
         return frame
-
-
-@contextmanager
-def opened_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a codes file, or tell what is in its place."""
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no codes file {path}; `featpipe extract SOURCE -o {path}` makes one"
-        )
-    # A FIFO would be waited for, and a device never ends.
-    if not path.is_file():
-        raise CodesError(f"{path} is not a file; give the .h5 that extract wrote")
-    with path.open("rb") as file:
-        yield file
-
-
-def stamp_of(file: BinaryIO) -> tuple[int, ...]:
-    """Identify an open file: another one under its name has another stamp."""
-    status = os.fstat(file.fileno())
-    # Device and inode tell a file that was replaced, size and time one that was written
-    # to.
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

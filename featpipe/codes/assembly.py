@@ -16,9 +16,10 @@ import numpy as np
 
 from featpipe import files as fs
 from featpipe.codes import block, layout
-from featpipe.codes.access import Codes, stamp_of
+from featpipe.codes.access import Codes
 from featpipe.codes.block import CodesError
 from featpipe.codes.layout import FailureRecord, Store, Tables
+from featpipe.codes.opening import stamp_of
 from featpipe.codes.reading import checked
 
 __all__ = ["Row", "assemble", "content", "save", "write"]

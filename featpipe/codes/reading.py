@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from featpipe.codes import block, parsing
-from featpipe.codes.access import Codes, opened_file, stamp_of
+from featpipe.codes.access import Codes
 from featpipe.codes.block import CodesError
+from featpipe.codes.opening import opened_file, stamp_of
 
 __all__ = ["checked", "digest", "read", "verify"]
 

@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 
 from featpipe.codes import layout
-from featpipe.codes.access import Codes, stamp_of
+from featpipe.codes.access import Codes
 from featpipe.codes.block import CodesError
+from featpipe.codes.opening import stamp_of
 
 __all__ = ["CodesView"]
 

@@ -179,11 +179,16 @@ def finetune(
 
     Examples
     --------
-    >>> found = featpipe.finetune(                                # doctest: +SKIP
+    >>> import featpipe
+    >>> tuned = featpipe.finetune(                                # doctest: +SKIP
     ...     "flowers", "flowers.model", train="from:layer4", init="probe"
     ... )
-    >>> found.score.accuracy                                      # doctest: +SKIP
+    >>> tuned.score.accuracy                                      # doctest: +SKIP
     0.94
+    >>> featpipe.finetune("flowers", epochs=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: epochs=0 has to be a whole number from 1 to 100,000
     """
     settings = Settings(
         train=train,

@@ -72,7 +72,8 @@ class Finetuning:
     >>> from featpipe.images import scan
     >>> from featpipe.inference import Recipe
     >>> flowers = scan("flowers")
-    >>> Finetuning(Settings(epochs=3), Recipe("mini"), flowers).run()  # doctest: +SKIP
+    >>> job = Finetuning(Settings(epochs=3), Recipe("mini"), flowers, device="cpu")
+    >>> job.run()  # doctest: +SKIP
     """
 
     def __init__(

@@ -56,9 +56,11 @@ class Finetuned:
 
     Examples
     --------
-    >>> import featpipe
-    >>> tuned = featpipe.finetune("flowers", backbone="mini")  # doctest: +SKIP
-    >>> tuned.epoch, tuned.score.accuracy  # doctest: +SKIP
+    >>> from featpipe.scores import read_json
+    >>> score = read_json("flowers.json")[0]
+    >>> tuned = Finetuned(score=score, rates={0.1: 0.7, 1.0: 2.3}, epoch=2, history=[])
+    >>> tuned.rate, tuned.epoch, len(tuned.score.test_paths)
+    (0.1, 2, 12)
     """
 
     score: Score

@@ -169,6 +169,8 @@ class Pool:
     Examples
     --------
     >>> from featpipe.parallel import Jobs
+    >>> Jobs(1).is_here, Jobs(2).is_here
+    (True, False)
     >>> def length(task):
     ...     return len(task)
     >>> with Jobs(2).open() as pool:  # doctest: +SKIP

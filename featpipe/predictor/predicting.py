@@ -23,7 +23,7 @@ from featpipe.predictor.binding import require_same_decoding
 from featpipe.predictor.calibrating import probabilities
 from featpipe.predictor.model import FINETUNE, Model
 from featpipe.predictor.predictions import Predictions, two_columns
-from featpipe.predictor.rejecting import UNKNOWN, find_threshold
+from featpipe.predictor.rejecting import find_threshold, usable_curve
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
@@ -214,20 +214,8 @@ class Predictor:
         ValueError
             If the model cannot promise that, or a class is called ``"unknown"``.
         """
-        # An image labelled so would look like a rejected one.
-        if UNKNOWN in self.class_names:
-            raise ValueError(
-                f"a class of {self._name} is called {UNKNOWN!r}, the answer for "
-                "rejected images; rename it and fit again"
-            )
-        curve = self.model.error_curve
-        # Without held-out errors a threshold would be a guess.
-        if curve is None:
-            raise ValueError(
-                f"{self._name} has no record of its errors on training images, which "
-                "reject needs: fine-tuned models have none, nor those of too few "
-                "images or of an earlier version; fit linear, svm or logistic again"
-            )
+        model = self.model
+        curve = usable_curve(model.error_curve, model.class_names, self._name)
         return find_threshold(curve, reject)
 
     def predict(self, images: Images, *, reject: float | None = None) -> np.ndarray:

@@ -8,11 +8,12 @@ probability is made.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import beta
 
-__all__ = ["UNKNOWN", "error_curve", "find_threshold", "smallest_rate"]
+__all__ = ["UNKNOWN", "error_curve", "find_threshold", "smallest_rate", "usable_curve"]
 
 UNKNOWN = "unknown"
 """The answer for an image whose class is too doubtful."""
@@ -50,6 +51,39 @@ def error_curve(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
     # Answers of the same confidence are taken or rejected together.
     last = np.unique(np.searchsorted(-ordered, -ordered[at], side="right") - 1)
     return np.column_stack([ordered[last], last + 1.0, wrong[last]])
+
+
+def usable_curve(
+    curve: np.ndarray | None, class_names: Sequence[str], name: str
+) -> np.ndarray:
+    """Return the error curve of a model, or raise if it promises nothing.
+
+    Parameters
+    ----------
+    curve : (m, 3) float64 or None
+    class_names : sequence of str
+    name : str
+        Of the model, for messages.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or a class is called ``"unknown"``.
+    """
+    # An image labelled so would look like a rejected one.
+    if UNKNOWN in class_names:
+        raise ValueError(
+            f"a class of {name} is called {UNKNOWN!r}, the answer for rejected "
+            "images; rename it and fit again"
+        )
+    # Without held-out errors a threshold would be a guess.
+    if curve is None:
+        raise ValueError(
+            f"{name} has no record of its errors on training images, which reject "
+            "needs: fine-tuned models have none, nor those of too few images or of an "
+            "earlier version; fit linear, svm or logistic again"
+        )
+    return curve
 
 
 def find_threshold(curve: np.ndarray, rate: float) -> float:

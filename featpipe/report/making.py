@@ -43,9 +43,8 @@ class Report:
     --------
     >>> from featpipe.report import make_report
     >>> made = make_report("flowers.h5", "flowers.json")
-    >>> made.write("flowers.html")
-    >>> sorted(made.figures())
-    ['C-curves', 'accuracy-by-depth', 'class-scores', 'confusion', ...]
+    >>> made.map.points.shape, made.findings.classifier
+    ((42, 2), 'logistic')
     """
 
     files: list[Codes]
