@@ -1,6 +1,7 @@
 """`compare` shared among threads or processes: the same record as from one alone."""
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,17 @@ def test_a_fit_that_fails_in_a_thread_is_the_users_error(
     monkeypatch.setattr(contest, "fit_and_predict", fail)
     with pytest.raises(ValueError, match=r"no (linear|svm|logistic) today"):
         featpipe.compare(file)
+
+
+def test_an_interrupted_comparison_leaves_no_fit_behind(file, two_threads):
+    def interrupt(done: int, total: int, what: str) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        featpipe.compare(file, progress=interrupt)
+    names = {thread.name for thread in threading.enumerate()}
+    assert not {name for name in names if name.startswith("fit")}
 
 
 def test_two_processes_write_the_record_of_one(file, tmp_path):

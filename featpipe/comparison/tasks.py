@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import Context, copy_context
 from dataclasses import replace
 from itertools import count, zip_longest
-from multiprocessing.pool import ThreadPool
+from threading import Event
 from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
@@ -142,12 +143,13 @@ def _in_threads(
     """
     import torch
 
-    from featpipe.solvers import share_codes
+    from featpipe.solvers import cancellable, share_codes
 
+    cancelled = Event()
     columns = []
     for where, task in tasks.items():
         X, task = read_codes(task, sources[where[0]])
-        with share_codes():
+        with share_codes(), cancellable(cancelled):
             context = copy_context()
         columns.append([(where, piece, X, context) for piece in split_task(task)])
     # Widest first, and depths in turn: fits of one depth wait for its eigenbasis.
@@ -161,15 +163,21 @@ def _in_threads(
 
     gathered = _Gathered(sum(map(count_fits, tasks.values())), progress)
     progress(0, gathered.total, f"{n_threads} fits side by side")
+    pool = ThreadPoolExecutor(n_threads, "fit", torch.set_num_threads, (1,))
     # The filters of warnings belong to all threads: what fits ignore is ignored here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The least populated class")
-        # Ends without waiting for its threads: Ctrl-C is answered at once.
-        with ThreadPool(n_threads, torch.set_num_threads, (1,)) as pool:
-            pieces = [piece for row in rows for piece in row if piece is not None]
-            for where, outcome in pool.imap_unordered(work, pieces):
-                gathered.add(where, outcome)
+        try:
+            futures = [
+                pool.submit(work, piece) for row in rows for piece in row if piece
+            ]
+            for future in as_completed(futures):
+                gathered.add(*future.result())
+        finally:
+            # After an error or Ctrl-C, fits under way end at their next step.
+            cancelled.set()
+            pool.shutdown(cancel_futures=True)
     # Threads to come have as many as this one again.
     torch.set_num_threads(torch.get_num_threads())
     return gathered.outcomes

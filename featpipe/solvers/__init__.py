@@ -4,9 +4,10 @@ Lives here: optimisation in torch, on CPU or GPU. Never here: scikit-learn, file
 choice of C itself, names of classes. docs/inside/solvers.md has the algorithm; the
 modules in the order of a fit: `problem`, `standardize`, `eigenbasis` and `fold_codes`,
 `losses`, `objective`, `bound`, `preconditioner`, `newton_cg`, `ridge`, `predict`,
-`selection`, `path`.
+`selection`, `path`; `cancelling` ends fits of other threads.
 """
 
+from featpipe.solvers.cancelling import cancellable
 from featpipe.solvers.eigenbasis import share_codes, shared_rows
 from featpipe.solvers.path import solve, solve_path
 from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
@@ -20,6 +21,7 @@ __all__ = [
     "Solution",
     "Split",
     "Start",
+    "cancellable",
     "share_codes",
     "shared_rows",
     "solve",

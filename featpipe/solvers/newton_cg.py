@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from featpipe.solvers.cancelling import raise_if_cancelled
 from featpipe.solvers.objective import Curvature, Evaluation, Objective
 from featpipe.solvers.preconditioner import (
     FEW,
@@ -113,6 +114,7 @@ def minimize(
     units = torch.arange(theta.shape[1], device=theta.device)
     batch = _Batch(objective, theta)
     while True:
+        raise_if_cancelled()
         result.theta[:, units] = batch.theta
         result.gap[:, units], result.n_passes[:, units] = batch.at.gap, batch.n_passes
         going = (batch.at.gap > tol).any(0).nonzero()[:, 0]
