@@ -1,27 +1,17 @@
-"""Bases in which the Gram matrices of the folds are diagonal, made once if shared.
-
-Inside ``with share_codes():`` two fits of the same array, splits and weights read,
-standardise and rotate it once. Outside, nothing is kept.
-"""
+"""Bases in which the Gram matrices of the folds are diagonal."""
 
 from __future__ import annotations
-
-import hashlib
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from threading import Lock
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from featpipe.solvers.fold_codes import FoldCodes, RotatedCodes, SharedCodes
 from featpipe.solvers.problem import Options, Problem, Split
+from featpipe.solvers.sharing import digest_of, make_once
 from featpipe.solvers.standardize import Moments, Rows, fold_moments, moments_of_sums
 from featpipe.solvers.streaming import StreamedRows, fits
 
-__all__ = ["fold_codes", "gram_matrices", "share_codes", "shared_rows"]
+__all__ = ["fold_codes", "gram_matrices"]
 
 # Directions of smaller relative eigenvalue are rounding.
 RANK = 1e-12
@@ -38,87 +28,8 @@ CACHE = 16 * 2**20
 # Columns of a symmetric product that are computed at once, from the diagonal on.
 HALVED = 128
 
-T = TypeVar("T")
 # Of every fold: Σ w z zᵀ, (n_folds, width, width), and Σ w z, (n_folds, width).
 Sums = tuple[torch.Tensor, torch.Tensor]
-
-
-class _Made:
-    """What is made once of an array, which is kept so that its address stays its own.
-
-    The lock lets one thread make it while others wait.
-    """
-
-    def __init__(self, codes: Any) -> None:
-        self.codes, self.lock = codes, Lock()
-        self.value: Any = None
-        self.is_made = False
-
-
-# What was made inside the block.
-_made: ContextVar[dict[Hashable, _Made] | None] = ContextVar("made", default=None)
-
-
-@contextmanager
-def share_codes() -> Iterator[None]:
-    """Share standardised and rotated codes among the fits inside the block.
-
-    A block inside another shares with the outer one, and so do threads that run in a
-    copy of its context (`contextvars.copy_context`).
-
-    Examples
-    --------
-    >>> from featpipe import solvers
-    >>> with solvers.share_codes():
-    ...     X = np.zeros((4, 2), np.float32)
-    ...     one = solvers.shared_rows(X, np.array([0, 2]))
-    ...     print(one is solvers.shared_rows(X, np.array([0, 2])))
-    True
-    """
-    if _made.get() is not None:
-        yield
-        return
-    token = _made.set({})
-    try:
-        yield
-    finally:
-        _made.reset(token)
-
-
-def _once(codes: Any, key: Hashable, make: Callable[[], T]) -> T:
-    """Return what ``make`` makes of the codes, made once inside the block."""
-    made = _made.get()
-    if made is None:
-        return make()
-    where: Hashable = id(codes)
-    if isinstance(codes, np.ndarray):
-        where = codes.__array_interface__["data"][0], codes.shape, codes.strides
-    whole = where, codes.dtype.str, key
-    cell = made.setdefault(whole, _Made(codes))
-    with cell.lock:
-        if not cell.is_made:
-            cell.value, cell.is_made = make(), True
-    value: T = cell.value
-    return value
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes() + b"|")
-    return digest.hexdigest()
-
-
-def shared_rows(codes: Any, rows: np.ndarray) -> Any:
-    """Return a copy, or a reader, of some rows; the same each time inside the block.
-
-    Examples
-    --------
-    >>> from featpipe import solvers
-    >>> solvers.shared_rows(np.arange(6.0).reshape(3, 2), np.array([0, 2])).tolist()
-    [[0.0, 1.0], [4.0, 5.0]]
-    """
-    return _once(codes, ("copy", _digest(rows)), lambda: codes[rows])
 
 
 def fold_codes(
@@ -135,11 +46,11 @@ def fold_codes(
     device : torch.device
     """
     arrays = [problem.labels, problem.weights, problem.row_weights]
-    digest = _digest(*arrays, *(np.asarray(train) for train, _ in splits))
+    digest = digest_of(*arrays, *(np.asarray(train) for train, _ in splits))
     # Only wide codes differ by loss.
     wide = problem.loss == "linear" and problem.codes.shape[1] > OWN_BASES
     settings = problem.standardize, problem.n_classes, options.n_bytes, str(device)
-    return _once(
+    return make_once(
         problem.codes,
         ("folds", digest, wide, settings),
         lambda: _fold_codes(problem, splits, options, device),
@@ -154,8 +65,8 @@ def _fold_codes(
     kept, kind = int(ROWS * options.n_bytes), Rows
     if not fits(problem.codes, kept):
         kept, kind = int(SAMPLE * options.n_bytes), StreamedRows
-    key = _digest(problem.row_weights), problem.standardize, kept, str(device)
-    rows = _once(problem.codes, ("rows", key), lambda: kind(problem, device, kept))
+    key = digest_of(problem.row_weights), problem.standardize, kept, str(device)
+    rows = make_once(problem.codes, ("rows", key), lambda: kind(problem, device, kept))
     most = BASES * options.n_bytes
     # Least squares needs each fold's own basis; for the others one is near enough.
     exact = problem.loss == "linear" or rows.width <= OWN_BASES
@@ -287,9 +198,9 @@ def _shared(
         top = values[:, -1]
     elif common:
         every = weights.amax(0, keepdim=True)
-        value, basis = _once(
+        value, basis = make_once(
             rows.codes,
-            ("basis", _digest(every.cpu().numpy()), str(rows.device)),
+            ("basis", digest_of(every.cpu().numpy()), str(rows.device)),
             lambda: _common_basis(rows, moments, every),
         )
         values = (mass / every.sum())[:, None] * value
@@ -368,8 +279,8 @@ def _sums(rows: Rows, weights: torch.Tensor) -> Sums:
     final fit on them.
     """
     every = weights.amax(0)
-    key = "sums", _digest(every.cpu().numpy()), str(rows.device)
-    behind: list[Sums] = _once(rows.codes, key, list)
+    key = "sums", digest_of(every.cpu().numpy()), str(rows.device)
+    behind: list[Sums] = make_once(rows.codes, key, list)
     if len(weights) == 1 and behind:
         return behind[0]
     gram, first, total = _fold_sums(rows, weights)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 
+from featpipe.solvers.cost import (
+    FREE_RIDGE,
+    choose_device,
+    count_operations,
+    few_threads,
+    group_size,
+)
 from featpipe.solvers.eigenbasis import fold_codes
 from featpipe.solvers.fold_codes import FoldCodes
 from featpipe.solvers.newton_cg import Result, minimize
@@ -33,20 +39,9 @@ GROWING = 4.0
 # Steps in a row after which a C must be out of reach to be dropped: scores of
 # coefficients that are far from the minimum yet go up and down.
 IN_A_ROW = 2
-# Operations of a pass up to which C that have a start on both sides go together: what
-# Python takes for a pass, at the rate of products of few columns.
-TOGETHER = 1e8
-# Operations of a pass below which a CPU keeps to one thread: the threads would wait for
-# one another, and on a busy machine for other processes.
-ONE_THREAD = 2.2e8
-# Operations of a pass from which a GPU is faster: a pass is some forty kernels, each
-# launched in about the time that a CPU takes for 1e6 operations.
-GPU_PAYS = 1e8
 # Rungs that lead a single fit up to its C: their ratio, the tolerance, and the first
 # one's C times the weight of the rows.
 RUNG, RUNG_TOL, FIRST = 10.0, 1e-2, 50.0
-# Operations of all predictions of a least-squares path up to which every C is solved.
-FREE_RIDGE = 2e10
 
 
 def solve_path(
@@ -89,7 +84,7 @@ def solve_path(
     options = options or Options()
     codes = _codes(problem, splits, options)
     search = _Search(problem, codes, Cs, splits, options, judges)
-    with _threads(search.n_operations):
+    with few_threads(search.n_operations):
         search.run()
     return search.path()
 
@@ -128,7 +123,7 @@ def solve(
     options = options or Options()
     rows = np.arange(len(problem.labels))
     codes = _codes(problem, [(rows, rows[:0])], options)
-    with _threads(_operations(problem, 1, codes.rank)):
+    with few_threads(count_operations(problem, 1, codes.rank)):
         if problem.loss == "linear" and codes.is_diagonal:
             grid = torch.tensor([C], dtype=torch.float64, device=codes.rows.device)
             theta = ridge(codes, problem.n_classes, grid)[0, 0]
@@ -173,7 +168,7 @@ class _Search:
         self.n_passes = np.zeros(shape, np.int64)
         kind = np.min_scalar_type(problem.n_classes)
         self.predicted = [np.zeros((shape[1], len(h)), kind) for h in self.held_out]
-        self.n_operations = _operations(problem, len(splits), codes.rank)
+        self.n_operations = count_operations(problem, len(splits), codes.rank)
         free = self.n_operations * shape[1] <= FREE_RIDGE
         self.closed = problem.loss == "linear" and codes.is_diagonal
         self.products = products(codes, problem.n_classes) if self.closed else None
@@ -224,7 +219,7 @@ class _Search:
             ]
             if not halfway:
                 break
-            group = int(max(1, TOGETHER / self.n_operations))
+            group = group_size(self.n_operations)
             group = len(halfway) if self.closed else group
             for first in range(0, len(halfway), group):
                 self._solve(halfway[first : first + group])
@@ -378,34 +373,7 @@ def _minimize(
 
 
 def _codes(problem: Problem, splits: list[Split], options: Options) -> FoldCodes:
-    device = _device(problem, len(splits), options)
+    device = choose_device(problem, len(splits), options)
     n_rows, width = problem.codes.shape
-    with _threads(n_rows * width * min(n_rows, width)):
+    with few_threads(n_rows * width * min(n_rows, width)):
         return fold_codes(problem, splits, options, device)
-
-
-def _operations(problem: Problem, n_folds: int, rank: int) -> int:
-    """Return the operations of one pass: products with the codes and back."""
-    n_rows = len(problem.labels)
-    return 4 * n_folds * n_rows * min(rank, n_rows) * problem.n_columns
-
-
-def _device(problem: Problem, n_folds: int, options: Options) -> torch.device:
-    """Return the device meant; the faster one for "auto"."""
-    if options.device != "auto":
-        return torch.device(options.device)
-    large = _operations(problem, n_folds, problem.codes.shape[1]) > GPU_PAYS
-    use_gpu = large and torch.cuda.is_available()
-    return torch.device("cuda" if use_gpu else "cpu")
-
-
-@contextmanager
-def _threads(n_operations: int) -> Iterator[None]:
-    """Keep small passes to one thread for as long as the block lasts."""
-    before = torch.get_num_threads()
-    if n_operations < ONE_THREAD:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
