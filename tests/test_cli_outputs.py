@@ -12,9 +12,10 @@ from extracting import run
 from test_cli import SMALL, featpipe_says, refused
 
 import featpipe
-from featpipe import codes
+from featpipe import codes, files
 from featpipe.codes import CodesError
 from featpipe.extraction.parts import Parts
+from featpipe.report.making import Report
 
 pytest_plugins = ["predictor_fixtures"]
 
@@ -88,6 +89,74 @@ def test_only_a_codes_file_is_replaced(here, name, option):
     said = refused("merge", here / "c.h5", "-o", here / name)
     assert "only those are replaced" in said
     assert (here / name).read_bytes() == content
+
+
+# Names that featpipe itself gives to what lies beside a file, and folders of such.
+OWN_NAMES = (
+    "extract src -o new.h5 --json new.h5.lock",
+    "extract src -o new.h5 --json new.h5.parts",
+    "extract src -o new.h5.lock",
+    "extract src -o src/new.h5 --json src/new.h5.lock",
+    "compare c.h5 --json c.h5.lock",
+    "compare c.h5 --csv to_lock",
+    f"fit c.h5 --classifier linear -o .x.{'0' * 32}.tmp",
+    "predict m src -o m.lock",
+    "finetune src -o x --json x.work",
+    "finetune src -o x --json x.work.lock",
+    "finetune src -o x.work",
+    "merge c.h5 -o c.h5.lock",
+    "report c.h5 --png c.h5.parts",
+    "export m -o m.cache.lock",
+    "extract src -o new.h5 --json new.h5.parts/x.json",
+    "run src -o out --json out/codes.h5.lock",
+)
+
+
+@pytest.mark.parametrize("command", OWN_NAMES)
+def test_a_name_that_is_used_beside_a_file_is_refused(here, monkeypatch, command):
+    monkeypatch.chdir(here)
+    (here / "new.h5.parts").mkdir()
+    (here / "to_lock").symlink_to("c.h5.lock")
+    before = sorted(here.rglob("*"))
+    said = refused(*command.split())
+    assert "choose another name" in said or "give --json another folder" in said
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["x.lock", "x.work", f".x.{'0' * 32}.tmp"])
+def test_python_too_refuses_a_name_that_is_used_beside_a_file(tmp_path, name):
+    with pytest.raises(ValueError, match="choose another name"):
+        files.write_text(tmp_path / name, "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_replaces_neither_its_table_nor_its_codes(here, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "t.csv").write_text("path,label\nsrc/train/dark/0.png,a\n")
+    for source, option in (
+        ("t.csv", "t.csv"),
+        ("src", "o/codes.h5"),
+        ("src", "o/run.json"),
+    ):
+        said = refused("run", source, "-o", "o", "--csv", option)
+        assert "--csv would replace" in said
+    assert (here / "t.csv").read_text().startswith("path")
+    assert not (here / "o").exists()
+
+
+def test_plots_replace_no_image_and_no_file(here, monkeypatch):
+    monkeypatch.chdir(here)
+    said = refused("report", "c.h5", "-o", "r.html", "--png", "r.html")
+    assert "-o and --png are one file" in said or "--png and -o are one file" in said
+    assert "c.h5 is a file; give --png a folder" in refused(
+        "report", "c.h5", "--png", "c.h5"
+    )
+    found = featpipe.read("c.h5")
+    image = Path(found.images_root) / found.paths[0]
+    made = Report([found], None, None, [])
+    with pytest.raises(ValueError, match="is one of the images"):
+        made._require_no_image(image)
+    made._require_no_image(image.with_name("map.png"))
 
 
 SHORT = "--backbone mini --weights none --depth stage1 --train head --epochs 1"

@@ -24,8 +24,10 @@ def kinds(tmp_path, draw) -> Path:
 
 
 def drawn(folder: Path, draw) -> Path:
+    """Draw some images of two classes, and a link that is a failure of the scan."""
     for k in range(16):
         draw(folder / ("train", "test")[k > 11] / "ab"[k % 2] / f"{k}.png", k)
+    (folder / "train" / "a" / "loop").symlink_to("..")
     return folder
 
 

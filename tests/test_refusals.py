@@ -47,6 +47,13 @@ def test_recipes_and_machines_refuse_them_too():
     assert Machine(batch_size=np.int64(4)).batch_size == 4
 
 
+def test_a_file_that_does_not_tell_how_it_was_decoded_agrees_with_auto_alone():
+    said = {"precision": "fp32", "decoding": {}}
+    assert Recipe("mini").resolve_auto(said).decoding == "auto"
+    assert Recipe("mini", precision="fp32").agrees(said)
+    assert not Recipe("mini", decoding="exact").agrees(said)
+
+
 @pytest.mark.parametrize("C", [True, False, "large", -1, np.nan, None])
 @pytest.mark.parametrize("name", ["Linear", "SVM", "Logistic"])
 def test_a_C_that_is_no_number_above_zero_is_refused(name, C):
@@ -118,7 +125,7 @@ def test_control_characters_are_shown_and_not_sent(tmp_path, draw):
         for odd in "\x1b\x07\u202e":
             assert odd not in said.output, command
     assert "\x1b" in codes.read(path).class_names[0]
-    assert visible("é\n\udcff") == "é\n\\udcff"
+    assert visible("é\n\udcff\u2028") == "é\\n\\udcff\\u2028"
 
 
 def tiff(n_pages: int) -> bytes:

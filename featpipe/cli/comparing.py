@@ -73,13 +73,7 @@ def compare_codes(values: dict[str, Any]) -> None:
     # First, since a bad grid is wrong usage (exit 2) and not a failure.
     options = _comparison_options(values)
     require_outputs(
-        {
-            "--json": values["json_path"],
-            "--csv": values["csv_path"],
-            "--predictions": values["predictions"],
-            "--report": values["report_path"],
-        },
-        {"FILE.h5": values["files"], "--with": values["with_"]},
+        _outputs(values), {"FILE.h5": values["files"], "--with": values["with_"]}
     )
     if values["report_path"]:
         # Before the fits: a missing extra should not be found out afterwards.
@@ -107,6 +101,16 @@ def _comparison_options(values: dict[str, Any]) -> dict[str, Any]:
         "metric": values["metric"].value,
         "class_weight": values["class_weight"] and values["class_weight"].value,
         **{name: values[name] for name in same},
+    }
+
+
+def _outputs(values: dict[str, Any]) -> dict[str, Path | None]:
+    """Return the files that the options of `compare` name, by option."""
+    return {
+        "--json": values["json_path"],
+        "--csv": values["csv_path"],
+        "--predictions": values["predictions"],
+        "--report": values["report_path"],
     }
 
 
@@ -166,6 +170,7 @@ def _join_signatures(
     )
 
 
+_CODES = "codes.h5"
 _Folder = Annotated[
     Path | None,
     typer.Option(
@@ -200,6 +205,16 @@ def run(**values: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _check_comparison(values)
+        require_outputs(
+            _outputs(values),
+            {
+                "SOURCE": values["source"],
+                "--weights": values["weights"],
+                "--with": values["with_"],
+                "the codes file": folder / _CODES,
+                "the record of -o": folder / RECORD,
+            },
+        )
         if not values["plan"]:
             claim_folder(
                 folder,
@@ -224,7 +239,7 @@ def _check_comparison(values: dict[str, Any]) -> None:
 
 def _run_in(folder: Path, values: dict[str, Any]) -> None:
     # stdout is for the table, which comes when the files are written.
-    request = {**values, "output": folder / "codes.h5", "json_path": None}
+    request = {**values, "output": folder / _CODES, "json_path": None}
     codes = extract_codes(
         request,
         finish=terminal.info,

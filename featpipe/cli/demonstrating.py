@@ -48,10 +48,11 @@ def demo(
     }
     values = {"source": str(images), "output": folder, "backbone": "mini"}
     run(**{**defaults, **values, "depth": _DEPTHS, "input_size": _INPUT_SIZE})
-    terminal.info(
+    for line in (
         f"left behind: {folder / 'codes.h5'} (featpipe inspect), "
-        f"{folder / 'scores.json'}, {folder / 'scores.csv'}\n"
-        "next, on your own images, one folder a class (or train/ and test/ above):\n"
-        "  featpipe run YOUR_FOLDER --backbone mini     offline, in seconds\n"
-        "  featpipe run YOUR_FOLDER                     ResNet-50, the better codes"
-    )
+        f"{folder / 'scores.json'}, {folder / 'scores.csv'}",
+        "next, on your own images, one folder a class (or train/ and test/ above):",
+        "  featpipe run YOUR_FOLDER --backbone mini     offline, in seconds",
+        "  featpipe run YOUR_FOLDER                     ResNet-50, the better codes",
+    ):
+        terminal.info(line)

@@ -182,7 +182,7 @@ def _print_done(codes: "Codes", tally: "Progress") -> None:
     widths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
     terminal.info(
         f"{codes.path}: {provenance['backbone']}, weights {provenance['weights']}, "
-        f"{provenance['precision']}, {provenance['decoding']['mode']} decoding; "
+        f"{provenance['precision']}, {provenance['decoding'].get('mode')} decoding; "
         f"{widths}"
     )
     # Three show what kind of failure it is; thousands would hide the summary.

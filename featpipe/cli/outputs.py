@@ -37,6 +37,7 @@ def require_outputs(
             files.require_writable(path)
             if name not in codes:
                 _require_no_image(name, path)
+            _require_outside(name, path, outputs)
     for name, paths in inputs.items():
         for path in paths if isinstance(paths, list | tuple) else [paths]:
             files.require_distinct(outputs, {name: path})
@@ -53,6 +54,16 @@ def _require_no_image(name: str, path: Path) -> None:
         raise ValueError(
             f"{name} would replace {path}, which is an image; give {name} another name"
         )
+
+
+def _require_outside(name: str, path: Path, outputs: Mapping[str, Path | None]) -> None:
+    """Raise if an output would lie among the unfinished parts of another one."""
+    for other, there in outputs.items():
+        if files.belongs_to(there)(str(path.absolute().parent)):
+            raise ValueError(
+                f"{name} would lie in {path.parent}, which goes when {other} is done; "
+                f"give {name} another folder"
+            )
 
 
 def run_all(*steps: Callable[[], None]) -> None:

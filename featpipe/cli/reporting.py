@@ -10,6 +10,7 @@ from featpipe.cli import options as o
 from featpipe.cli.outputs import require_outputs
 from featpipe.cli.progress import fit_progress
 from featpipe.cli.terminal import terminal
+from featpipe.files import require_distinct, require_own_name
 
 if TYPE_CHECKING:
     from featpipe.scores import Score
@@ -61,16 +62,21 @@ def report(
     # Wrong usage, so a BadParameter with exit status 2.
     if output is None and png is None:
         raise typer.BadParameter("nothing to write; give -o F.html, --png DIR, or both")
-    _check_outputs(files, output, scores)
+    _check_outputs(files, output, scores, png)
     write_report(files, output, scores=scores, png=png, seed=seed)
 
 
 def _check_outputs(
-    files: Sequence[Path], output: Path | None, scores: Path | None
+    files: Sequence[Path], output: Path | None, scores: Path | None, png: Path | None
 ) -> None:
     """Refuse a page that would replace an input, or cannot be written."""
     codes = {f"codes file {k}": path for k, path in enumerate(files, 1)}
     require_outputs({"-o": output}, {**codes, "--scores": scores})
+    if png is not None:
+        require_own_name(png)
+        require_distinct({"-o": output, "--png": png}, {})
+        if png.exists() and not png.is_dir():
+            raise NotADirectoryError(f"{png} is a file; give --png a folder")
 
 
 def write_report(

@@ -54,15 +54,11 @@ class Terminal:
     def info(self, text: str) -> None:
         """Print a line that is no result to stderr, unless ``--quiet``."""
         if not self.quiet:
-            self.err.print(
-                visible(text, lines=True), markup=False, highlight=False, soft_wrap=True
-            )
+            self.err.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def result(self, text: str) -> None:
         """Print a line of the result to stdout."""
-        self.out.print(
-            visible(text, lines=True), markup=False, highlight=False, soft_wrap=True
-        )
+        self.out.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def fail(self, error: BaseException) -> NoReturn:
         """Print the error as one line and exit with status 1."""
@@ -77,7 +73,7 @@ class Terminal:
                 "featpipe: run again with --debug and report what it prints"
             )
         self.err.print(
-            f"error: {visible(text, lines=True)}",
+            f"error: {visible(text)}",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -136,7 +132,7 @@ def with_exit_status(
         except KeyboardInterrupt:
             what = kept if isinstance(kept, str) else kept(kwargs)
             terminal.err.print(
-                f"interrupted; {visible(what, lines=True)}",
+                f"interrupted; {visible(what)}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,

@@ -28,6 +28,7 @@ from featpipe.files.outputs import (
     belongs_to,
     follow_links,
     require_distinct,
+    require_own_name,
     require_writable,
 )
 from featpipe.files.records import read_json
@@ -46,6 +47,7 @@ __all__ = [
     "remove_temporaries",
     "replacing",
     "require_distinct",
+    "require_own_name",
     "require_writable",
     "sync_folder",
     "visible",

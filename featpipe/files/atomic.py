@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
-from featpipe.files.outputs import descriptor_of, follow_links
+from featpipe.files.outputs import descriptor_of, follow_links, require_own_name
 
 try:
     import fcntl
@@ -77,6 +77,13 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[io.BufferedRandom]:
     io.BufferedRandom
         Empty, open for reading and writing; its ``name`` is a path.
 
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    ValueError
+        If the name is one that featpipe itself uses beside an output.
+
     Examples
     --------
     >>> from pathlib import Path
@@ -88,6 +95,7 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[io.BufferedRandom]:
     >>> Path("numbers.txt").read_text()
     '1 2 3'
     """
+    require_own_name(path)
     # The file that a link leads to is replaced, not the link.
     path = follow_links(path)
     if is_stream(path):

@@ -4,25 +4,20 @@ import re
 
 __all__ = ["visible"]
 
-# What moves the cursor, changes colours, or turns the direction of writing.
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# What ends a line, moves the cursor, changes colours, or turns the direction of writing.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def visible(text: str, *, lines: bool = False) -> str:
-    r"""Return a text whose control characters and odd bytes are shown as escapes.
+def visible(text: str) -> str:
+    r"""Return a text on one line, control characters and odd bytes shown as escapes.
 
     Names of files and classes may hold an ESC, with which a terminal can be made to
-    do almost anything.
-
-    ``lines`` keeps line breaks: a message has several lines, a name has not.
+    do almost anything, or a line break, behind which they could pose as a message.
 
     Examples
     --------
     >>> visible("a\x1b[31m.png")
     'a\\x1b[31m.png'
     """
-    parts = text.split("\n") if lines else [text]
-    shown = "\n".join(
-        _CONTROLS.sub(lambda found: repr(found[0])[1:-1], part) for part in parts
-    )
+    shown = _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
     return shown.encode("utf-8", "backslashreplace").decode()

@@ -12,6 +12,7 @@ __all__ = [
     "descriptor_of",
     "follow_links",
     "require_distinct",
+    "require_own_name",
     "require_writable",
 ]
 
@@ -22,6 +23,8 @@ _DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
 # The files beside FILE while it is being written: `lock`, `extraction.parts`,
 # `finetuning` and `transformer`.
 _COMPANIONS = (".lock", ".parts", ".work", ".cache.lock", ".work.lock")
+# The names of `atomic` for a file that is being written.
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def follow_links(path: str | os.PathLike[str]) -> Path:
@@ -151,6 +154,35 @@ def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
     return belongs
 
 
+def require_own_name(path: str | os.PathLike[str]) -> None:
+    """Raise if a name is one that featpipe itself gives to a file beside an output.
+
+    An output of that name would be taken for the lock, the parts or the draft of
+    another, and be swept away or wait for ever.
+
+    Raises
+    ------
+    ValueError
+        Naming the path and what would do.
+
+    Examples
+    --------
+    >>> require_own_name("flowers.h5")
+    >>> require_own_name("flowers.h5.lock")
+    Traceback (most recent call last):
+        ...
+    ValueError: flowers.h5.lock: names in .lock are for ...; choose another name
+    """
+    path = Path(path)
+    for name in (path.name, follow_links(path).name):
+        end = next((end for end in _COMPANIONS if name.endswith(end)), None)
+        if end is not None or _DRAFT.fullmatch(name):
+            raise ValueError(
+                f"{path}: names in {end or '.tmp'} are for what featpipe keeps beside "
+                "a file that it writes; choose another name"
+            )
+
+
 def require_writable(path: Path) -> None:
     """Raise unless a file can be made or replaced at ``path``, before any slow work.
 
@@ -158,6 +190,8 @@ def require_writable(path: Path) -> None:
     ------
     IsADirectoryError, FileNotFoundError, PermissionError
         Naming the path and what would do.
+    ValueError
+        If the name is one that featpipe itself uses; see `require_own_name`.
 
     Examples
     --------
@@ -166,6 +200,7 @@ def require_writable(path: Path) -> None:
         ...
     FileNotFoundError: no folder missing to write codes.h5 to; make it
     """
+    require_own_name(path)
     path = follow_links(path)
     if path.is_dir():
         raise IsADirectoryError(

@@ -202,8 +202,11 @@ def judge(
     start = time.perf_counter()
     predictions = predictor.classify(held)
     seconds = time.perf_counter() - start
-    if predictions.failures:
-        path, stage, reason = predictions.failures[0][:3]
+    # Those of the scan were never among the images.
+    never = {failure[:3] for failure in held.failures}
+    lost = [each[:3] for each in predictions.failures if each[:3] not in never]
+    if lost:
+        path, stage, reason = lost[0]
         raise ValueError(
             f"{path} could be read a moment ago, and now not: {stage}: {reason}; mend "
             "it, and run the same command again"

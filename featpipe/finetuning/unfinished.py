@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from featpipe.files import Lock, explained, remove_temporaries
+from featpipe.files import Lock, explained, remove_temporaries, require_own_name
 
 __all__ = ["unfinished_work"]
 
@@ -71,6 +71,7 @@ def _remove(folder: Path) -> None:
 
 
 def _require_writable(path: Path) -> None:
+    require_own_name(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the model's file name")
     if not path.absolute().parent.is_dir():

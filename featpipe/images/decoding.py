@@ -27,6 +27,7 @@ from featpipe.images.imageset import ImageError
 from featpipe.images.memory import pixel_view
 from featpipe.images.non_images import describe_non_image, unknown
 from featpipe.images.orientation import SIDEWAYS, orientation_of, turned
+from featpipe.images.structure import require_few_tiles, require_plain_structure
 from featpipe.images.values import ValueRange, note_unfilled, samples_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ MAX_PIXELS = 1024**3 // 4 // 3
 file may claim to be a huge picture, and so end the process that decodes it."""
 
 _LARGEST_LIMIT = 10**11
+# Each row has its price, so that one of a pixel's width costs most.
+_MAX_SIDE = 2**20
 
 _PLUGINS = {
     "JPEG": "Jpeg",  # also MPO, which begins as a JPEG
@@ -243,8 +246,16 @@ def _decode(
     value_range: ValueRange,
     max_pixels: int | None,
 ) -> Decoded:
+    require_plain_structure(content)
     image = _open(content)
+    require_few_tiles(image)
     width, height = image.size
+    if max(width, height) > _MAX_SIDE:
+        raise ImageError(
+            "decode",
+            f"{width:,} x {height:,} pixels, more than {_MAX_SIDE:,} on a side; cut it "
+            "into pieces",
+        )
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             "decode",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe import images
-from featpipe.images import MAX_PIXELS, ValueRange, parse_value_range
+from featpipe.images import MAX_PIXELS, ImageError, ValueRange, parse_value_range
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -141,12 +141,30 @@ def _decoded(
 ) -> "Decoded":
     # Without a resize, the crop is of the image as it is.
     target = None if decoding.exact else preprocessing.resize
-    return images.decode(
+    decoded = images.decode(
         content,
         target=target,
         value_range=decoding.value_range,
         max_pixels=decoding.max_pixels,
     )
+    _require_small_when_resized(decoded.full, preprocessing)
+    return decoded
+
+
+def _require_small_when_resized(
+    size: tuple[int, int], preprocessing: "Preprocessing"
+) -> None:
+    """Raise if a narrow image would grow beyond every memory with its shorter side."""
+    width, height = preprocessing.resized(size)
+    # What is smaller than the crop is filled up to it.
+    side = preprocessing.crop
+    n = max(width, side) * max(height, side)
+    if n > MAX_PIXELS and n > size[0] * size[1]:
+        raise ImageError(
+            "decode",
+            f"{size[0]:,} x {size[1]:,} pixels are too narrow: resized, they would be "
+            f"{n:,} pixels, more than {MAX_PIXELS:,}; cut it into pieces",
+        )
 
 
 def _is_torch_to_resize(

@@ -173,13 +173,12 @@ class Recipe:
 
     def agrees(self, provenance: Mapping[str, Any]) -> bool:
         """Return whether a provenance has the precision and decoding asked for."""
-        mode = provenance.get("decoding", {}).get("mode")
         return self.precision in (
             "auto",
             provenance.get("precision"),
         ) and self.decoding in (
             "auto",
-            mode,
+            _mode_of(provenance),
         )
 
     def resolve_auto(self, provenance: Mapping[str, Any]) -> "Recipe":
@@ -187,8 +186,8 @@ class Recipe:
         changes = {}
         if self.precision == "auto" and "precision" in provenance:
             changes["precision"] = provenance["precision"]
-        if self.decoding == "auto" and "decoding" in provenance:
-            changes["decoding"] = provenance["decoding"]["mode"]
+        if self.decoding == "auto" and (mode := _mode_of(provenance)) is not None:
+            changes["decoding"] = mode
         return replace(self, **changes)
 
     @property
@@ -253,6 +252,12 @@ def _plain_numbers(name: str, values: Any) -> Any:
     if array.dtype.kind not in "iuf" or array.ndim > 1:
         raise ValueError(f"{name}={values!r:.60} must be one finite number or three")
     return tuple(array.ravel().astype(float).tolist())
+
+
+def _mode_of(provenance: Mapping[str, Any]) -> str | None:
+    """Return how exactly images were decoded; None where a file does not tell."""
+    mode: str | None = provenance.get("decoding", {}).get("mode")
+    return mode
 
 
 def _file_digest(weights: str | None) -> str | None:

@@ -76,15 +76,29 @@ class Report:
         ------
         OSError
             If one cannot be written.
+        ValueError
+            If one would replace an image that the codes are of.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for name, figure in self.figures().items():
             path = folder / f"{name}.png"
+            self._require_no_image(path)
             write_bytes(path, png_of(figure))
             paths.append(path)
         return paths
+
+    def _require_no_image(self, path: Path) -> None:
+        """Raise if a plot would replace an image that the codes are of."""
+        for codes in self.files if path.exists() else ():
+            inside = os.path.relpath(
+                os.path.realpath(path), os.path.realpath(codes.images_root)
+            )
+            if inside in codes.paths:
+                raise ValueError(
+                    f"{path} is one of the images; write the plots to another folder"
+                )
 
 
 def make_report(
