@@ -4,7 +4,8 @@ import re
 
 __all__ = ["visible"]
 
-# What ends a line, moves the cursor, changes colours, or turns the direction of writing.
+# What ends a line, moves the cursor, changes colours, or turns the direction of
+# writing.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
