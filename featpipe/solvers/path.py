@@ -44,6 +44,7 @@ IN_A_ROW = 2
 RUNG, RUNG_TOL, FIRST = 10.0, 1e-2, 50.0
 
 
+@torch.inference_mode()
 def solve_path(
     problem: Problem,
     Cs: np.ndarray,
@@ -89,6 +90,7 @@ def solve_path(
     return search.path()
 
 
+@torch.inference_mode()
 def solve(
     problem: Problem,
     C: float,
