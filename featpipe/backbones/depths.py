@@ -270,7 +270,7 @@ def _default_pool(layout: Layout) -> str | None:
 
 
 def _stored_shape(how: str | None, shape: Shape, layout: Layout) -> Shape:
-    """Shape of what is kept per image."""
+    """Return the shape of what is kept per image."""
     if layout.channels_last:
         # Codes are always channels first, whatever the network does.
         shape = (shape[2], shape[0], shape[1])
@@ -282,7 +282,7 @@ def _stored_shape(how: str | None, shape: Shape, layout: Layout) -> Shape:
 
 
 def _nearest(node: str, nodes: Sequence[str]) -> list[str]:
-    """At most ten names: near matches, then `penultimate`, then the outermost."""
+    """Return at most ten names: near ones, then `penultimate`, then the outermost."""
     near = difflib.get_close_matches(node, nodes, n=5, cutoff=0.5)
     outer = sorted(nodes, key=lambda name: name.count("."))
     return list(dict.fromkeys([*near, PENULTIMATE, *outer]))[:10]

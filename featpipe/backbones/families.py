@@ -29,7 +29,7 @@ __all__ = ["Architecture", "Entry", "find", "names"]
 
 
 def names() -> list[str]:
-    """Names of the networks that need no further package, sorted; builds nothing.
+    """Return the names of the networks that need no further package, sorted.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def _bundled(name: str) -> Architecture | None:
 
 
 def _own(name: str) -> Architecture | None:
-    """Your own callable, the current folder being importable."""
+    """Return your own callable; it may lie in the current folder."""
     address, _, query = name.partition("?")
     module, colon, attribute = address.partition(":")
     if not colon or not module or not attribute:

@@ -46,7 +46,7 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], _Activation]] = {
 }
 _SUMS = (operator.add, torch.add)
 _RELUS = (torch.relu, nn.functional.relu)
-# What may stand between a convolution and its sum: it writes into nothing.
+# What may lie between a convolution and its sum: it writes into nothing.
 _PURE = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
 
 # Layers that make no NaN of finite numbers.

@@ -48,7 +48,7 @@ class Hooked:
         self.nodes = tuple(self._taps)
 
     def keys(self, nodes: Iterable[str]) -> set[str]:
-        """State-dict keys of the layers that have to run for these nodes."""
+        """Return the state-dict keys of the layers that these nodes need."""
         last = max((self._n_started[name] for name in nodes), default=0)
         keys: set[str] = set()
         for name in self._started[:last]:
@@ -258,12 +258,12 @@ def _hooks(
 
 
 def _noise(height: int, width: int) -> Tensor:
-    """Two images of seeded noise: blank ones could take an unusual way."""
+    """Draw two images of noise: blank ones might take a branch of their own."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(_N_PROBE, 3, height, width, generator=generator)
 
 
 def _own_state(module: nn.Module) -> list[str]:
-    """Names of a module's own parameters and buffers, without its children's."""
+    """Return the names of a module's own parameters and buffers."""
     parameters = [name for name, _ in module.named_parameters(recurse=False)]
     return parameters + [name for name, _ in module.named_buffers(recurse=False)]

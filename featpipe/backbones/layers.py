@@ -17,7 +17,7 @@ __all__ = [
 
 DROPOUTS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
-# What may stand between the layer that makes class scores and the output
+# What may lie between the layer that makes class scores and the output
 # (squeezenet: convolution, ReLU, pool, flatten).
 AFTER_SCORES = (
     *DROPOUTS,

@@ -279,7 +279,7 @@ def layouts_of(
 
 
 def _tells_order(shape: Shape) -> bool:
-    """Of square images, height equals width: two equal axes of three show them."""
+    """Return whether two of three axes are equal: then they are height and width."""
     return (shape[0] == shape[1]) != (shape[1] == shape[2])
 
 
@@ -291,7 +291,7 @@ def _is_channels_last(shape: Shape, wider: Shape) -> bool:
 
 
 def _n_prefix(network: nn.Module, shape: Shape) -> int:
-    """Tokens before those of the patches, which make a square grid.
+    """Return how many tokens come before the square grid of those of the patches.
 
     A class token is a parameter of one token's width that is put in front; without
     such a parameter, or with exactly a square of tokens, there is none.

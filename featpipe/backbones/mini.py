@@ -110,7 +110,7 @@ class Mini(nn.Module):
         self.head = nn.Linear(384, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores (n, n_classes) of images (n, 3, H, W), H and W from 32 up."""
+        """Compute class scores (n, n_classes) of (n, 3, H, W), H and W from 32 up."""
         x = self.stage1(self.stem(images))
         x = self.stage4(self.stage3(self.stage2(x)))
         scores: Tensor = self.head(self.flatten(self.pool(x)))

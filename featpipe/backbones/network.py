@@ -186,7 +186,7 @@ def prepared(
 ) -> nn.Module:
     """Return a cut network made fast for a device and a precision.
 
-    Everything that makes it faster without changing what it computes stands here:
+    Everything that makes it faster without changing what it computes is done here:
     batch norm folded, channels last, weights cast once instead of for every batch,
     and convolutions that add and activate (see `fusing`) for images of ``fused_for``
     pixels a side; None for none.
@@ -272,7 +272,7 @@ def _place(network: nn.Module, device: torch.device, lower: torch.dtype | None) 
 
 @contextlib.contextmanager
 def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Autocast as asked; float32 that is float32."""
+    """Compute in the precision of the backbone; float32 without TF32."""
     lower = _PRECISIONS[precision]
     if lower is not None:
         with torch.autocast(device.type, dtype=lower):

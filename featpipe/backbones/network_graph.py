@@ -27,10 +27,10 @@ class NetworkGraph(Protocol):
     nodes: tuple[str, ...]
 
     def keys(self, nodes: Iterable[str]) -> set[str]:
-        """State-dict keys of the layers that have to run for these nodes."""
+        """Return the state-dict keys of the layers that these nodes need."""
 
     def before(self, node: str) -> set[str]:
-        """Names of the layers and parameters at work before a node.
+        """Return the names of the layers and parameters used before a node.
 
         Before anything inside it, if it is a module.
         """
@@ -106,7 +106,7 @@ def _same_scores(network: nn.Module, recorded: nn.Module, side: int) -> bool:
 
 
 def _tensors(output: object) -> list[Tensor]:
-    """All tensors of an output, in order, however it is wrapped."""
+    """Return all tensors of an output, in order, however it is wrapped."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, dict):

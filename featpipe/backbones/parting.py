@@ -37,7 +37,7 @@ class TrainablePart:
         Normalised images, or what enters the part, to a tuple of codes, one for each
         depth of the backbone. In eval mode, without gradients, on the CPU.
     prefix : str
-        What stands before the backbone's own names in its state dict.
+        What comes before the backbone's own names in its state dict.
     frozen : set of str
         Layers and parameters, by the backbone's names, that run before the part that
         is to learn.

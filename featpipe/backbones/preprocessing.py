@@ -269,7 +269,7 @@ def _require_plausible(
 
 
 def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
-    """One number per channel; a single number is used for all three."""
+    """Return one number per channel; a single number is used for all three."""
     numbers = (values,) if isinstance(values, int | float) else tuple(values)
     plain = all(isinstance(x, Real) and not isinstance(x, bool) for x in numbers)
     if len(numbers) not in (1, 3) or not plain or not np.isfinite(numbers).all():
@@ -278,7 +278,7 @@ def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
 
 
 def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Width and height with the shorter side as asked; the longer rounds down."""
+    """Return width and height for a shorter side; the longer one rounds down."""
     width, height = size
     if width <= height:
         return shorter, int(shorter * height / width)

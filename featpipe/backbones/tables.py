@@ -174,7 +174,7 @@ class _NoWeights(TorchFunctionMode):
 
 
 def _outer(outline: NetworkGraph) -> set[str]:
-    """Names of the outer modules: the network's children and theirs, blocks unopened.
+    """Return the outer modules: the network's children and theirs, without blocks.
 
     Opened are plain containers, and what holds a chain of blocks (vit's encoder).
     """

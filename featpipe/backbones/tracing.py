@@ -87,7 +87,7 @@ class Traced:
         return fx.GraphModule(self.network, self._graph)
 
     def keys(self, nodes: Iterable[str]) -> set[str]:
-        """State-dict keys of the layers that have to run for these nodes."""
+        """Return the state-dict keys of the layers that these nodes need."""
         targets = {
             str(node.target)
             for node in self._needed(self._named[name] for name in nodes)
@@ -128,7 +128,7 @@ class Traced:
         return self._cut(stops, lambda n: n not in early, self._named[input_node])
 
     def _before(self, node: str) -> set[fx.Node]:
-        """Nodes that run before a node, or before anything inside a module."""
+        """Return the nodes that run before a node, or before a module."""
         early: set[fx.Node] = set()
         for other in self._graph.nodes:
             if other is self._begins[node]:
@@ -157,7 +157,7 @@ class Traced:
         }
 
     def cut(self, stops: Sequence[Depth]) -> fx.GraphModule:
-        """See `network_graph.NetworkGraph.cut`; pooling stands right behind its node.
+        """See `network_graph.NetworkGraph.cut`; pooling comes right behind its node.
 
         So a map is freed once it is pooled, and no in-place layer that follows can
         write into it first.
@@ -187,7 +187,7 @@ class Traced:
         return fx.GraphModule(self.network, graph)
 
     def _needed(self, wanted: Iterable[fx.Node]) -> set[fx.Node]:
-        """Nodes that have to run, those that only write in place included."""
+        """Return the nodes that have to run, also those that only write in place."""
         needed = set(wanted)
         for node in reversed(self._graph.nodes):
             if node.op == "output":
@@ -258,7 +258,7 @@ class _Tracer(fx.Tracer):
 
 
 def _defaults(network: nn.Module) -> dict[str, Any]:
-    """Arguments of forward beyond the images, at their defaults.
+    """Return the arguments of forward beyond the images, at their defaults.
 
     Left open they would be recorded as tensors, and `if mask is None` go wrong.
     """
@@ -289,7 +289,7 @@ def _copy(
 
 
 def _sums(graph: fx.Graph, walk: BlankRun) -> dict[fx.Node, tuple[int, int]]:
-    """Parameters and cost of each node and of all that it needs, each once."""
+    """Add up parameters and cost of each node and of all that it needs."""
     sizes: dict[int, int] = {}
     costs: dict[int, int] = {}
     needed: dict[fx.Node, set[int]] = {}

@@ -79,7 +79,7 @@ def dependence(
 
 
 def _noise(side: int) -> list[Tensor]:
-    """Three unlike images: noise, dim noise around a grey, and loud noise."""
+    """Draw three unlike images: noise, weak noise around a grey, strong noise."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(3, 1, 3, side, side, generator=generator)
     return [images[0], images[1] * 0.1 + 1.5, images[2] * 3 - 1]
@@ -108,7 +108,7 @@ def _without_statistics(network: nn.Module) -> str:
 
 
 def _states() -> tuple[object, ...]:
-    """States of the generators that a forward may draw from, to be compared."""
+    """Return the states of the generators that a forward may draw from."""
     numpy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - others draw from it
     drawn = numpy["key"].tobytes(), numpy["pos"]
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), drawn

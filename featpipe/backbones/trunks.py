@@ -33,7 +33,7 @@ _NO_EPSILON = math.ulp(0.0)
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """Names of the networks, as torchvision has them."""
+    """Return the names of the networks, as torchvision has them."""
     packages = models.detection, models.segmentation
     return tuple(
         name for package in packages for name in models.list_models(module=package)

@@ -260,7 +260,7 @@ def _best_match(
 def _state_dicts(
     tensors: Mapping[str, Any], name: str = ""
 ) -> Iterator[tuple[str, State]]:
-    """All dicts that hold named tensors, however deep, each with its own name."""
+    """Yield all dicts that hold named tensors, however deep, with their names."""
     state = {
         key: value
         for key, value in tensors.items()
@@ -274,7 +274,7 @@ def _state_dicts(
 
 
 def _prefixes(state: State, keys: Set[str]) -> list[str]:
-    """List what may stand before the names: what precedes one of the first few."""
+    """Return the prefixes that names may have: what precedes one of the first few."""
     prefixes = {""}
     # Three names suffice to find a prefix, and a large file has thousands.
     for wanted in sorted(keys)[:3]:

@@ -101,7 +101,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Eight bytes of header length, then JSON; both fit into the file."""
+    """Return whether a file begins with a header length and JSON that fit into it."""
     with path.open("rb") as file:
         start = file.read(9)
     length = int.from_bytes(start[:8], "little")

@@ -96,7 +96,7 @@ def budget(
 
 
 def _give_back() -> None:
-    """Give memory back that was freed, and that the C library keeps for itself."""
+    """Return freed memory that the C library keeps to the system."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # only glibc has it

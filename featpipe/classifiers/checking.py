@@ -21,7 +21,7 @@ MOST_C = 1000
 class BlockReader(Protocol):
     """Codes too large for memory, read some rows at a time.
 
-    Any object with these names can stand where ``X`` does.
+    Any object with these names can be given as ``X``.
 
     Examples
     --------

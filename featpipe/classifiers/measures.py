@@ -103,7 +103,7 @@ def _row_weights(
 ) -> np.ndarray:
     """Return what each held-out row of a fold adds to its metric when it is right.
 
-    For macro F1, which is no sum over rows, that of balanced accuracy stands in.
+    For macro F1, which is no sum over rows, that of balanced accuracy is used.
     """
     if metric == "accuracy":
         shares: np.ndarray = weights / max(weights.sum(), np.finfo(float).tiny)

@@ -1,4 +1,4 @@
-"""The options that stand before or after every command: -q, -v, --debug, --version."""
+"""The options before or after every command: -q, -v, --debug, --version."""
 
 import functools
 import inspect

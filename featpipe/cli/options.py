@@ -138,7 +138,7 @@ DtypeOption = Annotated[
         rich_help_panel=WRITING,
     ),
 ]
-# None stands for a choice by device and image size, which is made when the network is
+# None means a choice by device and image size, which is made when the network is
 # known.
 BatchSize = Annotated[
     int | None,

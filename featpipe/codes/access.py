@@ -108,7 +108,7 @@ class Codes:
 
     @property
     def paths(self) -> list[str]:
-        """Paths relative to `images_root`; odd bytes stand as surrogates."""
+        """Paths relative to `images_root`; odd bytes become surrogates."""
         return self.tables.paths
 
     @property

@@ -1,4 +1,4 @@
-"""What stands where in the HDF5 part of a codes file, and how it is written.
+"""What is where in the HDF5 part of a codes file, and how it is written.
 
 Knows the names and dtypes of ``docs/reference/format.md``. Never checks a file that
 came from elsewhere (`reading` does) and never names one on the disk (`assembly` does).
@@ -74,7 +74,7 @@ class Tables:
     ----------
     paths : list of str
         Relative to ``images_root``, in the order of the rows; bytes that are no
-        UTF-8 stand as surrogates.
+        UTF-8 become surrogates.
     labels : (n,) int64
         Positions in ``class_names``; −1 is unlabelled.
     class_names : list of str
@@ -227,7 +227,7 @@ def _shift(dataset: h5py.Dataset, first: Any, file: BinaryIO, room: int) -> int:
 def is_spec(name: str) -> bool:
     """Return whether a depth may have this name.
 
-    It is the name of an HDF5 link, is printed as it stands, and ``+`` joins several.
+    It is the name of an HDF5 link, is printed as it is, and ``+`` joins several.
     """
     odd = {"/", "+", " "} & set(name)
     return bool(name) and name.isprintable() and not odd and name not in (".", "..")

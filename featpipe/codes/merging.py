@@ -65,7 +65,7 @@ def _decisive(value: Any) -> Any:
 
 
 def _difference(old: Any, new: Any, where: str) -> tuple[Any, Any, str]:
-    """Descend to the entry that differs, so that the message is short."""
+    """Find the entry that differs, so that the message is short."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):

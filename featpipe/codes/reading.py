@@ -103,7 +103,7 @@ def checked(codes: Codes) -> Codes:
 
 
 def digest(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 that stands for every byte of a codes file, 64 hex digits.
+    """Return the SHA-256 that covers every byte of a codes file, 64 hex digits.
 
     Read from its first block, not computed; `read` compares it with the bytes.
 

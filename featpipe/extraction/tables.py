@@ -1,4 +1,4 @@
-"""The tables of the final file: everything that stands beside the codes."""
+"""The tables of the final file: everything beside the codes."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def _lasting_failures(
 
 
 def _kept_network(old: Codes | None, recipe: Recipe) -> UpdatePlan | None:
-    """Settle everything from the file alone, if it was made by the same request."""
+    """Return the plan from the file alone, if it was made by the same request."""
     if old is None or recipe.uses_custom_code:
         return None
     before = old.provenance

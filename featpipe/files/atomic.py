@@ -25,7 +25,7 @@ from featpipe.files.outputs import descriptor_of, follow_links, require_own_name
 try:
     import fcntl
 except ModuleNotFoundError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]  # None stands for the missing module
+    fcntl = None  # type: ignore[assignment]  # None: the module is missing
 
 __all__ = [
     "create",

@@ -22,7 +22,7 @@ from featpipe.files.atomic import create, free_space, remove_temporaries, tempor
 try:
     import fcntl
 except ModuleNotFoundError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]  # None stands for the missing module
+    fcntl = None  # type: ignore[assignment]  # None: the module is missing
 
 __all__ = ["Lock", "LockedError", "key_of"]
 

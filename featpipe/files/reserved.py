@@ -98,7 +98,7 @@ class ReservedFile(io.RawIOBase):
         return self._size
 
     def flush(self) -> None:
-        """Hand buffered bytes to the system."""
+        """Write buffered bytes to the system."""
         self._try(self._file.flush)
 
     def finish(self) -> None:

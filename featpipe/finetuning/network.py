@@ -122,7 +122,7 @@ class Tuned(nn.Module):
             parameter.requires_grad_(self._learning and not self._frozen(name))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores (n, n_classes) float32."""
+        """Compute class scores, (n, n_classes) float32."""
         scores: Tensor = self.head(x if self.trunk is None else self.trunk(x)[0])
         return scores
 

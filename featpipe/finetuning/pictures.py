@@ -20,7 +20,7 @@ __all__ = ["Pictures", "budget", "picture"]
 
 
 def budget() -> int:
-    """Bytes that caches may take: a quarter of the machine's memory."""
+    """Return the bytes that caches may take: a quarter of the machine's memory."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
     except (AttributeError, ValueError):  # not there on every system

@@ -47,7 +47,7 @@ class TrainingLoop:
     start : callable
         Takes the rows that will be learned from; sets the initial weights.
     checkpoint : Checkpoint
-        Gone on with where it stands.
+        The training goes on from it.
     path : Path or None
         Of the checkpoint.
     tell : callable

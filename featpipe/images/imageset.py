@@ -79,7 +79,7 @@ class ImageError(ValueError):
 
 
 class ImageReader(Protocol):
-    r"""Returns the bytes of one path; safe in threads, and picklable for processes.
+    r"""What returns the bytes of a path; safe in threads, picklable for processes.
 
     Examples
     --------

@@ -142,7 +142,7 @@ def _checked(source: str) -> Iterator[ImageRow]:
 
 
 def _lines(source: str) -> Iterator[_Line]:
-    """Yield each line of the table with its number, texts as they stand."""
+    """Yield each line of the table with its number, texts as they are."""
     with open(source, "rb") as file:
         content = file.read()
     decoded = _decoded(content)

@@ -5,7 +5,7 @@ file. Never here: what names and folders mean.
 
 A compressed tar has no slices. Each process decompresses it once, into a temporary
 file without a name, which the system removes with the process whatever happens. So it
-takes the room of the plain tar in the temporary folder, and time before the first
+takes the space of the plain tar in the temporary folder, and time before the first
 image: a plain tar or a zip is the better choice, since images hardly compress.
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 try:
     import fcntl
 except ModuleNotFoundError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]  # None stands for the missing module
+    fcntl = None  # type: ignore[assignment]  # None: the module is missing
 
 __all__ = ["claim_gpu"]
 

@@ -1,7 +1,7 @@
 """Loading images in threads, or in a worker process for each of them.
 
 A few threads decode side by side, because Pillow lets go of the interpreter while it
-works. More of them stand in each other's way: of 16 threads on 16 processors 6 were
+works. More of them block one another: of 16 threads on 16 processors 6 were
 measured to get on. So, beyond a few threads, each has a worker process and waits for
 it, as soon as there are images enough and the workers have come. Until then, and where
 there can be none, the threads load images themselves.

@@ -122,7 +122,7 @@ class Network:
         return self.device.partition(":")[0]
 
     def batch_size(self, side: int) -> int:
-        """Images at a time.
+        """Return the number of images that go through the network at a time.
 
         Parameters
         ----------

@@ -94,7 +94,7 @@ class Progress:
         return max(STAGES, key=lambda stage: self.seconds[stage] / self.threads[stage])
 
     def begin(self) -> None:
-        """Note that the first image is about to be read."""
+        """Start the clock: the first image is about to be read."""
         if self.begun is None:
             self.begun = time.perf_counter()
 

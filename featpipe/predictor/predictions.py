@@ -157,7 +157,7 @@ class Predictions:
         ]
 
     def _order(self, k: int) -> np.ndarray:
-        """Classes by falling score; equal ones in their own order, as `predict`."""
+        """Return classes by falling score; equal ones in their own order."""
         if k < 1:
             raise ValueError(f"top={k!r} takes no class; give 1 or more")
         # Stable: of equal scores the first class wins, as argmax has it.
