@@ -19,6 +19,7 @@ import featpipe
 
 PACKAGE = Path(featpipe.__file__).parent
 TESTS = PACKAGE.parent / "tests"
+_LESS_OPEN = ("inference", "solvers", "protocol")
 
 
 def comments(text: str) -> int:
@@ -56,6 +57,26 @@ def inner_imports(path: Path, tree: ast.AST) -> Iterator[tuple[str, str]]:
                 yield own, node.module
 
 
+# Tests whose file does not begin with the name of the package that they test.
+ALSO_OF = {
+    "codes": ("mutants", "test_hostile_files"),
+    "files": ("surviving", "test_survival", "test_small_disk", "trapping"),
+    "images": ("test_max_pixels", "test_value_range", "test_hostile_paths"),
+    "inference": ("test_sources",),
+    "solvers": ("test_streaming",),
+}
+
+
+def tests_of(package: str) -> int:
+    """Count the lines of the tests of a package, its fixtures apart."""
+    names = ALSO_OF.get(package, ())
+    return sum(
+        len(path.read_text().splitlines())
+        for path in TESTS.glob("*.py")
+        if path.stem in names or path.stem.startswith(f"test_{package}")
+    )
+
+
 def main() -> None:
     """Print the numbers."""
     texts = {path: path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
@@ -84,6 +105,12 @@ def main() -> None:
     }
     for name, value in rows.items():
         print(f"{name:45} {value}")
+    for package in ("codes", "files", "extraction", "images", *_LESS_OPEN):
+        inside = [
+            path for path in texts if path.relative_to(PACKAGE).parts[0] == package
+        ]
+        n_inside = sum(len(texts[path].splitlines()) for path in inside)
+        print(f"  tests per line of {package:26} {tests_of(package) / n_inside:.2f}")
     for (package, module), n in Counter(inner).most_common():
         print(f"  {package} imports {module} ({n})")
 
