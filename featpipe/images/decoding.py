@@ -91,7 +91,7 @@ class Decoded:
 
     Parameters
     ----------
-    found : PIL.Image.Image or (H, W, 3) uint8
+    picture : PIL.Image.Image or (H, W, 3) uint8
         As it was decoded: of mode RGB.
     notes : tuple of str
         Such as ``"16-bit scaled"`` or ``"first of 12 frames"``.

@@ -15,7 +15,7 @@ CodesByDepth = dict[str, np.ndarray]
 class LoadedImage(NamedTuple):
     """What became of one image.
 
-    Parameters
+    Attributes
     ----------
     position : int
         In the `ImageSet`.
@@ -44,7 +44,7 @@ class LoadedImage(NamedTuple):
 class ComputedBatch(NamedTuple):
     """Images that were loaded together, and the codes of those that went through.
 
-    Parameters
+    Attributes
     ----------
     images : list of LoadedImage
         In the order asked for.

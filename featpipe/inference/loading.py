@@ -30,7 +30,7 @@ _SAMPLE, _SECONDS = 48, 2.0
 class Loaded(NamedTuple):
     """What became of one image.
 
-    Parameters
+    Attributes
     ----------
     sha256 : bytes
         Of its content; empty if it could not be read.
