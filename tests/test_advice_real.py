@@ -31,7 +31,7 @@ def codes(tmp_path_factory):
         weights=str(WEIGHTS),
         depth=DEPTHS,
         input_size=64,
-        limit=100,
+        limit=60,
         device="cpu",
     )
 

@@ -204,7 +204,7 @@ def require_writable(path: Path) -> None:
     path = follow_links(path)
     if path.is_dir():
         raise IsADirectoryError(
-            f"{path} is a folder; give the name of a file, as in {path / 'codes.h5'}"
+            f"{path} is a folder; give the name of a file, which may be in it"
         )
     # A pipe or a device is written to as it is; its folder need not be writable.
     if path.exists() and not path.is_file():

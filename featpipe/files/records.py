@@ -36,7 +36,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     0
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}; check its path")
+    if not path.is_file():
         raise ValueError("it is not a file")
     try:
         return json.loads(
