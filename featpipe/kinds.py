@@ -7,12 +7,15 @@ import re
 
 __all__ = ["HEAD", "describe_kind"]
 
-HEAD = 512
+HEAD = 4096
 """How many bytes of a file are enough to tell."""
 
+_MODEL = "a model of `featpipe fit`"
 _KINDS = (
     (rb"featpipe-codes ", "a codes file of `featpipe extract`"),
-    (rb".{7}\0\{.*featpipe-model", "a model of `featpipe fit`"),
+    # safetensors: a length, then JSON whose keys come in any order.
+    (rb'.{7}\0\{"__metadata__":.*(featpipe-model|\\"class_names)', _MODEL),
+    (rb'.{7}\0\{"', "a safetensors file"),
     (rb'\s*\{\s*"featpipe":', "a scores file of featpipe"),
     (rb"\x93NUMPY|PK\x03\x04.{26}[^/]*\.npy", "NumPy arrays"),
     (rb"PK\x03\x04.{26}[^/]*/data\.pkl", "a file of torch.save"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from featpipe import codes
 from featpipe.codes import CodesError, FailureRecord, Row, layout
@@ -232,6 +233,14 @@ def test_no_file_and_no_codes_file_are_said_in_one_sentence(tmp_path):
     (tmp_path / "text.h5").write_text("hello\n")
     with pytest.raises(CodesError, match=r"text\.h5 is not a featpipe codes file"):
         codes.read(tmp_path / "text.h5")
+    for metadata, kind in (
+        ({"format": "featpipe-model"}, "a model of `featpipe fit`"),
+        ({"record": '{"C": 1, "class_names": []}'}, "a model of `featpipe fit`"),
+        ({}, "a safetensors file"),
+    ):
+        save_file({"coef": np.zeros(3)}, tmp_path / "m.h5", metadata)
+        with pytest.raises(CodesError, match=f"codes file but {kind}"):
+            codes.read(tmp_path / "m.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["codes"] = np.zeros(3)
     with pytest.raises(CodesError, match=r"codes file but an HDF5 file of another"):

@@ -114,6 +114,10 @@ def align_files(files: Sequence[Codes]) -> tuple[Labelled, list[Source]]:
     >>> labelled.labels.shape, source.arrays("penultimate").shape
     ((42,), (42, 8))
     """
+    paths = [file.path.resolve() for file in files]
+    for file, path in zip(files, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ValueError(f"{file.path} is given twice; give each file once")
     first = _labelled(files[0])
     if not len(first.labels):
         raise ValueError(
