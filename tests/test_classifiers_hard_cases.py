@@ -359,7 +359,8 @@ def test_a_C_that_is_none_is_one_clear_error(bad, name):
 def test_scores_are_finite_at_any_C(C, name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # which is said at 1e30
-        model = classifiers.make(name, C=C).fit(WHOLE, Y)
+        # There a thousand passes take seconds and do not get there either.
+        model = classifiers.make(name, C=C, max_iter=100).fit(WHOLE, Y)
     assert np.isfinite(model.decision_function(WHOLE)).all()
     assert np.isfinite(model.coef_).all()
 

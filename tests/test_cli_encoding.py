@@ -42,10 +42,11 @@ if encoding == "cp1252":
 out, codes, model = folder / "out", folder / "out" / "codes.h5", folder / "a.model"
 small = ["--backbone", "mini", "--weights", "none", "--input-size", "32"]
 images = str(folder / "images")
+grid = ["--C-grid", "1e-3:1:4", "--folds", "3"]
 for command in (
-    ["run", images, "-o", out, *small, "--classifiers", "logistic,svm"],
+    ["run", images, "-o", out, *small, "--classifiers", "logistic,svm", *grid],
     ["extract", images, "-o", codes, *small, "--json", folder / "extract.json"],
-    ["compare", codes, "--json", folder / "scores.json", "--csv", folder / "scores.csv",
+    ["compare", codes, *grid, "--json", folder / "scores.json", "--csv", folder / "scores.csv",
      "--predictions", folder / "predictions.csv"],
     ["fit", codes, "-o", model, "--C", "1"],
     ["predict", model, images, "-o", folder / "labels.csv"],

@@ -17,8 +17,10 @@ from trapping import apart
 from typer.testing import CliRunner
 
 import featpipe
+from featpipe import report as reports
 from featpipe.cli.app import app
 from featpipe.predictor import exporting
+from featpipe.report import Report, make_report
 
 pytest_plugins = ["predictor_fixtures"]
 
@@ -68,6 +70,13 @@ def networks(kinds_h5) -> tuple[Path, bytes]:
     fitted = featpipe.fit(kinds_h5, "linear", depth="stage1", C=0.1)
     fitted.save(path)
     return path, exporting._onnx(fitted)
+
+
+@pytest.fixture(scope="module")
+def report(kinds_h5) -> Report:
+    """Make a report once; what is tried here is writing it."""
+    pytest.importorskip("bokeh", reason="the extra `report` is not installed")
+    return make_report(kinds_h5)
 
 
 def fill(disk: Path, free: int) -> Path:
@@ -128,7 +137,8 @@ def test_a_full_disk_costs_one_sentence_and_a_rerun(
         shallow, content = request.getfixturevalue("networks")
         monkeypatch.setattr(exporting, "_onnx", lambda predictor: content)
     if name.startswith("report"):
-        pytest.importorskip("bokeh", reason="the extra `report` is not installed")
+        made = request.getfixturevalue("report")
+        monkeypatch.setattr(reports, "make_report", lambda *_, **__: made)
     places = {"src": kinds, "disk": disk, "h5": kinds_h5.path, "model": model}
     words = text.format(**places, shallow=shallow).split()
     old = {}
