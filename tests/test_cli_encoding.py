@@ -46,8 +46,8 @@ grid = ["--C-grid", "1e-3:1:4", "--folds", "3"]
 for command in (
     ["run", images, "-o", out, *small, "--classifiers", "logistic,svm", *grid],
     ["extract", images, "-o", codes, *small, "--json", folder / "extract.json"],
-    ["compare", codes, *grid, "--json", folder / "scores.json", "--csv", folder / "scores.csv",
-     "--predictions", folder / "predictions.csv"],
+    ["compare", codes, *grid, "--json", folder / "scores.json",
+     "--csv", folder / "scores.csv", "--predictions", folder / "predictions.csv"],
     ["fit", codes, "-o", model, "--C", "1"],
     ["predict", model, images, "-o", folder / "labels.csv"],
     ["predict", model, images, "--top", "2"],
