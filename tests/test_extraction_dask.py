@@ -186,6 +186,9 @@ def test_a_scheduler_file_is_as_good_as_an_address(three, many, tmp_path):
     )
     assert len(found) == 8
     (tmp_path / "no.json").write_text("{}")
+    gone = Jobs(1, "dask", str(tmp_path / "gone.json"))
+    with pytest.raises(FileNotFoundError, match=r"no scheduler file .*gone\.json"):
+        run(many, tmp_path / "b.h5", jobs=gone)
     with pytest.raises(ValueError, match="is no scheduler file"):
         run(many, tmp_path / "b.h5", jobs=Jobs(1, "dask", str(tmp_path / "no.json")))
 

@@ -137,6 +137,11 @@ def _distributed() -> Any:
 def _address(scheduler: str) -> str:
     """Return an address; read from a scheduler file if it is one."""
     path = Path(scheduler)
+    if path.suffix == ".json" and not path.is_file():
+        raise FileNotFoundError(
+            f"no scheduler file {path}; give the one that `dask scheduler "
+            "--scheduler-file` wrote, or an address, as tcp://host:8786"
+        )
     if not path.is_file():
         # `urlsplit` below finds host and port only behind a scheme.
         return scheduler if "://" in scheduler else f"tcp://{scheduler}"

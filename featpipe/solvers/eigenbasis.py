@@ -229,13 +229,16 @@ def _common_basis(
 
     Of those that do not fit into the memory a sample will do.
     """
-    middle = moments.centre.mean(0, keepdim=True)
+    middle, streams = moments.centre.mean(0, keepdim=True), rows.streams
     stride = rows.n_rows // (BASIS_ROWS * rows.width)
     if rows.kept is None and stride > 1:
         sample = rows.every(stride)
         if sample is not rows:
             rows, every = sample, stride * every[:, ::stride]
-    gram = gram_matrices(rows, Moments(torch.ones_like(middle), middle), every)
+    # Streamed rows may have columns of any scale.
+    ratio = moments.ratio.mean(0, keepdim=True)
+    ratio = ratio if streams else torch.ones_like(middle)
+    gram = gram_matrices(rows, Moments(ratio, middle), every)
     value, basis = torch.linalg.eigh(gram[0])
     return value.clamp_min(0), basis
 

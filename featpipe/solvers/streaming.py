@@ -25,8 +25,9 @@ BLOCK_BYTES = 8 * 2**20
 SAMPLE_ROWS, SAMPLE_RUNS = 8192, 32
 # Rows of a sample for each column, below which it says nothing of the others.
 LEAST_ROWS = 4
-# Distance of a mean from zero, in deviations, up to which single precision will do.
-FAR = 100.0
+# Distance of a mean from zero, in deviations, up to which rows may stay as they are,
+# since each fold is standardised anyway; and up to which single precision will do.
+NEAR, FAR = 4.0, 100.0
 
 
 def fits(codes: Any, n_bytes: int) -> bool:
@@ -38,6 +39,9 @@ def fits(codes: Any, n_bytes: int) -> bool:
 
 class StreamedRows(Rows):
     """Rows of a reader, standardised as they are read, and one sample of them.
+
+    Where no column lies far from zero they stay as they are, which saves a quarter of
+    a pass.
 
     Parameters
     ----------
@@ -62,7 +66,11 @@ class StreamedRows(Rows):
         self._ahead: _Ahead | _SampledRows = _Ahead(problem.codes)
         self.mean, self.scale = self._sampled_standards(problem.standardize)
         self._slope, self._offset = 1 / self.scale, -self.mean / self.scale
-        self._far = bool(self._offset.abs().max() > FAR)
+        farthest = float(self._offset.abs().max())
+        self._near, self._far = farthest <= NEAR, farthest > FAR
+        if self._near:
+            self.mean = torch.zeros_like(self.mean)
+            self.scale = torch.ones_like(self.scale)
         # One buffer for all blocks, in each precision: where small things are kept
         # between blocks, memory that is freed and taken again piles up, to the size
         # of the file.
@@ -87,7 +95,9 @@ class StreamedRows(Rows):
         if self._far:
             z.copy_(raw.double().mul_(self._slope).add_(self._offset))
         else:
-            z.copy_(raw).mul_(self._slope.float()).add_(self._offset.float())
+            z.copy_(raw)
+            if not self._near:
+                z.mul_(self._slope.float()).add_(self._offset.float())
         if not torch.isfinite(z.sum()):
             raise ValueError(
                 f"codes of rows {start} to {stop} hold NaN or infinity; "
