@@ -28,7 +28,7 @@ _POOLS = {
     "map": ("avg", "max", "gem", "flatten", "map", "map32"),
     "tokens": ("cls", "mean", "flatten", "map", "map32"),
 }
-_ALL_POOLS = ("avg", "max", "gem", "flatten", "cls", "mean", "map", "map32")
+_ALL_POOLS = tuple(dict.fromkeys(how for pools in _POOLS.values() for how in pools))
 _WHOLE = {"map": torch.float16, "map32": torch.float32}
 _GEM_POWER = 3.0
 

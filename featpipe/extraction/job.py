@@ -1,7 +1,7 @@
 """One extraction from beginning to end.
 
-Calls the others in turn: `update` decides, `runner` computes, `codes`
-writes.
+Calls the others in turn: `update_plan` decides by path, size and time which images are
+read again; `runner` computes those whose content differs; `codes` writes.
 """
 
 import os

@@ -9,7 +9,8 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 |---|---|
 | `imageset` | the list of images, and the one error of an image |
 | `scanning` | telling the kinds of sources apart |
-| `naming` | what names of folders and files mean |
+| `naming` | what names of folders mean: splits and classes |
+| `set_aside` | names that a scan counts and does not list; suffixes of images |
 | `reading` | the bytes of one file |
 | `folder`, `table`, `ziparchive`, `tararchive` | a kind of source each |
 | `datasets`, `arrays` | those of torchvision, and pictures in memory |
@@ -45,9 +46,10 @@ from featpipe.images.imageset import (
     build_image_set,
 )
 from featpipe.images.labelling import class_names_of, splits_from
-from featpipe.images.naming import is_image_name, is_split
+from featpipe.images.naming import is_split
 from featpipe.images.reading import FileReader, stat_file
 from featpipe.images.scanning import scan
+from featpipe.images.set_aside import is_image_name
 from featpipe.images.sniffing import is_image_file
 from featpipe.images.values import ValueRange, describe_values, parse_value_range
 

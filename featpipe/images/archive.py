@@ -28,10 +28,10 @@ from featpipe.images.imageset import (
 )
 from featpipe.images.naming import (
     assign_labels_and_splits,
-    is_set_aside,
     wrapping_folder,
 )
 from featpipe.images.reading import problem
+from featpipe.images.set_aside import is_set_aside
 
 __all__ = [
     "ArchiveMember",

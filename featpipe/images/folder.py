@@ -24,11 +24,11 @@ from featpipe.images.imageset import (
 )
 from featpipe.images.naming import (
     assign_labels_and_splits,
-    is_set_aside,
     is_split,
     wrapping_folder,
 )
 from featpipe.images.reading import FileReader, kind, problem
+from featpipe.images.set_aside import is_set_aside
 
 __all__ = ["scan_folder"]
 

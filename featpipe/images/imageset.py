@@ -147,7 +147,7 @@ class ImageSet:
     n_hidden : int
         Files and folders whose name begins with a dot; a hidden folder counts once.
     n_set_aside : int
-        Files and folders of systems, and known non-images; see `naming.is_set_aside`.
+        Files and folders of systems, and known non-images; see `is_set_aside`.
 
     Examples
     --------

@@ -1,7 +1,8 @@
 """The model file: safetensors with one strict JSON record, every byte under a digest.
 
 ``docs/reference/models.md`` specifies it. Nothing in a file is executed or imported,
-and nothing is allocated that the file does not hold. Never here: what the numbers mean.
+and nothing is allocated that the file does not hold. Never here: the record's fields,
+which `model` has.
 """
 
 from __future__ import annotations

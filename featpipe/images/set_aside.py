@@ -1,0 +1,55 @@
+"""Which names a scan counts and does not list: of systems, and of what is no image."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["is_image_name", "is_set_aside"]
+
+_SYSTEM = {
+    *("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information"),
+    *("lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    *("ehthumbs_vista.db", "icon\r", "picasa.ini", "zbthumbnail.info"),
+}
+_DOCUMENTS = re.compile(
+    r"(readme|licen[cs]e|copying|changelog|citation|authors|notice)([ ._-].*)?"
+    r"|.*\.(md5|sha1|sha256|sha512|sfv|crc32)"
+    r"|(md5|sha1|sha256|sha512)sums?(\.txt)?|checksums?(\..*)?"
+    r"|(labels?|class(es)?|class_?names|categories|annotations?|metadata|notes|urls)\.txt"
+    r"|.*\.(csv|tsv|json|jsonl|xml|yaml|yml|md|rst|xlsx|parquet|ipynb|url|lnk)",
+    re.IGNORECASE,
+)
+_IMAGE_SUFFIX = re.compile(
+    r".*\.(jpe?g|png|gif|webp|bmp|tiff?|avif|p[pgbn]m|jp2|j2k|mpo)", re.IGNORECASE
+)
+
+
+def is_set_aside(name: str, *, is_folder: bool) -> bool:
+    """Return whether a file or folder of this name is counted and not listed.
+
+    That is what systems leave behind (``@eaDir``, ``Thumbs.db``), what a collection
+    says of itself (``README``, checksums, tables), and every name with a leading dot.
+
+    Examples
+    --------
+    >>> [is_set_aside(n, is_folder=False) for n in ("Thumbs.db", "README.md", "a.jpg")]
+    [True, True, False]
+    """
+    if name.startswith(".") or name.casefold() in _SYSTEM:
+        return True
+    # readme.png is an image.
+    if is_folder or _IMAGE_SUFFIX.fullmatch(name):
+        return False
+    return _DOCUMENTS.fullmatch(name) is not None
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name ends as those of images do.
+
+    Examples
+    --------
+    >>> is_image_name("new.JPG"), is_image_name("photos.csv")
+    (True, False)
+    """
+    return _IMAGE_SUFFIX.fullmatch(name.rpartition("/")[2]) is not None
