@@ -137,6 +137,8 @@ def test_two_classes_mirror_images_float16_and_two_depths_are_in_the_graph(
     session = onnxruntime.InferenceSession(folder / "two.onnx")
     names = ["label", "score", "probability"]
     assert [output.name for output in session.get_outputs()] == names
+    # One depth alone, an early one: the smallest graph that shows it.
+    model = featpipe.fit(file, "svm", depth="stage1", C=1e-3)
     model.model = replace(model.model, calibration=None)
     exporting.export(model, folder / "bare.onnx", check=folder / "kinds" / "a")
     session = onnxruntime.InferenceSession(folder / "bare.onnx")
