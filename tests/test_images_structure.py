@@ -37,15 +37,20 @@ def tiff(n_rows: int) -> bytes:
     return start + struct.pack("<I", 1) * 2 * n_rows
 
 
-def png(width: int, height: int) -> bytes:
+def png(width: int, height: int, **changes) -> bytes:
+    """Return a grey PNG; ``rows`` of other data, or of another kind."""
+
     def chunk(name: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + content))
         return struct.pack(">I", len(content)) + name + content + check
 
-    rows = zlib.compress((b"\0" + bytes(width)) * height)
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
+    rows = zlib.compress(changes.get("rows", (b"\0" + bytes(width)) * height))
+    kind = changes.get("bits", 8), changes.get("colour", 0)
+    head = struct.pack(">IIBBBBB", width, height, *kind, 0, 0, "interlaced" in changes)
+    chunks = chunk(b"IHDR", head) + chunk(b"PLTE", bytes(6)) * (kind[1] == 3)
+    half = len(rows) // 2
+    chunks += chunk(b"IDAT", rows[:half]) + chunk(b"IDAT", rows[half:])
+    return b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b"")
 
 
 TOO_MUCH = {
@@ -96,3 +101,46 @@ def test_a_narrow_image_that_would_grow_beyond_memory_is_a_failure(exact):
         pixels_of(content, Preprocessing(None, 256), Decoding(exact))
     square, _ = pixels_of(png(1, 4000), Preprocessing(8, 8), Decoding(exact))
     assert square.shape == (3, 8, 8)
+
+
+# Bits of a sample, colour type, and the bytes of a row of nine pixels.
+KINDS = [
+    (1, 0, 2),
+    (8, 0, 9),
+    (16, 0, 18),
+    (8, 2, 27),
+    (4, 3, 5),
+    (8, 4, 18),
+    (16, 6, 72),
+]
+
+
+@pytest.mark.parametrize(("bits", "colour", "n"), KINDS)
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_png_whose_data_ends_before_its_rows_is_a_failure(bits, colour, n, value):
+    row = b"\0" + (0x11 * value).to_bytes() * n
+    kind = {"bits": bits, "colour": colour}
+    decode(png(9, 20, rows=20 * row, **kind))
+    for missing in (1, n, 19 * n):
+        data = (20 * row)[: -missing or None]
+        with pytest.raises(ImageError, match=r"ends after|truncated"):
+            decode(png(9, 20, rows=data, **kind))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (5, 5), (8, 8), (9, 17)])
+def test_an_interlaced_png_needs_all_its_passes(width, height):
+    # The seven passes, counted on a plane of pixels.
+    steps = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
+             (1, 0, 2, 2), (0, 1, 1, 2)]  # fmt: skip
+    data = b""
+    for left, top, right, down in steps:
+        columns = len(range(left, width, right))
+        for _ in range(top, height, down):
+            data += (b"\0" + b"\x80" * columns) if columns else b""
+    whole = png(width, height, rows=data, interlaced=True)
+    assert decode(whole).image.getextrema() == ((128, 128),) * 3
+    for missing in (1, len(data) // 2):
+        with pytest.raises(ImageError, match=r"ends after|truncated"):
+            decode(
+                png(width, height, rows=data[: len(data) - missing], interlaced=True)
+            )

@@ -27,6 +27,7 @@ from featpipe.images.imageset import ImageError
 from featpipe.images.memory import pixel_view
 from featpipe.images.non_images import describe_non_image, unknown
 from featpipe.images.orientation import SIDEWAYS, orientation_of, turned
+from featpipe.images.png import require_all_rows
 from featpipe.images.structure import require_few_tiles, require_plain_structure
 from featpipe.images.values import ValueRange, note_unfilled, samples_of
 
@@ -273,6 +274,7 @@ def _decode(
     # The order matters: asking a PNG for EXIF or frames may decode it, and if that
     # fails the next load() would pass a half-decoded picture off as whole.
     image.load()
+    require_all_rows(content, image)
     notes: list[str] = []
     # A second opening, because loading has turned 16 bits into 8.
     samples = samples_of(image, tile, lambda: _open(content), content)

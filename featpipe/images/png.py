@@ -1,0 +1,89 @@
+"""PNG files whose compressed data ends before the picture does.
+
+Pillow leaves the rows that are missing black, and tells nobody; libpng, and with it
+most programs, takes such a file for damaged.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from featpipe.images.imageset import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["require_all_rows"]
+
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by the colour type
+# First column and row, and the steps, of each pass of an interlaced image.
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
+           (1, 0, 2, 2), (0, 1, 1, 2))  # fmt: skip
+_AT_ONCE = 2**20
+
+
+def require_all_rows(content: bytes, image: Image) -> None:
+    """Raise if a PNG that was loaded has fewer rows in its data than it declares.
+
+    The data is counted only where rows may be missing, for that takes half as long as
+    decoding it: where the last row is black, or the image is interlaced.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file.
+    image : PIL.Image.Image
+        As it was loaded, before any conversion.
+
+    Raises
+    ------
+    ImageError
+        Naming the bytes that there are, and those that were declared.
+    """
+    if image.format != "PNG" or not content.startswith(b"\x89PNG"):
+        return
+    width, height, bits, colour, _, _, interlaced = struct.unpack_from(
+        ">IIBBBBB", content, 16
+    )
+    if not interlaced and any(image.crop((0, height - 1, width, height)).tobytes()):
+        return
+    declared = _n_bytes(width, height, bits * _SAMPLES[colour], bool(interlaced))
+    there = _n_inflated(content, declared)
+    if there < declared:
+        raise ImageError(
+            "decode", f"image data ends after {there:,} of {declared:,} bytes"
+        )
+
+
+def _n_bytes(width: int, height: int, bits: int, interlaced: bool) -> int:
+    """Return the bytes of all rows, each behind the byte that names its filter."""
+    n = 0
+    for left, top, right, down in _PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            n += rows * (1 + -(-columns * bits // 8))
+    return n
+
+
+def _n_inflated(content: bytes, most: int) -> int:
+    """Count what the image data inflates to, as far as it is needed."""
+    inflate, n = zlib.decompressobj(), 0
+    for piece in _image_data(content):
+        rest = piece
+        while rest and n < most and not inflate.eof:
+            n += len(inflate.decompress(rest, _AT_ONCE))
+            rest = inflate.unconsumed_tail
+    return n + len(inflate.flush(_AT_ONCE))
+
+
+def _image_data(content: bytes) -> Iterator[bytes]:
+    """Yield what is in the chunks of the image's data."""
+    at = 8
+    while at + 8 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, at)
+        if name == b"IDAT":
+            yield content[at + 8 : at + 8 + length]
+        at += 12 + length
