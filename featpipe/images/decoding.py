@@ -254,8 +254,8 @@ def _decode(
     if max(width, height) > _MAX_SIDE:
         raise ImageError(
             "decode",
-            f"{width:,} x {height:,} pixels, more than {_MAX_SIDE:,} on a side; cut it "
-            "into pieces",
+            f"{width:,} x {height:,} pixels, more than the limit of {_MAX_SIDE:,} on a "
+            "side; cut it into pieces",
         )
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
