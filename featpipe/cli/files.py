@@ -128,7 +128,10 @@ def verify(path: o.CodesPath) -> None:
 
 
 def merge(
-    paths: o.CodesPaths,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE.h5…", help="Codes files of a part each."),
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The merged file.")
     ],

@@ -65,7 +65,13 @@ def finetune(
     ] = Init.random,
     epochs: Annotated[
         int,
-        typer.Option("--epochs", min=1, metavar="N", rich_help_panel=_TRAINING),
+        typer.Option(
+            "--epochs",
+            min=1,
+            metavar="N",
+            help="Passes over the training images; the best of them is kept.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = 10,
     budget: Annotated[
         float | None,
@@ -121,7 +127,12 @@ def finetune(
     ] = 0.1,
     weight_decay: Annotated[
         float,
-        typer.Option("--weight-decay", metavar="x", rich_help_panel=_TRAINING),
+        typer.Option(
+            "--weight-decay",
+            metavar="x",
+            help="How much each step draws the weights to 0.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = 1e-4,
     clip: Annotated[
         float,
@@ -154,7 +165,12 @@ def finetune(
     ] = "auto",
     label_smoothing: Annotated[
         float,
-        typer.Option("--label-smoothing", metavar="x", rich_help_panel=_TRAINING),
+        typer.Option(
+            "--label-smoothing",
+            metavar="x",
+            help="Share of each label that is spread over all classes.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = 0.0,
     class_weight: po.ClassWeightOption = None,
     refit: Annotated[

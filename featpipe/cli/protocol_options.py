@@ -37,7 +37,7 @@ Folds = Annotated[
         "--folds",
         metavar="N",
         min=2,
-        help="Folds that choose C, and that judge where there is no split.",
+        help="Folds that choose, and that judge where there is no split.",
         rich_help_panel=_PROTOCOL,
     ),
 ]
@@ -65,8 +65,8 @@ MetricOption = Annotated[
     typer.Option(
         "--metric",
         metavar="NAME",
-        help="What C and the recommended row are chosen by: accuracy, "
-        "balanced_accuracy or macro_f1.",
+        help="The measure that choices are made by: accuracy, balanced_accuracy or "
+        "macro_f1.",
         rich_help_panel=_PROTOCOL,
     ),
 ]
