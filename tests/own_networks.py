@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-__all__ = ["Restless", "small"]
+__all__ = ["Bounded", "Restless", "small"]
 
 
 class Block(nn.Module):
@@ -51,3 +51,18 @@ class Restless(nn.Module):
         if float(x.abs().max()) > 1e6:
             x = x / x.abs().max()
         return self.small(x)
+
+
+class Bounded(nn.Module):
+    """A network with a bound that bounds nothing, as timm's Gemma has."""
+
+    limit: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.register_buffer("limit", torch.tensor(torch.inf))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.minimum(self.body(x), self.limit).mean((2, 3)))

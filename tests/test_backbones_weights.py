@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections import OrderedDict
 
+import own_networks
 import pytest
 import safetensors.torch
 import torch
@@ -187,6 +188,21 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, network):
     torch.save(state, tmp_path / "w")
     with pytest.raises(ValueError, match=r"not finite in bn1\.bias"):
         load(tmp_path / "w")
+
+
+def test_an_infinite_bound_that_the_network_is_built_with_is_no_damage(tmp_path):
+    state = own_networks.Bounded().state_dict()
+    torch.save(state, tmp_path / "w")
+    name = "own_networks:Bounded"
+    backbone = backbones.load(name, weights=tmp_path / "w", input_size=16)
+    assert (
+        backbone(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))["penultimate"]
+        .isfinite()
+        .all()
+    )
+    torch.save(state | {"limit": torch.tensor(torch.nan)}, tmp_path / "w")
+    with pytest.raises(ValueError, match="not finite in limit"):
+        backbones.load(name, weights=tmp_path / "w", input_size=16)
 
 
 class Hostile:
