@@ -110,7 +110,7 @@ def test_the_command_that_demo_shows_parses(tmp_path, monkeypatch):
 def test_commands_are_found_at_all():
     assert len(HINTS) > 25
     assert len(DOCUMENTED) > 25
-    assert ("featpipe/codes/access.py", "extract SOURCE -o X") in HINTS
+    assert ("featpipe/codes/opening.py", "extract SOURCE -o X") in HINTS
     assert any(path == "README.md" for path, _ in DOCUMENTED)
 
 
