@@ -223,6 +223,8 @@ def listing(runs: Sequence[Run]) -> Iterator[str]:
     """Write a line for every run."""
     yield "## The runs"
     yield ""
+    yield "Each names the code that it tried, by a digest of the package's sources."
+    yield ""
     yield "| what | began (UTC) | minutes | seed | tried | machine |"
     yield "|---|---|---|---|---|---|"
     for each in runs:
