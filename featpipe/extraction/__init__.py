@@ -1,9 +1,21 @@
 """Images through a backbone into a codes file: resumable and incremental.
 
-`extract` decides what is missing (`update`), plans it (`plan`), runs the plan
-(`runner`, through `inference`) into part files (`parts`), in this process or as
-`tasks` of several (`pooled`), and hands over to `codes` to make the final file. Knows
-nothing of classifiers.
+`extract` runs a `job`: decide what is missing, plan it, run the plan through
+`inference` into part files, here or in several processes, and hand over to `codes`,
+which makes the final file. Knows nothing of classifiers.
+
+| module | what lives there |
+|---|---|
+| `job` | one extraction from beginning to end |
+| `existing` | the file that is there already |
+| `update_plan` | what of it still holds, and so what is computed |
+| `plan` | the work in slices and batches, the same however often it stops |
+| `shards` | ``--shard``: a share of the work for a machine of its own |
+| `cost` | ``--plan``: time, disk and memory |
+| `runner` | a plan run in this process |
+| `tasks`, `pooled` | a slice for another process, and a plan shared among several |
+| `parts`, `contents` | part files: their names, and the rows in each |
+| `tables` | everything in the final file beside the codes |
 """
 
 import os

@@ -23,6 +23,9 @@ pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
 | `values` | values of more than 8 bits, and which of them become black and white |
 | `turbo` | the same pixels of plain JPEGs, faster |
 | `memory` | pixels of Pillow's without a copy |
+| `orientation` | EXIF rotation |
+| `frames` | how many frames a GIF or TIFF has |
+| `structure`, `png` | what a file may hold beside its pixels; PNGs that end early |
 | `sniffing` | whether a file begins as an image does |
 | `non_images` | what a file is that is no image |
 """

@@ -1,7 +1,8 @@
 """Rows that do not fit into the memory: read on every pass, the next while one is used.
 
 In single precision, as large codes are kept too. Their standardisation is read off a
-sample: any near enough will do, since that of each fold is put on top of it.
+sample: any near enough will do, since that of each fold is put on top of it. Never
+here: when codes are streamed, which `classifiers.budgeting` decides.
 """
 
 from __future__ import annotations
