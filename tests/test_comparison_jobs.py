@@ -112,6 +112,7 @@ def test_two_processes_write_the_record_of_one(file, tmp_path):
     assert told[-1] == (8, 8, "done")
 
 
+@pytest.mark.slow
 def test_an_ensemble_alone_is_the_same_too(file, tmp_path):
     asked = {"classifiers": ["ensemble"], "Cs": [1e-3, 1e-2]}
     one, two = (featpipe.compare(file, jobs=jobs, **asked) for jobs in (None, 2))
@@ -134,7 +135,9 @@ def test_what_cannot_read_in_blocks_is_refused_where_memory_is_short(file):
         featpipe.compare(file, classifiers=["knn", "svm", "lda"], memory="10KB")
 
 
-@pytest.mark.parametrize("fault", ["gone", "another"])
+@pytest.mark.parametrize(
+    "fault", ["gone", pytest.param("another", marks=pytest.mark.slow)]
+)
 def test_a_worker_that_sees_no_such_file_says_so(file, tmp_path, fault, monkeypatch):
     path = write(tmp_path / "a.h5")
     plain = tasks.split_task
