@@ -36,6 +36,13 @@ def forge(path: Path, change, said: dict | None = None, arrays=None) -> Path:
     return forged
 
 
+def test_the_same_model_is_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    model = featpipe.load(saved)
+    for k in range(4):
+        model.save(tmp_path / str(k))
+        assert (tmp_path / str(k)).read_bytes() == saved.read_bytes()
+
+
 def test_no_damaged_copy_is_read(saved: Path, tmp_path: Path) -> None:
     content = saved.read_bytes()
     rng = np.random.default_rng(0)

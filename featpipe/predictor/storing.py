@@ -76,12 +76,23 @@ def write_model(
         "record": record,
         "sha256": _digest(record, arrays),
     }
-    content = save(arrays, metadata=metadata)
+    content = _ordered(save(arrays, metadata=metadata))
     with files.explained(path, len(content)), files.replacing(path) as file:
         file.write(content)
         file.flush()
         # While the old file is still in place.
         check(Path(file.name))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata sorted; `save` draws their order."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # Tensors begin at a multiple of eight.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def read_model(path: Path) -> Model:
