@@ -86,8 +86,7 @@ def torch_loader(
     used = cost(batches, sum(map(len, at[1:])))
     batches = begin()
     next(batches)
-    # torch's DataLoader has no public name for its processes.
-    # Of a loader with workers, which the stubs do not tell from one without.
+    # torch has no public name for the processes of a loader, and its stubs have none.
     os.kill(batches._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
     start = time.perf_counter()
     try:

@@ -154,7 +154,8 @@ def counted_passes() -> Iterator[list[float]]:
         print(f"{now} pass {len(seconds)}: {seconds[-1]:.2f} s", file=sys.stderr)
         return found
 
-    # Replaced for the time of a fit, to count what nothing else reports.
+    # A method replaced for the time of a fit and put back, which mypy forbids: nothing
+    # else reports the passes.
     objective.Objective.evaluate = timed  # type: ignore[method-assign]
     try:
         yield seconds

@@ -351,7 +351,7 @@ class Codes:
             X[:, column : column + width] = rows.reshape(n_rows, width)
             column += width
         # A copy: with all rows chosen it would be the file's own labels, and writing to
-        # them would change what the file is said to hold.
+        # them would change what a reader takes the file to hold.
         return X, self.labels[chosen].copy()
 
     def to_frame(self, depth: str | None = None) -> "pandas.DataFrame":
