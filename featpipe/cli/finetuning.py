@@ -1,12 +1,10 @@
 """`finetune`: training the network itself, on the command line."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from featpipe.cli import options as o
 from featpipe.cli import protocol_options as po
+from featpipe.cli import training_options as to
 from featpipe.cli.choices import Init, Metric, Optimiser, Precision, Schedule
 from featpipe.cli.extracting import numbers, pixel_limit
 from featpipe.cli.outputs import require_outputs
@@ -19,188 +17,32 @@ if TYPE_CHECKING:
 
 __all__ = ["finetune"]
 
-# Its own panels: the options of `extract` come after those of training.
-_TRAINING = "The training"
-_CACHE = "The cache"
-
 
 def finetune(
+    # Defaults are those of `featpipe.finetune`, so that both do the same.
     source: o.Source,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="MODEL",
-            help="The model file. With it, a stopped training goes on where it was.",
-        ),
-    ] = None,
+    output: to.TunedModel = None,
     backbone: o.Backbone = "resnet50",
     weights: o.Weights = None,
-    depth: Annotated[
-        str,
-        typer.Option(
-            "--depth",
-            metavar="NODE[:POOL]",
-            help="What the new head sits on.",
-            rich_help_panel=o.NETWORK,
-        ),
-    ] = "penultimate",
-    train: Annotated[
-        str,
-        typer.Option(
-            "--train",
-            metavar="all|from:NODE|head",
-            help="What learns; all that runs before NODE is frozen.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = "all",
-    init: Annotated[
-        Init,
-        typer.Option(
-            "--init",
-            help="probe: the head starts from the logistic classifier on the codes.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = Init.random,
-    epochs: Annotated[
-        int,
-        typer.Option(
-            "--epochs",
-            min=1,
-            metavar="N",
-            help="Passes over the training images; the best of them is kept.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 10,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            "--budget",
-            metavar="SECONDS",
-            help="Stop when the probe is beaten beyond noise, cannot be, or time is "
-            "over; with --init probe.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            "--lr",
-            metavar="x",
-            help="The head's learning rate. Default: the best of a few short trials.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    backbone_lr: Annotated[
-        float,
-        typer.Option(
-            "--backbone-lr",
-            metavar="SHARE",
-            help="The backbone's learning rate, as a share of the head's.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 0.1,
-    optimiser: Annotated[
-        # Defaults are those of `featpipe.finetune`, so that both do the same.
-        Optimiser,
-        typer.Option(
-            "--optimiser", help="sgd has momentum.", rich_help_panel=_TRAINING
-        ),
-    ] = Optimiser.adamw,
-    schedule: Annotated[
-        Schedule,
-        typer.Option(
-            "--schedule",
-            help="step: a tenth after each third of the epochs.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = Schedule.cosine,
-    warmup: Annotated[
-        float,
-        typer.Option(
-            "--warmup",
-            metavar="SHARE",
-            help="Share of the steps in which the rate rises.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 0.1,
-    weight_decay: Annotated[
-        float,
-        typer.Option(
-            "--weight-decay",
-            metavar="x",
-            help="How much each step draws the weights to 0.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 1e-4,
-    clip: Annotated[
-        float,
-        typer.Option(
-            "--clip",
-            metavar="x",
-            help="Largest norm of the gradient; 0: no clipping.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 1.0,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            metavar="N",
-            min=1,
-            help="Images a step. Default: 32, down to 8 where images are few.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = None,
-    augment: Annotated[
-        str,
-        typer.Option(
-            "--augment",
-            metavar="A,B,…",
-            help="flip, vflip, crop, colour; none; or auto: flip and crop, as far as "
-            "a probe still recognises such images.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = "auto",
-    label_smoothing: Annotated[
-        float,
-        typer.Option(
-            "--label-smoothing",
-            metavar="x",
-            help="Share of each label that is spread over all classes.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = 0.0,
+    depth: to.HeadDepth = "penultimate",
+    train: to.Train = "all",
+    init: to.InitOption = Init.random,
+    epochs: to.Epochs = 10,
+    budget: to.Budget = None,
+    lr: to.LearningRate = None,
+    backbone_lr: to.BackboneRate = 0.1,
+    optimiser: to.OptimiserOption = Optimiser.adamw,
+    schedule: to.ScheduleOption = Schedule.cosine,
+    warmup: to.Warmup = 0.1,
+    weight_decay: to.WeightDecay = 1e-4,
+    clip: to.Clip = 1.0,
+    batch_size: to.TrainingBatch = None,
+    augment: to.Augment = "auto",
+    label_smoothing: to.LabelSmoothing = 0.0,
     class_weight: po.ClassWeightOption = None,
-    refit: Annotated[
-        bool,
-        typer.Option(
-            "--refit/--no-refit",
-            help="Train anew on all training images once rate and epoch are chosen.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = True,
-    views: Annotated[
-        int | None,
-        typer.Option(
-            "--views",
-            metavar="N",
-            min=0,
-            help="With from:NODE and head: how many views of each image are cached; 0 "
-            "runs the whole network in every epoch. Default: 4.",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
-    codes: Annotated[
-        Path | None,
-        typer.Option(
-            "--codes",
-            metavar="FILE.h5",
-            help="The codes file: kept, and used if it is there.",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
+    refit: to.Refit = True,
+    views: to.Views = None,
+    codes: to.CachedCodes = None,
     folds: po.Folds = N_FOLDS,
     metric: po.MetricOption = Metric.accuracy,
     json_path: po.CompareJson = None,
@@ -217,14 +59,7 @@ def finetune(
     workers: o.Workers = None,
     limit: o.Limit = None,
     seed: o.Seed = 0,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Train anew, whatever model is there.",
-            rich_help_panel=_TRAINING,
-        ),
-    ] = False,
+    overwrite: to.TrainAnew = False,
 ) -> None:
     """Train the network itself: the rival of cached codes, on the same split.
 

@@ -1,10 +1,11 @@
 """`fit` and `export`: model files and ONNX networks, on the command line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from featpipe.cli import model_options as mo
 from featpipe.cli import options as o
 from featpipe.cli import protocol_options as po
 from featpipe.cli.choices import FitClassifier, Metric
@@ -22,37 +23,13 @@ __all__ = ["export", "fit"]
 
 def fit(
     path: o.CodesPath,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="MODEL", help="The model file.")
-    ],
-    classifier: Annotated[
-        FitClassifier, typer.Option("--classifier", help="What is fitted.")
-    ] = FitClassifier.logistic,
-    depth: Annotated[
-        str | None,
-        typer.Option(
-            "--depth",
-            metavar="SPEC",
-            help="A depth in the file; a+b puts two side by side. Default: the only "
-            "one, or penultimate.",
-        ),
-    ] = None,
-    c: Annotated[
-        str,
-        typer.Option(
-            "--C", metavar="auto|x", help="auto chooses it, as `compare` does."
-        ),
-    ] = "auto",
-    embed_weights: Annotated[
-        bool,
-        typer.Option(
-            "--embed-weights",
-            help="Put the backbone's weights into the file: it is then the whole "
-            "model.",
-        ),
-    ] = False,
-    weights: o.WeightsNow = None,
-    backbone: o.BackboneNow = None,
+    output: mo.FittedModel,
+    classifier: mo.Classifier = FitClassifier.logistic,
+    depth: mo.FitDepth = None,
+    c: mo.COption = "auto",
+    embed_weights: mo.EmbedWeights = False,
+    weights: mo.WeightsNow = None,
+    backbone: mo.BackboneNow = None,
     folds: po.Folds = N_FOLDS,
     c_grid: po.CGrid = None,
     metric: po.MetricOption = Metric.accuracy,
@@ -60,15 +37,7 @@ def fit(
     device: o.Device = "auto",
     memory: po.Memory = None,
     seed: o.Seed = 0,
-    scores: Annotated[
-        Path | None,
-        typer.Option(
-            "--scores",
-            metavar="F.json",
-            help="Take C from this record of `compare --json`, on the same file with "
-            "the same options, instead of searching again.",
-        ),
-    ] = None,
+    scores: mo.RecordedScores = None,
 ) -> None:
     """Fit one classifier on all training rows, bound to the recipe of its codes.
 
@@ -140,21 +109,11 @@ def _print_fit(model: "Predictor", output: Path) -> None:
 
 
 def export(
-    model: o.ModelPath,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="F.onnx", help="The network.")
-    ],
-    check: Annotated[
-        str | None,
-        typer.Option(
-            "--check",
-            metavar="SOURCE",
-            help="Images on which the network has to agree with `predict`. Default: "
-            "20 views of the two photos that come with scikit-learn.",
-        ),
-    ] = None,
-    weights: o.WeightsNow = None,
-    backbone: o.BackboneNow = None,
+    model: mo.ModelPath,
+    output: mo.OnnxOutput,
+    check: mo.CheckSource = None,
+    weights: mo.WeightsNow = None,
+    backbone: mo.BackboneNow = None,
     max_pixels: o.MaxPixels = None,
 ) -> None:
     """Write the whole model as one ONNX network: uint8 images in, labels out.

@@ -41,31 +41,6 @@ CodesPaths = Annotated[
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The codes file.")
 ]
-
-ModelPath = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model file, written by `fit`.")
-]
-# Other words than for `extract`: here the weights are known, and only their place may
-# have changed.
-WeightsNow = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        help="Where the backbone's weights file is, if not where it was.",
-        rich_help_panel=NETWORK,
-    ),
-]
-BackboneNow = Annotated[
-    str | None,
-    typer.Option(
-        "--backbone",
-        metavar="NAME",
-        help="What the backbone is called now. Needed where it is your own callable: "
-        "a model file alone never runs code.",
-        rich_help_panel=NETWORK,
-    ),
-]
 Backbone = Annotated[
     str,
     typer.Option(

@@ -6,10 +6,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from featpipe.cli import model_options as mo
 from featpipe.cli import options as o
 from featpipe.cli.extracting import pixel_limit
 from featpipe.cli.outputs import require_outputs
@@ -28,39 +27,13 @@ _ADVISED = 0.05  # share of wrong labels
 
 
 def predict(
-    model: o.ModelPath,
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE…",
-            help="A source as `extract` takes it; or image files; or - for a list of "
-            "their paths on stdin, one a line.",
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="F.csv",
-            help="Write path, label, probability, score of every image, and the truth "
-            "where there is one; what could not be read goes to F.failures.csv.",
-        ),
-    ] = None,
-    top: Annotated[
-        int, typer.Option("--top", metavar="K", min=1, help="The K likeliest classes.")
-    ] = 1,
-    reject: Annotated[
-        float | None,
-        typer.Option(
-            "--reject",
-            metavar="P",
-            help="Answer `unknown` where a label is too doubtful, so that at most a "
-            "share P of the labels given is wrong, as 0.05.",
-        ),
-    ] = None,
-    weights: o.WeightsNow = None,
-    backbone: o.BackboneNow = None,
+    model: mo.ModelPath,
+    sources: mo.PredictSources,
+    output: mo.PredictionsCsv = None,
+    top: mo.Top = 1,
+    reject: mo.Reject = None,
+    weights: mo.WeightsNow = None,
+    backbone: mo.BackboneNow = None,
     device: o.Device = "auto",
     batch_size: o.BatchSize = None,
     workers: o.Workers = None,

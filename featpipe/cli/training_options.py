@@ -1,0 +1,193 @@
+"""The options of `finetune`: what learns, how, and from which cache."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featpipe.cli.choices import Init, Optimiser, Schedule
+from featpipe.cli.options import NETWORK
+
+__all__: list[str] = []
+
+# Panels of their own: the options of `extract` come after those of training.
+_TRAINING = "The training"
+_CACHE = "The cache"
+
+TunedModel = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="MODEL",
+        help="The model file. With it, a stopped training goes on where it was.",
+    ),
+]
+HeadDepth = Annotated[
+    str,
+    typer.Option(
+        "--depth",
+        metavar="NODE[:POOL]",
+        help="What the new head sits on.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Train = Annotated[
+    str,
+    typer.Option(
+        "--train",
+        metavar="all|from:NODE|head",
+        help="What learns; all that runs before NODE is frozen.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+InitOption = Annotated[
+    Init,
+    typer.Option(
+        "--init",
+        help="probe: the head starts from the logistic classifier on the codes.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Epochs = Annotated[
+    int,
+    typer.Option(
+        "--epochs",
+        min=1,
+        metavar="N",
+        help="Passes over the training images; the best of them is kept.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        metavar="SECONDS",
+        help="Stop when the probe is beaten beyond noise, cannot be, or time is "
+        "over; with --init probe.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        metavar="x",
+        help="The head's learning rate. Default: the best of a few short trials.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+BackboneRate = Annotated[
+    float,
+    typer.Option(
+        "--backbone-lr",
+        metavar="SHARE",
+        help="The backbone's learning rate, as a share of the head's.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+OptimiserOption = Annotated[
+    Optimiser,
+    typer.Option("--optimiser", help="sgd has momentum.", rich_help_panel=_TRAINING),
+]
+ScheduleOption = Annotated[
+    Schedule,
+    typer.Option(
+        "--schedule",
+        help="step: a tenth after each third of the epochs.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Warmup = Annotated[
+    float,
+    typer.Option(
+        "--warmup",
+        metavar="SHARE",
+        help="Share of the steps in which the rate rises.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+WeightDecay = Annotated[
+    float,
+    typer.Option(
+        "--weight-decay",
+        metavar="x",
+        help="How much each step draws the weights to 0.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Clip = Annotated[
+    float,
+    typer.Option(
+        "--clip",
+        metavar="x",
+        help="Largest norm of the gradient; 0: no clipping.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+TrainingBatch = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Images a step. Default: 32, down to 8 where images are few.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        "--augment",
+        metavar="A,B,…",
+        help="flip, vflip, crop, colour; none; or auto: flip and crop, as far as "
+        "a probe still recognises such images.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+LabelSmoothing = Annotated[
+    float,
+    typer.Option(
+        "--label-smoothing",
+        metavar="x",
+        help="Share of each label that is spread over all classes.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit/--no-refit",
+        help="Train anew on all training images once rate and epoch are chosen.",
+        rich_help_panel=_TRAINING,
+    ),
+]
+Views = Annotated[
+    int | None,
+    typer.Option(
+        "--views",
+        metavar="N",
+        min=0,
+        help="With from:NODE and head: how many views of each image are cached; 0 "
+        "runs the whole network in every epoch. Default: 4.",
+        rich_help_panel=_CACHE,
+    ),
+]
+CachedCodes = Annotated[
+    Path | None,
+    typer.Option(
+        "--codes",
+        metavar="FILE.h5",
+        help="The codes file: kept, and used if it is there.",
+        rich_help_panel=_CACHE,
+    ),
+]
+TrainAnew = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Train anew, whatever model is there.",
+        rich_help_panel=_TRAINING,
+    ),
+]
