@@ -105,6 +105,12 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_bytes())
 
 
+@cache  # A walk takes longer than parsing, and a module is walked by many tests.
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree))
+
+
+@cache
 def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -115,7 +121,7 @@ def name_of(path: Path) -> str:
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
     """Yield each module imported, in functions and for types too, with its line."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -125,6 +131,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
                     yield f"featpipe.{alias.name}", node.lineno
 
 
+@cache
 def packages_imported(path: Path) -> dict[str, int]:
     found = {}
     for name, line in imports(parsed(path)):
@@ -180,6 +187,7 @@ def test_a_module_says_what_it_is_and_what_it_gives(path):
                     assert documented(method), f"{name}.{method.name} is not documented"
 
 
+@cache
 def interface(package: str) -> set[str]:
     """Return the names that a package offers to others: its `__all__`."""
     path = PACKAGE / package / "__init__.py"
@@ -195,7 +203,7 @@ def uses_of_others(path: Path) -> Iterator[tuple[str, str, int]]:
     tree, own = parsed(path), package_of(path)
     packages = {package_of(module) for module in MODULES}
     aliases = {}
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if not isinstance(node, ast.ImportFrom) or not node.module:
             continue
         top, _, package = node.module.partition(".")
@@ -205,21 +213,22 @@ def uses_of_others(path: Path) -> Iterator[tuple[str, str, int]]:
                 aliases[alias.asname or alias.name] = alias.name
             elif is_other and package:
                 yield package, alias.name, node.lineno
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         match node:
             case ast.Attribute(value=ast.Name(id=name)) if name in aliases:
                 yield aliases[name], node.attr, node.lineno
 
 
+@cache
 def assigned(path: Path) -> set[str]:
     """Return the names that a module assigns, which then are no package."""
-    nodes = list(ast.walk(parsed(path)))
+    every = nodes(parsed(path))
     stored = {
         node.id
-        for node in nodes
+        for node in every
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
-    return stored | {node.arg for node in nodes if isinstance(node, ast.arg)}
+    return stored | {node.arg for node in every if isinstance(node, ast.arg)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -232,7 +241,7 @@ def test_a_module_uses_other_packages_by_their_interface(path):
 
 
 def strings(tree: ast.AST) -> list[str]:
-    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    constants = (node for node in nodes(tree) if isinstance(node, ast.Constant))
     return [node.value for node in constants if isinstance(node.value, str)]
 
 
@@ -262,7 +271,7 @@ def methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
 def test_what_all_names_is_there(path):
     tree = parsed(path)
     there: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             there.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -318,12 +327,12 @@ def files_used(path: Path, *, for_types: bool) -> set[str]:
     tree = parsed(path)
     only_types = {
         id(node)
-        for test in ast.walk(tree)
+        for test in nodes(tree)
         if isinstance(test, ast.If) and ast.unparse(test.test) == "TYPE_CHECKING"
-        for node in ast.walk(test)
+        for node in nodes(test)
     }
     files = set()
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if not isinstance(node, ast.ImportFrom) or not node.module:
             continue
         top, _, module = node.module.partition(".")
@@ -346,7 +355,7 @@ def files_used(path: Path, *, for_types: bool) -> set[str]:
 def files_that_export(package: str, names: set[str]) -> set[str]:
     return {
         f"{node.module.removeprefix('featpipe.').replace('.', '/')}.py"
-        for node in ast.walk(parsed(PACKAGE / package / "__init__.py"))
+        for node in nodes(parsed(PACKAGE / package / "__init__.py"))
         if isinstance(node, ast.ImportFrom) and node.module
         if names & {alias.name for alias in node.names}
     }
