@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -202,16 +203,15 @@ class RowIndex:
         self.files = files
         self._by_path: dict[str, Row] = {}
         self._by_content: dict[bytes, Row] = {}
-        self._notes: dict[int, dict[str, list[str]]] = {}
+        self._columns: dict[int, _Columns] = {}
 
     def add(self, which: Iterable[int]) -> None:
         """Take in the rows of some of the files."""
         for number in which:
-            file = self.files[number]
-            for row, path in enumerate(file.paths):
-                self._by_path[path] = Row(number, row)
-                # The last file wins: later files are the parts of the newest run.
-                self._by_content[file.sha256[row].tobytes()] = Row(number, row)
+            rows = [Row(number, row) for row in range(len(self.files[number]))]
+            # The last file wins: later files are the parts of the newest run.
+            self._by_path.update(zip(self.files[number].paths, rows, strict=True))
+            self._by_content.update(zip(self._of(number).sha256, rows, strict=True))
 
     def unchanged(self, path: str, stamp: tuple[int, int]) -> Row | None:
         """Find the row of a path whose size and time are what they were."""
@@ -219,9 +219,7 @@ class RowIndex:
         # A time of 0 is no time: only the content can tell.
         if row is None or not stamp[1]:
             return None
-        file = self.files[row.file]
-        same = (int(file.sizes[row.row]), int(file.mtimes[row.row])) == stamp
-        return row if same else None
+        return row if self._of(row.file).stamps[row.row] == stamp else None
 
     @property
     def digests(self) -> Collection[bytes]:
@@ -234,15 +232,33 @@ class RowIndex:
 
     def sha256(self, row: Row) -> bytes:
         """Return the digest of the image of a row."""
-        digest: bytes = self.files[row.file].sha256[row.row].tobytes()
-        return digest
+        return self._of(row.file).sha256[row.row]
 
     def notes(self, row: Row) -> list[str]:
         """Return the notes on the image of a row."""
-        file = self.files[row.file]
-        if row.file not in self._notes:
-            by_path: dict[str, list[str]] = {}
-            for path, _, text in file.notes:
-                by_path.setdefault(path, []).append(text)
-            self._notes[row.file] = by_path
-        return self._notes[row.file].get(file.paths[row.row], [])
+        notes = self._of(row.file).notes
+        return notes.get(self.files[row.file].paths[row.row], []) if notes else []
+
+    def _of(self, number: int) -> "_Columns":
+        if number not in self._columns:
+            self._columns[number] = _Columns.of(self.files[number])
+        return self._columns[number]
+
+
+class _Columns(NamedTuple):
+    """Columns of a file as lists: numbers of arrays are slow to take one by one."""
+
+    sha256: list[bytes]
+    stamps: list[tuple[int, int]]
+    notes: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, file: Codes) -> "_Columns":
+        digests, notes = file.sha256.tobytes(), dict[str, list[str]]()
+        for path, _, text in file.notes:
+            notes.setdefault(path, []).append(text)
+        return cls(
+            [digests[32 * row : 32 * row + 32] for row in range(len(file))],
+            list(zip(file.sizes.tolist(), file.mtimes.tolist(), strict=True)),
+            notes,
+        )

@@ -105,8 +105,8 @@ def plan_update(
     before.add(range(len(before.files)))
     failures = _lasting_failures(old, update)
     todo = []
-    for i, name in enumerate(images.paths):
-        stamp = int(images.sizes[i]), int(images.mtimes[i])
+    stamps = zip(images.sizes.tolist(), images.mtimes.tolist(), strict=True)
+    for i, (name, stamp) in enumerate(zip(images.paths, stamps, strict=True)):
         row = before.unchanged(name, stamp)
         if row is not None:
             update.kept[i] = row

@@ -146,9 +146,14 @@ def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
     folders = {os.path.realpath(Path(name).parent) for name in own}
     names = {Path(name).name for name in own}
 
+    ends = tuple(names)
+
     def belongs(other: str) -> bool:
+        # Asked of every file of a source, so the cheapest first: following links costs
+        # system calls.
+        if not other.endswith(ends):
+            return False
         folder, name = os.path.split(other)
-        # The names first: following links costs system calls.
         return name in names and os.path.realpath(folder) in folders
 
     return belongs

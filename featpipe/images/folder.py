@@ -106,7 +106,9 @@ class _Walk:
             try:
                 with os.scandir(os.path.join(self.root, folder.prefix)) as entries:
                     for entry in entries:
-                        yield from self._entry(entry, folder, stack)
+                        row = self._entry(entry, folder, stack)
+                        if row is not None:
+                            yield row
             except OSError as error:
                 if not folder.prefix:
                     raise
@@ -114,13 +116,13 @@ class _Walk:
 
     def _entry(
         self, entry: os.DirEntry[str], folder: _Folder, stack: list[_Folder]
-    ) -> Iterator[ImageRow]:
+    ) -> ImageRow | None:
         if entry.name.startswith("."):
             self.n_hidden += 1
-            return
+            return None
+        if self.ignore is not None and self.ignore(entry.path):
+            return None
         path = folder.prefix + entry.name
-        if self.ignore is not None and self.ignore(os.path.join(self.root, path)):
-            return
         try:
             status = entry.stat()
         except OSError as error:
@@ -128,15 +130,16 @@ class _Walk:
             # exist.
             dangling = entry.is_symlink() and error.errno == errno.ENOENT
             self._fail(path, "link to nothing" if dangling else problem(error))
-            return
+            return None
         if is_set_aside(entry.name, is_folder=stat.S_ISDIR(status.st_mode)):
             self.n_set_aside += 1
         elif stat.S_ISREG(status.st_mode):
-            yield ImageRow(path, size=status.st_size, mtime=status.st_mtime_ns)
+            return ImageRow(path, size=status.st_size, mtime=status.st_mtime_ns)
         elif stat.S_ISDIR(status.st_mode):
             self._enter(entry, path, status, folder, stack)
         else:
             self._fail(path, kind(status.st_mode))
+        return None
 
     def _enter(
         self,

@@ -172,7 +172,7 @@ def assign_labels_and_splits(
         )
     elif not taken:
         _warn_of_lookalikes(source, rows, names, splits)
-    return [_assigned(row, taken) for row in rows]
+    return _assigned(rows, taken)
 
 
 def _warn_of_lookalikes(
@@ -202,12 +202,23 @@ def _warn_of_lookalikes(
     )
 
 
-def _assigned(row: ImageRow, splits: Mapping[str, str]) -> ImageRow:
-    parts = row.path.split("/", 2)
-    split = ""
-    if splits and len(parts) > 1:
-        split = splits[parts.pop(0)]
-    return row._replace(label=parts[0] if len(parts) > 1 else "", split=split)
+def _assigned(rows: Sequence[ImageRow], splits: Mapping[str, str]) -> list[ImageRow]:
+    # Once a folder: there may be a million files, and `_replace` is slow.
+    known: dict[str, tuple[str, str]] = {}
+    assigned = []
+    for row in rows:
+        folder = row.path.rpartition("/")[0]
+        if folder not in known:
+            known[folder] = _label_and_split(folder, splits)
+        label, split = known[folder]
+        assigned.append(ImageRow(row.path, label, split, *row[3:]))
+    return assigned
+
+
+def _label_and_split(folder: str, splits: Mapping[str, str]) -> tuple[str, str]:
+    parts = folder.split("/", 2)
+    split = splits[parts.pop(0)] if splits and folder else ""
+    return (parts[0] if parts else ""), split
 
 
 def wrapping_folder(tops: Iterable[str], *, loose: bool) -> str:
