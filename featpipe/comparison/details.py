@@ -227,7 +227,7 @@ def describe_needed(scores: Sequence[Score], labels: Sequence[str]) -> str:
     >>> import featpipe
     >>> scores = featpipe.compare("flowers.h5", classifiers=["linear"]).scores
     >>> describe_needed(scores, ["daisy"] * 4 + ["rose"] * 4 + ["tulip"] * 4)
-    'the largest difference to a tied row is 25.0 points (linear on layer3:avg); ...'
+    'the largest difference to a tied row is 16.7 points (linear on layer3:avg); ...'
     """
     best = scores[0]
     tied = [s for s in scores if s.tied_with_recommended and s.difference]

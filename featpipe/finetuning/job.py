@@ -72,8 +72,10 @@ class Finetuning:
     >>> from featpipe.images import scan
     >>> from featpipe.inference import Recipe
     >>> flowers = scan("flowers")
-    >>> job = Finetuning(Settings(epochs=3), Recipe("mini"), flowers, device="cpu")
-    >>> job.run()  # doctest: +SKIP
+    >>> settings = Settings(train="head", epochs=1, lr=0.01, augment=("none",))
+    >>> recipe = Recipe("mini", input_size=32)
+    >>> Finetuning(settings, recipe, flowers, device="cpu").run()
+    <Finetuned mini (head, new head): ... % of 12 images, epoch 1, rate 0.01>
     """
 
     def __init__(

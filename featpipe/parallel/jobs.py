@@ -78,6 +78,8 @@ class Jobs:
     --------
     >>> Jobs(4).backend
     'loky'
+    >>> Jobs(1).is_here, Jobs(2).is_here
+    (True, False)
     """
 
     n: int | None = None
@@ -168,13 +170,9 @@ class Pool:
 
     Examples
     --------
-    >>> from featpipe.parallel import Jobs
-    >>> Jobs(1).is_here, Jobs(2).is_here
-    (True, False)
-    >>> def length(task):
-    ...     return len(task)
-    >>> with Jobs(2).open() as pool:  # doctest: +SKIP
-    ...     sorted(pool.run(length, [b"a", b"bc"]))
+    >>> pool = Pool(lambda: {"n_jobs": 2, "backend": "threading"}, n_here=2)
+    >>> sorted(pool.run(len, [b"a", b"bc"]))
+    [1, 2]
     """
 
     def __init__(

@@ -112,11 +112,11 @@ def fit(
     Examples
     --------
     >>> import featpipe
-    >>> model = featpipe.fit("flowers.h5", "svm", C=1.0)
+    >>> model = featpipe.fit("mini.h5", "svm", C=1.0)
     >>> model.model.coef.shape, round(model.model.score.accuracy, 2)
-    ((3, 8), 1.0)
-    >>> model.predict(["new.jpg"])                                # doctest: +SKIP
-    array(['tulip'], dtype='<U5')
+    ((3, 384), 1.0)
+    >>> model.predict(["flowers/test/tulip/38.png"])
+    array(['tulip'], dtype='<U7')
     """
     folds = require_number("folds", folds, 2, 1000)
     seed = require_seed(seed)

@@ -72,7 +72,7 @@ class Model:
     >>> import featpipe
     >>> model = featpipe.load("flowers.model").model
     >>> model.classifier, model.coef.shape, model.depth
-    ('linear', (3, 8), 'penultimate')
+    ('logistic', (3, 384), 'penultimate')
     """
 
     classifier: str

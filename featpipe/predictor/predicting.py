@@ -60,8 +60,8 @@ class Predictor:
     >>> model = featpipe.fit("flowers.h5", "linear", C=1.0, device="cpu")
     >>> model.class_names, model.model.coef.shape
     (['daisy', 'rose', 'tulip'], (3, 8))
-    >>> model.save("flowers.model")
-    >>> featpipe.load("flowers.model")
+    >>> model.save("linear.model")
+    >>> featpipe.load("linear.model")
     <Predictor: linear on mini penultimate, 3 classes>
     """
 

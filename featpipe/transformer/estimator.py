@@ -70,10 +70,13 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     >>> photos = sorted(Path("flowers/test").glob("*/*.png"))
     >>> CNNCodes("mini").fit_transform(photos).shape
     (12, 384)
-    >>> from sklearn.pipeline import make_pipeline                # doctest: +SKIP
-    >>> model = make_pipeline(CNNCodes("resnet18"), LogisticClassifier())
-    ...                                                           # doctest: +SKIP
-    >>> model.fit(paths, y).predict(["new.jpg"])                  # doctest: +SKIP
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from featpipe import LogisticClassifier
+    >>> model = make_pipeline(CNNCodes("mini"), LogisticClassifier(C=0.01))
+    >>> model.fit(photos, [photo.parent.name for photo in photos])
+    Pipeline(...)
+    >>> model.predict(["flowers/test/tulip/38.png"]).tolist()
+    ['tulip']
     """
 
     def __init__(
