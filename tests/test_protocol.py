@@ -117,7 +117,7 @@ def test_what_is_too_small_or_missing_is_said():
 def test_a_given_split_that_parts_a_group_is_said():
     groups = ["a"] * 3 + [""] * 14 + ["b", "b", "a"]
     protocol = make([0, 1] * 10, ["train"] * 16 + ["test"] * 4, groups)
-    assert "groups parted by the given split: 1, such as 'a'" in said(protocol)
+    assert "groups divided by the given split: 1, such as 'a'" in said(protocol)
 
 
 def test_rows_without_a_split_take_no_part_beside_a_split():

@@ -12,7 +12,7 @@ from featpipe.comparison import details, duplicates
 from featpipe.comparison.contest import Contest
 from featpipe.comparison.external import read_external
 from featpipe.comparison.judging import HeldOut, JudgedContender, nested_choice, rank
-from featpipe.comparison.options import ComparisonOptions, depths_asked
+from featpipe.comparison.options import ComparisonOptions, requested_depths
 from featpipe.comparison.sources import Labelled, align_files, choose_depths
 from featpipe.comparison.table import Comparison
 from featpipe.comparison.tasks import Progress, fit_all, require_room
@@ -82,16 +82,16 @@ def compare(
     device : str
         Where ``linear``, ``svm`` and ``logistic`` are fitted.
     memory : str or int, optional
-        What the program may take, ``"8GB"`` or bytes; shared by the processes of
-        ``jobs`` on a machine. Codes of which four copies are more are read from the
-        file on every pass. Default: half of what the machine has available.
+        Memory that the program may use, ``"8GB"`` or bytes; the processes of ``jobs``
+        on one machine share it. Where four copies of the codes need more, the codes are
+        read from the file on every pass. Default: half of the available memory.
     seed : int
         The same seed gives the same table.
     full_path : bool
-        Whether every C is solved, also those that could hardly be chosen.
+        Whether to solve every C, even those that could hardly be chosen.
     jobs : int or Jobs, optional
-        Processes that share the fits, each a classifier on a depth. Default: this one
-        alone.
+        Processes that share the fits, one classifier on one depth each. Default: this
+        process alone.
     progress : callable, optional
         Called as ``progress(n_done, n_fits, what)`` before each fit and at the end;
         with ``jobs`` after each.
@@ -108,7 +108,7 @@ def compare(
         If a file is no codes file, lacks the depth, or holds other images than the
         first.
     ValueError
-        If there are not two classes to tell apart, or an argument is senseless.
+        If there are not two classes to tell apart, or an argument is invalid.
 
     Examples
     --------
@@ -131,8 +131,9 @@ def compare(
         seed=seed,
         full_path=full_path,
     )
-    wanted = depths_asked(depth, depths)
-    return _compare(codes, wanted, options, with_, as_jobs(jobs), progress or _silent)
+    depths = requested_depths(depth, depths)
+    report = progress or _no_progress
+    return _compare(codes, depths, options, with_, as_jobs(jobs), report)
 
 
 def _compare(
@@ -143,7 +144,7 @@ def _compare(
     jobs: Jobs | None,
     progress: Progress,
 ) -> Comparison:
-    """Compare, step by step: what is compared, who judges, fits, scores, notes."""
+    """Align the files, plan, fit, rank, judge, and gather the notes."""
     # Every byte is checked here: a damaged code would only lower a score, and nobody
     # would notice.
     files = _opened(codes)
@@ -153,7 +154,7 @@ def _compare(
         labelled, n_folds=options.folds, test_size=options.test_size, seed=options.seed
     )
     judged = HeldOut(labelled, protocol, options.metric, options.seed)
-    # Before the fits: a file that does not match should not cost minutes first.
+    # Before the fits, so that a file that does not match is refused at once.
     external = read_external(with_, judged.paths, judged.names, judged.first_fold)
     settings = options.settings(labelled.class_names)
     # The fits get labels without those held out, so that a slip of indexing is an error
@@ -163,7 +164,7 @@ def _compare(
     contest = Contest(sources, chosen, options.classifiers, y, protocol, settings)
     fitted, ensemble_notes = fit_all(contest, progress, jobs)
     ranked = rank(fitted)
-    # Of the order of the options: that of the ranked rows has seen all images.
+    # In the order of the options: the ranking has used all images.
     headline = nested_choice(fitted, judged)
     entries = [judged.enter(contender) for contender in ranked]
     entries += [judged.enter_external(external_score) for external_score in external]
@@ -205,12 +206,12 @@ def _opened(codes: OneOrMore) -> list[Codes]:
     return [checked(x) if isinstance(x, Codes) else read(x) for x in several]
 
 
-def _silent(done: int, total: int, what: str) -> None:
+def _no_progress(done: int, total: int, what: str) -> None:
     pass
 
 
 def _mask_held_out(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Return labels in which those held out cannot be read, by mistake or otherwise."""
+    """Return the labels, with -1 for the rows that are held out."""
     masked = np.full_like(labels, -1)
     masked[protocol.final.train] = labels[protocol.final.train]
     return masked
@@ -239,7 +240,7 @@ def _protocol_notes(
 def _power(
     entries: Sequence[JudgedContender], judged: HeldOut, scores: Sequence[Score]
 ) -> Iterator[str]:
-    """Yield in one note what differences these images can show, and what it takes."""
+    """Yield one note: which differences these images can show, and what more takes."""
     power = list(describe_power(entries, judged))
     needed = "" if judged.grouped else details.describe_needed(scores, judged.names)
     text = "; ".join([*power, *([needed] if needed else [])])
@@ -250,7 +251,8 @@ def _power(
 def _gathered_warnings(scores: Sequence[Score]) -> Iterator[str]:
     """Yield each warning once, with the rows it concerns.
 
-    Those that begin with another number only are one: "28 to 35 of 45 values of C …".
+    Warnings that differ only in the number at their start are joined: "28 to 35 of 45
+    values of C …".
     """
     concerned: dict[str, list[str]] = {}
     counts: dict[str, list[int]] = {}

@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What every fit of a comparison shares; as in `featpipe.compare`."""
+    """The settings that all fits of a comparison share; as in `featpipe.compare`."""
 
     n_classes: int
     Cs: np.ndarray | None = None
@@ -69,7 +69,7 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a contender learned and predicts, before any held-out label is seen.
+    """The predictions of a fitted contender, made before any held-out label is read.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Fitted:
     fit_seconds, predict_seconds : float
         Of all fits with their selection, and of all predictions.
     warnings : list of str
-        What the fits caught.
+        Warnings of the fits.
     """
 
     C: float | None
@@ -102,7 +102,7 @@ class Fitted:
 def fit_and_predict(
     name: str, X: Any, y: np.ndarray, protocol: Protocol, settings: FitSettings
 ) -> Fitted:
-    """Fit a classifier as the protocol says, and predict everything that is judged.
+    """Fit a classifier by the protocol, and predict all judged rows.
 
     Parameters
     ----------
@@ -113,12 +113,12 @@ def fit_and_predict(
     y : (n,) int64
         Class numbers of the training rows; those of held-out rows are never read.
     """
-    # With a split the final fit is the one that is judged; without one the judged fits
-    # are the parts, and the final fit gives C and cv for the table.
+    # With a split the final fit is judged; without one the parts are judged, and the
+    # final fit gives C and cv for the table.
     parts = [protocol.final, *protocol.parts] if protocol.nested else [protocol.final]
     start = time.perf_counter()
     with warnings.catch_warnings():
-        # The estimator's own warnings_ has it too, and the table shows those.
+        # The estimator keeps it in warnings_, which the table shows.
         warnings.simplefilter("ignore", ConvergenceWarning)
         final, *models = _fit(name, X, y, parts, settings)
     cv_score = _repeated_score(final, X, y, protocol)
@@ -190,7 +190,7 @@ def _fit(
 
 
 def _training_rows(X: Any, rows: np.ndarray) -> Any:
-    """Return training rows as a slice, or as other classifiers got them."""
+    """Return training rows as a slice, or as the copy that all classifiers share."""
     from featpipe.solvers import shared_rows
 
     if isinstance(X, np.ndarray):
@@ -214,7 +214,7 @@ def _repeated_score(model: Any, X: Any, y: np.ndarray, protocol: Protocol) -> fl
 
 def align_probabilities(model: Any, X: Any, n_classes: int) -> np.ndarray:
     """Return probabilities with a column for every class, zero where not learned."""
-    # A class that a fold lacks gets probability zero, as the fit would say itself.
+    # A class that the fold lacks has probability zero.
     probabilities = np.zeros((len(X), n_classes))
     probabilities[:, model.classes_] = model.predict_proba(X)
     return probabilities
@@ -230,14 +230,14 @@ def out_of_fold(
     (n_train, n_classes) float64
         Probabilities; nan for rows that no selection pair scores.
     """
-    assert C is not None, "only a logistic row, which has a C, gives these"
+    assert C is not None, "members are logistic rows, which have a C"
     # nan, so that a row that no fold predicts cannot pass for a prediction.
     probabilities = np.full((len(part.train), settings.n_classes), np.nan)
     X, y = take(X, part.train), y[part.train]
     for fitted, scored in part.selection:
         model = settings.make("logistic", C)
         with warnings.catch_warnings():
-            # The path that chose C has caught how this C converges.
+            # The fit that chose C has warned already if this C does not converge.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(take(X, fitted), y[fitted])
         probabilities[scored] = align_probabilities(
@@ -247,8 +247,8 @@ def out_of_fold(
 
 
 def _knn(n_images: int) -> ClassifierMixin:
-    # On codes scaled to length one the nearest in angle is the nearest: the usual
-    # neighbour rule for codes of networks (Wu et al. 2018, arXiv:1805.01978).
+    # Of codes scaled to length one, the nearest in distance is the nearest in angle, the
+    # usual rule for codes of networks (Wu et al. 2018, arXiv:1805.01978).
     # Five, scikit-learn's default: a baseline is not tuned.
     neighbours = KNeighborsClassifier(n_neighbors=min(5, n_images))
     return make_pipeline(StandardScaler(), Normalizer(), neighbours)
@@ -259,8 +259,8 @@ def _nearest_mean(n_images: int) -> ClassifierMixin:
 
 
 def _lda(n_images: int) -> ClassifierMixin:
-    # Codes are wider than many data sets are long; Ledoit and Wolf's shrinkage needs
-    # no choosing and keeps the covariance invertible.
+    # Codes often have more columns than there are images; Ledoit and Wolf's shrinkage
+    # keeps the covariance invertible and has nothing to tune.
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
 
 
@@ -269,14 +269,14 @@ BASELINES: dict[str, Callable[[int], ClassifierMixin]] = {
     "nearest-mean": _nearest_mean,
     "lda": _lda,
 }
-"""Name to the maker of a scikit-learn classifier, given the number of images."""
+"""The function that makes each scikit-learn classifier, given the number of images."""
 
-# Votes and distances are no probabilities; log-loss would judge their ties.
+# Votes and distances are not probabilities, so the others get no log-loss.
 _WITH_PROBABILITIES = ("logistic", "lda")
 
 
 class _Baseline:
-    """A scikit-learn classifier without a C, with the learned names of ours."""
+    """A scikit-learn classifier without a C, with the fitted attributes of our own."""
 
     def __init__(
         self, make: Callable[[int], ClassifierMixin], cv: Pairs, metric: str

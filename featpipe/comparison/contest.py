@@ -1,6 +1,6 @@
-"""What a comparison fits: a task for every depth, which can be split by classifier.
+"""The fits of a comparison: a task for every depth, which can be split by classifier.
 
-A task reads the codes from the file, so it can be done anywhere that the file is seen,
+A task reads the codes from the file. Every process that can read the file can do it,
 and doing it twice changes nothing.
 """
 
@@ -24,15 +24,15 @@ __all__ = [
     "Contest",
     "FitTask",
     "Outcome",
-    "Where",
+    "TaskKey",
     "count_fits",
     "fit_task",
     "read_codes",
     "split_task",
 ]
 
-# A source by its number, and a depth.
-Where = tuple[int, str]
+# The number of a source, and a depth.
+TaskKey = tuple[int, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,9 @@ class FitTask:
     protocol : Protocol
     settings : FitSettings
     n_processes : int
-        That share the memory of one machine.
+        Number of processes that share the memory of one machine.
     warning : str or None
-        That the limit of memory cannot be kept.
+        A warning where the limit of memory cannot be kept.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class FitTask:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a task: its fits by name, and what an ensemble takes."""
+    """The result of a task: its fits by classifier, and a member of the ensemble."""
 
     width: int
     fitted: dict[str, Fitted]
@@ -85,7 +85,7 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """All contenders of a comparison, and what they are fitted on.
+    """All contenders of a comparison, and the codes that they are fitted on.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Contest:
         for k, source in enumerate(self.sources):
             yield k, source, self.depths[k]
 
-    def tasks(self) -> Iterator[tuple[Where, FitTask]]:
+    def tasks(self) -> Iterator[tuple[TaskKey, FitTask]]:
         """Yield a task for every depth of every source."""
         for k, source, depths in self.by_source():
             # A concatenation would give its parts a second vote.
@@ -169,22 +169,22 @@ def read_codes(task: FitTask, source: Source) -> tuple[Any, FitTask]:
     return X, replace(task, settings=settings, warning=plan.warning)
 
 
-def fit_task(task: FitTask, X: Any, tell: Callable[[str], None]) -> Outcome:
+def fit_task(task: FitTask, X: Any, announce: Callable[[str], None]) -> Outcome:
     """Fit the classifiers of a task on codes that are read once."""
     from featpipe.solvers import share_codes
 
     y, protocol, settings = task.y, task.protocol, task.settings
     fitted: dict[str, Fitted] = {}
-    # Standardised once, and in one eigenbasis, for all classifiers.
+    # All classifiers share one standardisation and one eigenbasis.
     with share_codes():
         for name in task.names:
-            tell(f"{name} on {task.depth}")
+            announce(f"{name} on {task.depth}")
             fitted[name] = fit_and_predict(name, X, y, protocol, settings)
             if task.warning:
                 fitted[name].warnings.append(task.warning)
     member = None
     if task.is_member:
-        tell(f"ensemble on {task.depth}")
+        announce(f"ensemble on {task.depth}")
         logistic = fitted.get("logistic") or fit_and_predict(
             "logistic", X, y, protocol, settings
         )

@@ -1,4 +1,4 @@
-"""Below the table: the recommended row's classes, confusions and mistakes."""
+"""The recommended row's classes, confusions and mistakes, shown below the table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Mistake(NamedTuple):
 
 
 def confidence_of(rows: Sequence[Contender]) -> list[float] | None:
-    """Return how probable the recommended row's predictions are.
+    """Return the probabilities of the recommended row's predictions.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def confidence_of(rows: Sequence[Contender]) -> list[float] | None:
     Returns
     -------
     list of float or None
-        By judged image, by the recommended row's own probabilities, or else by those
-        of another row on the same codes; None where no such row has any.
+        For each judged image, by the recommended row's own probabilities, or else by
+        those of another row on the same codes; None where no such row has any.
     """
     first = rows[0]
     for row in rows:
@@ -90,7 +90,7 @@ def mistakes(comparison: Comparison) -> list[Mistake]:
 
 
 def describe_details(comparison: Comparison) -> Iterator[RenderableType]:
-    """Yield what is printed below the table of a comparison, for 80 columns.
+    """Yield the parts printed below the table of a comparison, for 80 columns.
 
     The scores of each class, which classes are confused, and the ten most confident
     mistakes by path.
@@ -98,8 +98,9 @@ def describe_details(comparison: Comparison) -> Iterator[RenderableType]:
     Examples
     --------
     >>> import featpipe
-    >>> found = featpipe.compare("flowers.h5", classifiers=["linear"], device="cpu")
-    >>> print(next(describe_details(found)))
+    >>> names = ["linear"]
+    >>> comparison = featpipe.compare("flowers.h5", classifiers=names, device="cpu")
+    >>> print(next(describe_details(comparison)))
     <BLANKLINE>
     The recommended row, linear on penultimate, by class
     """

@@ -1,8 +1,8 @@
 """Copies among the images: by content, and by the cosine of their codes.
 
-A held-out image that the classifier has seen is no test, and a copy under another label
-is a mistake in one of the two. Nothing here chooses or drops anything, it reports; and
-labels say only of what is reported whether the two differ.
+A held-out image that the classifier has seen tests nothing, and of two copies under
+different labels one label is wrong. This module reports copies and drops no image.
+Labels only tell whether those of two copies differ.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ ALIKE = 0.9
 Measured on 398 photos (squeezenet1_0, ``features:avg``): no two of them reach 0.81,
 while a photo and its copy keep at least 0.91 after JPEG at quality 50 or a 3 % crop,
 and a median of 0.92 to 0.98 when mirrored, halved or brightened by a fifth. Shallower
-depths part images less well, which is why the depth and a higher threshold are taken
-from the codes themselves.
+depths separate images less well, so the depth, and a higher threshold, are chosen from
+the codes themselves.
 """
 
 KINDS = ("relabelled", "across", "within")
-"""Under two labels; of one label, on two sides of the split, or on one."""
+"""Copies under two labels; of one label on two sides of the split; on one side."""
 
-_EXACT = 0.9999  # what the codes of one image reach, computed in two batches
+_EXACT = 0.9999  # cosine of the codes of one image computed in two batches
 _BLOCK = 1024  # rows at a time: bounds the memory beyond the codes to some megabytes
 _SAMPLE = 1000  # images from which the depth and the threshold are judged
 
@@ -83,7 +83,7 @@ def report(
     memory: int | str | None = None,
     border: str = "split",
 ) -> list[str]:
-    """Search at the depth that tells images apart best, and put it in words.
+    """Find copies at the depth that tells images apart best, and describe them.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def report(
         As for `featpipe.classifiers.budget`. Where codes do not fit, only equal files
         are searched for: cosines of so many images would take days.
     border : str
-        What parts the sides: the split, or the folds where there is none.
+        Between the sides: ``"split"``, or ``"folds"`` where there is no split.
     """
     sample = np.unique(np.linspace(0, len(sides) - 1, _SAMPLE).astype(np.int64))
     choices = [
@@ -123,7 +123,7 @@ def report(
 
 
 def threshold(similarity: float) -> float:
-    """Return the cosine from which images of such a background count as copies."""
+    """Return the cosine from which two images count as copies."""
     return float(np.clip(similarity, ALIKE, _EXACT))
 
 
@@ -151,11 +151,11 @@ def duplicate_threshold(X: np.ndarray) -> float:
 
 
 def unrelated_similarity(X: np.ndarray) -> float:
-    """Return how alike images get that are no copies of each other.
+    """Return the highest similarity of images that are not copies of each other.
 
-    Two images that are each other's nearest may be copies, so they are left out; what
-    is left has its nearest among images it was not made from. No label is read: copies
-    under two labels, which are to be found, would raise what they are measured by.
+    Two images that are each other's nearest may be copies, so they are left out; the
+    nearest image of any other is not its copy. Labels are not read: copies under two
+    labels would raise the very threshold that has to find them.
 
     Parameters
     ----------
@@ -174,8 +174,7 @@ def unrelated_similarity(X: np.ndarray) -> float:
     np.fill_diagonal(cosines, -1)
     rows = np.arange(len(X))
     nearest = cosines.argmax(axis=1)
-    # Two images that are each other's nearest may be copies; what is left shows how
-    # alike different images get.
+    # Without pairs that are each other's nearest, which may be copies.
     alone = nearest[nearest] != rows
     highest = cosines[rows, nearest][alone]
     # Not the maximum, which a single pair of copies with a third image would set.
@@ -331,7 +330,7 @@ def _blocks(n: int) -> Iterator[slice]:
 def _describe(
     copies: list[NearDuplicate], labelled: Labelled, measure: str, border: str
 ) -> list[str]:
-    """Put copies in words: those under two labels first, three examples of each."""
+    """Describe copies: those under two labels first, three examples of each."""
     notes = []
     for kind, text in (
         ("relabelled", "copies under two labels, so one of the two is wrong"),

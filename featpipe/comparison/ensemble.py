@@ -37,7 +37,7 @@ class EnsembleMember:
         Probabilities of the training rows by fits that never saw them: of the final
         fit, of each part whose predictions are judged, and of each repeated fold.
     seconds : float
-        What fitting and these probabilities took.
+        Of the fit and of these probabilities.
     """
 
     depth: str
@@ -161,9 +161,9 @@ def _choose(
     part: Part,
     settings: FitSettings,
 ) -> tuple[list[int], float]:
-    """Add the best member until none improves; two members at least.
+    """Add the best member until none improves the score; two members at least.
 
-    All of them where the part has nothing to choose by.
+    Return all of them where the part has nothing to choose by.
     """
     if not part.selection:
         # No folds, so nothing to choose by: all members, and no score.
@@ -188,7 +188,7 @@ def _choose(
         others = [m for m in range(len(probabilities)) if m not in chosen]
         scored = {m: score([*chosen, m]) for m in others}
         candidate = max(others, key=lambda m: scored[m])
-        # One member is no ensemble; a third has to help.
+        # Two members make an ensemble; a third has to raise the score.
         if len(chosen) >= 2 and scored[candidate] <= best:
             break
         chosen.append(candidate)

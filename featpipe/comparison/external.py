@@ -20,8 +20,8 @@ class ExternalScore:
     Attributes
     ----------
     score : Score
-        As it was written, without the cross-validated score, which is of other images
-        than those of the folds.
+        As it was written, but without the cross-validated score, which belongs to other
+        images than those of the folds.
     at : (n_test,) int64
         Position among the judged images of each image it was judged on, sorted.
     predicted : (n_test,) str
@@ -44,7 +44,7 @@ def read_external(
     Parameters
     ----------
     files : sequence of path
-        Documents with the JSON record of section 5 of the design.
+        Score documents, as `featpipe.scores.write_json` writes them.
     paths, labels : sequence of str
         The judged images and the names of their classes.
     first_fold : sequence of str

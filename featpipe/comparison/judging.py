@@ -1,4 +1,4 @@
-"""Ranking contenders without held-out labels, then judging them with these."""
+"""Rank contenders without the held-out labels, then judge them by these labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class JudgedContender:
 
 
 def rank(rows: Sequence[Contender]) -> list[Contender]:
-    """Order by cross-validated score; equal ones by width, then as they were asked."""
+    """Order by cross-validated score, ties by width, then by the order of options."""
     return sorted(rows, key=lambda row: (-_rounded(row.fitted.cv_score), row.width))
 
 
@@ -69,9 +69,9 @@ class HeldOut:
     labelled : Labelled
     protocol : Protocol
     metric : str
-        What contenders are chosen by.
+        By which contenders are chosen.
     seed : int
-        Of the tests that draw.
+        Of the tests that draw random signs.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class HeldOut:
         self.seed = seed
         self.class_names = np.array(labelled.class_names, object)
         self.rows = protocol.judged
-        # Nothing outside this class sees a held-out label.
+        # Nothing outside this class reads a held-out label.
         self.labels = labelled.labels[self.rows]
         self.names: list[str] = self.class_names[self.labels].tolist()
         self.paths = [labelled.paths[row] for row in self.rows]
@@ -97,7 +97,7 @@ class HeldOut:
 
     @property
     def variance_ratio(self) -> float:
-        """How much a difference varies more than one over independent images does."""
+        """Ratio of the variance of a difference to that over independent images."""
         n_folds = len(self.protocol.parts)
         return fold_variance_ratio(n_folds) if self.nested else 1.0
 
@@ -155,22 +155,22 @@ class HeldOut:
         return JudgedContender(score, everywhere, fitted.predicted == self.labels)
 
     def enter_external(self, external_score: ExternalScore) -> JudgedContender:
-        """Judge a score from elsewhere anew, by its predictions.
+        """Judge an external score by its predictions.
 
-        Only its log-loss cannot be: that takes probabilities.
+        It keeps its log-loss, which needs probabilities.
         """
         names = [
             *self.class_names,
             *sorted({*external_score.predicted} - {*self.class_names}),
         ]
         number = {name: k for k, name in enumerate(names)}
-        # Classes that only the other model knows get numbers of their own: they are
-        # wrong, not an error.
+        # Classes that only the other model has get numbers of their own: predicting
+        # them is wrong, but no error.
         predicted = np.array(
             [number[name] for name in external_score.predicted], np.int64
         )
         measures = self.measure(predicted, external_score.at, None)
-        # A score from elsewhere has no probabilities; its own log-loss stays.
+        # Without probabilities there is no log-loss; the score's own is kept.
         del measures["log_loss"]
         score = replace(external_score.score, **measures)
         return JudgedContender(
@@ -189,18 +189,19 @@ def _majority(labels: np.ndarray, protocol: Protocol) -> np.ndarray:
 
 
 def nested_choice(contenders: Sequence[Contender], judged: HeldOut) -> str:
-    """Return the score of the choice itself, where all images took part in choosing.
+    """Return a sentence on the accuracy to expect of a row chosen on all images.
 
-    With folds only, the recommended row's own accuracy has the winner's luck; choosing
-    a row inside each training part has not. Empty where there is nothing to choose.
+    Without a split the recommended row was chosen on the images that judge it, so its
+    own accuracy is optimistic; that of rows chosen inside each training part is not.
+    Empty where nothing is chosen, or a split judges.
 
     Parameters
     ----------
     contenders : sequence of Contender
-        In the order of the options: that of the ranked rows has seen all images.
+        In the order of the options: the ranking has used all images.
     judged : HeldOut
     """
-    # With one row nothing is chosen; with a split its score has no luck in it.
+    # With one row nothing is chosen; with a split the score is unbiased.
     if not judged.nested or len(contenders) < 2:
         return ""
     predicted = np.empty(len(judged.rows), np.int64)

@@ -21,7 +21,7 @@ SHOTS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What so many labels per class reach.
+    """The accuracy that a number of labels per class reaches.
 
     Attributes
     ----------
@@ -30,8 +30,8 @@ class CurvePoint:
     accuracies : tuple of float
         On the judged images, one for each draw.
     low, high : float
-        95 % interval of the mean over draws (Student's t); it does not include that
-        the judged images are a sample too.
+        95 % interval of the mean over draws (Student's t); it ignores that the judged
+        images are a sample too.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class LearningCurve:
     n_judged : int
         Images that judge.
     classifier : str
-        Whose accuracy it is.
+        That was fitted.
 
     Examples
     --------
@@ -77,7 +77,7 @@ class LearningCurve:
 
     @property
     def suggestion(self) -> str:
-        """What labelling more would bring, in a sentence."""
+        """A sentence on what more labels would gain."""
         if len(self.points) < 2:
             return "too few training images for a learning curve"
         before, last = self.points[-2], self.points[-1]
@@ -110,7 +110,7 @@ def learning_curve(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> LearningCurve:
-    """Fit on ever more labels per class, and judge on the same images.
+    """Fit on more and more labels per class, and judge on the same images.
 
     Parameters
     ----------
@@ -122,10 +122,10 @@ def learning_curve(
         Row numbers to draw from, and to judge on.
     classifier : {"linear", "svm", "logistic"}
     C : float
-        Kept the same throughout, as the chosen one.
+        Of every fit; usually the one that `compare` chose.
     shots : sequence of int
-        Labels per class; those beyond the largest class's half are left out, and all
-        training images come last.
+        Labels per class; those beyond three quarters of the largest class are left
+        out, and all training images come last.
     n_draws : int
         Independent draws per size; all images are one draw.
     device : str
@@ -180,7 +180,8 @@ def learning_curve(
             rows = _draw(y, train, size, rng)
             model = classifiers.make(classifier, C=C, device=device, random_state=seed)
             with warnings.catch_warnings():
-                # Few images with a C chosen for many: what counts is the prediction.
+                # A C chosen for many images may not converge on few; only the
+                # predictions count here.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 model.fit(X[rows], y[rows])
             accuracies.append(float((model.predict(X[judged]) == y[judged]).mean()))

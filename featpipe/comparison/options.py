@@ -1,4 +1,4 @@
-"""What `compare` is asked for, checked before any work is done."""
+"""The options of `compare`, checked before any work is done."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from featpipe.comparison.contenders import BASELINES, FitSettings
 from featpipe.defaults import N_FOLDS
 from featpipe.scores import METRICS
 
-__all__ = ["ComparisonOptions", "depths_asked"]
+__all__ = ["ComparisonOptions", "requested_depths"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonOptions:
-    """How `compare` chooses and judges; see there for each.
+    """The options of `compare`, each described there.
 
     Raises
     ------
     ValueError
-        For what no images could make sense of: with the name of the option, what came,
-        and what would do.
+        If an option is invalid whatever the images are; names it, its value, and valid
+        ones.
 
     Examples
     --------
@@ -50,7 +50,7 @@ class ComparisonOptions:
 
     def __post_init__(self) -> None:
         self._check_names()
-        # Of numpy, they would go into no JSON.
+        # JSON takes no numpy scalars.
         object.__setattr__(self, "folds", require_number("folds", self.folds, 2, 1000))
         object.__setattr__(self, "seed", require_seed(self.seed))
         check_C_grid(self.Cs)
@@ -72,7 +72,7 @@ class ComparisonOptions:
 
     def _check_names(self) -> None:
         choices = [*NAMES, *BASELINES, "ensemble"]
-        # A string is a sequence too, of letters.
+        # A string would pass for a sequence of letters.
         if isinstance(self.classifiers, str) or not self.classifiers:
             raise ValueError(
                 f"classifiers={self.classifiers!r} is not a list of {choices}"
@@ -93,7 +93,7 @@ class ComparisonOptions:
         return [name for name in self.classifiers if name in BASELINES]
 
     def settings(self, class_names: list[str]) -> FitSettings:
-        """Return what each fit needs of it.
+        """Return the settings of the fits.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class ComparisonOptions:
         return {class_names.index(name): w for name, w in self.class_weight.items()}
 
 
-def depths_asked(
+def requested_depths(
     depth: str | Sequence[str] | None, depths: str | Sequence[str] | None
 ) -> Sequence[str] | None:
     """Return the depths to compare as a list; None for all.

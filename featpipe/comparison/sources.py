@@ -1,4 +1,4 @@
-"""Which images a comparison is about: the labelled rows all codes files agree on."""
+"""The images of a comparison: the labelled rows that all codes files share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Labelled(LabelledRows):
     digests : (n, 32) uint8
         SHA-256 of each image file.
     n_unlabelled : int
-        Images of the first file that take no part for want of a label.
+        Images of the first file that take no part because they have no label.
     """
 
     class_names: list[str]
@@ -41,7 +41,7 @@ class Labelled(LabelledRows):
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One codes file, and where in it each image that takes part is.
+    """One codes file, and its row of each image that takes part.
 
     Attributes
     ----------
@@ -83,10 +83,10 @@ class Source:
 
 
 def take(array: Any, rows: np.ndarray) -> Any:
-    """Return rows of an array or view, of an array as a slice where they are in order.
+    """Return rows of an array or view; adjacent rows of an array as a slice.
 
-    Files are sorted by path, so a split is usually one run of rows: slicing it
-    spares a copy of hundreds of megabytes.
+    Files are sorted by path, so a split is usually one run of rows, and a slice saves
+    a copy of hundreds of megabytes.
     """
     if isinstance(array, CodesView):
         return array[rows]
@@ -149,10 +149,10 @@ def _match(first: Labelled, other: Labelled, a: Codes, b: Codes) -> np.ndarray:
     """Return the position in ``other`` of each image of ``first``."""
     position = {path: i for i, path in enumerate(other.paths)}
     here, there = os.fspath(a.path), os.fspath(b.path)
-    known = set(first.paths)
+    first_paths = set(first.paths)
     # By path, since content may repeat.
     lacking = [path for path in first.paths if path not in position]
-    surplus = [path for path in other.paths if path not in known]
+    surplus = [path for path in other.paths if path not in first_paths]
     if lacking or surplus:
         example = (lacking or surplus)[0]
         has, lacks = (here, there) if lacking else (there, here)
@@ -181,7 +181,7 @@ def _match(first: Labelled, other: Labelled, a: Codes, b: Codes) -> np.ndarray:
 
 
 def choose_depths(
-    sources: Sequence[Source], wanted: Sequence[str] | None
+    sources: Sequence[Source], specs: Sequence[str] | None
 ) -> list[list[str]]:
     """Choose the depths to compare in each file, by their canonical names.
 
@@ -189,9 +189,9 @@ def choose_depths(
     ----------
     sources : sequence of Source
         The open files.
-    wanted : sequence of str or None
+    specs : sequence of str or None
         Depths as a user writes them, ``a+b`` for a concatenation; None for every
-        depth but maps, each alone. With several files a depth need be in only one.
+        depth but maps, each alone. Of several files only one needs to have a depth.
 
     Raises
     ------
@@ -207,11 +207,11 @@ def choose_depths(
     >>> choose_depths(sources, ["layer3"])
     [['layer3:avg']]
     """
-    if wanted is None:
+    if specs is None:
         chosen = [[d for d in s.codes.depths if not _is_map(s, d)] for s in sources]
     else:
-        names_in = [[_canonical(s.codes, spec) for s in sources] for spec in wanted]
-        for spec, names in zip(wanted, names_in, strict=True):
+        names_in = [[_canonical(s.codes, spec) for s in sources] for spec in specs]
+        for spec, names in zip(specs, names_in, strict=True):
             if not any(names):
                 sources[0].codes.width(spec)  # raises, naming the choices
         chosen = [

@@ -73,7 +73,7 @@ class Comparison:
         The paired test behind the p-values, in words.
     notes : list of str
         What a reader must know: the protocol, near-duplicates, classes too small, and
-        what the fits said.
+        the warnings of the fits.
     paths, labels, splits : list of str
         The judged images, the names of their classes, and their splits (``""`` where
         there is none).
@@ -86,16 +86,16 @@ class Comparison:
         Probability of what the recommended row predicts, by judged image; None where
         no row on its codes has probabilities.
     options : dict
-        What was asked for beside the seed: ``folds``, ``metric``, ``class_weight``.
+        Options beside the seed: ``folds``, ``metric``, ``class_weight``.
 
     Examples
     --------
     >>> import featpipe
     >>> names = ["linear", "knn"]
-    >>> found = featpipe.compare("flowers.h5", classifiers=names, device="cpu")
-    >>> len(found.scores), found.recommended.protocol, len(found.labels)
-    (4, 'test', 12)
-    >>> found.write_json("scores.json")
+    >>> comparison = featpipe.compare("flowers.h5", classifiers=names, device="cpu")
+    >>> len(comparison.scores), comparison.recommended.protocol
+    (4, 'test')
+    >>> comparison.write_json("scores.json")
     """
 
     scores: list[Score]
@@ -178,14 +178,14 @@ class Comparison:
         return self.recommended.protocol.endswith("-fold")
 
     def _legend(self) -> str:
-        told_by = "" if self._nested else ", chosen without the held-out images"
+        chosen_by = "" if self._nested else ", chosen without the held-out images"
         measured = "" if self.metric == "accuracy" else f", here {self.metric}"
         narrow = (
             "; too narrow, for the folds share training images" if self._nested else ""
         )
         return (
             f"★ recommended: highest cross-validated score (cv{measured})"
-            f"{told_by}; = not told apart from it ({self.test}, p >= {SIGNIFICANT}); "
+            f"{chosen_by}; = not told apart from it ({self.test}, p >= {SIGNIFICANT}); "
             f"! not told apart from always naming the most frequent class. Accuracy on "
             f"{self.recommended.n_test} images, and the difference to ★, each with its "
             f"95 % interval{narrow}."
@@ -193,7 +193,7 @@ class Comparison:
 
     def _grid(self, *, full: bool) -> list[list[Any]]:
         """Lay out the header, as (text, whether it may be folded), and the cells."""
-        # The column of files only where there are several: eighty columns are few.
+        # The codes file is shown only where there are several: 80 columns are few.
         several = len({score.codes for score in self.scores}) > 1
         narrow = " (too narrow)" if self._nested else ""
         measure = _MEASURES.get(self.metric)
@@ -342,8 +342,7 @@ def _titles(scores: Sequence[Score]) -> list[str]:
     for score in scores:
         file = f"{Path(score.codes).stem}:" * several
         title = f"{score.classifier}@{file}{score.depth}"
-        # A column title that occurs twice would be lost by readers that make a dict of
-        # a line.
+        # Readers that make a dict of each line would lose one of two equal columns.
         again = sum(each.split(" #")[0] == title for each in titles)
         titles.append(f"{title} #{again + 1}" if again else title)
     return titles

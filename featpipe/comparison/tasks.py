@@ -1,4 +1,4 @@
-"""Doing the tasks of a comparison: here, side by side in threads, or elsewhere."""
+"""Do the tasks of a comparison: one by one, in threads, or in other processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from featpipe.comparison.contest import (
     Contest,
     FitTask,
     Outcome,
-    Where,
+    TaskKey,
     count_fits,
     fit_task,
     read_codes,
@@ -33,8 +33,8 @@ from featpipe.parallel import Jobs, threads_here, worker_name
 
 __all__ = ["compute", "fit_all", "require_room"]
 
-# Numbers in the codes of all depths up to which they are kept together, and fitted side
-# by side.
+# Codes of at most so many numbers, over all depths, are kept in memory together and
+# fitted in threads.
 SMALL = 2**23
 
 Progress = Callable[[int, int, str], None]
@@ -51,8 +51,8 @@ def fit_all(
     progress : callable
         As for `compare`.
     jobs : Jobs or None
-        Who works; None for this process, which keeps large codes of one depth at a time
-        and fits small ones side by side.
+        Processes that do the fits; None for this process alone, which keeps large codes
+        in memory one depth at a time and fits small ones in threads.
 
     Returns
     -------
@@ -94,52 +94,52 @@ def fit_all(
 
 
 def _here(
-    tasks: dict[Where, FitTask], sources: Sequence[Source], progress: Progress
-) -> dict[Where, Outcome]:
+    tasks: dict[TaskKey, FitTask], sources: Sequence[Source], progress: Progress
+) -> dict[TaskKey, Outcome]:
     total, number = sum(map(count_fits, tasks.values())), count()
 
-    def tell(what: str) -> None:
+    def announce(what: str) -> None:
         progress(next(number), total, what)
 
     outcomes = {}
-    for where, task in tasks.items():
-        X, task = read_codes(task, sources[where[0]])
-        outcomes[where] = fit_task(task, X, tell)
+    for key, task in tasks.items():
+        X, task = read_codes(task, sources[key[0]])
+        outcomes[key] = fit_task(task, X, announce)
     return outcomes
 
 
 def _elsewhere(
-    tasks: dict[Where, FitTask],
+    tasks: dict[TaskKey, FitTask],
     sources: Sequence[Source],
     progress: Progress,
     jobs: Jobs,
-) -> dict[Where, Outcome]:
+) -> dict[TaskKey, Outcome]:
     digests = [codes.digest(source.codes.path) for source in sources]
     gathered = _Gathered(sum(map(count_fits, tasks.values())), progress)
     progress(0, gathered.total, "sending the fits")
     with jobs.open() as pool:
         pieces = [
-            pickle.dumps((where, piece))
-            for where, task in tasks.items()
+            pickle.dumps((key, piece))
+            for key, task in tasks.items()
             for piece in split_task(
-                replace(task, digest=digests[where[0]], n_processes=pool.n_here)
+                replace(task, digest=digests[key[0]], n_processes=pool.n_here)
             )
         ]
-        for where, outcome in pool.run(compute, pieces):
-            gathered.add(where, outcome)
+        for key, outcome in pool.run(compute, pieces):
+            gathered.add(key, outcome)
     return gathered.outcomes
 
 
 def _in_threads(
-    tasks: dict[Where, FitTask],
+    tasks: dict[TaskKey, FitTask],
     sources: Sequence[Source],
     progress: Progress,
     n_threads: int,
-) -> dict[Where, Outcome]:
+) -> dict[TaskKey, Outcome]:
     """Fit small codes side by side, each fit in one thread of torch.
 
-    A pass over little data is too short to be shared among threads, but whole fits are
-    not: two of them take little longer than one.
+    A pass over little data is too short to be shared among threads; whole fits are long
+    enough, and two of them take little longer than one.
     """
     import torch
 
@@ -147,24 +147,24 @@ def _in_threads(
 
     cancelled = Event()
     columns = []
-    for where, task in tasks.items():
-        X, task = read_codes(task, sources[where[0]])
+    for key, task in tasks.items():
+        X, task = read_codes(task, sources[key[0]])
         with share_codes(), cancellable(cancelled):
             context = copy_context()
-        columns.append([(where, piece, X, context) for piece in split_task(task)])
+        columns.append([(key, piece, X, context) for piece in split_task(task)])
     # Widest first, and depths in turn: fits of one depth wait for its eigenbasis.
     columns.sort(key=lambda column: -column[0][2].shape[1])
     rows = zip_longest(*columns)
 
-    def work(piece: tuple[Where, FitTask, Any, Context]) -> tuple[Where, Outcome]:
-        where, task, X, context = piece
+    def work(piece: tuple[TaskKey, FitTask, Any, Context]) -> tuple[TaskKey, Outcome]:
+        key, task, X, context = piece
         # A context serves one thread at a time; its copies share what was made in it.
-        return where, context.copy().run(fit_task, task, X, lambda what: None)
+        return key, context.copy().run(fit_task, task, X, lambda what: None)
 
     gathered = _Gathered(sum(map(count_fits, tasks.values())), progress)
     progress(0, gathered.total, f"{n_threads} fits side by side")
     pool = ThreadPoolExecutor(n_threads, "fit", torch.set_num_threads, (1,))
-    # The filters of warnings belong to all threads: what fits ignore is ignored here.
+    # All threads share the filters of warnings, so those of the fits are set here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The least populated class")
@@ -178,12 +178,12 @@ def _in_threads(
             # After an error or Ctrl-C, fits under way end at their next step.
             cancelled.set()
             pool.shutdown(cancel_futures=True)
-    # Threads to come have as many as this one again.
+    # New threads get the number of this one again.
     torch.set_num_threads(torch.get_num_threads())
     return gathered.outcomes
 
 
-def _n_threads(tasks: dict[Where, FitTask], sources: Sequence[Source]) -> int:
+def _n_threads(tasks: dict[TaskKey, FitTask], sources: Sequence[Source]) -> int:
     """Return how many fits go side by side; one where the codes are large."""
     import torch
 
@@ -203,26 +203,26 @@ def _n_threads(tasks: dict[Where, FitTask], sources: Sequence[Source]) -> int:
 
 
 class _Gathered:
-    """The outcomes of pieces, put together by depth as they come."""
+    """The outcomes of tasks, joined by depth as they come."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self.total, self.progress, self.done = total, progress, 0
-        self.outcomes: dict[Where, Outcome] = {}
+        self.outcomes: dict[TaskKey, Outcome] = {}
 
-    def add(self, where: Where, outcome: Outcome) -> None:
-        """Take what came of a piece, and tell how many fits are done."""
-        known = self.outcomes.get(where, Outcome(outcome.width, {}, None))
-        self.outcomes[where] = Outcome(
+    def add(self, key: TaskKey, outcome: Outcome) -> None:
+        """Add the outcome of a task, and report how many fits are done."""
+        before = self.outcomes.get(key, Outcome(outcome.width, {}, None))
+        self.outcomes[key] = Outcome(
             outcome.width,
-            known.fitted | outcome.fitted,
-            known.member or outcome.member,
+            before.fitted | outcome.fitted,
+            before.member or outcome.member,
         )
         self.done += len(outcome.fitted) + (outcome.member is not None)
         names = ", ".join(outcome.fitted) or "ensemble"
-        self.progress(self.done, self.total, f"{names} on {where[1]}")
+        self.progress(self.done, self.total, f"{names} on {key[1]}")
 
 
-def compute(piece: bytes) -> tuple[Where, Outcome]:
+def compute(piece: bytes) -> tuple[TaskKey, Outcome]:
     """Do a pickled `FitTask` in another process.
 
     Raises
@@ -232,10 +232,10 @@ def compute(piece: bytes) -> tuple[Where, Outcome]:
     Exception
         As `fit_and_predict`.
     """
-    where, task = pickle.loads(piece)
-    seen = codes.digest(task.path) if task.path.is_file() else None
-    if seen != task.digest:
-        problem = "does not see" if seen is None else "sees another file as"
+    key, task = pickle.loads(piece)
+    digest = codes.digest(task.path) if task.path.is_file() else None
+    if digest != task.digest:
+        problem = "does not see" if digest is None else "sees another file as"
         raise RuntimeError(
             f"worker {worker_name()} {problem} {task.path}; put the codes into a "
             "folder that every worker has at the same place"
@@ -245,10 +245,10 @@ def compute(piece: bytes) -> tuple[Where, Outcome]:
         import torch
 
         torch.set_num_threads(n_threads)
-    # Its codes were checked by whoever sent the task.
+    # The process that sent the task has checked the codes.
     source = Source(codes.read(task.path, check=False), task.rows)
     X, task = read_codes(task, source)
-    return where, fit_task(task, X, lambda what: None)
+    return key, fit_task(task, X, lambda what: None)
 
 
 def require_room(
@@ -257,7 +257,7 @@ def require_room(
     baselines: Sequence[str],
     memory: int | str | None,
 ) -> None:
-    """Raise where a classifier that cannot read in blocks is given too much.
+    """Raise if codes are too large for a classifier that cannot read them in blocks.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Is a difference real? Each row against the recommended one, and against chance."""
+"""Test each row against the recommended one, and against the majority class."""
 
 from __future__ import annotations
 
@@ -54,10 +54,9 @@ def _p_values(entries: Sequence[JudgedContender], judged: HeldOut) -> list[float
     if not judged.nested:
         tested = [_paired(entry, entries[0], judged) for entry in entries[1:]]
         return [math.nan, *holm(tested)]
-    # The first row was chosen on the images that judge it: so the test has to include
-    # the choice.
-    # A score from elsewhere may cover the first fold only; it would restrict the test
-    # of all others to these images.
+    # The first row was chosen on the images that judge it, so the test includes the
+    # choice. An external score may cover the first fold only; it would restrict the
+    # test of all others to these images.
     everywhere = [entry for entry in entries if len(entry.at) == len(judged.rows)]
     p_value = dict(zip(map(id, everywhere), _chosen(everywhere, judged), strict=True))
     for entry in entries:
@@ -110,8 +109,8 @@ def _difference(
 def _majority_p_value(entry: JudgedContender, judged: HeldOut) -> float:
     """Test whether a contender does better than naming the most frequent class.
 
-    By what was asked to be measured: each image counts the same for the accuracy,
-    each class the same for the other two.
+    Each image counts the same for the accuracy, each class the same for the other two
+    metrics.
     """
     at = entry.at
     labels = judged.labels[at]
@@ -149,7 +148,7 @@ def majority_notes(scores: Sequence[Score], judged: HeldOut) -> Iterator[str]:
 def describe_power(
     entries: Sequence[JudgedContender], judged: HeldOut
 ) -> Iterator[str]:
-    """Yield what these images cannot show: no difference at all, or none so small."""
+    """Yield the differences that these images cannot show: all, or small ones."""
     others = entries[1:]
     if not others:
         return
@@ -183,7 +182,7 @@ def describe_power(
 def _n_discordant(
     entry: JudgedContender, recommended: JudgedContender, judged: HeldOut
 ) -> int:
-    """Count the images, or groups, on which two do not equally well."""
+    """Count the images, or groups, on which two contenders differ."""
     other = recommended.correct[np.searchsorted(recommended.at, entry.at)]
     gain = entry.correct.astype(int) - other
     if judged.grouped:
@@ -192,10 +191,10 @@ def _n_discordant(
 
 
 def _lowest_p(n_units: int, judged: HeldOut) -> float:
-    """Return the p-value were the recommended row better on every unit that differs.
+    """Return the p-value if the recommended row were better on every differing unit.
 
-    Where the choice is inside the test, a difference counts for less; of groups this
-    is not known beforehand, and the bound is that without it.
+    A test that includes the choice counts a difference for less. By how much is not
+    known beforehand for groups, where the bound leaves it out.
     """
     if not n_units:
         return 1.0

@@ -1,4 +1,4 @@
-"""What a plan looks at: labels, splits and groups of images, and nothing else."""
+"""The input of a plan: labels, splits and groups of images, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Column = Sequence[str] | np.ndarray
 
 
 class HasLabels(Protocol):
-    """Anything with these four: `Codes`, an `ImageSet`, or `LabelledRows`.
+    """Labels, splits, groups, class names: `Codes`, `ImageSet` or `LabelledRows`.
 
     Examples
     --------

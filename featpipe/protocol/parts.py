@@ -1,4 +1,4 @@
-"""What a plan consists of: the rows of each fit, and the protocol in words."""
+"""The parts of a plan: the rows of each fit, and the protocol in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Part", "Protocol"]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One fit: the rows it learns from, how C is chosen among them, whom it judges.
+    """One fit: the rows it learns from, the folds that choose C, the rows it judges.
 
     Attributes
     ----------

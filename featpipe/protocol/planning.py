@@ -60,7 +60,7 @@ def plan(
     ------
     ValueError
         If there is nothing to learn (one class, too few images), the splits lack a
-        ``train``, or ``test_size`` is senseless.
+        ``train``, or ``test_size`` is invalid.
 
     References
     ----------
@@ -104,7 +104,7 @@ def plan(
 
 @dataclass(frozen=True, eq=False)
 class _Splitter:
-    """What every way of cutting needs to know of the rows."""
+    """The rows to be cut, and the options that all ways of cutting use."""
 
     labels: np.ndarray
     groups: np.ndarray
@@ -141,7 +141,7 @@ class _Splitter:
         )
 
     def repeats(self, rows: np.ndarray) -> Pairs:
-        """Cut few training rows again and again, by other seeds."""
+        """Return further folds of few training rows, by other seeds."""
         if len(rows) >= FEW:
             return []
         # 7919 is a prime: neighbouring seeds of the user (0, 1, 2) do not share
@@ -152,7 +152,7 @@ class _Splitter:
     def selection(self, rows: np.ndarray, seed: int | None = None) -> Pairs:
         """Cut training rows into folds that choose C; each must learn two classes.
 
-        None are returned where the rows are too few: not all classifiers choose.
+        Return none where the rows are too few: some classifiers choose nothing.
         """
         try:
             pairs = self.folds(rows, seed)
@@ -324,14 +324,11 @@ def _by_folds(cut: _Splitter, split: str) -> Protocol:
 def _inside(cut: _Splitter, pairs: Pairs, i: int) -> Part:
     """Return the part that never sees fold i: the other folds choose its C.
 
-    Part i without fold j is part j without fold i, and both are part of the final
-    selection: sharing folds leaves half as many problems as folds of its own would.
+    Part i without fold j has the rows of part j without fold i, so one fit serves
+    both: half as many fits as with folds of its own.
     """
     train, held = pairs[i]
     cut.refuse_one_class(train, "training")
-    # The outer folds serve as inner folds too: without fold i, k - 1 of them are left.
-    # A fit that lacks two folds then serves two outer parts, and half of all fits are
-    # saved.
     others = [pairs[j][1] for j in range(len(pairs)) if j != i]
     selection = [
         (
@@ -341,7 +338,7 @@ def _inside(cut: _Splitter, pairs: Pairs, i: int) -> Part:
         for other in others
     ]
     learned = [len(np.unique(cut.labels[train[fitted]])) for fitted, _ in selection]
-    # An inner fit would see a single class; such a part is cut anew on its own.
+    # Where an inner fit would see a single class, the part gets folds of its own.
     if min(learned) < 2:
         return cut.part(train, held)
     return Part(train, held, selection)
@@ -395,6 +392,6 @@ def _parted_groups(cut: _Splitter, sides: np.ndarray) -> list[str]:
     if not parted:
         return []
     return [
-        f"groups parted by the given split: {len(parted)}, such as {parted[0]!r}; the "
+        f"groups divided by the given split: {len(parted)}, such as {parted[0]!r}; the "
         "held-out scores may flatter"
     ]

@@ -1,4 +1,4 @@
-"""The part each row has by the splits that came with the images."""
+"""Divide rows into training and judging by the splits that came with the images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SplitRows(NamedTuple):
 
 
 def split_rows(splits: np.ndarray) -> SplitRows | None:
-    """Return the part of each row, or None where one name is all there is.
+    """Return the rows of each part, or None where all rows have one name.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def split_rows(splits: np.ndarray) -> SplitRows | None:
     Raises
     ------
     ValueError
-        If the names do not say what to learn from and what to judge on: several, but
-        no ``train``, or ``train`` beside rows without a split alone.
+        If the names leave open what to learn from and what to judge on: several, but
+        no ``train``, or only ``train`` beside rows without a split.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def split_rows(splits: np.ndarray) -> SplitRows | None:
 def learned_splits(splits: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the splits that a model fitted by them has learned from.
 
-    Empty where the names hold no such decision: a single one, or no ``train``.
+    Empty where the names do not decide it: a single name, or no ``train``.
 
     Examples
     --------

@@ -1,6 +1,6 @@
 """Which training rows choose the learning rate and the epoch of a fine-tuning.
 
-The rows held out are those of `plan`. Labels of held-out rows never come in here.
+The rows held out are those of `plan`. Labels of held-out rows are not used here.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _spared(labels: np.ndarray, groups: np.ndarray, selection: Pairs) -> np.ndar
 
 
 def describe_rows(rows: TuningRows, *, refit: bool) -> Iterator[str]:
-    """Yield in words which images do what.
+    """Yield sentences on which images train, choose and judge.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The protocol in words: what the notes say of rows and folds."""
+"""Sentences on rows and folds, for the notes."""
 
 from __future__ import annotations
 

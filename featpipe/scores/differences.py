@@ -1,4 +1,4 @@
-"""How much two contenders differ on the same images, and how much could be seen."""
+"""Differences of two contenders on the same images, and the smallest detectable."""
 
 from __future__ import annotations
 

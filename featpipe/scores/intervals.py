@@ -96,10 +96,10 @@ def grouped_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, fl
     """Return the 95 % interval of the accuracy on images that come in groups.
 
     Images of one patient, place or video are right or wrong together, so that n images
-    count for fewer. How many is taken from the variance of the accuracy between groups
-    (a ratio estimate), corrected for the few groups it is taken from, and put into the
-    exact interval [1]_. Where every image is right, or every one wrong, that variance
-    says nothing: each group counts as one image.
+    count for fewer. The effective number is estimated from the variance of the accuracy
+    between groups (a ratio estimate), corrected for the number of groups, and put into
+    the exact interval [1]_. Where every image is right, or every one wrong, there is no
+    variance: each group counts as one image.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def grouped_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, fl
     if n_groups < 2:
         return 0.0, 1.0
     if p in (0.0, 1.0):
-        # All right or all wrong: the variance between groups is zero and says nothing;
-        # each group then counts as one image.
+        # All right or all wrong: the variance between groups is zero; each group then
+        # counts as one image.
         effective = float(n_groups)
     else:
         residuals = right - p * sizes

@@ -1,4 +1,4 @@
-"""Judging one contender: metrics of its predictions, with an interval."""
+"""Metrics of the predictions of one contender, with an interval."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
 }
-"""Name of a metric to its function of (labels, predicted); all are better higher."""
+"""Function of (labels, predicted) of each metric; higher is better."""
 
 
 def judge(

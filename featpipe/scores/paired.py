@@ -1,4 +1,4 @@
-"""Comparing two contenders on the same images: exact paired tests, corrected."""
+"""Exact paired tests of two contenders on the same images, and their correction."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SIGNIFICANT = 0.05
 def mcnemar(correct: np.ndarray, other_correct: np.ndarray) -> float:
     """Test two contenders on the same images: exact, two-sided McNemar [1]_.
 
-    Only images on which exactly one of the two is right say anything; if the two
-    are equally good, which one that is falls like a fair coin. It is the same test
-    as permuting the two predictions image by image.
+    Only images on which exactly one of the two is right count; if the two are equally
+    good, either is right with probability one half. It is the same test as permuting
+    the two predictions image by image.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def holm(p_values: Iterable[float]) -> list[float]:
     """Correct p-values for their number, by Holm's step-down procedure [1]_.
 
-    Holds the chance of even one false claim at the level, whatever the dependence
+    Keeps the probability of even one false claim at the level, whatever the dependence
     between the tests; never weaker than Bonferroni.
 
     References

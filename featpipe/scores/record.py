@@ -41,7 +41,7 @@ _SHARES = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "ma
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Score:
-    """How one contender did, and everything needed to compare it with another.
+    """The score of one contender, and all that comparing it with another takes.
 
     The fields are those of the JSON record, in its order. Accuracies are shares
     between 0 and 1; what does not exist is None, never nan.
@@ -169,9 +169,8 @@ class Score:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON record: plain Python types, None for nan and infinity.
 
-        What only trained networks have is there only for them.
+        Only scores of trained networks have the fields of training.
         """
-        # A fine-tuned network alone has them; null for all others would be noise.
         record = _plain(asdict(self))
         return {
             k: v for k, v in record.items() if k not in FINETUNE_FIELDS or v is not None
@@ -179,7 +178,7 @@ class Score:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Score:
-        """Make the score a JSON record describes.
+        """Return the score that a JSON record describes.
 
         Raises
         ------
@@ -187,10 +186,10 @@ class Score:
             If the record lacks a field, has one too many or one of another type, or
             has predictions that do not pair up with its paths.
         """
-        known = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)}
         # Fields that only a comparison or a training sets are absent in documents of
         # the other.
-        missing = sorted(known - set(record) - {*FINETUNE_FIELDS, *_OF_COMPARISON})
+        missing = sorted(names - set(record) - {*FINETUNE_FIELDS, *_OF_COMPARISON})
         unknown = sorted(set(record) - known)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")
@@ -215,8 +214,8 @@ class Score:
 
 def _is_of(value: Any, kind: Any) -> bool:
     """Return whether a value from JSON is of an annotated type."""
-    # `float | None` is a union, `list[str]` a list: what fields are declared as is what
-    # they are checked against.
+    # Fields are checked against their declarations: `float | None` is a union,
+    # `list[str]` a list.
     if get_origin(kind) is UnionType:
         return any(_is_of(value, each) for each in get_args(kind))
     if get_origin(kind) is list:
@@ -272,7 +271,7 @@ def write_json(
     seed: int,
     options: dict[str, Any] | None = None,
 ) -> None:
-    """Write the document of section 5 of the design: strict JSON, whole or not at all.
+    """Write scores as strict JSON; the file is complete or absent.
 
     Parameters
     ----------
@@ -280,7 +279,7 @@ def write_json(
     scores : sequence of Score
     seed : int
     options : dict, optional
-        What a comparison was asked for beside its seed, for ``fit --scores``.
+        Options of a comparison beside its seed, which ``fit --scores`` compares.
 
     Raises
     ------
@@ -344,7 +343,7 @@ def read_document(path: str | os.PathLike[str]) -> Document:
             if not _is_of(value, kind):
                 raise ValueError(f"{name} is {value!r:.60}, which it cannot be")
         return Document(seed, options, scores)
-    # Whatever is wrong with a foreign document is one sentence that names the file.
+    # One sentence that names the file, whatever is wrong with a foreign document.
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise ValueError(
             f"{str(path)!r} is not a scores file ({err}); give one written by "

@@ -1,4 +1,4 @@
-"""Sign-flip tests by drawing: of a row chosen on the images that also judge it."""
+"""Sign-flip tests by drawing, for a row chosen on the images that also judge it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ def max_t(
     variance_ratio: float = 1.0,
     seed: int = 0,
 ) -> np.ndarray:
-    """Test one row against each other, wherever among the rows it was chosen.
+    """Test a row that was chosen among the others on the same images.
 
     A row that was chosen because it did well on these images seems better than its
-    equals. So the difference to it is held against the largest among *all* pairs of
-    rows: where all are equally good, each image (or group) is as likely to have its
-    differences the other way round, for all pairs together, and the largest difference
-    over such sign flips is what choosing the best gains by luck. Differences are
-    divided by their standard error, which flips do not change. Pairs are taken from
+    equals. So each difference is compared with the largest among *all* pairs of rows:
+    where all rows are equally good, the differences of an image (or group) are as
+    likely to have the other sign, for all pairs together, and the largest difference
+    over random sign flips is what choosing the best gains by luck. Differences are
+    divided by their standard error, which flips do not change. Pairs are tested from
     the most different down, each against those that are left (step-down maxT [1]_), so
-    the chance of even one false claim among all pairs is held, and with it that of one
-    about the chosen row.
+    the probability of even one false claim among all pairs stays below the level.
 
     Parameters
     ----------
@@ -140,7 +139,7 @@ def fold_variance_ratio(n_folds: int) -> float:
     """Return how much the variance over pooled folds exceeds that of single images.
 
     The models of two folds share training images, and each image judges one model and
-    has trained the others, so that right and wrong answers hang together. Nadeau and
+    has trained the others, so that their answers are correlated. Nadeau and
     Bengio's correction [1]_ for held-out parts of 1/k of the images, over the variance
     without it: (1/k + 1/(k - 1)) / (1/k).
 
@@ -162,7 +161,7 @@ def _units(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what is flipped: the different rows of right images, and their numbers.
 
-    Images, or groups, on which all rows do equally well say nothing and are left out.
+    Images, or groups, on which all rows do equally well are left out.
     """
     totals = correct.astype(np.int64)
     if groups is not None:
