@@ -1,8 +1,7 @@
 """The codes file: write, read, verify, merge; `docs/reference/format.md` specifies it.
 
-Knows nothing of images, networks or classifiers. A codes file appears whole or not at
-all, every byte of it is under a SHA-256, and whatever is wrong with one is a
-`CodesError`.
+Knows nothing of images, networks or classifiers. A codes file is complete or absent,
+a SHA-256 covers every byte of it, and a `CodesError` reports whatever is wrong with it.
 """
 
 from featpipe.codes.access import FINGERPRINT, Codes

@@ -1,6 +1,6 @@
-"""What a codes file holds: tables in memory, codes on the disk until asked for.
+"""`Codes`: the tables of a codes file in memory, its codes read on request.
 
-Knows how to reach rows and columns of a file that `reading` has checked.
+Reads rows and columns of a file that `reading` has checked.
 """
 
 import math
@@ -30,7 +30,7 @@ FINGERPRINT = ("backbone", "weights_sha256", "preprocessing", "decoding", "preci
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A codes file: its tables in memory, its codes read when asked for.
+    """A codes file: its tables in memory, its codes read on request.
 
     Rows are images, in the order of `paths`. Nothing stays open, so a `Codes` can be
     pickled and used in several processes.
@@ -83,7 +83,7 @@ class Codes:
 
     @property
     def depths(self) -> list[str]:
-        """The depths in the file, canonical SPECs, in the order they were asked for."""
+        """The depths in the file, canonical SPECs, in the order of extraction."""
         return list(self.shapes)
 
     @property
@@ -149,7 +149,7 @@ class Codes:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """The part of `provenance` that changes the numbers."""
-        # get: a file of another program may lack a field, and can still be looked at.
+        # get: a file of another program may lack a field, and can still be inspected.
         return {name: self.provenance.get(name) for name in FINGERPRINT}
 
     @property
@@ -161,7 +161,7 @@ class Codes:
         CodesError
             If there are several, and none of them is ``penultimate``.
         """
-        # A file of one depth is asked for its codes without naming it.
+        # The depth of a file that has only one need not be named.
         if len(self.depths) == 1:
             return self.depths[0]
         return self.spec("penultimate")
@@ -184,8 +184,7 @@ class Codes:
         CodesError
             If the file has no such depth, or several that fit.
         """
-        # In this order: the exact name first, then what `extract` would have made of
-        # it.
+        # The exact name first, then the name that `extract` would have given it.
         defaults = (depth, f"{depth}:avg", f"{depth}:cls")
         default = [s for s in defaults if s in self.shapes][:1] or [
             s for s in self.shapes if s.partition(":")[0] == depth
@@ -258,34 +257,34 @@ class Codes:
         CodesError
             As `rows`.
         """
-        wanted = self._positions(rows)
-        return self._take(depth, wanted.ravel()).reshape(
-            *wanted.shape, *self.shapes[self.spec(depth)][1:]
+        positions = self._positions(rows)
+        return self._take(depth, positions.ravel()).reshape(
+            *positions.shape, *self.shapes[self.spec(depth)][1:]
         )
 
     def _positions(self, rows: Any) -> np.ndarray:
-        """Return the positions that numpy means by an index, none of them negative."""
-        wanted, n = np.asarray(rows), len(self)
-        # Before the check of integers: to numpy a bool is a number too.
-        if wanted.dtype == bool and wanted.shape == (n,):
-            return np.flatnonzero(wanted)
+        """Return the positions of an index as numpy reads it, none of them negative."""
+        index, n = np.asarray(rows), len(self)
+        # Before the check of integers, since numpy counts bools among them.
+        if index.dtype == bool and index.shape == (n,):
+            return np.flatnonzero(index)
         # An empty list has dtype float64, which the next check would refuse.
-        if not wanted.size:
-            return wanted.astype(np.int64)
-        if wanted.dtype.kind not in "iu":
+        if not index.size:
+            return index.astype(np.int64)
+        if index.dtype.kind not in "iu":
             raise IndexError(
                 f"rows={rows!r:.60} are no positions; give whole numbers, or {n} bools"
             )
-        if wanted.max() >= n or wanted.min() < -n:
-            row = wanted.max() if wanted.max() >= n else wanted.min()
+        if index.max() >= n or index.min() < -n:
+            row = index.max() if index.max() >= n else index.min()
             raise IndexError(f"row {row} of {self.path}, which has {n:,} rows")
-        return np.where(wanted < 0, wanted + n, wanted).astype(np.int64)
+        return np.where(index < 0, index + n, index).astype(np.int64)
 
     def _take(self, depth: str, rows: np.ndarray) -> np.ndarray:
         order = np.argsort(rows, kind="stable")
-        # Read in the order of the file, put back in the order asked for.
+        # Read in the order of the file, then restore the order of `rows`.
         ascending = rows[order]
-        # Stretches of neighbours: HDF5 reads a slice far faster than a list of rows.
+        # Runs of adjacent rows: HDF5 reads a slice far faster than a list of rows.
         cuts = np.flatnonzero(np.diff(ascending) != 1) + 1
         with self._dataset(depth) as dataset:
             codes = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
@@ -299,8 +298,7 @@ class Codes:
     def _dataset(self, depth: str) -> Iterator[h5py.Dataset]:
         spec = self.spec(depth)
         with opened_file(self.path) as file:
-            # Only the file that was checked is trusted; another under its name may hold
-            # anything.
+            # Another file under this name has not been checked.
             if stamp_of(file) != self.stamp:
                 raise CodesError(
                     f"{self.path} has changed since it was read; read it again"
@@ -350,8 +348,8 @@ class Codes:
             rows = self.rows(part, 0, len(self))[chosen]
             X[:, column : column + width] = rows.reshape(n_rows, width)
             column += width
-        # A copy: with all rows chosen it would be the file's own labels, and writing to
-        # them would change what a reader takes the file to hold.
+        # A copy, since a view of all rows would let the caller overwrite the labels of
+        # this object.
         return X, self.labels[chosen].copy()
 
     def to_frame(self, depth: str | None = None) -> "pandas.DataFrame":

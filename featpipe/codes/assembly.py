@@ -1,7 +1,4 @@
-"""Making codes files: from arrays, or from the rows of other codes files.
-
-Knows where rows come from and that a file appears whole or not at all.
-"""
+"""Write codes files: from arrays, or from the rows of other codes files."""
 
 import io
 import os
@@ -26,7 +23,7 @@ __all__ = ["Row", "assemble", "content", "save", "write"]
 
 
 class Row(NamedTuple):
-    """Where a row lies: a file (by position in a list) and the row in it.
+    """The place of a row: a file (by position in a list) and the row in it.
 
     Examples
     --------
@@ -57,7 +54,7 @@ def write(
     failures: Sequence[tuple[Any, ...]] = (),
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write codes that are in memory to a codes file, whole or not at all.
+    """Write codes that are in memory to a codes file, atomically.
 
     Parameters
     ----------
@@ -228,12 +225,12 @@ def assemble(
     >>> len(codes.read("copy.h5"))
     42
     """
-    # Otherwise a new digest would cover, and so hide, old damage.
+    # A new digest over damaged codes would hide the damage.
     files = [checked(file) for file in files]
     stop = Event()
     stores = {spec: _gathering(spec, files, at, stop) for spec, at in rows.items()}
-    # An upper bound, reserved before anything is written: a full disk then shows before
-    # the work and not at its end.
+    # Space for an upper bound is reserved first, so that a full disk is noticed before
+    # the work.
     needed = layout.size_bound(stores, tables)
     with fs.explained(path, needed), fs.replacing(path) as file:
         reserved = fs.ReservedFile(file, needed)
@@ -270,12 +267,12 @@ def _store(spec: str, array: np.ndarray, tables: Tables) -> Store:
 
 
 def _gathering(
-    spec: str, files: Sequence[Codes], wanted: Sequence[Row], stop: Event
+    spec: str, files: Sequence[Codes], chosen: Sequence[Row], stop: Event
 ) -> Store:
-    """Make the reader that collects the wanted rows, a chunk at a time."""
-    first = files[wanted[0].file] if wanted else files[0]
+    """Return the function that reads the chosen rows, a chunk at a time."""
+    first = files[chosen[0].file] if chosen else files[0]
     shape, dtype = first.shapes[spec][1:], first.rows(spec, 0, 0).dtype
-    where = np.array(wanted, np.int64).reshape(-1, 2)
+    where = np.array(chosen, np.int64).reshape(-1, 2)
 
     def rows(start: int, end: int) -> np.ndarray:
         if stop.is_set():
@@ -283,8 +280,7 @@ def _gathering(
         chunk = np.empty((end - start, *shape), dtype)
         for file in np.unique(where[start:end, 0]):
             source, here = files[file], where[start:end, 0] == file
-            # Checked for each chunk and not at the start: only files that rows are
-            # taken from matter.
+            # Checked for each chunk: only files from which rows are taken matter.
             if source.shapes[spec][1:] != shape:
                 raise CodesError(
                     f"{source.path} has codes of another width at {spec!r} than "
@@ -293,7 +289,7 @@ def _gathering(
             chunk[here] = source.take(spec, where[start:end, 1][here])
         return chunk
 
-    return Store((len(wanted), *shape), dtype, rows)
+    return Store((len(chosen), *shape), dtype, rows)
 
 
 def _seal(file: BinaryIO) -> None:

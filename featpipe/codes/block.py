@@ -1,10 +1,10 @@
 """The user block: the bytes before the HDF5 part, with digests of every byte.
 
-HDF5 leaves the first bytes of a file to its user. Here they hold the file's length
-and two SHA-256 digests, so that a damaged, cut or foreign file is refused before
+HDF5 leaves the first bytes of a file to its user. Here they hold the length of the file
+and two SHA-256 digests, so that a damaged, truncated or foreign file is refused before
 libhdf5 parses anything. The *payload* (the raw chunks of the codes) and the *header*
-(all the rest) have a digest each: a header is checked at once, however large the file.
-Knows nothing of what the HDF5 part means.
+(all the rest) have a digest each, so that checking the header of a large file is quick.
+This module does not interpret the HDF5 part.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _BYTES_PER_EXTENT = 36
 
 
 class CodesError(ValueError):
-    """A codes file that cannot be trusted, or does not fit what is asked of it.
+    """A codes file is damaged, foreign, or does not fit the request.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def room_for(n_extents: int) -> int:
     Parameters
     ----------
     n_extents : int
-        An upper bound of the stretches of payload in the file.
+        An upper bound of the number of extents of payload in the file.
 
     Returns
     -------
@@ -75,11 +75,11 @@ def seal(file: BinaryIO, room: int, payload: Sequence[tuple[int, int]]) -> None:
     room : int
         Bytes reserved for the block.
     payload : sequence of (offset, length)
-        Where the raw chunks of the codes lie, in bytes from the start of the file.
+        The raw chunks of the codes, in bytes from the start of the file.
     """
     size = file.seek(0, 2)
     facts: dict[str, Any] = {"room": room, "size": size, "payload": _joined(payload)}
-    # First: the header's digest covers it, and so with it the codes.
+    # First, because the header's digest covers this one.
     facts["payload_sha256"] = _digest(file, facts["payload"])
     facts["header_sha256"] = _header_digest(file, facts)
     block = _block(facts)
@@ -96,7 +96,7 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
     ----------
     file : binary file
     payload : bool
-        Check the codes too (about 0.6 s a gigabyte); without, the header alone.
+        Whether to check the codes too (about 0.6 s a gigabyte), not the header alone.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def check(file: BinaryIO, *, payload: bool = True) -> None:
     """
     facts = _facts(file)
     size = file.seek(0, 2)
-    # Costs nothing, and finds a truncated copy before gigabytes are hashed.
+    # Finds a truncated copy before gigabytes are hashed.
     if size != facts["size"]:
         raise CodesError(
             f"has {size:,} bytes where {facts['size']:,} were written: it was cut "
@@ -220,7 +220,7 @@ def _joined(extents: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _header_digest(file: BinaryIO, facts: dict[str, Any]) -> str:
-    """Digest all that is not payload, the block's own facts included."""
+    """Return the digest of all but the payload, the facts in the block included."""
     covered = {key: facts[key] for key in ("room", "size", "payload", "payload_sha256")}
     rest, position = [], facts["room"]
     for offset, length in facts["payload"]:

@@ -1,7 +1,7 @@
-"""What is where in the HDF5 part of a codes file, and how it is written.
+"""The layout of the HDF5 part of a codes file, and how it is written.
 
-Knows the names and dtypes of ``docs/reference/format.md``. Never checks a file that
-came from elsewhere (`reading` does) and never names one on the disk (`assembly` does).
+Has the names and dtypes of ``docs/reference/format.md``. `parsing` checks files from
+elsewhere, and `assembly` writes files to the disk.
 """
 
 import json
@@ -33,7 +33,7 @@ __all__ = [
 
 SPLITS = ("", "train", "val", "test")
 VERSION = 1
-# Large enough to be read fast, small enough that a few images do not drag in more.
+# Large enough to be read fast, small enough that a few rows do not read many others.
 _CHUNK_BYTES = 2**20
 
 RowReader = Callable[[int, int], np.ndarray]
@@ -68,13 +68,13 @@ class FailureRecord(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """All that a codes file says of its images, beside the codes.
+    """The contents of a codes file beside the codes.
 
     Parameters
     ----------
     paths : list of str
-        Relative to ``images_root``, in the order of the rows; bytes that are no
-        UTF-8 become surrogates.
+        Relative to ``images_root``, in the order of the rows; bytes that are not UTF-8
+        become surrogates.
     labels : (n,) int64
         Positions in ``class_names``; −1 is unlabelled.
     class_names : list of str
@@ -90,7 +90,7 @@ class Tables:
     failures, notes : list of FailureRecord
         Inputs without a row; remarks on images that have one.
     provenance : dict
-        What made the codes; JSON.
+        How the codes were made; JSON.
 
     Examples
     --------
@@ -132,7 +132,7 @@ class Tables:
 
 
 class Store(NamedTuple):
-    """The codes of one depth: what they look like and where their rows come from."""
+    """The codes of one depth to be written: shape, dtype, and a reader of rows."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -151,7 +151,7 @@ class Store(NamedTuple):
 
     @property
     def n_chunks(self) -> int:
-        """Chunks of the whole."""
+        """Number of chunks."""
         return -(-self.shape[0] // self.chunk_rows)
 
 
@@ -179,7 +179,7 @@ def build(
     file : binary file
         Empty; anything h5py takes as a file object.
     stores : mapping of SPEC to Store
-        Rows are asked for in order, a chunk at a time.
+        Rows are read in order, a chunk at a time.
     tables : Tables
 
     Returns
@@ -200,7 +200,7 @@ def build(
 
 
 def extents(h5: h5py.File, file: BinaryIO) -> list[tuple[int, int]]:
-    """List where the raw chunks of the codes lie in the file, as (offset, length)."""
+    """Return the raw chunks of the codes in the file, as (offset, length)."""
     spans = []
     for dataset in h5["codes"].values():
         if not len(dataset):
@@ -213,9 +213,9 @@ def extents(h5: h5py.File, file: BinaryIO) -> list[tuple[int, int]]:
 
 
 def _shift(dataset: h5py.Dataset, first: Any, file: BinaryIO, room: int) -> int:
-    """Return what to add to chunk offsets: HDF5 versions differ on the user block."""
-    # Compared with the bytes in the file instead of asking for the version, which tells
-    # nothing of patched builds.
+    """Return the shift of chunk offsets: HDF5 versions differ on the user block."""
+    # By comparison with the bytes in the file: the version does not tell about patched
+    # builds.
     raw = dataset.id.read_direct_chunk(first.chunk_offset)[1]
     for shift in (0, room):
         file.seek(first.byte_offset + shift)
@@ -237,7 +237,7 @@ def _write_codes(group: h5py.Group, spec: str, store: Store) -> None:
     if not is_spec(spec):
         raise ValueError(f"a depth cannot be named {spec!r} in a codes file")
     if not store.shape[0]:
-        # HDF5 has no chunks of nothing.
+        # HDF5 takes no empty chunks.
         group.create_dataset(spec, shape=store.shape, dtype=store.dtype)
         return
     dataset = group.create_dataset(
@@ -286,7 +286,7 @@ def _write_failures(group: h5py.Group, rows: Sequence[FailureRecord]) -> None:
 
 
 def _write_texts(group: h5py.Group, texts: Sequence[str]) -> None:
-    # Not HDF5's strings: paths may hold bytes that are no UTF-8, and millions of
+    # Not as strings of HDF5: paths may hold bytes that are not UTF-8, and millions of
     # variable-length strings are slow.
     content, offsets = pack(texts)
     group.create_dataset("bytes", data=content)
@@ -294,10 +294,9 @@ def _write_texts(group: h5py.Group, texts: Sequence[str]) -> None:
 
 
 def pack(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Put texts end to end.
+    """Concatenate texts.
 
-    HDF5's own strings refuse a NUL and bytes that are no UTF-8; file names hold both
-    kinds of surprise.
+    Strings of HDF5 refuse a NUL and bytes that are not UTF-8; file names may hold both.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Putting codes files together: the shards of one extraction, or of several folders."""
+"""Merge codes files: the shards of one extraction, or files of several folders."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def require_same_fingerprint(
     have : mapping
         Provenance or fingerprint of the codes in ``path``.
     want : mapping
-        What is asked for.
+        Provenance or fingerprint that is needed.
     path : path
         Named in the message.
 
@@ -58,7 +58,7 @@ def require_same_fingerprint(
 
 
 def _decisive(value: Any) -> Any:
-    """Leave out the limit of pixels: it decides which images fail, and no number."""
+    """Leave out the limit of pixels: it changes which images fail and no code."""
     if isinstance(value, dict) and "max_pixels" in value:
         return {k: v for k, v in value.items() if k != "max_pixels"}
     return value
@@ -144,7 +144,7 @@ def merge(
 
 
 class _Shard(NamedTuple):
-    """What a file says of the shard it is: which, of how many, of what images."""
+    """The shard metadata of a file: which shard, of how many, of which images."""
 
     number: int
     of: int
@@ -238,7 +238,7 @@ def _merged(files: Sequence[Codes], order: Sequence[Row], names: list[str]) -> T
         sizes=column("sizes"),
         mtimes=column("mtimes"),
         sha256=column("sha256"),
-        # Shards share what failed in the scan.
+        # All shards list the failures of the scan.
         failures=sorted({f for file in files for f in file.tables.failures}),
         notes=sorted({f for file in files for f in file.tables.notes}),
         provenance=provenance,

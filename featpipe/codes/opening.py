@@ -1,4 +1,4 @@
-"""Opening a codes file, and telling whether it is still the one that was checked."""
+"""Open a codes file, and identify it, so that a later change is noticed."""
 
 import os
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ __all__ = ["opened_file", "stamp_of"]
 
 @contextmanager
 def opened_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a codes file, or tell what is in its place."""
+    """Open a codes file; raise an error that names what is there instead."""
     if not path.exists():
         raise FileNotFoundError(
             f"no codes file {path}; `featpipe extract SOURCE -o {path}` makes one"
         )
-    # A FIFO would be waited for, and a device never ends.
+    # Opening a FIFO would block, and a device has no end.
     if not path.is_file():
         raise CodesError(f"{path} is not a file; give the .h5 that extract wrote")
     with path.open("rb") as file:
@@ -26,8 +26,8 @@ def opened_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def stamp_of(file: BinaryIO) -> tuple[int, ...]:
-    """Identify an open file: another one under its name has another stamp."""
+    """Return what identifies an open file; a file that replaces it differs."""
     status = os.fstat(file.fileno())
-    # Device and inode tell a file that was replaced, size and time one that was written
-    # to.
+    # Device and inode change where a file is replaced, size and time where it is
+    # written to.
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,7 +1,7 @@
-"""From the HDF5 part of a codes file to tables, trusting nothing it says.
+"""Parse the HDF5 part of a codes file into tables, as input from an attacker.
 
-No links, no external or virtual storage, no size that is not there: the digest says
-that a file is whole, not that its author is kind.
+Refuses links, external and virtual storage, and declared sizes beyond the file: the
+digest proves that a file is complete, not that its author is honest.
 """
 
 import json
@@ -40,7 +40,7 @@ _NUMBERS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 _TEXT_GROUPS = ("paths", "groups", "class_names")
 _FAILURE_GROUPS = ("failures", "notes")
-# The types of what the rest of featpipe looks up in a provenance; all else is free.
+# The types of the fields of a provenance that featpipe reads; others may have any.
 _PROVENANCE: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("backbone", "precision", "dtype", "device", "plan"), (str,)),
     **dict.fromkeys(("weights", "weights_sha256"), (str, type(None))),
@@ -64,9 +64,9 @@ _PARTS_OF_PROVENANCE: dict[str, dict[str, tuple[type, ...]]] = {
         "interpolation": (str,),
     },
 }
-# What h5py and numpy raise at files that make no sense. MemoryError is not among them:
-# no size is believed that is not there.
-_OBJECTIONS = (
+# The errors of h5py and numpy on malformed files. MemoryError is not among them, since
+# declared sizes are checked first.
+_PARSING_ERRORS = (
     OSError,
     RuntimeError,
     LookupError,
@@ -88,13 +88,13 @@ def header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], Tables]:
     Returns
     -------
     shapes : dict of SPEC to shape
-        In the order the depths were asked for.
+        In the order of extraction.
     tables : Tables
 
     Raises
     ------
     CodesError
-        If the file holds what a codes file never holds.
+        If the file holds something that a codes file never holds.
     """
     with opened(file) as h5:
         datasets, codes = _checked_datasets(h5, file.seek(0, os.SEEK_END))
@@ -109,13 +109,13 @@ def header(file: BinaryIO) -> tuple[dict[str, tuple[int, ...]], Tables]:
 
 @contextmanager
 def opened(file: BinaryIO) -> Iterator[h5py.File]:
-    """Open the HDF5 part; whatever libhdf5 objects to is one error."""
+    """Open the HDF5 part; turn every error of libhdf5 into a `CodesError`."""
     try:
         with h5py.File(file, "r") as h5:
             yield h5
     except CodesError:
         raise
-    except _OBJECTIONS as error:
+    except _PARSING_ERRORS as error:
         reason = " ".join(str(error).split())
         raise CodesError(f"cannot be read: {reason}") from error
 
@@ -123,10 +123,7 @@ def opened(file: BinaryIO) -> Iterator[h5py.File]:
 def _checked_datasets(
     h5: h5py.File, size: int
 ) -> tuple[dict[str, h5py.Dataset], dict[str, h5py.Dataset]]:
-    """Open all tables and all codes, each once; refuse what a codes file never holds.
-
-    The digest does not prove its author.
-    """
+    """Open all tables and all codes, each once; refuse whatever else the file holds."""
     version = _version(h5)
     if not 1 <= version <= VERSION:
         raise CodesError(
@@ -151,7 +148,7 @@ def _checked_datasets(
     for dataset in codes.values():
         declared += _declared(dataset, {h5py.h5z.FILTER_FLETCHER32})
         _refuse_odd_codes(dataset)
-    # Chunks may lie over one another, each of them small.
+    # Many small chunks may overlap in the file.
     if declared > size:
         raise CodesError("declares more than it holds")
     return tables, codes
@@ -160,9 +157,9 @@ def _checked_datasets(
 def _version(h5: h5py.File) -> int:
     """Return the format version; no attribute is read before its type is known.
 
-    libhdf5 follows a string of variable length to wherever a crafted file says, and
+    In a crafted file a string of variable length may point anywhere, and libhdf5 then
     crashes or never returns; so such a string is not read. The first block has already
-    told what the file is.
+    identified the file.
     """
     if not all(h5py.h5a.exists(h5.id, name) for name in (b"format", b"version")):
         raise CodesError("is not a featpipe codes file")
@@ -241,7 +238,7 @@ def _refuse_odd_codes(dataset: h5py.Dataset) -> None:
         raise CodesError(f"has codes of type {dataset.dtype}; they are float32 or 16")
     if whole:
         return
-    # libhdf5 takes it on trust that a chunk, checksum off, is as long as declared.
+    # libhdf5 does not check that a chunk, its checksum off, is as long as declared.
     expected = math.prod(dataset.chunks) * dataset.dtype.itemsize
     expected += 4 * bool(_filters(dataset))
     chunks: list[Any] = []
@@ -299,7 +296,7 @@ def _require_types(
     """Refuse a field of another type than a codes file has; a missing one is none."""
     for name in record.keys() & kinds.keys():
         value = record[name]
-        # A bool is an int to Python, but not to us.
+        # Not isinstance: in Python a bool is an int.
         if type(value) not in kinds[name]:
             raise CodesError(
                 f"has tables that do not fit together: {name} in its {what} is "

@@ -1,7 +1,7 @@
-"""Reading and checking a codes file that may come from anywhere.
+"""Read and check a codes file that may come from anywhere.
 
-The digests first, then what `parsing` makes of the header. `access` has the `Codes`
-that come out.
+`block` checks the digests first, then `parsing` reads the header; `access` has the
+`Codes` that are returned.
 """
 
 import os
@@ -19,17 +19,17 @@ __all__ = ["checked", "digest", "read", "verify"]
 
 
 def read(path: str | os.PathLike[str], *, check: bool = True) -> Codes:
-    """Read a codes file: its tables now, its codes when asked for.
+    """Read a codes file: its tables at once, its codes on request.
 
     Parameters
     ----------
     path : path
         The file.
     check : bool
-        Check every byte against its SHA-256 first. False checks all but the codes,
-        which keep only HDF5's checksum per chunk (Fletcher-32). That one does not see
-        everything: to it, 0000 and ffff are one value, so a 0.0 that became a NaN
-        passes. Use False to look at a file, and `checked` before its codes are used.
+        Whether to check every byte against its SHA-256 first. False checks all but the
+        codes, for which only HDF5's checksum per chunk (Fletcher-32) is left. It misses
+        some damage: 0000 and ffff have the same sum, so a 0.0 that became a NaN passes.
+        Use False to inspect a file, and `checked` before using its codes.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike[str], *, check: bool = True) -> Codes:
     FileNotFoundError
         If there is no such file.
     CodesError
-        If it is no codes file, was cut, is damaged, or holds what one never holds.
+        If it is not a codes file, truncated, damaged, or not laid out as one.
 
     Examples
     --------
@@ -55,11 +55,10 @@ def read(path: str | os.PathLike[str], *, check: bool = True) -> Codes:
         try:
             block.check(file, payload=check)
             shapes, tables = parsing.header(file)
-        # Below, nobody knows the name of the file, which may be an open descriptor.
+        # The functions below do not know the name of the open file.
         except CodesError as error:
             raise CodesError(f"{path} {error}") from None
-        # Of the open file, not of the name: between the two somebody may have replaced
-        # it.
+        # Of the open file: another may have taken its name meanwhile.
         return Codes(path, shapes, tables, stamp_of(file), is_checked=check)
 
 
@@ -69,7 +68,7 @@ def checked(codes: Codes) -> Codes:
     Parameters
     ----------
     codes : Codes
-        Perhaps read with ``check=False``; comes back as it is if it was checked before.
+        Perhaps read with ``check=False``; returned as it is if it was checked before.
 
     Returns
     -------
@@ -105,7 +104,7 @@ def checked(codes: Codes) -> Codes:
 def digest(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 that covers every byte of a codes file, 64 hex digits.
 
-    Read from its first block, not computed; `read` compares it with the bytes.
+    It is read from the first block and not computed; `read` compares it with the bytes.
 
     Raises
     ------
@@ -128,7 +127,7 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 
 def verify(path: str | os.PathLike[str]) -> Codes:
-    """Check a codes file whole: digests, structure, and that every code is finite.
+    """Check a whole codes file: digests, structure, and that every code is finite.
 
     Parameters
     ----------
@@ -157,8 +156,7 @@ def verify(path: str | os.PathLike[str]) -> Codes:
         step = max(1, 2**25 // max(1, codes.width(spec)))
         for start in range(0, len(codes), step):
             rows = codes.rows(spec, start, min(start + step, len(codes)))
-            # A code of ours is always finite; whoever wrote another one broke the rule
-            # after the digest was taken, or wrote the digest too.
+            # featpipe writes finite codes only, so another program made this one.
             bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
             if len(bad):
                 row = start + int(bad[0])

@@ -1,4 +1,4 @@
-"""A codes file in one line, and as a table for a notebook."""
+"""Show a codes file in one line, and as a table for a notebook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_CLASSES = 30
 
 
 def one_line(codes: Codes) -> str:
-    """Return what a codes file holds in one line: no list of images."""
+    """Return a summary of a codes file in one line."""
     depths = ", ".join(f"{spec} ({codes.width(spec)})" for spec in codes.depths)
     return (
         f"<Codes {codes.path}: {len(codes):,} images in {len(codes.class_names):,} "

@@ -1,4 +1,4 @@
-"""Codes that stay on the disk until some rows of them are asked for."""
+"""Codes that stay on the disk and are read in blocks of rows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,16 @@ from featpipe.codes.opening import stamp_of
 
 __all__ = ["CodesView"]
 
-# Rows of a stretch for each that is wanted, up to which the stretch is read.
+# A range of rows is read as a whole where at least one row in so many is chosen.
 _DENSE = 16
 _CHECKSUM_BYTES = 4
 
 
 class CodesView:
-    """The codes of one depth and some images, read when asked for.
+    """The codes of one depth and some images, read on request.
 
-    It can be given where an array would be too large: classifiers take it as ``X`` and
-    read it in blocks of rows. Indexing chooses rows as numpy does, and reads none.
+    Classifiers take it as ``X`` where an array would be too large, and read it in
+    blocks of rows. Indexing chooses rows as numpy does, and reads none.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class CodesView:
 
     def __getitem__(self, chosen: np.ndarray | slice) -> "CodesView":
         """Return the view of some rows: an array of numbers or of bools, or a slice."""
-        # Not by the constructor, which would look the chunks up in the file again.
+        # Without the constructor, which would look up the chunks in the file again.
         view = object.__new__(CodesView)
         view.__dict__ |= self.__dict__
         view._images = self._images[chosen]
@@ -92,10 +92,9 @@ class CodesView:
         width = self._codes.width(spec)
         if len(images):
             first, last = int(images.min()), int(images.max()) + 1
-            # A fold is nearly all rows between its first and its last: one read and a
-            # selection beat many short reads.
+            # Folds hold most rows between their first and last: one long read is
+            # faster than many short ones.
             if last - first <= _DENSE * len(images):
-                # One stretch, and what is not wanted of it left out.
                 if chunks is None:
                     rows = self._codes.rows(spec, first, last)
                 else:
@@ -108,10 +107,10 @@ class CodesView:
 
 @dataclass(frozen=True, eq=False)
 class _Chunks:
-    """Where the rows of a depth lie in the file.
+    """The places of the rows of a depth in the file, for reading without HDF5.
 
-    HDF5 would copy each chunk and sum it up again on every pass, at a third of the rate
-    of plain reading, and hold up the other threads.
+    HDF5 would copy each chunk and compute its checksum on every pass, at a third of the
+    rate of plain reading, and block the other threads.
     """
 
     path: Path
@@ -147,13 +146,13 @@ class _Chunks:
 
 
 def _chunks(codes: Codes, spec: str) -> _Chunks | None:
-    """Return where the rows lie, None where they are not laid out as `write` does."""
+    """Return the places of the rows; None where HDF5 has to read them."""
     with codes._dataset(spec) as dataset, codes.path.open("rb") as file:
         infos: list[h5py.h5d.StoreInfo] = []
         if len(dataset) and dataset.chunks is not None:
             dataset.id.chunk_iter(infos.append)
         width = int(np.prod(dataset.shape[1:]))
-        # Files of other programs may be laid out otherwise; HDF5 then reads them.
+        # Other programs may lay out files differently; HDF5 then reads them.
         if not infos or not width or dataset.chunks[1:] != dataset.shape[1:]:
             return None
         rows_each, dtype = dataset.chunks[0], dataset.dtype

@@ -247,8 +247,8 @@ def out_of_fold(
 
 
 def _knn(n_images: int) -> ClassifierMixin:
-    # Of codes scaled to length one, the nearest in distance is the nearest in angle, the
-    # usual rule for codes of networks (Wu et al. 2018, arXiv:1805.01978).
+    # On codes scaled to length one, distance orders as the angle does, the usual rule
+    # for codes of networks (Wu et al. 2018, arXiv:1805.01978).
     # Five, scikit-learn's default: a baseline is not tuned.
     neighbours = KNeighborsClassifier(n_neighbors=min(5, n_images))
     return make_pipeline(StandardScaler(), Normalizer(), neighbours)

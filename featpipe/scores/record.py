@@ -190,7 +190,7 @@ class Score:
         # Fields that only a comparison or a training sets are absent in documents of
         # the other.
         missing = sorted(names - set(record) - {*FINETUNE_FIELDS, *_OF_COMPARISON})
-        unknown = sorted(set(record) - known)
+        unknown = sorted(set(record) - names)
         if missing or unknown:
             raise ValueError(f"score lacks fields {missing}, has unknown {unknown}")
         # Documents come from anywhere; a list where a number should be would fail far
