@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from featpipe import codes, images
 from featpipe.extraction import runner
+from featpipe.extraction.parts import Parts
 from featpipe.extraction.plan import Plan, Span, slice_size
 from featpipe.inference.execution import Execution
 
@@ -44,6 +45,16 @@ def test_finished_batches_of_an_interrupted_slice_are_kept(forty, tmp_path):
     assert (progress.kept, progress.computed) == (21, 19)
     whole, _ = run(forty, tmp_path / "whole.h5")
     assert found.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_parts_that_were_dropped_are_not_listed_any_more(forty, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(forty, tmp_path / "a.h5", progress=stopping_at(1))
+    parts = Parts(tmp_path / "a.h5")
+    assert [len(part) for part in parts.existing.values()] == [3]
+    parts.drop()
+    assert parts.existing == {}
+    assert not parts.folder.exists()
 
 
 def test_a_run_that_stops_again_and_again_ends_in_the_same_bytes(forty, tmp_path):

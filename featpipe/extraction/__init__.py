@@ -1,16 +1,16 @@
-"""Images through a backbone into a codes file: resumable and incremental.
+"""Run images through a backbone into a codes file: resumable and incremental.
 
-`extract` runs a `job`: decide what is missing, plan it, run the plan through
-`inference` into part files, here or in several processes, and hand over to `codes`,
-which makes the final file. Knows nothing of classifiers.
+`extract` runs a `job`: it decides which codes are missing, plans their computation,
+runs the plan through `inference` into part files, in this process or in several, and
+has `codes` make the final file. Knows nothing of classifiers.
 
 | module | what lives there |
 |---|---|
 | `job` | one extraction from beginning to end |
-| `existing` | the file that is there already |
-| `update_plan` | what of it still holds, and so what is computed |
+| `existing` | the codes file from before |
+| `update_plan` | which of its rows are kept, and which images are computed |
 | `plan` | the work in slices and batches, the same however often it stops |
-| `shards` | ``--shard``: a share of the work for a machine of its own |
+| `shards` | ``--shard``: a part of the work for a machine of its own |
 | `cost` | ``--plan``: time, disk and memory |
 | `runner` | a plan run in this process |
 | `tasks`, `pooled` | a slice for another process, and a plan shared among several |
@@ -76,17 +76,17 @@ def extract(
 ) -> Codes:
     """Run images through a frozen network and keep the codes in a file.
 
-    A second call goes on where the first was stopped, and computes only what is new:
-    images added or changed, depths not yet there. Codes follow the content of an
-    image, not its name; labels, splits and groups are always those of ``source``.
+    A second call goes on where the first was stopped, and computes only images that
+    were added or changed, and new depths. Codes belong to the content of an image, not
+    to its name; labels, splits and groups are always those of ``source``.
 
     Parameters
     ----------
     source : path, str or ImageSet, or images
         Folder, CSV or TSV, ``.zip`` or ``.tar``, ``torchvision:NAME?root=…``; or a
         list or Series of paths, a pandas frame with ``path[,label][,split][,group]``,
-        a torchvision ``ImageFolder``, PIL images, arrays, pairs (name, bytes). Row i
-        is then the i-th image given, less those that failed.
+        a torchvision ``ImageFolder``, PIL images, arrays, pairs (name, bytes). Rows
+        then have the order of the images, without those that failed.
     path : path
         The codes file.
     backbone : str
@@ -107,25 +107,25 @@ def extract(
         or ``"auto"``: the file's where there is one, else exact with fp32 and scaled
         otherwise.
     value_range : str or (low, high)
-        Which values of images of more than 8 bits become black and white: ``"file"``,
-        0 and what the bits can hold; ``"auto"``, the lowest and the highest of each
-        image; ``"LO:HI"`` or ``(LO, HI)``, as ``(0, 4095)`` for 12 bits in 16. Images
-        that leave much of their range empty are noted.
+        The values of images of more than 8 bits that become black and white:
+        ``"file"``, 0 and the largest that the bits can hold; ``"auto"``, the lowest and
+        the highest of each image; ``"LO:HI"`` or ``(LO, HI)``, as ``(0, 4095)`` for 12
+        bits in 16. Images that leave much of their range empty are noted.
     max_pixels : int, optional
         Width times height of the largest image that is decoded; larger ones fail.
-        None: no limit. Default: 89,478,485. Raised, the next run computes those that
-        it had refused.
+        None: no limit. Default: 89,478,485. A run with a higher limit computes the
+        images that failed by it.
     dtype : str, optional
         ``"float32"`` or ``"float16"``, as stored; default that of the file, else
         float32.
     batch_size : int, optional
-        Images that go through the network together. Default: what was fastest in a
-        trial, which runs of over half a minute begin with; else on the CPU as many as
-        its cache holds, 4 of 224 px and 32 at most, and on a GPU 128. No more than a
-        slice of the list: 128, or 512 beyond 10,000 images.
+        Images that go through the network together. Default: the fastest size in a
+        trial, with which runs of over half a minute begin; else on the CPU as many as
+        its cache holds, 4 of 224 px and 32 at most, and on a GPU 128. At most a slice
+        of the list: 128, or 512 beyond 10,000 images.
     workers : int, optional
-        How many images are read and decoded at once; default one a processor. Up to
-        four are threads; more are processes, from 500 images on.
+        Number of images that are read and decoded at once; default one a processor. Up
+        to four are threads; more are processes, from 500 images on.
     input_size, resize, crop : int, optional
         Pixels; override the preprocessing that belongs to the weights.
     interpolation : str, optional
@@ -138,7 +138,7 @@ def extract(
         Accept a network whose codes depend on more than their image (dropout in its
         forward, batch norm without statistics). The file records why.
     unlabelled : bool
-        Ignore what folders say of labels and splits.
+        Take no labels and splits from the names of folders.
     limit : int, optional
         At most so many images, spread over the classes.
     on_error : str
@@ -146,23 +146,24 @@ def extract(
     shard : (i, n), optional
         Only the i-th of n parts of the work; `featpipe.merge` puts them together.
     jobs : int or Jobs, optional
-        Processes that share the work: so many on this machine, or those of a cluster
-        (`featpipe.parallel.Jobs`). Each loads the network once. Default: this one.
+        Processes that share the work: a number of them on this machine, or those of a
+        cluster (`featpipe.parallel.Jobs`). Each loads the network once. Default: this
+        process.
     overwrite : bool
-        Begin anew, whatever is there.
+        Whether to compute all codes anew and replace the file.
     break_lock : bool
         Take over the lock of another process.
     seed : int
         Of random weights.
     progress : callable, optional
-        Called with a `Progress` often, and at the end.
+        Called with a `Progress` every few images, and at the end.
 
     Returns
     -------
     Codes
-        Of a file that had nothing to do, with ``is_checked`` False: its codes have
-        not been read, for that takes a second a gigabyte. Whatever learns from them
-        (`compare`, `fit`, `finetune`, …) checks them first, once.
+        If there was nothing to do, ``is_checked`` is False: the codes have not been
+        read, which takes a second a gigabyte. All functions that learn from them
+        (`compare`, `fit`, `finetune`, …) check them first.
 
     Raises
     ------

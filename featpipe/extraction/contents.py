@@ -1,4 +1,4 @@
-"""What a part file holds: neighbouring batches, computed and known rows in order."""
+"""The contents of a part file: adjacent batches, new and existing rows in order."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -39,15 +39,15 @@ def failure_error(failure: FailureRecord) -> ValueError:
 
 
 class Contents:
-    """Neighbouring batches of a plan that are finished and not yet written.
+    """Adjacent batches of a plan that are finished and not yet written.
 
     Parameters
     ----------
     plan : Plan
     index : RowIndex
-        Rows of older files and parts, which images that were known point to.
+        Rows of older files and parts.
     start : int
-        Where the first batch begins.
+        Position at which the first batch begins.
     """
 
     def __init__(self, plan: Plan, index: RowIndex, start: int) -> None:
@@ -57,9 +57,8 @@ class Contents:
 
     @property
     def span(self) -> Span:
-        """What the batches cover."""
-        # Before the first batch the span is empty, but its place is known: the next
-        # `add` checks that batches follow one another without a gap.
+        """The span that the batches cover."""
+        # Before the first batch it is empty, and begins where the first must begin.
         stop = self._batches[-1][0].stop if self._batches else self._start
         return Span(self._start, stop)
 
@@ -73,9 +72,9 @@ class Contents:
         span : Span
             Begins where the last batch ended.
         images : sequence of LoadedImage
-            All of the batch.
+            All images of the batch.
         codes : dict of SPEC to array
-            Of those that are neither known nor failed, in order; empty if none is.
+            Codes of the images that were computed, in order; empty if none was.
 
         Raises
         ------
@@ -83,26 +82,26 @@ class Contents:
             If a code is too large for the dtype of the plan.
         """
         assert span.start == self.span.stop
-        # Rounded here and not at the end, so that `n_bytes` counts what will be written
+        # Rounded here and not at the end, so that `n_bytes` counts the bytes to write,
         # and a value that does not fit stops the run before anything is saved.
         stored = {spec: self._stored(spec, code) for spec, code in codes.items()}
         self.n_bytes += sum(code.nbytes for code in stored.values())
-        self.n_bytes += sum(self._n_bytes(image.known) for image in images)
-        # At once: what is here may be written in the middle of an interruption.
+        self.n_bytes += sum(self._n_bytes(image.existing) for image in images)
+        # In one statement: an interruption may write the batches at any moment.
         self._batches.append((span, images, stored))
 
-    def _n_bytes(self, known: Row | None) -> int:
+    def _n_bytes(self, row: Row | None) -> int:
         """Return an upper bound of the bytes of a row that will be copied."""
-        if known is None:
+        if row is None:
             return 0
-        shapes = self._index.files[known.file].shapes
+        shapes = self._index.files[row.file].shapes
         # Four bytes a number also for float16: `n_bytes` only decides when a part is
-        # full, and too small a guess could make one as large as the memory.
+        # full, and an estimate below could let one outgrow the memory.
         return sum(4 * math.prod(shapes[spec][1:]) for spec in self._plan.depths)
 
     def _stored(self, spec: str, code: np.ndarray) -> np.ndarray:
-        """Round to the dtype of the file, refusing what does not fit."""
-        # Maps come as float16 whatever the dtype of the file is.
+        """Round codes to the dtype of the file; raise if a value does not fit."""
+        # Maps are float16 whatever the dtype of the file is.
         if code.dtype == np.float16 or self._plan.dtype == "float32":
             return code
         largest = float(np.abs(code).max(initial=0))
@@ -114,11 +113,11 @@ class Contents:
         return code.astype(np.float16)
 
     def arrays(self) -> CodesByDepth:
-        """Return the codes of all rows, computed and known."""
+        """Return the codes of all rows, new and existing."""
         rows = self._rows()
-        # Codes come by batch without the rows that were known, so this mask puts them
-        # back in the order of the images.
-        fresh = np.array([image.known is None for image in rows], bool)
+        # Codes of batches are without the existing rows; this mask restores the order
+        # of the images.
+        fresh = np.array([image.existing is None for image in rows], bool)
         return {spec: self._array(spec, rows, fresh) for spec in self._plan.depths}
 
     def _rows(self) -> list[LoadedImage]:
@@ -130,18 +129,16 @@ class Contents:
     def _array(
         self, spec: str, rows: list[LoadedImage], fresh: np.ndarray
     ) -> np.ndarray:
-        known = [image.known for image in rows if image.known is not None]
+        existing = [image.existing for image in rows]
         pieces = []
         computed = [codes[spec] for _, _, codes in self._batches if codes]
         if computed:
             pieces.append((fresh, np.concatenate(computed)))
-        # One `take` a file and not one a row: neighbouring rows are read together.
-        for number in sorted({row.file for row in known}):
-            here = np.array(
-                [r.known is not None and r.known.file == number for r in rows]
-            )
-            wanted = np.array([row.row for row in known if row.file == number])
-            pieces.append((here, self._index.files[number].take(spec, wanted)))
+        # One `take` a file, which reads adjacent rows together.
+        for number in sorted({row.file for row in existing if row is not None}):
+            here = np.array([r is not None and r.file == number for r in existing])
+            chosen = [r.row for r in existing if r is not None and r.file == number]
+            pieces.append((here, self._index.files[number].take(spec, chosen)))
         if not pieces:
             # Every image has failed: the width is unknown, and no row will
             # ever be taken from here.
@@ -188,4 +185,6 @@ class Contents:
         )
 
     def _notes(self, image: LoadedImage) -> Iterable[str]:
-        return image.notes if image.known is None else self._index.notes(image.known)
+        return (
+            image.notes if image.existing is None else self._index.notes(image.existing)
+        )

@@ -1,7 +1,8 @@
 """Time, disk and memory of an extraction, estimated from a sample and a short trial.
 
-The start is timed, the network on real shapes, reading and decoding on a sample of the
-images; writing and merging are bytes at rates that benchmarks/cost_model.py measures.
+The start, the network on real shapes, and reading and decoding a sample of the images
+are timed; writing and merging are bytes at rates that benchmarks/cost_model.py
+measures.
 """
 
 import math
@@ -20,7 +21,7 @@ __all__ = ["Cost", "estimate"]
 # Bytes a second, measured on two cores of a Xeon: a part is built, written, synced and
 # checked; the merge reads the parts, writes the file, and takes three digests of it.
 WRITE_RATE, MERGE_RATE = 1.9e8, 1.9e8
-# What every run takes beside its stages: the end of the scan, the first batch, the lock
+# Seconds of every run beside its stages: the end of the scan, the first batch, the lock
 # and the renames. Fitted to the runs of benchmarks/cost_model.py.
 FIXED_SECONDS = 1.5
 # Bytes of a row beside its codes: path, digest, size, time.
@@ -31,21 +32,21 @@ _IN_FLIGHT = 256 * 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """What an extraction will take.
+    """The estimated time, disk space and memory of an extraction.
 
     Parameters
     ----------
     n_images : int
         Images that will be computed.
     seconds : dict
-        ``start``, ``read``, ``decode``, ``network``, ``write``, ``merge``: of each if
+        ``start``, ``read``, ``decode``, ``network``, ``write``, ``merge``: each as if
         it had the machine to itself, with all its threads.
     total : float
-        Seconds from the first to the last.
+        Seconds of the whole run.
     bottleneck : str
-        The stage that a faster machine should be faster at.
+        The slowest stage.
     disk : int
-        Bytes of the file; while parts and file are both there, twice that.
+        Bytes of the file; twice that while there are parts too.
     memory : int
         Bytes, on the CPU.
 
@@ -72,7 +73,7 @@ def estimate(
     *,
     start_seconds: float = 0.0,
 ) -> Cost:
-    """Estimate what it takes to do what an update says, computing next to nothing.
+    """Estimate the cost of an update, computing next to nothing.
 
     Parameters
     ----------
@@ -83,11 +84,11 @@ def estimate(
     slice_size : int
         The largest batch that is tried.
     start_seconds : float
-        What it took to import torch and load the network, as the run will do again.
+        Seconds to import torch and load the network, which the run will take too.
     """
     todo = update.todo
     if update.added:
-        # A new depth needs every kept image in the network once more.
+        # A new depth runs every kept image through the network again.
         todo = np.union1d(todo, np.array(sorted(update.kept), np.int64))
     n = len(todo)
     n_rows = n + len(update.kept)
@@ -134,7 +135,7 @@ _STAGES = ("read", "decode", "network", "write", "merge")
 
 
 def _memory() -> int:
-    """Return the bytes that a run takes: those of this process, and what is on its way.
+    """Return the bytes that a run takes: those of this process, and batches in work.
 
     The network has run in this process, with real shapes.
     """

@@ -1,4 +1,4 @@
-"""The codes file that an extraction is to make or update, as it is before."""
+"""Find and read the codes file that an extraction will replace or update."""
 
 import os
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ __all__ = ["read_existing", "remedy", "target_of"]
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """Follow a link, so that lock and parts are those of the file it leads to.
+    """Return the file that a link leads to: lock and parts lie beside that file.
 
     Raises
     ------
     ValueError
-        If codes could not be read back from there.
+        If it exists and is not a regular file.
     OSError
         If nothing can be written there.
     """
@@ -37,19 +37,19 @@ def read_existing(path: Path) -> Codes | None:
     Raises
     ------
     CodesError
-        If it is damaged, or no codes file; says what to do.
+        If it is damaged, or not a codes file.
     """
     if not path.exists():
         return None
     with remedy(path):
-        # The codes themselves need not be read for a run that may have nothing to do;
-        # they are checked before any of them is copied.
+        # A run with nothing to do need not read the codes; they are checked before any
+        # of them is copied.
         return codes.read(path, check=False)
 
 
 @contextmanager
 def remedy(path: Path) -> Iterator[None]:
-    """Add to the error of a damaged file what to do about it."""
+    """Add the remedy to the error of a damaged file."""
     try:
         yield
     except CodesError as error:

@@ -1,7 +1,7 @@
 """One extraction from beginning to end.
 
-Calls the others in turn: `update_plan` decides by path, size and time which images are
-read again; `runner` computes those whose content differs; `codes` writes.
+`update_plan` decides by path, size and time which images are read again, `runner`
+computes those whose content differs, and `codes` writes the file.
 """
 
 import os
@@ -62,7 +62,7 @@ class Extraction:
     on_error, shard, progress
         As in `featpipe.extract`.
     jobs : Jobs, optional
-        Other processes that compute; default this one.
+        Processes that compute; default this one.
 
     Examples
     --------
@@ -91,8 +91,7 @@ class Extraction:
             raise ValueError(f"on_error is {on_error!r}; use 'skip' or 'fail'")
         self._recipe = recipe
         self._path = target_of(path)
-        # The name as given, not the target of a link: the message has to name what the
-        # user wrote.
+        # Not the target of a link: the message has to name the path that the user gave.
         require_distinct({"the codes file": path}, {"SOURCE": image_set.source})
         self._slice_size = slice_size(len(image_set))
         self._shard: tuple[int, int] | None = None
@@ -101,12 +100,11 @@ class Extraction:
         if shard is not None:
             self._images, facts = take_shard(image_set, shard, self._slice_size)
             self._shard, self._shard_facts = (facts["number"], facts["of"]), facts
-        # One process of this machine is this process: starting another would only cost
-        # time.
+        # One job on this machine is done by this process; starting another takes time.
         self._jobs = None if jobs is None or jobs.is_here else jobs
         self._key = ""
         self._network = Network(recipe, machine)
-        # Of plans: it must not be run, for its weights may be random.
+        # For plans only: its weights may be random, so it must not compute codes.
         self._sketch = Network(recipe, machine, download=False)
         self._on_error = on_error
         self._start_seconds = 0.0
@@ -115,7 +113,7 @@ class Extraction:
         self._progress = Progress(n_images=len(self._images) + len(image_set.failures))
 
     def plan_update(self, *, overwrite: bool = False) -> UpdatePlan:
-        """Return what there is to do; compute, download and write nothing.
+        """Return the update; compute, download and write nothing.
 
         Returns
         -------
@@ -134,7 +132,7 @@ class Extraction:
         return update
 
     def cost(self, update: UpdatePlan) -> Cost:
-        """Estimate what it takes to do what `plan_update` has told."""
+        """Estimate the cost of an update that `plan_update` has returned."""
         return estimate(
             self._images,
             update,
@@ -159,15 +157,14 @@ class Extraction:
             self._key = lock.key
             self._tell(self._progress)
             if overwrite:
-                # Refuse before the parts are dropped: they may be hours of work for a
-                # file that then cannot be replaced.
+                # Before the parts are dropped, which may be hours of work.
                 codes.require_replaceable(self._path)
             parts = Parts(self._path)
             if overwrite:
                 parts.drop()
             old = None if overwrite else read_existing(self._path)
-            # Where a file exists there may be nothing to compute, and then no process
-            # should start.
+            # With an existing file there may be nothing to compute, and no process is
+            # started before that is known.
             if old is None and self._jobs is None:
                 self._server = stack.enter_context(self._early_server())
             update = self._plan_update(old, self._network)
@@ -178,8 +175,8 @@ class Extraction:
             try:
                 written = self._finish(old, update, parts)
             except BaseException:
-                # Only if it is empty: what was finished is what the next run goes on
-                # from.
+                # Removes an empty folder only: the next run goes on from finished
+                # parts.
                 parts.tidy()
                 raise
             parts.drop()
@@ -187,30 +184,29 @@ class Extraction:
         return written
 
     def _early_server(self) -> AbstractContextManager[WorkerServer | None]:
-        """Start worker processes now, so that they come while the network is loaded."""
+        """Start worker processes now, while the network is loaded."""
         exact = self._recipe.decoding_at(self._recipe.precision).exact
         return worker_server(
             self._network.machine.n_workers, len(self._images), exact=exact
         )
 
     def _finish(self, old: Codes | None, update: UpdatePlan, parts: Parts) -> Codes:
-        """Compute what is missing and write the file, if anything has changed."""
+        """Compute the missing codes and write the file, if anything has changed."""
         # They count as done, or the time left would never reach zero.
-        known = self._failures(update)
-        self._progress.failed += len(known)
+        failures = self._failures(update)
+        self._progress.failed += len(failures)
         if self._on_error == "fail":
-            for failure in sorted(known):
+            for failure in sorted(failures):
                 raise failure_error(failure)
         if old is not None and (len(update.todo) or update.added):
             with remedy(self._path):
-                # Rows of it are about to be copied under new digests: damage would be
-                # signed as sound.
+                # Copying damaged rows under a new digest would hide the damage.
                 old = codes.checked(old)
         # Not `if old`: a file without rows is a file.
         files = [*([] if old is None else [old]), *parts.existing.values()]
         extra = update.kept
         if not update.added:
-            # Before the work, so that the time left is that of the work.
+            # Before the computation, so that the time left does not count them.
             self._progress.kept += len(extra)
         new = self._compute(update.todo, update.depths, update, files, parts)
         if update.added:
@@ -219,8 +215,7 @@ class Extraction:
         # An image that fails at one depth fails in the file.
         order = sorted({*new, *extra})
         if not order and self._shard is None:
-            # Parts with failures only would make the next run believe that these were
-            # computed.
+            # The next run would take parts with failures only for computed.
             if not any(map(len, files)):
                 parts.drop()
             raise self._no_codes(update)
@@ -242,12 +237,11 @@ class Extraction:
             with remedy(self._path):
                 codes.assemble(self._path, files, rows, tables)
         else:
-            # Without rows there is nothing to assemble, but `merge` needs the file to
-            # know that this shard was done.
+            # Without rows there is nothing to assemble, but `merge` needs the file of
+            # every shard.
             depths = self._network.backbone(update.depths).depths
             write_bytes(self._path, content_without_rows(depths, tables))
-        # Read back from the disk, every byte checked: only then does the caller drop
-        # the parts.
+        # Reading checks every byte on the disk before the caller drops the parts.
         return codes.read(self._path)
 
     def _compute(
@@ -261,20 +255,19 @@ class Extraction:
     ) -> dict[int, Row]:
         """Compute depths of images, into part files that are added to ``files``.
 
-        With ``base``, the depths are added to rows of that file, whose images must be
-        what they were.
+        With ``base``, the depths are added to rows of that file, whose images must not
+        have changed.
         """
         if not len(positions):
             return {}
         plan = self._plan(positions, depths, update, parts)
         index = RowIndex(files)
-        # Other files stay in the list, because a `Row` counts by its place in it, but
-        # are never looked up.
+        # Other files stay in the list, since the numbers of `Row` are positions in it,
+        # but are not looked up.
         index.add(k for k, file in enumerate(files) if plan.can_use(file))
         runner = self._runner(plan, parts, index, update, base)
         rows: dict[int, Row] = {}
-        # Parts name images by path: a position means nothing once the folder has
-        # changed.
+        # By path: positions change with the folder.
         position = {self._images.paths[i]: int(i) for i in positions}
         for part in runner.run():
             files.append(part)
@@ -291,14 +284,13 @@ class Extraction:
         update: UpdatePlan,
         parts: Parts,
     ) -> Plan:
-        """Cut the work as the run did that left the parts, if there are any."""
+        """Plan the work as the run did that left parts, if there are any."""
         network, dtype = self._network, update.provenance["dtype"]
         execution = parts.execution(
             depths, dtype, network.kind, network.machine.batch_size
         )
-        # Parts of an interrupted run decide how this one computes. Another batch size
-        # or kernel would move the last bits, and the file would depend on where it was
-        # interrupted.
+        # Another batch size or kernel than that of the parts would change the last
+        # bits, and the file would depend on where the run was interrupted.
         if execution is None:
             execution = network.choose_execution(
                 depths,
@@ -335,7 +327,7 @@ class Extraction:
                 self._network.machine,
                 self._path,
                 self._key,
-                # Workers read these files whole, so only those that can help are sent.
+                # Workers read these files whole, so only usable ones are sent.
                 tuple(file.path for file in index.files if plan.can_use(file)),
             )
             expected = partial(expected_digests, base, update)
@@ -354,8 +346,8 @@ class Extraction:
         return [*update.failed.values(), *scan]
 
     def _no_codes(self, update: UpdatePlan) -> ValueError:
-        known = self._failures(update)
-        first = "" if not known else "; the first, {}, failed at {}: {}"
+        failures = self._failures(update)
+        first = "" if not failures else "; the first, {}, failed at {}: {}"
         n, source = self._progress.n_images, self._images.source
-        what = first.format(*min(known, default=())[:3])
-        return ValueError(f"not one of {n} images in {source} gave a code{what}")
+        reason = first.format(*min(failures, default=())[:3])
+        return ValueError(f"not one of {n} images in {source} gave a code{reason}")

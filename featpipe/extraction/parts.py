@@ -1,8 +1,8 @@
-"""The finished batches of an unfinished extraction, beside the file they will become.
+"""Part files: the finished batches of an unfinished extraction, beside its file.
 
-A part is a small codes file, named by its plan and by which images of it it holds. Rows
-are looked up by content too, so a part of an older plan (the folder has grown since)
-still serves.
+A part is a small codes file, named by its plan and by the images that it holds. Rows
+are looked up by content too, so parts of an older plan (the folder has grown since) can
+be used.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from featpipe.inference import Execution
 
 __all__ = ["Parts", "RowIndex"]
 
-# What a new folder takes on most file systems.
+# Bytes of a new folder on most file systems.
 _FOLDER_BYTES = 4096
 
 # The second number is missing in parts of older versions.
@@ -38,11 +38,11 @@ class Parts:
     Parameters
     ----------
     path : Path
-        The codes file to be.
+        The codes file that will be made.
     worker : str, optional
-        Name of the worker process that this is for, one of several: its parts have
-        names of their own, so that two workers that do the same slice, one of them
-        taken for dead, never write to one file; and it leaves alone what others write.
+        Name of the worker process, if it is one of several. Its parts have names of
+        their own: two workers that do the same slice, one of them taken for dead, never
+        write to one file. It does not remove files of others.
     """
 
     def __init__(self, path: Path, worker: str | None = None) -> None:
@@ -51,26 +51,24 @@ class Parts:
         self._read: dict[Path, Codes | None] = {}
         if worker is not None:
             return
-        # What a killed run was writing; the lock says that nobody else is.
-        # The lock is held by now: a temporary file of the target can only be a
-        # leftover.
+        # The lock is held, so temporary files are leftovers of a killed run.
         remove_temporaries(path)
         for temporary in self._named(_TEMPORARY):
             with suppress(OSError):
                 temporary.unlink()
 
     def _named(self, name: re.Pattern[str]) -> list[Path]:
-        """List the files in the folder that have a name of ours."""
+        """Return the files in the folder whose names match."""
         if not self.folder.is_dir():
             return []
         files = sorted(self.folder.iterdir())
         return [path for path in files if name.fullmatch(path.name)]
 
     def path(self, plan: Plan, span: Span) -> Path:
-        """Name the part of some neighbouring images."""
+        """Return the path of the part of a span."""
         start, stop = span
-        # A worker that was believed dead may still write its part: its own suffix keeps
-        # it from replacing the part of the worker that took over.
+        # A worker that was taken for dead may still write its part; its suffix keeps it
+        # from replacing the part of another worker.
         end = ""
         if self._worker is not None:
             end = f"-w{hashlib.sha256(self._worker.encode()).hexdigest()[:8]}"
@@ -92,8 +90,7 @@ class Parts:
         parts = []
         for path in self._named(_PART):
             span = _span(path)
-            # The name alone tells which plan a part is of, so that a folder of
-            # thousands is sorted out without opening a file.
+            # The name has the digest of the plan, so that no file needs to be opened.
             if span is None or not path.name.startswith(plan.digest[:32]):
                 continue
             inside = plan.span.start <= span.start and span.stop <= plan.span.stop
@@ -105,31 +102,30 @@ class Parts:
     def read(self, path: Path) -> Codes | None:
         """Return a part, every byte checked; None if it is damaged or gone."""
         if path not in self._read:
-            # Also remembered when it cannot be read: a damaged part is not read, hashed
-            # and refused again for each use.
+            # Failures are remembered too: a damaged part is not read again.
             self._read[path] = None
             with suppress(CodesError, FileNotFoundError):
                 self._read[path] = codes.read(path)
         return self._read[path]
 
     def fresh(self, name: str) -> Codes | None:
-        """Return a part that another process has just written; None if not seen yet."""
-        # A listing has a network file system look again for what was not there.
+        """Return a part that another process has just written; None if not visible."""
+        # Listing the folder makes a network file system look for new files.
         names = {path.name for path in self._named(_PART)}
-        # It may have been looked for before it was there.
+        # An earlier call may have remembered that it was missing.
         self._read.pop(self.folder / name, None)
         return self.read(self.folder / name) if name in names else None
 
     @cached_property
     def existing(self) -> dict[Path, Codes]:
-        """The parts that were there at the start and are whole, of whatever plan."""
+        """The complete parts from before the run, of any plan."""
         parts = {path: self.read(path) for path in self._named(_PART)}
         return {path: part for path, part in parts.items() if part is not None}
 
     def execution(
         self, depths: Sequence[str], dtype: str, device: str, batch_size: int | None
     ) -> Execution | None:
-        """Return how the network ran that made the parts, if they are of such a plan.
+        """Return the execution that made the parts, if they are of such a plan.
 
         Parameters
         ----------
@@ -138,7 +134,7 @@ class Parts:
         device : str
             Its kind, as in `Plan`.
         batch_size : int, optional
-            The only one that will do.
+            Required batch size.
         """
         for part in self.existing.values():
             facts = part.provenance
@@ -146,8 +142,8 @@ class Parts:
             execution = Execution.from_dict(facts.get("execution"))
             if execution is None or made != (list(depths), dtype, device):
                 continue
-            # A batch size that the user asks for now wins over that of the parts, which
-            # then stay for other plans.
+            # The user's batch size takes precedence; the parts then stay for other
+            # plans.
             if batch_size in (None, execution.batch_size):
                 return execution
         return None
@@ -155,8 +151,8 @@ class Parts:
     def save(
         self, plan: Plan, span: Span, arrays: dict[str, np.ndarray], tables: Tables
     ) -> Codes:
-        """Write the part of some neighbouring images, durably, and check it."""
-        # A worker that comes too late must not begin the folder anew.
+        """Write the part of a span durably, and check it."""
+        # A worker that is late must not make the folder again.
         if self._worker is None:
             self.create_folder()
         else:
@@ -165,25 +161,24 @@ class Parts:
         return codes.save(self.path(plan, span), arrays, tables)
 
     def tidy(self) -> None:
-        """Remove the folder if nothing came to be in it."""
+        """Remove the folder if it is empty."""
         with suppress(OSError):
             self.folder.rmdir()
 
     def drop(self) -> None:
-        """Remove our files from the folder, and the folder if nothing else is in it."""
+        """Remove all parts, and the folder if nothing else is in it."""
         for path in [*self._named(_PART), *self._named(_TEMPORARY)]:
-            # The file is whole without it; the next run tries again.
+            # The file is complete without the part; the next run tries again.
             with suppress(OSError):
                 path.unlink()
         self.tidy()
         self._read.clear()
-        # `found` is a cached property: without this it would go on listing files that
-        # are gone.
-        self.__dict__.pop("found", None)
+        # `existing` is a cached property, which would still list the removed parts.
+        self.__dict__.pop("existing", None)
 
 
 def _span(path: Path) -> Span | None:
-    """Return what the name of a part says that it holds; None if it is no part's."""
+    """Return the span in the name of a part; None if it is not a part's."""
     match = re.fullmatch(
         r"[0-9a-f]{32}-(\d{9,})-(\d{9,})(-w[0-9a-f]{8})?\.h5", path.name
     )
@@ -196,7 +191,7 @@ class RowIndex:
     Parameters
     ----------
     files : list of Codes
-        Shared by everybody who makes a `Row`: rows point into it.
+        The list that the numbers in `Row` refer to.
     """
 
     def __init__(self, files: list[Codes]) -> None:
@@ -206,28 +201,28 @@ class RowIndex:
         self._columns: dict[int, _Columns] = {}
 
     def add(self, which: Iterable[int]) -> None:
-        """Take in the rows of some of the files."""
+        """Add the rows of some of the files."""
         for number in which:
             rows = [Row(number, row) for row in range(len(self.files[number]))]
-            # The last file wins: later files are the parts of the newest run.
+            # Later files take precedence: they are the parts of the newest run.
             self._by_path.update(zip(self.files[number].paths, rows, strict=True))
             self._by_content.update(zip(self._of(number).sha256, rows, strict=True))
 
     def unchanged(self, path: str, stamp: tuple[int, int]) -> Row | None:
-        """Find the row of a path whose size and time are what they were."""
+        """Return the row of a path whose size and time have not changed."""
         row = self._by_path.get(path)
-        # A time of 0 is no time: only the content can tell.
+        # A time of 0 is unknown, so the content has to be compared.
         if row is None or not stamp[1]:
             return None
         return row if self._of(row.file).stamps[row.row] == stamp else None
 
     @property
     def digests(self) -> Collection[bytes]:
-        """The contents for which there is a row."""
+        """The digests of all contents that have a row."""
         return self._by_content.keys()
 
     def same_content(self, sha256: bytes) -> Row | None:
-        """Return a row whose image had this content, under whatever name."""
+        """Return a row whose image had this content, whatever its name."""
         return self._by_content.get(sha256)
 
     def sha256(self, row: Row) -> bytes:
@@ -246,7 +241,7 @@ class RowIndex:
 
 
 class _Columns(NamedTuple):
-    """Columns of a file as lists: numbers of arrays are slow to take one by one."""
+    """Columns of a file as lists, whose items are faster to read than an array's."""
 
     sha256: list[bytes]
     stamps: list[tuple[int, int]]

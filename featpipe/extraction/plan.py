@@ -1,8 +1,8 @@
-"""What is to be computed, cut into batches that are the same however often it stops.
+"""Cut the images to compute into batches that are the same however often a run stops.
 
-Batches are formed by position, so that the same plan gives the same bytes, broken or
-not. A part file holds neighbouring batches, whichever were finished, and is named by
-the plan and by where they begin and end.
+Batches are formed by position, so that the same plan gives the same bytes, interrupted
+or not. A part file holds adjacent finished batches, and is named by the plan and by
+their span.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MANY_IMAGES, _LARGE_SLICES, _MANY_SLICES = 10_000, 4, 1000
 
 
 def slice_size(n_images: int) -> int:
-    """Return the positions of one slice, which batches never cross.
+    """Return the number of positions of one slice; batches never cross slices.
 
-    Shards are made of slices, and parts end with them. 128 positions; beyond 10,000
+    Shards consist of slices, and parts end with them. The size is 128; beyond 10,000
     images 512, so that a GPU may have larger batches; beyond 500,000 a larger multiple
     of 512, so that there are about a thousand slices.
 
@@ -46,7 +46,7 @@ def slice_size(n_images: int) -> int:
 
 
 class Span(NamedTuple):
-    """Neighbouring images of a plan: from ``start`` to before ``stop``."""
+    """Adjacent images of a plan: from ``start`` to before ``stop``."""
 
     start: int
     stop: int
@@ -61,7 +61,7 @@ class Plan:
     images : ImageSet
         All images of the file.
     positions : (n,) int64
-        Which of them this plan computes, ascending.
+        Positions of the images that this plan computes, ascending.
     depths : sequence of str
         Canonical SPECs.
     fingerprint : dict
@@ -71,12 +71,13 @@ class Plan:
     device : str
         Its kind: ``cpu``, ``cuda`` or ``mps``.
     execution : Execution
-        How the network runs there. Both change the numbers by rounding.
+        How the network runs. Device and execution change codes by rounding.
     first : int
-        Where the plan begins, if it is a piece of a larger one; see `piece`.
+        Position at which the plan begins, if it is a piece of a larger one; see
+        `piece`.
     digest : str
-        Name of this plan: equal digests compute equal bytes. That of the larger one,
-        for a piece; left out otherwise.
+        Name of this plan: equal digests compute equal bytes. A piece has the digest of
+        the larger plan; left out otherwise.
     """
 
     images: ImageSet
@@ -92,13 +93,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.digest:
-            # The dataclass is frozen; a piece of a plan is given the digest of the
-            # whole.
+            # The dataclass is frozen.
             object.__setattr__(self, "digest", self._own_digest())
 
     @property
     def span(self) -> Span:
-        """All that the plan computes."""
+        """The span of all images that the plan computes."""
         return Span(self.first, self.first + len(self.positions))
 
     @property
@@ -113,9 +113,9 @@ class Plan:
         return positions
 
     def piece(self, span: Span) -> Plan:
-        """Return a plan of a span alone, which computes the same bytes of it.
+        """Return a plan of a span alone, which computes the same bytes.
 
-        It holds nothing of other images, so that it may travel to another process.
+        It holds no other images, so that little is sent to another process.
         """
         images = self.images.detached(self.within(span))
         return replace(
@@ -124,16 +124,16 @@ class Plan:
 
     def _own_digest(self) -> str:
         facts: list[object] = [self.fingerprint, list(self.depths), self.dtype]
-        # Device and execution move the last bits of a code. They are no part of the
-        # fingerprint, but parts computed otherwise must not be mixed under one name.
+        # Device and execution change the last bits of a code. They are not in the
+        # fingerprint, but parts that differ in them must have different names.
         facts += [self.slice_size, self.device, self.execution.as_dict()]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for i in self.positions:
             # File names may hold any bytes.
             path = self.images.paths[i].encode("utf-8", "surrogateescape")
             digest.update(
-                # The length comes first, so that no name can be mistaken for the end of
-                # one and the start of the next.
+                # The length first, so that different lists of names give different
+                # bytes.
                 b"%d %d %d " % (len(path), self.stamp(i)[0], self.stamp(i)[1])
             )
             digest.update(path)
@@ -146,15 +146,14 @@ class Plan:
     def can_use(self, file: Codes) -> bool:
         """Return whether rows of a file may be used as rows of this plan.
 
-        Not those of its own parts: an unbroken run does not know them when it meets
-        the same content again, and a resumed one must do as the unbroken.
+        Rows of its own parts may not: an uninterrupted run computes a content that
+        comes again anew, and a resumed run must do the same.
         """
         provenance = file.provenance
         return (
             set(self.depths) <= set(file.depths)
             and provenance.get("dtype") == self.dtype
-            # Parts of this very plan are taken whole by the runner; looked up row by
-            # row they would be copied into new parts.
+            # The runner takes parts of this plan whole.
             and provenance.get("plan") != self.digest
         )
 
@@ -162,8 +161,8 @@ class Plan:
         """Yield the batches; or those of a span that begins and ends with batches."""
         start, end = within or self.span
         while start < end:
-            # From the position in the whole plan and not from `start`: an interrupted
-            # run then cuts the same batches as an unbroken one.
+            # By the position in the whole plan, so that a resumed run cuts the same
+            # batches.
             slice_end = (start // self.slice_size + 1) * self.slice_size
             stop = min(start + self.batch_size, slice_end, end)
             yield Span(start, stop)
@@ -182,7 +181,7 @@ class Plan:
             start = stop
 
     def gaps(self, spans: Sequence[Span]) -> list[Span]:
-        """Return what some spans, ascending and apart, leave out.
+        """Return the spans that some ascending, disjoint spans leave out.
 
         Examples
         --------

@@ -1,8 +1,7 @@
-"""Running a plan in several processes: each slice that is missing is a task.
+"""Run a plan in several processes: each missing slice is a task.
 
-Here is the coordinator. It sends the slices, checks the parts that come back, and is
-the only one that merges. It may be killed at any time: the parts that workers have
-written serve the next run.
+This module is the coordinator, which sends the slices, checks the parts that workers
+write, and merges them. It may be killed at any time: the next run uses the parts.
 """
 
 import pickle
@@ -32,15 +31,15 @@ __all__ = ["PooledRunner"]
 
 
 class PooledRunner(PlanRunner):
-    """Has workers compute what a plan lacks.
+    """Have workers compute the missing slices of a plan.
 
     Parameters
     ----------
     run : Run
     jobs : Jobs
-        Who works.
+        The worker processes.
     task : SliceTask
-        What all tasks have in common; its plan is the whole.
+        The template of all tasks; its plan is the whole plan.
     expected : callable
         Returns the digests, (n, 32) uint8, that images at some positions must have;
         None if any will do.
@@ -55,7 +54,7 @@ class PooledRunner(PlanRunner):
     ) -> None:
         super().__init__(run)
         self._jobs = jobs
-        # Workers may have been started in another folder.
+        # Workers may have another current folder.
         self._common = replace(
             task,
             recipe=_without_choices(task.recipe, run.plan),
@@ -67,11 +66,10 @@ class PooledRunner(PlanRunner):
         self._expected = expected
 
     def _compute(self, missing: Sequence[Span]) -> list[Done]:
-        # Before any task is sent: a worker that comes too late must not make it anew.
+        # Before any task is sent: a worker that is late must not make it again.
         self._parts.create_folder()
         slices = [piece for span in missing for piece in self._plan.slices(span)]
-        # Workers choose threads or processes by the size of the whole work, not of a
-        # slice.
+        # Workers choose threads or processes by the size of all tasks.
         n_images = sum(span.stop - span.start for span in missing)
         n_rows: Counter[str] = Counter()
         done: list[Done] = []
@@ -99,10 +97,10 @@ class PooledRunner(PlanRunner):
         return pickle.dumps(task)
 
     def _received(self, record: PartRecord, worker: str) -> Done:
-        """Read a part that a worker has written, and check that it is that one."""
+        """Read a part that a worker has written, and check it against the report."""
         deadline = time.monotonic() + PATIENCE
-        # Network file systems show new files late; what is not there after `PATIENCE`
-        # is in another folder.
+        # Network file systems show new files late; after `PATIENCE` seconds the worker
+        # has written to another folder.
         while (part := self._parts.fresh(record.path.name)) is None:
             if time.monotonic() > deadline:
                 raise RuntimeError(
@@ -112,7 +110,7 @@ class PooledRunner(PlanRunner):
                 )
             time.sleep(0.1)
         facts = codes.digest(part.path), len(part), len(part.tables.failures)
-        # The report came through another channel than the file: both have to agree.
+        # Report and file take different ways, and have to agree.
         if facts != record[1:]:
             raise RuntimeError(
                 f"{part.path} is not what worker {worker} has written; put the codes "
@@ -144,7 +142,7 @@ class PooledRunner(PlanRunner):
 
 def _without_choices(recipe: Recipe, plan: Plan) -> Recipe:
     """Return a recipe that means the same on every machine of the cluster."""
-    # "auto" would be decided anew on each machine, by its own hardware.
+    # Each machine would decide "auto" by its own hardware.
     recipe = recipe.resolve_auto(plan.fingerprint)
     if recipe.weights and Path(recipe.weights).is_file():
         recipe = replace(recipe, weights=str(Path(recipe.weights).absolute()))

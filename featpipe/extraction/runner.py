@@ -1,4 +1,4 @@
-"""Running a plan: what is missing is computed, batch by batch, into part files."""
+"""Run a plan: compute the missing batches into part files."""
 
 import hashlib
 import time
@@ -35,7 +35,7 @@ _SECONDS, _BYTES = 2.0, 2**26
 
 
 class Done(NamedTuple):
-    """A part file of this plan, and which of its images it holds."""
+    """A part file of this plan, and the span that it holds."""
 
     span: Span
     part: Codes
@@ -43,7 +43,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run of a plan: where its parts are, and who hears of it.
+    """One run of a plan: its parts, and the reports of its progress.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Run:
     parts : Parts
     progress : Progress
     tell : callable, optional
-        Called with the progress often.
+        Called with the progress after every batch.
     on_error : str
         ``"skip"`` records a failure and goes on, ``"fail"`` raises it.
     """
@@ -64,7 +64,7 @@ class Run:
 
 
 class PlanRunner(ABC):
-    """Compute a plan into part files; subclasses decide in which process.
+    """Compute a plan into part files; subclasses decide in which processes.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class PlanRunner(ABC):
         self._on_error = run.on_error
 
     def run(self) -> list[Codes]:
-        """Compute what no part holds; return the parts, which hold all of the plan.
+        """Compute the images that no part holds; return parts of the whole plan.
 
         Raises
         ------
@@ -103,11 +103,10 @@ class PlanRunner(ABC):
         """Compute some spans, and write what is finished also if something fails."""
 
     def _done(self) -> list[Done]:
-        """Return the parts of this plan whose images are still what they were."""
+        """Return the parts of this plan whose images have not changed."""
         done: list[Done] = []
         for span, part in self._parts.of(self._plan):
-            # Two workers may have computed the same images; the first part is as good
-            # as the second.
+            # Two workers may have computed the same images; the first part is taken.
             apart = not done or done[-1].span.stop <= span.start
             if apart and self._is_current(span, part):
                 done.append(Done(span, part))
@@ -117,11 +116,11 @@ class PlanRunner(ABC):
         images, positions = self._plan.images, self._plan.within(span)
         if self._unshared_failure(part) is not None:
             return False
-        # Size and time are in the plan's digest, so a part of this plan is of these
-        # very files.
+        # Size and time are in the plan's digest, so a part of this plan is of the same
+        # files.
         if images.mtimes[positions].all():
             return True
-        # Images without a time (arrays, data sets): only their content can tell.
+        # Images without a time (arrays, data sets) are compared by content.
         rows = {path: row for row, path in enumerate(part.paths)}
         for i in positions:
             row = rows.get(images.paths[i])
@@ -130,14 +129,11 @@ class PlanRunner(ABC):
         return True
 
     def _unshared_failure(self, part: Codes) -> FailureRecord | None:
-        """Return a failure of another process to read an image that this one reads.
-
-        What is not there for one worker of several may be there for all the others.
-        """
+        """Return a worker's failure to read an image that this process can read."""
         if "worker" not in part.provenance:
             return None
-        # Only reading can differ between machines: a folder that one of them does not
-        # see. An image that fails to decode fails everywhere.
+        # A folder may be missing on one machine; an image that fails to decode fails on
+        # all.
         failures = {f.path: f for f in part.tables.failures if f.stage == "read"}
         if failures:
             for i in self._plan.within(self._plan.span):
@@ -159,7 +155,7 @@ class PlanRunner(ABC):
 
 
 class Runner(PlanRunner):
-    """Computes what a plan lacks in this process.
+    """Compute the missing images of a plan in this process.
 
     Parameters
     ----------
@@ -169,7 +165,7 @@ class Runner(PlanRunner):
     network : Network
         Loaded only if some images are left.
     server : WorkerServer, optional
-        One that has been started already.
+        A running server.
     execution : Execution, optional
         How the network runs; default that of the plan.
     same_image : callable
@@ -197,8 +193,7 @@ class Runner(PlanRunner):
     def _compute(self, missing: Sequence[Span]) -> list[Done]:
         """Compute some spans, and write what is finished also if something fails."""
         unchanged = self._unchanged(missing)
-        # A generator: the loader asks for groups as it needs them, and the list of a
-        # million images is never built.
+        # A generator, so that no list of a million images is built.
         to_read = (
             [i for i in self._plan.within(batch) if i not in unchanged]
             for span in missing
@@ -208,8 +203,7 @@ class Runner(PlanRunner):
         computed = self._engine(n_images).batches(
             to_read, self._find, self._index.digests
         )
-        # Closed first, and the writer last: what was finished is written while the
-        # workers are already ending.
+        # `computed` is closed first: finished batches are written while workers end.
         with _Writer(self._save) as writer, closing(computed):
             for span in missing:
                 contents = Contents(self._plan, self._index, span.start)
@@ -219,9 +213,8 @@ class Runner(PlanRunner):
                         self._add(contents, batch, next(computed), unchanged)
                         if self._is_due(contents, batch, begun):
                             full = contents
-                            # A new one before the full one is handed over: an
-                            # interruption between the two lines must not write the same
-                            # batches twice.
+                            # Replaced before the full one is written: an interruption
+                            # between the two must not write the same batches twice.
                             contents = Contents(self._plan, self._index, batch.stop)
                             begun = time.monotonic()
                             writer.write(full)
@@ -241,8 +234,8 @@ class Runner(PlanRunner):
         return Engine(
             plan.images,
             plan.batch_size,
-            # Called with the first image that needs it: a run that finds all rows known
-            # loads no network.
+            # Called with the first image to compute: a run without one loads no
+            # network.
             partial(network.lanes, plan.depths, precision, self._execution),
             decoding=Decoding.recorded(plan.fingerprint["decoding"]),
             hflip=network.recipe.hflip,
@@ -257,12 +250,12 @@ class Runner(PlanRunner):
         if contents.n_bytes >= _BYTES:
             return True
         waited = time.monotonic() - begun >= _SECONDS
-        # Parts that end with a slice can be taken over by a run that shares the work by
-        # slices.
+        # A run in several processes, which shares the work by slices, can then use the
+        # part.
         return waited and self._plan.ends_slice(batch)
 
     def _unchanged(self, missing: Sequence[Span]) -> dict[int, Row]:
-        """Return the rows of images that are known by path, size and time."""
+        """Return the existing rows of images with the same path, size and time."""
         rows = {}
         for span in missing:
             for i in self._plan.within(span):
@@ -273,7 +266,7 @@ class Runner(PlanRunner):
         return rows
 
     def _find(self, i: int, sha256: bytes) -> Row | None:
-        # First, so that a changed image is refused even where its content is known.
+        # First, so that a changed image is refused even where its content has a code.
         self._same_image(i, sha256)
         return self._index.same_content(sha256)
 
@@ -284,20 +277,21 @@ class Runner(PlanRunner):
         batch: ComputedBatch,
         unchanged: dict[int, Row],
     ) -> None:
-        """Add a batch that is computed, with the rows that were known before."""
+        """Add a computed batch, with the existing rows of its other images."""
         batch = batch.without_infinite()
         read = iter(batch.images)
         images = [
-            LoadedImage(i, self._index.sha256(unchanged[i]), known=unchanged[i])
+            LoadedImage(i, self._index.sha256(unchanged[i]), existing=unchanged[i])
             if i in unchanged
             else next(read)
             for i in self._plan.within(span)
         ]
         failures = failures_of(self._plan, images)
-        # Before it is added: an image that ends the run is tried again by the next one.
+        # Before the batch is added, so that the next run tries an image again that ends
+        # this run.
         self._count_failures(failures)
         contents.add(span, images, batch.codes if batch.fresh else {})
-        kept = sum(image.known is not None for image in images)
+        kept = sum(image.existing is not None for image in images)
         self._progress.kept += kept
         self._progress.computed += len(images) - kept - len(failures)
         self._tell(self._progress)
@@ -310,7 +304,7 @@ class Runner(PlanRunner):
 
 
 class _Writer:
-    """Writes parts beside the work, in one thread; an error comes with a later part."""
+    """Write parts in a thread; a later call raises its errors."""
 
     def __init__(self, save: Callable[[Contents], Done]) -> None:
         self._save = save
@@ -322,11 +316,11 @@ class _Writer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # What was finished is still written if something has failed after it.
+        # Finished parts are written even after a failure.
         self._thread.shutdown()
 
     def write(self, contents: Contents) -> None:
-        """Begin to write a part, if there is anything in it; two may wait at most."""
+        """Begin to write a part, unless it is empty; at most two may wait."""
         if contents.span.start < contents.span.stop:
             self._saving.append(self._thread.submit(self._save, contents))
         # Bounds the memory where the disk is slower than the network: each waiting part

@@ -1,6 +1,6 @@
-"""A share of the work that is a file of its own, for machines that know of no others.
+"""Shards: parts of the work with a file of their own, for independent machines.
 
-`codes.merge` puts the shards together.
+`codes.merge` joins the shards.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ __all__ = ["require_same_shard", "take_shard"]
 def take_shard(
     image_set: ImageSet, shard: tuple[int, int], slice_size: int
 ) -> tuple[ImageSet, dict[str, Any]]:
-    """Return the images of a shard, and what the file says of it.
+    """Return the images of a shard, and its metadata for the file.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def take_shard(
         i, n = (index(number) for number in shard)
     except (TypeError, ValueError):
         i, n = 0, 0
-    # Beyond that many shards nearly all would be empty: a slip, such as 0/10000000.
+    # More shards would nearly all be empty, as with the typing error 0/10000000.
     if not 0 <= i < n <= 100_000:
         text = "/".join(map(str, shard)) if isinstance(shard, tuple) else shard
         raise ValueError(
@@ -47,8 +47,8 @@ def take_shard(
     # Shards of two different lists would miss images, or have them twice.
     paths = "\0".join(image_set.paths).encode("utf-8", "surrogateescape")
     listing = hashlib.sha256(paths).hexdigest()
-    # Whole slices in turn and not neighbouring blocks: classes lie side by side in a
-    # folder, so each shard gets images of all of them.
+    # Slices in turn and not adjacent blocks: a folder is sorted by class, and each
+    # shard should have images of all classes.
     slices = np.arange(len(image_set)) // slice_size
     facts = {"number": i, "of": n, "listing": listing}
     return image_set.take(np.flatnonzero(slices % n == i)), facts

@@ -1,4 +1,4 @@
-"""The tables of the final file: everything beside the codes."""
+"""Gather the tables of the final file: all of it but the codes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def gather_tables(
     order : sequence of n int
         Position of each row's image.
     rows : sequence of n Row
-        Where the code of each row comes from; digest and notes come along.
+        Source of the code, digest and notes of each row.
     files : list of Codes
-        What ``rows`` point into.
+        The files that ``rows`` refers to.
     failures : sequence of FailureRecord
     provenance : dict
     """
@@ -61,15 +61,13 @@ def gather_tables(
             for path, row in zip(paths, rows, strict=True)
             for text in index.notes(row)
         ],
-        # The run that writes the file states the request; parts state only how they
-        # were computed.
+        # Of the run that writes the file, since parts lack the request.
         provenance=provenance,
     )
 
 
 def same_tables(one: Tables, two: Tables) -> bool:
-    """Compare all that a run without new depths may change."""
-    # Arrays are compared by value, since `==` of two arrays is an array.
+    """Compare all tables that a run without new depths may change."""
     arrays = ("labels", "sizes", "mtimes", "sha256")
     others = "paths class_names splits groups images_root failures notes provenance"
     return all(
@@ -78,7 +76,7 @@ def same_tables(one: Tables, two: Tables) -> bool:
 
 
 def content_without_rows(depths: Sequence[Depth], tables: Tables) -> bytes:
-    """Return the file of a shard without rows, which merging needs all the same."""
+    """Return the bytes of the file of a shard without rows, which merging needs."""
     arrays = {
         depth.spec: np.empty(
             (0, *depth.shape),

@@ -1,8 +1,8 @@
 """A slice of a plan as a task for another process, perhaps on another machine.
 
-The process keeps its network from one task to the next. It writes the finished part
-beside those of the others and reports which; it never touches a file that somebody
-else writes. Doing a task twice changes nothing.
+The process keeps its network from one task to the next. It writes a part beside those
+of the other processes and reports its name; it never changes a file of another process.
+Doing a task twice changes nothing.
 """
 
 import pickle
@@ -44,7 +44,7 @@ __all__ = [
     "compute",
 ]
 
-# What decides the last bits of a code.
+# Packages whose versions may change the last bits of a code.
 PACKAGES = ("featpipe", "torch", "torchvision", "pillow", "numpy")
 # Network file systems show a new file to other machines after some seconds.
 PATIENCE = 15.0
@@ -52,17 +52,17 @@ PATIENCE = 15.0
 
 @dataclass(frozen=True, eq=False)
 class SliceTask:
-    """All that a process needs to compute a slice.
+    """The message to a process that has to compute a slice.
 
     Parameters
     ----------
     plan : Plan
-        A piece of the whole.
+        A piece of the whole plan.
     recipe : Recipe
-        With nothing left to choose.
+        Without any "auto".
     machine : Machine
     path : Path
-        The codes file to be, absolute.
+        The codes file that will be made, absolute.
     key : str
         Of the lock that the coordinator holds.
     files : tuple of Path
@@ -71,11 +71,11 @@ class SliceTask:
         Digests that the images must have.
     on_error : str
     n_here : int
-        Workers that share a machine, at most.
+        Largest number of workers that share a machine.
     n_images : int
-        Of all tasks together.
+        Number of images of all tasks together.
     versions : dict
-        Of `PACKAGES`, where the plan was made.
+        Versions of `PACKAGES` in the process that made the plan.
     """
 
     plan: Plan
@@ -101,14 +101,14 @@ class PartRecord(NamedTuple):
 
 
 class TaskReport(NamedTuple):
-    """What came of a task.
+    """The result of a task.
 
     Parameters
     ----------
     worker : str
         Host and number of the process.
     parts : list of PartRecord
-        They hold the slice.
+        Parts that together hold the slice.
     computed, kept, failed : int
     seconds, threads, messages
         As in `Progress`.
@@ -125,7 +125,7 @@ class TaskReport(NamedTuple):
 
 
 def compute(task: bytes) -> TaskReport:
-    """Do a pickled `SliceTask`, after those that this process has in work.
+    """Do a pickled `SliceTask`, after those that this process has begun.
 
     Raises
     ------
@@ -135,22 +135,22 @@ def compute(task: bytes) -> TaskReport:
     Exception
         As `Runner.run`.
     """
-    # A worker with several threads is given several tasks: each uses all of them.
+    # A worker with several threads gets several tasks, but each task uses all threads.
     with _one_at_a_time:
-        wanted: SliceTask = pickle.loads(task)
-        _require_same_versions(wanted)
-        _require_shared(wanted)
+        slice_task: SliceTask = pickle.loads(task)
+        _require_same_versions(slice_task)
+        _require_shared(slice_task)
         _use_threads()
-        return _Worker.of(wanted).compute(wanted)
+        return _Worker.of(slice_task).compute(slice_task)
 
 
 _one_at_a_time = threading.Lock()
 
 
 class _Worker:
-    """What this process keeps from one task to the next of the same extraction."""
+    """The network and index that a process keeps between tasks of one extraction."""
 
-    _now: "_Worker | None" = None
+    _current: "_Worker | None" = None
 
     def __init__(self, task: SliceTask) -> None:
         self._request = _request(task)
@@ -166,38 +166,36 @@ class _Worker:
 
     @classmethod
     def of(cls, task: SliceTask) -> "_Worker":
-        """Return the one that is ready for a task."""
-        now = cls._now
-        if now is None or now._request != _request(task):
-            # Two networks at once may be more than the memory of the device holds.
-            if now is not None:
-                cls._now = None
-                now._stack.close()
-            cls._now = now = cls(task)
-        return now
+        """Return the worker of this process for a task."""
+        current = cls._current
+        if current is None or current._request != _request(task):
+            # The memory of the device may not hold two networks at once.
+            if current is not None:
+                cls._current = None
+                current._stack.close()
+            cls._current = current = cls(task)
+        return current
 
     def _require_same_network(self, task: SliceTask) -> None:
         fingerprint = task.plan.fingerprint
         backbone = self._network.backbone(task.plan.depths)
-        # The weights file has the same name on every machine, not always the same
-        # content.
+        # A weights file of one name may have another content on each machine.
         own = task.recipe.fingerprint(backbone, fingerprint["precision"])
-        for name, wanted in fingerprint.items():
-            if own.get(name) != wanted:
+        for name, value in fingerprint.items():
+            if own.get(name) != value:
                 raise RuntimeError(
                     f"worker {worker_name()} has another network: its {name} is "
-                    f"{own.get(name)!r}, not {wanted!r}; give it the same weights and "
+                    f"{own.get(name)!r}, not {value!r}; give it the same weights and "
                     "packages"
                 )
 
     def compute(self, task: SliceTask) -> TaskReport:
-        """Compute the slice of a task, and tell which parts hold it."""
+        """Compute the slice of a task, and report the parts that hold it."""
         plan, progress = task.plan, Progress()
         runner = Runner(
             Run(
                 plan,
-                # A worker writes parts under its own name and never removes any: only
-                # the coordinator knows which are needed.
+                # Only the coordinator removes parts, since it knows which are needed.
                 Parts(task.path, worker_name()),
                 progress,
                 on_error=task.on_error,
@@ -221,7 +219,7 @@ class _Worker:
         )
 
     def _execution(self, plan: Plan) -> Execution:
-        """Return the plan's, with no more lanes than this process has threads."""
+        """Return the plan's execution, with at most one lane for each thread here."""
         import torch
 
         if plan.device != "cpu":
@@ -232,7 +230,7 @@ class _Worker:
 
 
 def _request(task: SliceTask) -> tuple[Any, ...]:
-    """Return what a `_Worker` depends on."""
+    """Return the fields of a task that a `_Worker` depends on."""
     return task.key, task.recipe, task.machine, list(task.plan.depths), task.files
 
 
@@ -242,7 +240,7 @@ def _use_threads() -> None:
     if n_threads is not None:
         import torch
 
-        # Of this thread alone: tasks come in several.
+        # For this thread alone: tasks run in several threads.
         torch.set_num_threads(n_threads)
 
 
@@ -258,7 +256,7 @@ def _index(files: tuple[Path, ...]) -> RowIndex:
 
 
 def _require_same_image(expected: np.ndarray | None, i: int, sha256: bytes) -> None:
-    """Refuse to add a depth to a row whose image is not what it was."""
+    """Raise if a depth would be added to a row whose image has changed."""
     if expected is not None and expected[i].tobytes() != sha256:
         raise ImageError("read", CHANGED)
 
@@ -270,20 +268,20 @@ def _record(part: Codes) -> PartRecord:
 
 def _require_same_versions(task: SliceTask) -> None:
     own = package_versions(*PACKAGES)
-    for name, wanted in task.versions.items():
-        if own.get(name) != wanted:
+    for name, version in task.versions.items():
+        if own.get(name) != version:
             raise RuntimeError(
                 f"worker {worker_name()} has {name} {own.get(name)}, and the program "
-                f"that it works for has {wanted}; install the same version in both "
+                f"that it works for has {version}; install the same version in both "
                 "places"
             )
 
 
 def _require_shared(task: SliceTask) -> None:
-    """Raise unless this process sees the lock of whoever sent the task."""
+    """Raise unless this process sees the lock of the coordinator."""
     deadline = time.monotonic() + PATIENCE
-    # The lock file names the extraction by a random key: seeing it proves that the
-    # folder is shared and that the coordinator is still at work.
+    # The lock file holds a random key of the extraction: reading it proves that the
+    # folder is shared and that the coordinator still runs.
     while key_of(task.path) != task.key:
         if time.monotonic() > deadline:
             raise RuntimeError(

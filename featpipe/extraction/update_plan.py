@@ -1,6 +1,6 @@
-"""What a file holds, what is asked for, and so what there is to compute.
+"""Plan an update: compare the codes file with the request, and list the work.
 
-Decides without computing; without torch where nothing about the network has changed.
+Computes nothing, and imports no torch where the request has not changed.
 """
 
 from collections.abc import Sequence
@@ -31,23 +31,23 @@ CHANGED = (
     "its content has changed while its size and time have not; run the same command "
     "again to compute it anew"
 )
-"""Why an image may not be given a further depth."""
+"""The reason why an image may not get a further depth."""
 
 
 @dataclass
 class UpdatePlan:
-    """What an extraction will do.
+    """The work of an extraction: rows to keep, images and depths to compute.
 
     Parameters
     ----------
     provenance : dict
-        Of the file to be.
+        Of the new file.
     depths : list of str
-        All depths of the file to be, those already there first.
+        All depths of the new file, those of the old one first.
     added : list of str
-        Depths to be added to rows that are there.
+        Depths to add to existing rows.
     kept : dict of position to Row
-        Images whose rows in the old file still hold.
+        Images whose rows in the old file are kept.
     failed : dict of position to FailureRecord
         Images that failed before and have not changed.
     todo : (n,) int64
@@ -69,25 +69,25 @@ class UpdatePlan:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """The part of the provenance that changes the numbers."""
+        """The part of the provenance that changes the codes."""
         return {name: self.provenance[name] for name in codes.FINGERPRINT}
 
 
 def plan_update(
     path: Path, old: Codes | None, images: ImageSet, recipe: Recipe, network: Network
 ) -> UpdatePlan:
-    """Compare what is asked with what the file holds.
+    """Compare the request with the codes file.
 
     Parameters
     ----------
     path : Path
         The codes file, for messages.
     old : Codes, optional
-        What it holds, if it is there.
+        The file, if it exists.
     images : ImageSet
     recipe : Recipe
     network : Network
-        Loaded only if the file does not answer for it.
+        Loaded only if the file was not made by the same request.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def plan_update(
     Raises
     ------
     CodesError
-        If the file was made otherwise, which names the field, or of other images.
+        If the file was made with other options, or of other images.
     """
     if old is not None:
         _require_same_source(old, images)
@@ -119,13 +119,13 @@ def plan_update(
 
 
 def _require_same_source(old: Codes, images: ImageSet) -> None:
-    """Refuse to replace the rows of a source that is still there by those of another.
+    """Raise if the rows of one source would be replaced by those of another.
 
-    A folder that has moved, grown or been copied has names in common with what it was.
+    A folder that has moved, grown or been copied still shares paths with the file.
     """
     if not len(old) or not len(images):
         return
-    # Lists have the folder where Python runs as their root, or none.
+    # The root of a list is the current folder, or none.
     is_list = images.source == GIVEN
     if old.images_root == images.root and not is_list:
         return
@@ -141,12 +141,12 @@ def _require_same_source(old: Codes, images: ImageSet) -> None:
 def _lasting_failures(
     old: Codes | None, update: UpdatePlan
 ) -> dict[str, FailureRecord]:
-    """List failures that would come again: same file, same decoder, same limit."""
+    """Return failures that would repeat: same image, same decoder, same limit."""
     if old is None or old.provenance.get("versions") != _versions():
         return {}
     if old.provenance.get("decoding") != update.provenance["decoding"]:
         return {}
-    # What could not be read may be readable now; a time of 0 tells nothing.
+    # Reading may succeed now; a time of 0 is unknown.
     again = [f for f in old.tables.failures if f.stage in ("decode", "network")]
     return {failure.path: failure for failure in again if failure.mtime}
 
@@ -185,7 +185,7 @@ def _loaded_network(
             )
     depths = [] if old is None else list(old.depths)
     added = [spec for spec in dict.fromkeys(specs) if spec not in depths]
-    # As the user writes them: the next run can then tell without torch.
+    # As the user writes them, so that the next run can compare them without torch.
     requested = sorted({*before.get("asked", ()), *recipe.depths, *specs})
     provenance |= {"asked": requested, "depths": depths + added}
     return UpdatePlan(provenance, depths + added, [] if old is None else added)
@@ -198,14 +198,14 @@ def _provenance(
     precision = network.precision(recipe.precision)
     fingerprint = recipe.fingerprint(backbone, precision)
     if not backbone.weights_sha256:
-        # A plan reads no weights that may have to be downloaded; their name will do.
+        # A plan downloads no weights, and compares their names instead.
         same = before.get("weights") == backbone.weights
         fingerprint["weights_sha256"] = before.get("weights_sha256") if same else None
     return {
         **fingerprint,
         "weights": backbone.weights,
         "dtype": recipe.dtype or before.get("dtype") or "float32",
-        # Of the run that began the file: what computes nothing must not change it.
+        # Of the run that began the file, so that a run without work changes nothing.
         "device": before.get("device") or network.device,
         "batch_size": before.get("batch_size")
         or network.batch_size(backbone.preprocessing.crop),
@@ -221,7 +221,7 @@ def _versions() -> dict[str, str | None]:
 def require_same_image(
     base: Codes | None, update: UpdatePlan, i: int, sha256: bytes
 ) -> None:
-    """Refuse to add a depth to a row whose image is not what it was."""
+    """Raise if a depth would be added to a row whose image has changed."""
     if base is not None and base.sha256[update.kept[i].row].tobytes() != sha256:
         raise ImageError("read", CHANGED)
 
@@ -229,7 +229,7 @@ def require_same_image(
 def expected_digests(
     base: Codes | None, update: UpdatePlan, positions: Sequence[int]
 ) -> np.ndarray | None:
-    """Return the digests of the rows that depths are added to."""
+    """Return the digests of the rows that get further depths."""
     if base is None:
         return None
     return base.sha256[[update.kept[i].row for i in positions]]

@@ -1,28 +1,27 @@
 """Images through a frozen network to codes in memory.
 
-A `Recipe` is what changes the numbers: backbone, weights, depths, precision, decoding.
-A `Machine` is where and how it runs: device, batch size, workers. `Stream` puts the two
-together and yields the codes of images, a batch at a time, in their order. Importing
-this package imports no torch. Knows nothing of files that hold codes, nor of
-classifiers.
+A `Recipe` has what changes the numbers: backbone, weights, depths, precision, decoding.
+A `Machine` has where and how it runs: device, batch size, workers. `Stream` joins the
+two and yields the codes of images in order, a batch at a time. Importing this package
+imports no torch. Knows nothing of codes files or classifiers.
 
 | module | what lives there |
 |---|---|
-| `recipe` | what is asked for, without torch |
+| `recipe` | the options that change the codes, without torch |
 | `machine` | device, batch size, workers |
 | `network` | the network of a recipe on the devices of a machine, loaded when needed |
 | `batch` | images after the network: their codes and failures |
-| `execution` | fused kernels, batch size, lanes: tried, and remembered |
+| `execution` | fused kernels, batch size, lanes: the fastest, tried and remembered |
 | `engine` | reading, decoding and computing batches, several at once, in order |
 | `lanes` | threads that compute batches |
-| `loader` | threads that load batches, or have worker processes do it |
-| `processes`, `serving` | worker processes, from the program's side and from theirs |
-| `loading` | some image files to rows of pixels |
-| `pixels` | the bytes of an image file to the square that a network takes |
+| `loader` | threads that load batches, by themselves or by worker processes |
+| `processes`, `serving` | worker processes: the side of the program, and their own |
+| `loading` | reads, decodes and resizes a few images |
+| `pixels` | turns the bytes of an image file into the square that a network takes |
 | `progress` | how far the work is, and what limits its speed |
 | `stream` | the iterator over batches of codes |
-| `items` | paths, PIL images and arrays handed over one by one |
-| `sources` | these, frames and datasets, with their labels: whatever a user has |
+| `items` | makes an `ImageSet` of paths, PIL images and arrays |
+| `sources` | makes one of any source: of these, of frames and of datasets |
 """
 
 from featpipe.inference.batch import CodesByDepth, ComputedBatch, LoadedImage

@@ -1,4 +1,4 @@
-"""A batch of images after the network: codes of some, and why others have none."""
+"""A batch of images after the network: their codes, or the reason for having none."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ CodesByDepth = dict[str, np.ndarray]
 
 
 class LoadedImage(NamedTuple):
-    """What became of one image.
+    """One image after reading and decoding.
 
     Attributes
     ----------
@@ -21,10 +21,10 @@ class LoadedImage(NamedTuple):
         In the `ImageSet`.
     sha256 : bytes
         Of its content; empty if it could not be read.
-    known : optional
-        What the caller's ``known`` returned: its code exists already.
+    existing : optional
+        What ``find_existing`` returned for it: the place of a code that exists already.
     failure : ImageError, optional
-        Why it gives no code.
+        The reason why it has no code.
     notes : tuple of str
         As `images.decode`.
 
@@ -36,18 +36,18 @@ class LoadedImage(NamedTuple):
 
     position: int
     sha256: bytes
-    known: Any = None
+    existing: Any = None
     failure: ImageError | None = None
     notes: tuple[str, ...] = ()
 
 
 class ComputedBatch(NamedTuple):
-    """Images that were loaded together, and the codes of those that went through.
+    """Images that were loaded together, and the codes of those that were computed.
 
     Attributes
     ----------
     images : list of LoadedImage
-        In the order asked for.
+        In the order of the positions.
     fresh : list of int
         Positions of the images that went through the network.
     codes : dict of SPEC to (len(fresh), width) float32
@@ -55,7 +55,7 @@ class ComputedBatch(NamedTuple):
 
     Examples
     --------
-    >>> images = [LoadedImage(0, b"a"), LoadedImage(1, b"", known="row 7")]
+    >>> images = [LoadedImage(0, b"a"), LoadedImage(1, b"", existing="row 7")]
     >>> codes = {"penultimate": np.zeros((1, 512), np.float32)}
     >>> batch = ComputedBatch(images, [0], codes)
     >>> batch.codes["penultimate"].shape
@@ -81,8 +81,7 @@ class ComputedBatch(NamedTuple):
         errors: dict[int, ImageError] = {}
         for spec, code in self.codes.items():
             finite = np.isfinite(code.reshape(len(code), -1)).all(axis=1)
-            # Only what was sound so far: an image gets one reason, of the first depth
-            # that fails.
+            # An image gets one reason, that of the first depth that fails.
             for k in np.flatnonzero(~finite & sound):
                 reason = f"the code at {spec} is not finite"
                 errors[self.fresh[k]] = ImageError("network", reason)

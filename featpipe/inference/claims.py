@@ -1,8 +1,7 @@
-"""One GPU for each of several worker processes of a machine.
+"""Assign a GPU to each of several worker processes of a machine.
 
-Each takes the lock of a GPU and keeps it until it ends, however it ends. Schedulers
-that give a process its own GPU (``CUDA_VISIBLE_DEVICES``) show it one, and it takes
-that.
+Each process locks a GPU and keeps the lock until it ends, by whatever cause. Where a
+scheduler gives a process its own GPU (``CUDA_VISIBLE_DEVICES``), it sees only that one.
 """
 
 import os
@@ -22,14 +21,14 @@ __all__ = ["claim_gpu"]
 def claim_gpu(n_devices: int) -> int:
     """Return the number of a GPU that no other worker of this user has taken.
 
-    The same for the life of this process. With more workers than GPUs, they are shared
-    evenly.
+    The number stays the same for the life of this process. More workers than GPUs share
+    them evenly.
     """
     if fcntl is None or n_devices < 2:
         return 0
-    # Below the user's name: the folder belongs to everybody.
+    # A folder for each user, since all users share the temporary folder.
     folder = Path(tempfile.gettempdir()) / f"featpipe-{os.getuid()}"
-    # Others of this machine must not be able to hold the locks, or replace them.
+    # Other users must not be able to hold the locks, or replace them.
     folder.mkdir(mode=0o700, exist_ok=True)
     # More workers than GPUs share them in turn. The bound only keeps a broken lock
     # service from an endless loop.
@@ -41,6 +40,6 @@ def claim_gpu(n_devices: int) -> int:
         except OSError:
             os.close(descriptor)
             continue
-        # Left open: the system closes it with the process, and so frees the device.
+        # Left open: the system closes it when the process ends, and so frees the lock.
         return turn % n_devices
     return 0

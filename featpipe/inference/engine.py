@@ -1,6 +1,6 @@
-"""Images through the network: batches are loaded and computed side by side, in order.
+"""Run images through the network: load and compute several batches at once, in order.
 
-Knows nothing of files that hold codes; what comes out is arrays and failures.
+Returns arrays and failures; knows nothing of codes files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-# Batches that are in a lane, or wait for it.
+# Batches that are in a lane, or wait for one.
 _PER_LANE = 2
 
 _Item = TypeVar("_Item")
@@ -44,7 +44,7 @@ _Started = TypeVar("_Started")
 
 
 class Engine:
-    """Loads images and runs them through the network, a batch at a time.
+    """Load images and run them through the network, a batch at a time.
 
     Parameters
     ----------
@@ -58,13 +58,14 @@ class Engine:
     hflip : bool
         Average image and mirror image.
     workers : int
-        Images that are loaded at once; see `loader`.
+        Number of images that are loaded at once; see `loader`.
     progress : Progress
         Collects the seconds of each stage.
     n_images : int, optional
-        How many will be loaded, to tell whether worker processes pay; default all.
+        Number of images that will be loaded, which decides whether worker processes are
+        worth starting; default all.
     server : WorkerServer, optional
-        One that has been started already; it stays open.
+        A running server, which stays open.
 
     Examples
     --------
@@ -108,14 +109,14 @@ class Engine:
         self._n_images = len(image_set) if n_images is None else n_images
         self._server = server
         self._lanes: InferenceWorkers[LoadingBatch, Sequence[int]] | None = None
-        # Halved when a batch does not fit, and never raised again: trying would cost a
-        # failed allocation each time.
+        # Halved when a batch does not fit, and never raised again: each try would cost
+        # a failed allocation.
         self._at_most = batch_size
 
     def batches(
         self,
         groups: Iterable[Sequence[int]],
-        known: Callable[[int, bytes], Any],
+        find_existing: Callable[[int, bytes], Any],
         digests: Collection[bytes] = (),
     ) -> Generator[ComputedBatch, None, None]:
         """Load and compute groups of images, several at a time, in order.
@@ -124,17 +125,17 @@ class Engine:
         ----------
         groups : iterable of sequence of int
             Positions; those of a group go through the network together.
-        known : callable
+        find_existing : callable
             Takes position and content digest. Returns None for an image to compute, and
-            anything else for one whose code exists; raises `ImageError` for one that
-            must not be computed.
+            the place of its code for one that has a code already; raises `ImageError`
+            for one that must not be computed.
         digests : collection of bytes
-            Digests for which ``known`` has an answer, so that they are not decoded.
+            Digests of images that have a code already, so that they are not decoded.
 
         Yields
         ------
         ComputedBatch
-            One a group.
+            One for each group.
         """
         self._progress.begin()
         n_workers = self._n_workers
@@ -145,10 +146,10 @@ class Engine:
             def send(
                 batch: LoadingBatch,
             ) -> tuple[list[LoadedImage], list[int], Future[CodesByDepth] | None]:
-                return self._send(batch, known)
+                return self._send(batch, find_existing)
 
             try:
-                # Two queues in a row, so that a slow image holds up neither the loading
+                # Two queues in a row, so that a slow image delays neither the loading
                 # of the next nor the network.
                 loading = _in_flight(loader.submit, groups, lambda: loader.ahead)
                 computing = _in_flight(send, loading, lambda: _PER_LANE * self._n_lanes)
@@ -193,25 +194,25 @@ class Engine:
         return 1 if self._lanes is None else len(self._lanes)
 
     def _send(
-        self, batch: LoadingBatch, known: Callable[[int, bytes], Any]
+        self, batch: LoadingBatch, find_existing: Callable[[int, bytes], Any]
     ) -> tuple[list[LoadedImage], list[int], Future[CodesByDepth] | None]:
         """Send the loaded images of a batch through the network, if there are any."""
         loaded = batch.images()
         images = [
-            _judged(i, image, known)
+            _look_up(i, image, find_existing)
             for i, image in zip(batch.positions, loaded, strict=True)
         ]
         rows = [
             k
             for k, image in enumerate(images)
-            if image.failure is None and image.known is None
+            if image.failure is None and image.existing is None
         ]
         if not rows:
-            # Nothing of it goes to the network, which would have released it.
+            # The lane releases the memory of batches that are computed.
             batch.release()
             return images, [], None
-        # Only now: a run whose images are all known, or all broken, never loads the
-        # network onto its device.
+        # Only now, so that a run whose images all have codes, or all fail, loads no
+        # network.
         if self._lanes is None:
             self._lanes = InferenceWorkers(self._backbones(), self._run)
             self._progress.threads["network"] = len(self._lanes)
@@ -237,7 +238,7 @@ class Engine:
         backbone : Backbone
         pixels : (n, 3, S, S) uint8
         rows : sequence of int
-            Which of them, ascending.
+            Rows of ``pixels`` to compute, ascending.
 
         Returns
         -------
@@ -261,14 +262,13 @@ class Engine:
     def _forward(
         self, backbone: Backbone, pixels: np.ndarray, rows: Sequence[int]
     ) -> CodesByDepth | None:
-        """Compute some images at once; None if the memory does not suffice for them."""
+        """Compute some images at once; return None if they need too much memory."""
         import torch
 
-        # Returned from inside the block, so that after a failure no frame of it holds
-        # tensors.
+        # Returned inside the block, so that no frame holds tensors after a failure.
         with suppress(torch.OutOfMemoryError):
             return self._codes(backbone, placed(pixels, rows, backbone))
-        # Here nothing holds the memory of the failed call any more.
+        # Here the memory of the failed call is free again.
         if len(rows) == 1:
             raise torch.OutOfMemoryError(
                 f"{backbone.device} has no memory for a single image; use --device cpu"
@@ -288,31 +288,33 @@ class Engine:
 
         self._at_most = min(self._at_most, max(tried // 2, 1))
         if torch.device(backbone.device).type == "cuda":
-            # The allocator keeps freed blocks of the large batch, in which the small
-            # one may not fit.
+            # The allocator keeps freed blocks of the large batch, which the small one
+            # may not fit into.
             torch.cuda.empty_cache()
         self._progress.add_message(
             f"out of memory on {backbone.device}: batches are halved, to {tried // 2}"
         )
 
 
-def _judged(i: int, image: Loaded, known: Callable[[int, bytes], Any]) -> LoadedImage:
-    """Return what becomes of a loaded image, now that its digest is known."""
-    # It could not even be read: there is no content to look up.
+def _look_up(
+    i: int, image: Loaded, find_existing: Callable[[int, bytes], Any]
+) -> LoadedImage:
+    """Return the image with the place of its code, if there is one, or its failure."""
+    # An image that could not be read has no content to look up.
     if image.error is not None and not image.sha256:
         return LoadedImage(i, b"", failure=image.error)
     try:
-        row = known(i, image.sha256)
+        row = find_existing(i, image.sha256)
     except ImageError as error:
         return LoadedImage(i, image.sha256, failure=error)
     if row is not None:
-        return LoadedImage(i, image.sha256, known=row)
-    # After the look-up: an image that cannot be decoded here may be known from a run
-    # that could.
+        return LoadedImage(i, image.sha256, existing=row)
+    # After the look-up: an image that cannot be decoded now may have a code from an
+    # earlier run.
     if image.error is not None:
         return LoadedImage(i, image.sha256, failure=image.error)
     if not image.has_pixels:
-        # Two contents agree in 64 bits of SHA-256, or the caller has forgotten a code.
+        # Two contents agree in 64 bits of SHA-256, or the caller has dropped a code.
         raise RuntimeError(
             f"image {i} was taken for one whose code exists; run the same command again"
         )
@@ -323,24 +325,24 @@ def placed(pixels: np.ndarray, rows: Sequence[int], backbone: Backbone) -> Tenso
     """Return some rows of pixels on the device of a backbone."""
     import torch
 
-    # No copy: the tensor uses the shared memory of the batch until the device has its
-    # own.
+    # Without a copy: the tensor uses the shared memory of the batch until the device
+    # has its own.
     batch = torch.from_numpy(pixels)
-    # Whole batches, which nearly all are, need no copy.
+    # Most batches are computed whole, which needs no copy.
     if rows[-1] - rows[0] + 1 == len(rows):
         batch = batch[rows[0] : rows[-1] + 1]
     else:
         batch = batch[torch.tensor(rows)]
     device = torch.device(backbone.device)
     if device.type == "cuda":
-        # From pinned memory a GPU fetches by itself, while it computes.
+        # A GPU copies from pinned memory while it computes.
         pinned = torch.empty(batch.shape, dtype=torch.uint8, pin_memory=True)
         batch = pinned.copy_(batch)
     return batch.to(device, non_blocking=True)
 
 
 def _mean(code: Tensor, mirrored: Tensor) -> Tensor:
-    """Average the codes of images and mirror images; maps place by place."""
+    """Return the mean of the codes of images and of their mirror images."""
     if mirrored.ndim == 4:
         mirrored = mirrored.flip(-1)
     # Halved first: the sum of two float16 may be too large for one.
@@ -352,11 +354,11 @@ def _in_flight(
     items: Iterable[_Item],
     ahead: Callable[[], int],
 ) -> Iterator[_Started]:
-    """Start work on items in order, a few before the first is asked for."""
+    """Start work on items in order, a few ahead of the caller; yield the results."""
     started: deque[_Started] = deque()
     for item in items:
         started.append(start(item))
-        # Asked anew each time: the number of lanes is known only after the first batch.
+        # Each time anew: the number of lanes is known only after the first batch.
         while len(started) > ahead():
             yield started.popleft()
     while started:

@@ -1,9 +1,9 @@
-"""How a network runs: what changes its speed a lot, and its numbers by rounding.
+"""Choose how a network runs: options that change its speed, and its codes by rounding.
 
-What is fastest depends on the network and the processor, and cannot be known
-beforehand: fused kernels double the speed of one processor and halve that of another.
-So before a long run a few ways are tried, within about a second, and what won is
-remembered for this network on this processor.
+Which way is fastest depends on the network and the processor and cannot be predicted:
+fused kernels double the speed of one processor and halve that of another. So a few ways
+are tried before a long run, within about a second, and the fastest is remembered for
+this network on this processor.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from featpipe import files
 
 __all__ = ["Execution", "Memory", "has_amx", "processor", "try_out"]
 
-# A trial is for runs that take longer than the first, and begins no further way after
-# the second.
+# Runs that take longer than the first get a trial; after the second no further way is
+# begun.
 _LONG_SECONDS, _TRIAL_SECONDS = 30.0, 1.0
-# Less is noise: what is known to be safe stays.
+# A smaller gain is noise, and the safe way is kept.
 _GAIN = 1.03
 
 
@@ -61,20 +61,20 @@ class Execution:
 
     def __post_init__(self) -> None:
         numbers = (self.batch_size, self.n_lanes)
-        # The record may come from a file that anyone has edited; a bool is an int to
-        # isinstance.
+        # Not isinstance, to which a bool is an int: the record may come from a file
+        # that anyone has edited.
         if type(self.fused) is not bool or any(type(x) is not int for x in numbers):
             raise ValueError(f"{self} has a value of another type")
         if min(numbers) < 1:
             raise ValueError(f"{self} has a number below 1")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON-able dict; :meth:`from_dict` reads it back."""
+        """Return it as a dict for JSON, which `from_dict` reads."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, record: Any) -> Execution | None:
-        """Return what a record from anywhere says; None if it says nothing usable."""
+        """Return the execution of a record; None if the record is invalid."""
         with suppress(ValueError, TypeError):
             return cls(**record)
         return None
@@ -86,14 +86,14 @@ def try_out(
     seconds_of: Callable[[Execution], float],
     n_images: int,
 ) -> tuple[Execution, bool]:
-    """Return the fastest of some ways to run, as far as a second of trying tells.
+    """Return the fastest of some ways to run, measured for about a second.
 
     Parameters
     ----------
     safe : Execution
-        What to use if nothing is clearly faster.
+        Returned if none is clearly faster.
     others : callable
-        Takes the best so far; yields what to try next. Asked again after each winner.
+        Takes the best so far; yields ways to try next. Called again after each gain.
     seconds_of : callable
         Runs one way on real shapes, and returns the seconds an image takes; infinity
         where it cannot run.
@@ -108,20 +108,18 @@ def try_out(
     """
     begin = time.perf_counter()
     best, least = safe, seconds_of(safe)
-    # A trial of a second would not pay for itself.
+    # A trial of a second would cost more than it gains.
     if n_images * least < _LONG_SECONDS:
         return safe, False
-    seen = {safe}
+    tried = {safe}
     while time.perf_counter() - begin < _TRIAL_SECONDS:
-        following = next((way for way in others(best) if way not in seen), None)
+        following = next((way for way in others(best) if way not in tried), None)
         if following is None:
             break
-        seen.add(following)
+        tried.add(following)
         seconds = seconds_of(following)
-        # Both are measured again: a difference that holds only once was another
-        # program's load.
+        # The best is measured again, in case another program kept the processor busy.
         if seconds * _GAIN < least:
-            # Once more, in case something else kept the processor busy then.
             least = min(least, seconds_of(best))
         if seconds * _GAIN < least:
             best, least = following, seconds
@@ -129,10 +127,10 @@ def try_out(
 
 
 class Memory:
-    """What was found fastest before, in the user's cache folder.
+    """The fastest ways of earlier runs, in the user's cache folder.
 
-    One small JSON file each network, depths, precision, processor and version of torch.
-    A file that is damaged, or cannot be written, is as good as none.
+    One small JSON file for each network, depths, precision, processor and version of
+    torch. A file that is damaged or cannot be written is ignored.
 
     Parameters
     ----------
@@ -144,13 +142,12 @@ class Memory:
         text = json.dumps(facts, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         self._facts = facts
-        # By digest, so that any change of machine, versions or network is another file
-        # and none is ever out of date.
+        # Another machine, version or network has another digest, and so another file.
         self._path = _cache_folder() / "execution" / f"{digest[:32]}.json"
 
     def recall(self) -> Execution | None:
-        """Return what was remembered, if anything was."""
-        # What was remembered is a convenience: a damaged file is the same as none.
+        """Return the remembered way, or None."""
+        # A damaged file costs a new trial only.
         with suppress(OSError, ValueError, KeyError, TypeError):
             record = files.read_json(self._path)
             return Execution.from_dict(record["execution"])
@@ -159,20 +156,20 @@ class Memory:
     def remember(self, execution: Execution) -> None:
         """Keep a choice for later runs."""
         record = {"execution": execution.as_dict(), "facts": self._facts}
-        # A home that cannot be written to is no reason to stop.
+        # The run goes on if the home folder cannot be written to.
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(self._path, json.dumps(record, indent=1))
 
 
 def _cache_folder() -> Path:
-    """Return where programs keep what they can do without; as torch has it."""
+    """Return the cache folder of featpipe, below the same folder as torch's."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "featpipe"
 
 
 def processor() -> str:
-    """Return the name of the processor, and what oneDNN may use of it."""
+    """Return the name of the processor, and the limit set to oneDNN's instructions."""
     name = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -185,7 +182,7 @@ def has_amx() -> bool:
     """Return whether the processor has AMX for bf16, and oneDNN may use it."""
     import torch
 
-    # A torch that has no such function counts as no.
+    # Older versions of torch have no such function.
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     allowed = limit in ("", "ALL", "DEFAULT") or "AMX" in limit

@@ -1,6 +1,6 @@
-"""Images handed over one by one: paths, PIL images, arrays, in the order given.
+"""Make an `ImageSet` of paths, PIL images and arrays, in their order.
 
-Makes an `ImageSet` of them. Never here: listing folders, which is `images.scan`'s.
+`images.scan` lists folders.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from featpipe.images import FileReader, ImageReader, ImageSet, stat_file
 
 __all__ = ["GIVEN", "from_items"]
 
-# Characters of a wrong value that a message shows.
+# Characters of an invalid value that a message shows.
 _SHOWN = 60
 
 GIVEN = "the images given"
-"""The source of images that were handed over one by one."""
+"""The name of the source of images that are given one by one."""
 
 _CHANNELS = (1, 3, 4)
 
@@ -42,8 +42,8 @@ def from_items(items: Iterable[Any]) -> ImageSet:
     Raises
     ------
     ValueError
-        If there is none, or one is nothing of the kind; names its position. A file
-        that cannot be read is found out when it is read.
+        If there is none, or one has another type; names its position. Files are not
+        read here.
 
     Examples
     --------
@@ -67,13 +67,13 @@ def from_items(items: Iterable[Any]) -> ImageSet:
     drawn = _drawn(pictures)
     sizes = dict(zip(drawn.paths, drawn.sizes.tolist(), strict=True)) if drawn else {}
     sizes |= {name: len(content) for name, content in contents.items()}
-    # Images given one by one have neither class nor split.
+    # Single images have neither class nor split.
     nothing, n = [""] * len(items), len(items)
     here = str(Path.cwd())
     stamps = [(sizes[name], 0) if name in sizes else _stamp(name) for name in names]
     return ImageSet(
         source=GIVEN,
-        # What is in memory lies nowhere.
+        # Images in memory have no folder.
         root="" if sizes else here,
         paths=names,
         labels=np.full(n, -1, np.int64),
@@ -91,7 +91,7 @@ def from_items(items: Iterable[Any]) -> ImageSet:
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """Return size and time of a file; 0 for one that reading will fail on."""
+    """Return size and time of a file; zeros where reading it will fail."""
     try:
         status = stat_file(path)
     except (OSError, ValueError):  # ValueError: a NUL in the path
@@ -100,7 +100,7 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 def _refuse_same_names(names: list[str], items: list[Any]) -> None:
-    """Refuse two contents of one name: the second would replace the first."""
+    """Raise if two contents have one name: the second would replace the first."""
     if len(set(names)) == len(names):
         return
     at: dict[str, int] = {}
@@ -110,7 +110,7 @@ def _refuse_same_names(names: list[str], items: list[Any]) -> None:
             isinstance(item, str | os.PathLike),
             isinstance(items[first], str | os.PathLike),
         )
-        # The same path twice is the same image, and may be asked for twice.
+        # The same path twice is the same image, which may be predicted twice.
         if first < i and not all(files):
             raise ValueError(
                 f"images {first} and {i} are both called {name!r}; give each a name of "
@@ -120,8 +120,8 @@ def _refuse_same_names(names: list[str], items: list[Any]) -> None:
 
 def _listed(items: Any) -> list[Any]:
     """Return the images one by one; one image is a list of one."""
-    # A string is a sequence of characters, and a dict one of its keys: both would give
-    # a puzzling error later.
+    # A string is a sequence of characters, a dict one of its keys: both would raise a
+    # puzzling error later.
     if isinstance(items, str | Mapping):
         raise ValueError(
             f"images={items!r:.80} is one thing; give a list of paths, PIL images or "
@@ -155,20 +155,19 @@ def _is_one(items: Any) -> bool:
     if isinstance(items, np.ndarray) and items.dtype.kind not in "OUS":
         last = items.shape[-1] if items.ndim else 0
         return items.ndim < 3 or (items.ndim == 3 and last in _CHANNELS)
-    # `getexif` is how a PIL image is told without importing Pillow, `read` an open
-    # file.
+    # A PIL image has `getexif`, an open file `read`: this needs no import of Pillow.
     one = isinstance(items, bytes | bytearray | memoryview | os.PathLike)
     return one or hasattr(items, "getexif") or hasattr(items, "read")
 
 
 def _content(item: Any) -> bytes | None:
-    """Return the content of a file that was handed over as bytes, else None."""
+    """Return the content of a file that is given as bytes, else None."""
     if isinstance(item, tuple) and len(item) == 2:
         item = item[1]
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
     if hasattr(item, "read") and not hasattr(item, "getexif"):
-        # `getvalue` of a BytesIO gives all of it, wherever it was read up to.
+        # `getvalue` of a BytesIO returns all of it, whatever its position.
         content = item.getvalue() if hasattr(item, "getvalue") else item.read()
         return content if isinstance(content, bytes) else None
     return None
@@ -176,7 +175,7 @@ def _content(item: Any) -> bytes | None:
 
 @dataclass(frozen=True)
 class _GivenReader:
-    """Reads pictures from memory and everything else from files."""
+    """Read arrays and bytes from memory and everything else from files."""
 
     files: ImageReader
     drawn: Any  # a reader of arrays
@@ -203,7 +202,7 @@ class _GivenReader:
 
 
 def _name(item: Any, i: int) -> str:
-    """Name a file by its path, and a picture so that no file has its name."""
+    """Return the path of a file, or for a picture a name that no file has."""
     if isinstance(item, str | os.PathLike):
         return os.fsdecode(item)
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):

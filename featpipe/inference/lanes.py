@@ -1,8 +1,8 @@
-"""Where batches are computed: threads, each with its own share of the hardware.
+"""Lanes: threads that compute batches, each with its own share of the hardware.
 
-On the CPU a lane is a thread that uses one processor, or a few: several batches at
-once, none of which ever waits for the threads of another. On CUDA every GPU has two,
-each with its own stream, so that one batch travels while another is computed.
+On the CPU a lane is a thread that uses one processor, or a few: several batches are
+computed at once, and none waits for the threads of another. On CUDA every GPU has two
+lanes, each with its own stream, so that one batch is copied while another is computed.
 """
 
 import queue
@@ -28,9 +28,9 @@ class InferenceWorkers(Generic[_Rest]):
     Parameters
     ----------
     backbones : sequence of Backbone
-        One a lane, each on its device; several lanes may share one.
+        One for each lane, on its device; several lanes may share one.
     work : callable
-        Takes the backbone of the lane, and what `submit` takes; returns codes by
+        Takes the backbone of the lane and the arguments of `submit`; returns codes by
         depth.
     """
 
@@ -50,8 +50,8 @@ class InferenceWorkers(Generic[_Rest]):
         self._here = threading.local()
         self._n_threads = torch.get_num_threads()
         self._n_lanes = len(backbones)
-        # All lanes together use as many threads as torch would alone: more only get in
-        # each other's way.
+        # All lanes together use as many threads as torch alone would: more would only
+        # compete.
         self._share = max(1, self._n_threads // self._n_lanes)
         self._pool = ThreadPoolExecutor(
             len(backbones), thread_name_prefix="network", initializer=self._enter
@@ -62,11 +62,11 @@ class InferenceWorkers(Generic[_Rest]):
         import torch
 
         self._here.backbone = backbone = self._free.get()
-        # Of this thread alone, and of threads that begin after it; see `close`.
+        # For this thread, and for threads that begin after it; see `close`.
         torch.set_num_threads(self._share)
         if torch.device(backbone.device).type == "cuda":
             torch.cuda.synchronize(backbone.device)  # its weights may be on their way
-            # On the default stream lanes would wait for one another.
+            # Lanes on the default stream would wait for one another.
             torch.cuda.set_stream(torch.cuda.Stream(backbone.device))
 
     def __len__(self) -> int:
@@ -80,10 +80,9 @@ class InferenceWorkers(Generic[_Rest]):
         )
 
     def close(self) -> None:
-        """Finish the batches in work, drop the others, and end the threads."""
+        """Finish the batches that have begun, drop the others, and end the threads."""
         import torch
 
         self._pool.shutdown(cancel_futures=True)
-        # The share was also set for threads that begin later, this one's children among
-        # them.
+        # The share was also set for threads that begin later.
         torch.set_num_threads(self._n_threads)

@@ -1,10 +1,10 @@
-"""Loading images in threads, or in a worker process for each of them.
+"""Load images in threads, or in a worker process for each thread.
 
-A few threads decode side by side, because Pillow lets go of the interpreter while it
-works. More of them block one another: of 16 threads on 16 processors 6 were
-measured to get on. So, beyond a few threads, each has a worker process and waits for
-it, as soon as there are images enough and the workers have come. Until then, and where
-there can be none, the threads load images themselves.
+A few threads decode at the same time, because Pillow releases the interpreter lock
+while it works. More threads block one another: 16 of them on 16 processors were
+measured to do the work of 6. So beyond a few threads each has a worker process and
+waits for it, once the workers have started and if there are enough images. Until then,
+and where no process can be started, the threads load images themselves.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader", "LoadingBatch", "worker_server"]
 
-# Up to so many threads lose less than a tenth to each other.
+# Up to so many threads lose less than a tenth of their speed.
 _MOST_THREADS = 4
-# Processes take two seconds to come; for fewer images they are not started.
+# Processes take two seconds to start; for fewer images none is started.
 _FEW_IMAGES = 500
-# Images that a thread or a process loads at once, of one batch: few, so that several
-# share the first batch and the last; not one, since every message has its price.
+# Images of one batch that a thread or a process loads at once: few, so that several
+# share the first and the last batch; more than one, since every message takes time.
 _AT_ONCE, _AT_ONCE_APART = 8, 32
 # Images loaded ahead of the network; more where there are many workers.
 _AHEAD = 128
@@ -51,9 +51,9 @@ _AHEAD = 128
 def worker_server(
     n_workers: int, n_images: int, *, exact: bool
 ) -> Iterator[WorkerServer | None]:
-    """Start a server of worker processes, where they pay; close it at the end.
+    """Start a server of worker processes where they save time; close it at the end.
 
-    It takes two seconds to come up, meanwhile the caller may load its network.
+    It takes two seconds to start; meanwhile the caller may load its network.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def worker_server(
     """
     server = None
     if _needs_processes(n_workers, n_images):
-        # No more processes, or no memory for them: threads do the same work, slower.
+        # Without processes, or memory for them, threads do the same work more slowly.
         with suppress(OSError):
             server = WorkerServer(with_torch=not exact)
     try:
@@ -85,7 +85,7 @@ def worker_server(
 
 
 def _needs_processes(n_workers: int, n_images: int) -> bool:
-    """Return whether so many workers should be processes for so many images."""
+    """Return whether the workers should be processes."""
     return can_fork() and n_workers > _MOST_THREADS and n_images >= _FEW_IMAGES
 
 
@@ -97,8 +97,8 @@ class LoadingBatch:
     positions : sequence of int
         In the `ImageSet`.
     take : callable
-        Returns memory for the pixels, (n, 3, S, S) uint8, and a row number of it in
-        the memory shared with worker processes.
+        Returns memory for the pixels, (n, 3, S, S) uint8, and its first row in the
+        memory shared with worker processes.
     give_back : callable
         Takes the array when it is no longer needed.
     """
@@ -116,20 +116,20 @@ class LoadingBatch:
         self._guard = Lock()
 
     def memory(self) -> tuple[np.ndarray, int]:
-        """Return the pixels and where they are in the shared memory; see `take`."""
-        # Pieces of a batch are loaded by several threads, and the first one that needs
-        # memory takes it for all.
+        """Return the memory for the pixels and its first row; see ``take``."""
+        # Several threads load pieces of a batch; the first one that needs memory takes
+        # it for all.
         with self._guard:
             if self._memory is None:
                 self._memory = self._take()
             return self._memory
 
     def images(self) -> list[Loaded]:
-        """Wait for the images, and return what became of each."""
+        """Wait for the images, and return them."""
         return [image for piece in self.pieces for image in piece.result().images]
 
     def release(self) -> None:
-        """Let another batch have the memory."""
+        """Free the memory for another batch."""
         with self._guard:
             memory, self._memory = self._memory, None
         if memory is not None:
@@ -137,7 +137,7 @@ class LoadingBatch:
 
 
 class Loader:
-    """Loads batches of images, several at once; to be closed.
+    """Load batches of images, several at once; to be closed.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class Loader:
     n_workers : int
         Threads, or processes.
     in_lanes : int
-        Batches that may be in the network, or wait for it.
+        Number of batches that may be in the network, or wait for it.
     decoding : Decoding
     progress : Progress
         Collects the seconds of each stage.
@@ -178,7 +178,7 @@ class Loader:
         self._decoding = decoding
         self._progress = progress
         self._known = KnownDigests(known)
-        # Each message to a process has its price, so processes get larger pieces.
+        # Each message to a process takes time, so processes get larger pieces.
         self._piece = min(batch_size, _AT_ONCE if server is None else _AT_ONCE_APART)
         n_ahead = _AHEAD if server is None else max(_AHEAD, 2 * n_workers * self._piece)
         # At least two: one that is loaded while the other is computed.
@@ -199,7 +199,7 @@ class Loader:
         )
 
     def submit(self, positions: Sequence[int]) -> LoadingBatch:
-        """Begin to load the images of a batch; returns at once."""
+        """Begin to load the images of a batch, and return at once."""
         processes = self._processes
         if processes is None:
             batch = LoadingBatch(positions, lambda: self._own(len(positions)), _forget)
@@ -215,7 +215,7 @@ class Loader:
         return np.empty((n_images, 3, side, side), np.uint8), 0
 
     def close(self) -> None:
-        """Drop what is not loaded, and end the workers, also those that are at work."""
+        """Drop images that are not loaded, and end all workers, even busy ones."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._processes is not None:
             self._processes.close()
@@ -223,9 +223,8 @@ class Loader:
     def _load(
         self, batch: LoadingBatch, first: int, positions: Sequence[int]
     ) -> LoadedPiece:
-        """Load a piece of a batch in this thread, or have a process do it."""
-        # While the processes are coming up, and if all have ended, the thread loads by
-        # itself.
+        """Load a piece of a batch in a process, or else in this thread."""
+        # The thread loads it while the processes start, and once all have ended.
         worker = None if self._processes is None else self._processes.free()
         if worker is None or self._processes is None:
             piece = self._load_here(batch, first, positions)
@@ -240,14 +239,13 @@ class Loader:
     def _load_here(
         self, batch: LoadingBatch, first: int, positions: Sequence[int]
     ) -> LoadedPiece:
-        # Scaled images are resized by torch, which would start threads of its own in
-        # each of ours.
+        # torch resizes scaled images, and would start threads in each of these threads.
         if not self._decoding.exact:
             self._take_one_processor()
         return load(
             [partial(self._images.read, i) for i in positions],
-            # Memory is taken when the first image of a batch has been decoded: a batch
-            # of known images needs none.
+            # Called when the first image has been decoded: a batch of known images
+            # needs no memory.
             lambda: batch.memory()[0][first:],
             self._preprocessing,
             self._known,
@@ -255,7 +253,7 @@ class Loader:
         )
 
     def _item(self, i: int) -> Item:
-        """Return what a worker is sent: a path if it can read it by itself."""
+        """Return the message to a worker: the path of an image, or its content."""
         if isinstance(self._images.reader, FileReader):
             return self._images.paths[i]
         try:
@@ -264,18 +262,18 @@ class Loader:
             return error
 
     def _take_one_processor(self) -> None:
-        """Limit torch to this thread: there is one for each processor."""
+        """Limit torch to one thread here: there is a thread for each processor."""
         if not hasattr(self._here, "is_alone"):
             import torch
 
             torch.get_num_threads()  # torch decides, for a thread, when first needed
-            # Not by torch, which would tell the same to all threads that begin later.
+            # Not by torch, whose limit would hold for all threads that begin later.
             ThreadpoolController().limit(limits=1, user_api="openmp")
             self._here.is_alone = True
 
 
 def _forget(row: int) -> None:
-    """Leave memory of its own to the collector."""
+    """Do nothing: memory that is not shared is freed by Python."""
 
 
 def _no_path(path: str) -> bytes:
@@ -283,6 +281,6 @@ def _no_path(path: str) -> bytes:
 
 
 def _reader(image_set: ImageSet) -> Callable[[str], bytes]:
-    # Other readers hold arrays, locks or unpacked archives, which no process copies.
+    # Other readers hold arrays, locks or unpacked archives, which cannot be sent.
     reader = image_set.reader
     return reader.read if isinstance(reader, FileReader) else _no_path

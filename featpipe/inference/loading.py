@@ -1,7 +1,6 @@
-"""Image files to rows of pixels: what a thread or a worker process does to a piece.
+"""Read, digest, decode and resize images, one after another, into the caller's memory.
 
-Reads, digests, decodes and resizes, one image after another, into memory that the
-caller lends. Imports no torch unless images are decoded scaled.
+Threads and worker processes both do this. Imports torch only for scaled decoding.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["KnownDigests", "Loaded", "LoadedPiece", "load", "time_loading"]
 
-# A sample of so many images is read, or what there is after so many seconds.
+# Images of a sample at most, and seconds after which it ends.
 _SAMPLE, _SECONDS = 48, 2.0
 
 
 class Loaded(NamedTuple):
-    """What became of one image.
+    """The result of loading one image.
 
     Attributes
     ----------
     sha256 : bytes
         Of its content; empty if it could not be read.
     has_pixels : bool
-        Whether its row of the memory holds it.
+        Whether its row of the memory holds its pixels.
     notes : tuple of str
         As `images.decode`.
     error : ImageError, optional
-        Why it has no pixels; None too if it was known.
+        The reason why it has no pixels; None if its digest is known.
     """
 
     sha256: bytes = b""
@@ -58,13 +57,13 @@ class LoadedPiece:
 
 
 class KnownDigests:
-    """The digests of images whose codes exist, small enough for every process.
+    """The digests of images whose codes exist, in a form small enough to send.
 
     Parameters
     ----------
     digests : iterable of bytes
-        SHA-256, of which 8 bytes are kept: that two of a billion images agree in them
-        has a chance of 3 %, and the caller notices.
+        SHA-256, of which 8 bytes are kept. Two of a billion images agree in them with a
+        probability of 3 %, which the caller notices.
 
     Examples
     --------
@@ -74,16 +73,15 @@ class KnownDigests:
     """
 
     def __init__(self, digests: Iterable[bytes] = ()) -> None:
-        # Eight bytes a digest: 8 MB for a million images, sent to every process. A
-        # chance match is caught by the caller, who has the whole digest.
+        # Eight bytes a digest: 8 MB for a million images, sent to every process.
         prefixes = b"".join(digest[:8] for digest in digests)
         self._sorted = np.sort(np.frombuffer(prefixes, "<u8"))
 
     def __contains__(self, sha256: bytes) -> bool:
         """Return whether an image with this digest is known."""
-        wanted = np.frombuffer(sha256, "<u8", 1)
-        at = int(np.searchsorted(self._sorted, wanted)[0])
-        return at < len(self._sorted) and bool(self._sorted[at] == wanted[0])
+        prefix = np.frombuffer(sha256, "<u8", 1)
+        at = int(np.searchsorted(self._sorted, prefix)[0])
+        return at < len(self._sorted) and bool(self._sorted[at] == prefix[0])
 
 
 def load(
@@ -98,7 +96,7 @@ def load(
     Parameters
     ----------
     reads : iterable of callable
-        One an image; returns the whole file, or raises `ImageError`.
+        One for each image; returns the whole file, or raises `ImageError`.
     rows : callable
         Returns the memory, (n, 3, S, S) uint8; called only for an image with pixels.
     preprocessing : callable
@@ -115,7 +113,7 @@ def load(
             content = read()
             sha256 = hashlib.sha256(content).digest()
             between = time.perf_counter()
-            # Reading is enough: the codes of this content exist.
+            # The code of this content exists.
             if sha256 in known:
                 loaded = Loaded(sha256)
             else:
@@ -126,7 +124,7 @@ def load(
             loaded = Loaded(sha256, error=error)
         piece.images.append(loaded)
         end = time.perf_counter()
-        # Without a digest reading has failed, so all the time was reading.
+        # Without a digest reading has failed, so all seconds were spent reading.
         between = between if sha256 else end
         piece.read_seconds += between - start
         piece.decode_seconds += end - between
@@ -139,13 +137,13 @@ def time_loading(
     preprocessing: Preprocessing,
     decoding: pixels.Decoding,
 ) -> tuple[float, float]:
-    """Return the seconds that reading and decoding an image take one processor.
+    """Measure the seconds that reading and decoding an image take one processor.
 
     Parameters
     ----------
     image_set : ImageSet
     positions : (n,) int64
-        Images that will be loaded; a sample of them is, for two seconds at most.
+        Images of which a sample is loaded, for two seconds at most.
     preprocessing : Preprocessing
     decoding : Decoding
 
@@ -164,8 +162,8 @@ def time_loading(
     """
     square = np.empty((1, 3, preprocessing.crop, preprocessing.crop), np.uint8)
     at = np.unique(np.linspace(0, len(positions) - 1, _SAMPLE).astype(int))
-    # In any order: those first in the list may be of one class. Seeded, so that two
-    # plans of the same folder show the same numbers as far as the machine lets them.
+    # At random, since the first of the list may be of one class. Seeded, so that two
+    # plans of a folder measure the same images.
     order = np.random.default_rng(0).permutation(positions[at])
     read = decode = 0.0
     n, begin = 0, time.perf_counter()
@@ -177,7 +175,7 @@ def time_loading(
             KnownDigests(),
             decoding,
         )
-        # The first one imports what decoding needs.
+        # The first one also imports packages.
         if n or len(order) == 1:
             read += piece.read_seconds
             decode += piece.decode_seconds

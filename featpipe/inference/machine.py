@@ -1,4 +1,4 @@
-"""Where and how a recipe runs: what changes its speed, and its numbers by rounding."""
+"""Where and how a recipe runs: options that change its speed, and codes by rounding."""
 
 import os
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ __all__ = ["Machine"]
 
 @dataclass(frozen=True)
 class Machine:
-    """A device, and how much of it is used at once.
+    """A device, its batch size and the number of workers.
 
     Parameters
     ----------
@@ -19,14 +19,14 @@ class Machine:
         ``"auto"`` (CUDA where there is one, then MPS, then the CPU), ``"cpu"``,
         ``"cuda"`` (every GPU that is visible), ``"cuda:1"``, ``"mps"``.
     batch_size : int, optional
-        Images that go through the network together; default as the device likes it.
+        Images that go through the network together; default by device and image size.
     workers : int, optional
-        How many images are read and decoded at once; default one a processor.
+        Number of images that are read and decoded at once; default one a processor.
 
     Raises
     ------
     ValueError
-        If ``batch_size`` is no whole number from 1 to 65,536, or ``workers`` none
+        If ``batch_size`` is not a whole number from 1 to 65,536, or ``workers`` not one
         from 1 to 1,024.
 
     Examples
@@ -41,7 +41,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name, value, high in (
-            # Bounds against slips of a digit; no device takes more.
+            # Bounds against mistyped digits; no device takes more.
             ("batch_size", self.batch_size, 65_536),
             ("workers", self.workers, 1024),
         ):
@@ -52,7 +52,7 @@ class Machine:
 
     @property
     def n_workers(self) -> int:
-        """How many images are read and decoded at once."""
+        """Number of images that are read and decoded at once."""
         return self.workers or os.cpu_count() or 1
 
     def share(self, kind: str, n_here: int, n_threads: int | None = None) -> "Machine":
@@ -61,9 +61,9 @@ class Machine:
         Parameters
         ----------
         kind : str
-            Of the devices that compute: ``cpu``, ``cuda`` or ``mps``.
+            Kind of the devices that compute: ``cpu``, ``cuda`` or ``mps``.
         n_here : int
-            Workers that share the machine, at most.
+            Largest number of workers that share the machine.
         n_threads : int, optional
             Threads that a cluster has given to this worker.
 

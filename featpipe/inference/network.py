@@ -1,6 +1,6 @@
-"""The network of a recipe, loaded when it is first needed and not before.
+"""The network of a recipe, loaded when it is first used.
 
-A run with nothing to compute never gets here, and so never imports torch.
+A run with nothing to compute does not use it, and so imports no torch.
 """
 
 import math
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Network"]
 
-# Pixels of a batch on a processor: the maps of four images of 224 px fit its cache, and
-# larger batches took up to 1.7 times as long an image. Of small images, 32 at most.
+# Pixels of a batch on a processor: the maps of four images of 224 px fit its cache;
+# larger batches took up to 1.7 times as long per image. At most 32 small images.
 _CPU_PIXELS, _CPU_BATCH, _GPU_BATCH = 4 * 224**2, 32, 128
-# More lanes than that on the CPU would need more memory than they save time.
+# More lanes on the CPU need memory and save little time.
 _MAX_LANES = 4
-# Larger batches were nowhere faster.
+# Larger batches were faster nowhere.
 _MAX_BATCH = 512
-# For fewer images it is not even looked how long the run will be.
+# For fewer images the length of the run is not measured.
 _FEW_IMAGES = 500
 
 
 class Network:
-    """Where and how the recipe's network runs.
+    """The network of a recipe on the devices of a machine.
 
     Parameters
     ----------
     recipe : Recipe
     machine : Machine, optional
-        Default whatever device there is.
+        Default ``Machine()``.
     download : bool
-        As in `Recipe.load`; without, it tells shapes and times only.
+        As in `Recipe.load`; False is for shapes and times only.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class Network:
         Raises
         ------
         ValueError
-            If the device asked for is not there.
+            If the machine has no such device.
         """
         import torch
 
@@ -93,12 +93,11 @@ class Network:
                 return "cuda"
             return "mps" if torch.backends.mps.is_available() else "cpu"
         try:
-            # The only sure way to know whether a device works is to put something on
-            # it.
+            # Only allocating memory shows whether a device works.
             torch.empty(1, device=name)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            known = str(name).partition(":")[0] in ("cpu", "cuda", "mps")
-            reason = "torch sees none here" if known else "it is no device of torch"
+            is_kind = str(name).partition(":")[0] in ("cpu", "cuda", "mps")
+            reason = "torch sees none here" if is_kind else "it is no device of torch"
             raise ValueError(
                 f"device {name!r} cannot be used: {reason}; give auto, cpu, cuda, "
                 "cuda:1 or mps, of those that are here"
@@ -107,7 +106,7 @@ class Network:
 
     @property
     def devices(self) -> list[str]:
-        """Every device that is used: all GPUs that are visible if none is named."""
+        """The devices that are used: all visible GPUs if none is named."""
         import torch
 
         # "cuda" without a number means all that are visible, as CUDA_VISIBLE_DEVICES
@@ -118,7 +117,7 @@ class Network:
 
     @property
     def kind(self) -> str:
-        """What all `devices` are: ``cpu``, ``cuda`` or ``mps``."""
+        """The kind of all `devices`: ``cpu``, ``cuda`` or ``mps``."""
         return self.device.partition(":")[0]
 
     def batch_size(self, side: int) -> int:
@@ -132,7 +131,7 @@ class Network:
         if self.machine.batch_size:
             return self.machine.batch_size
         if self.kind != "cpu":
-            # MPS shares its memory with everything else of the machine.
+            # MPS shares its memory with all other programs.
             return _GPU_BATCH if self.kind == "cuda" else _CPU_BATCH
         return min(max(_CPU_PIXELS // side**2, 1), _CPU_BATCH)
 
@@ -143,10 +142,10 @@ class Network:
         if name != "auto":
             return name
         if self.device.startswith("cuda"):
-            # bf16 has the range of float32, so that no activation overflows; fp16 is
-            # for GPUs from before 2020.
+            # Activations do not overflow in bf16, which has the range of float32; fp16
+            # is for GPUs from before 2020.
             return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        # torch 2.11 does not tell yet; fp32 is then the safe answer.
+        # Without this function of torch (2.11 and before) fp32 is the safe choice.
         able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         native = able.get("avx512_bf16") or able.get("amx_bf16")
         return "bf16" if self.device == "cpu" and native else "fp32"
@@ -156,19 +155,19 @@ class Network:
         with self._guard:
             return self._load(tuple(depths))
 
-    def _load(self, wanted: tuple[str, ...]) -> "Backbone":
-        if wanted not in self._loaded:
-            backbone = self.recipe.load(wanted, download=self._download)
+    def _load(self, depths: tuple[str, ...]) -> "Backbone":
+        if depths not in self._loaded:
+            backbone = self.recipe.load(depths, download=self._download)
             specs = tuple(depth.spec for depth in backbone.depths)
-            # Only one is kept, under both of its names: it may be large.
-            self._loaded = {wanted: backbone, specs: backbone}
-        return self._loaded[wanted]
+            # Only one network is kept, by the depths as given and as canonical names.
+            self._loaded = {depths: backbone, specs: backbone}
+        return self._loaded[depths]
 
     def safe_execution(self, side: int, precision: str) -> Execution:
         """Return a way to run that is not slower than plain torch, batch norm folded.
 
-        Fused kernels won in float32, and in bf16 with AMX, wherever that was measured;
-        in bf16 without AMX they lose up to a half (docs/inside/performance.md).
+        Fused kernels were faster in float32, and in bf16 with AMX, wherever measured;
+        in bf16 without AMX they are up to half as fast (docs/inside/performance.md).
 
         Parameters
         ----------
@@ -179,7 +178,7 @@ class Network:
         import torch
 
         fused = precision == "fp32" or (precision == "bf16" and has_amx())
-        # Two lanes keep a GPU busy while the codes of one are copied back.
+        # A second lane keeps a GPU busy while the codes of the first are copied.
         n_lanes = {"cpu": min(torch.get_num_threads(), _MAX_LANES), "cuda": 2}
         return Execution(
             fused=self.kind == "cpu" and fused,
@@ -196,15 +195,15 @@ class Network:
         n_images: int,
         largest_batch: int,
     ) -> Execution:
-        """Return how to run: as remembered, as tried before a long run, or safely.
+        """Return the remembered execution, the winner of a trial, or the safe one.
 
         Parameters
         ----------
         depths : sequence of str
         precision : str
         side : int
-            Pixels, of the square that the network sees. Told, so that a run that finds
-            all rows known loads no network.
+            Pixels, of the square that the network sees; an argument, so that no network
+            has to be loaded for it.
         n_images : int
             Of the run.
         largest_batch : int
@@ -214,7 +213,7 @@ class Network:
         memory = Memory(self._facts(depths, precision, side))
         remembered = memory.recall()
         if remembered is not None:
-            # What the user asks for now wins over what was fastest once.
+            # The user's batch size takes precedence over the remembered one.
             batch_size = self.machine.batch_size or remembered.batch_size
             return replace(remembered, batch_size=min(batch_size, largest_batch))
         if n_images < _FEW_IMAGES:
@@ -227,7 +226,7 @@ class Network:
         )
         with self._guard:
             self._placed = {k: v for k, v in self._placed.items() if k[2] == best.fused}
-        # A trial under the user's batch size says nothing about the best one.
+        # A trial with the user's batch size does not show the best one.
         if tried and not self.machine.batch_size:
             memory.remember(best)
         return best
@@ -235,7 +234,7 @@ class Network:
     def _facts(
         self, depths: Sequence[str], precision: str, side: int
     ) -> dict[str, Any]:
-        """Return what it depends on which way to run is fastest."""
+        """Return the facts on which the fastest way depends."""
         import torch
 
         name: object = processor()
@@ -254,7 +253,7 @@ class Network:
         }
 
     def _others(self, largest_batch: int, best: Execution) -> Iterator[Execution]:
-        """Yield ways to run beside the best so far, the most promising first."""
+        """Yield other ways to run than the best so far, the most promising first."""
         if self.kind == "cpu":
             yield replace(best, fused=not best.fused)
         if not self.machine.batch_size:
@@ -267,12 +266,12 @@ class Network:
     def seconds_per_image(
         self, depths: Sequence[str], precision: str, execution: Execution
     ) -> float:
-        """Return the seconds an image takes in the network, all lanes at work."""
+        """Measure the seconds per image in the network with all lanes busy."""
         import torch
 
         side = self.backbone(depths).preprocessing.crop
-        # Random pixels: a constant image would let caches and sparse paths look faster
-        # than they are. Own generator, because torch's global one is the user's.
+        # Random pixels, since a constant image may be computed faster. A generator of
+        # its own, since the global one is the user's.
         draw = torch.Generator().manual_seed(0)
         shape = (execution.batch_size, 3, side, side)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
@@ -288,7 +287,7 @@ class Network:
 
         workers = InferenceWorkers(self.lanes(depths, precision, execution), run)
         try:
-            # The first round prepares kernels; of the others the quieter one counts.
+            # The first round prepares kernels; the faster one of the others counts.
             seconds = [round_(workers) for _ in range(3)]
         except torch.OutOfMemoryError:
             return math.inf
@@ -301,7 +300,7 @@ class Network:
     ) -> list["Backbone"]:
         """Load the network as `backbone` does, and put it on the device of each lane.
 
-        Lanes of one device share one copy. Default is the safe way to run.
+        Lanes of one device share one copy. The default is the safe way to run.
         """
         with self._guard:
             loaded = self._load(tuple(depths))
@@ -311,7 +310,7 @@ class Network:
             key = (loaded, precision, execution.fused)
             if key not in self._placed:
                 fused = execution.fused
-                # The other variant stays, for a trial goes back and forth.
+                # The other variant is kept, since a trial alternates between them.
                 self._placed = {
                     k: v for k, v in self._placed.items() if k[:2] == key[:2]
                 }

@@ -1,8 +1,8 @@
-"""From the bytes of an image file to the square of pixels that a network takes.
+"""Turn the bytes of an image file into the square of pixels that a network takes.
 
-Exact, every pixel is decoded and resized by Pillow, to the bit as torchvision does
-with Pillow images. Scaled, JPEG makes large images smaller by itself, and torch
-resizes what is left, three times as fast and one grey level off here and there.
+Exact decoding: Pillow decodes and resizes every pixel, bit for bit as torchvision does
+with Pillow images. Scaled decoding: libjpeg decodes large images at a smaller size and
+torch resizes them, three times as fast; some pixels differ by one grey level.
 """
 
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ __all__ = ["Decoding", "decode_resized", "pixels_of"]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How image files become pixels, as far as a user decides it.
+    """The options by which image files become pixels.
 
     Parameters
     ----------
     exact : bool
-        Use every pixel; see above.
+        Whether to decode exactly; see above.
     value_range : str or (low, high)
         As in `images.decode`.
     max_pixels : int, optional
-        As in `images.decode`. It decides which images fail, and no pixel.
+        As in `images.decode`. It changes which images fail, and no pixel.
 
     Examples
     --------
@@ -49,19 +49,19 @@ class Decoding:
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any]) -> "Decoding":
-        """Return what the ``decoding`` of a provenance has.
+        """Return the options that the ``decoding`` of a provenance has.
 
         Raises
         ------
         ValueError
-            If its value range is none, or its limit of pixels.
+            If its value range or its limit of pixels is invalid.
         """
         value_range = parse_value_range(record.get("value_range", "file"))
         max_pixels = images.check_max_pixels(record.get("max_pixels", MAX_PIXELS))
         return cls(record.get("mode") == "exact", value_range, max_pixels)
 
     def as_record(self) -> dict[str, Any]:
-        """Return it as JSON, without what every file had before there was a choice."""
+        """Return it for JSON, without options at the value that older files imply."""
         record: dict[str, Any] = {"mode": "exact" if self.exact else "scaled"}
         if self.value_range != "file":
             is_text = isinstance(self.value_range, str)
@@ -76,7 +76,7 @@ class Decoding:
 def pixels_of(
     content: bytes, preprocessing: "Preprocessing", decoding: Decoding
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Decode one image, and make it as large as the network wants it.
+    """Decode one image, resize it and crop it to the square that the network takes.
 
     Parameters
     ----------
@@ -97,11 +97,11 @@ def pixels_of(
         If it cannot be decoded.
     """
     decoded = _decoded(content, preprocessing, decoding)
-    # torch's resize takes 0.9 ms where Pillow's takes 2.0 (docs/inside/performance.md);
-    # it differs by rounding, which "scaled" allows and "exact" does not.
+    # torch resizes in 0.9 ms, Pillow in 2.0 (docs/inside/performance.md); they differ
+    # by rounding, which "scaled" allows and "exact" does not.
     if _is_torch_to_resize(decoded, preprocessing, decoding):
         smaller = _resized(decoded, preprocessing)
-        # Padding is rare, and Pillow's way of it is the reference.
+        # Padding is rare, so Pillow, which is the reference, does it.
         if min(smaller.shape[1:]) < preprocessing.crop:
             return preprocessing.cropped(_as_image(smaller)), decoded.notes
         left, top = preprocessing.corner((smaller.shape[2], smaller.shape[1]))
@@ -154,9 +154,9 @@ def _decoded(
 def _require_small_when_resized(
     size: tuple[int, int], preprocessing: "Preprocessing"
 ) -> None:
-    """Raise if a narrow image would grow beyond every memory with its shorter side."""
+    """Raise if resizing the shorter side of a narrow image would exceed any memory."""
     width, height = preprocessing.resized(size)
-    # What is smaller than the crop is filled up to it.
+    # An image smaller than the crop is padded to it.
     side = preprocessing.crop
     n = max(width, side) * max(height, side)
     if n > MAX_PIXELS and n > size[0] * size[1]:
@@ -181,12 +181,12 @@ def _shrunk(decoded: "Decoded", preprocessing: "Preprocessing") -> "Image.Image"
 
 
 def _resized(decoded: "Decoded", preprocessing: "Preprocessing") -> "Tensor":
-    """Do what `Preprocessing.shrunk` does, faster: (3, H, W) uint8, channels last."""
+    """Resize as `Preprocessing.shrunk`, but faster: (3, H, W) uint8, channels last."""
     import torch
 
     pixels = torch.from_numpy(decoded.pixels).permute(2, 0, 1)
-    # By factors and not by sizes, which know nothing of the extent; a trace more, since
-    # torch rounds what comes out down to whole pixels.
+    # By factors, since sizes would lose the extent; slightly more than the factor,
+    # since torch rounds the resulting sizes down.
     size = preprocessing.resized(decoded.full)
     ratios = zip(size, decoded.extent, strict=True)
     factors = [to / extent * (1 + 1e-12) for to, extent in ratios]

@@ -1,6 +1,6 @@
-"""Worker processes and the memory shared with them, as the program sees them.
+"""Worker processes, and the memory shared with them: the side of the program.
 
-What a worker does is in `serving`. Knows nothing of batches.
+`serving` has the side of the workers. Knows nothing of batches.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from featpipe.inference.serving import SECONDS_PER_IMAGE, Item, Setup
 
 __all__ = ["SharedMemory", "Worker", "WorkerPool", "WorkerServer", "can_fork"]
 
-# An image that ends a process is tried again alone, so often that somebody else who
-# ends processes now and then is not taken for the image.
+# An image that ends a process is tried again alone, so often that processes which end
+# for another reason are not blamed on it.
 _TRIES_ALONE = 8
 
 
 def can_fork() -> bool:
-    """Return whether this system has what workers need."""
+    """Return whether this system can fork and pass descriptors."""
     return hasattr(os, "fork") and hasattr(socket, "send_fds") and bool(sys.executable)
 
 
 class SharedMemory:
     """Pixels that worker processes write, and the program reads without a copy.
 
-    Not torch's shared tensors nor `multiprocessing.shared_memory`: both take their
-    memory from ``/dev/shm``, of which containers have 64 MB.
+    torch's shared tensors and `multiprocessing.shared_memory` take their memory from
+    ``/dev/shm``, of which containers have 64 MB.
 
     Parameters
     ----------
     shape : (n, 3, S, S)
-        Memory is taken only where it is written to.
+        Only pages that are written to take memory.
     """
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        # Without a name nobody else can open it, and it goes with the last process that
-        # has it, however that ends.
+        # A file without a name cannot be opened by others, and is gone with the last
+        # process that has it open, however that process ends.
         self.descriptor = _unnamed_file()
         n_bytes = int(np.prod(shape))
         os.ftruncate(self.descriptor, n_bytes)
@@ -58,7 +58,7 @@ class SharedMemory:
         self.pixels: np.ndarray = np.frombuffer(memory, np.uint8).reshape(shape)
 
     def close(self) -> None:
-        """Close the file; the memory is freed with the last array that uses it."""
+        """Close the file; the last array that uses it frees the memory."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -72,7 +72,7 @@ def _unnamed_file() -> int:
 
 
 class WorkerServer:
-    """The process that forks workers; it comes up while the caller goes on.
+    """The process that forks workers; it starts while the caller goes on.
 
     Parameters
     ----------
@@ -93,8 +93,7 @@ class WorkerServer:
     def __init__(self, *, with_torch: bool) -> None:
         self._control, there = socket.socketpair()
         self._guard = Lock()
-        # `-c` and not multiprocessing's spawn, which would run the user's main module
-        # again in the server.
+        # multiprocessing's spawn would run the user's main module again in the server.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from featpipe.inference.serving import serve; "
@@ -107,10 +106,9 @@ class WorkerServer:
                 stdin=nothing,
                 stdout=nothing,
                 stderr=nothing,
-                # Everything else stays closed: a worker that kept the lock's descriptor
-                # would keep the lock.
+                # A worker that inherited the lock's descriptor would keep the lock.
                 pass_fds=[there.fileno()],
-                # One thread each, and so none that a fork would lose.
+                # One thread each: a fork would lose other threads.
                 env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         except OSError:
@@ -120,7 +118,7 @@ class WorkerServer:
             there.close()
 
     def fork(self, setup: Setup, memory: SharedMemory) -> Worker:
-        """Fork a worker; return at once.
+        """Have the server fork a worker, and return at once.
 
         Raises
         ------
@@ -130,8 +128,7 @@ class WorkerServer:
         here, there = socket.socketpair()
         try:
             with self._guard:
-                # Passed on through the server, so that it never needs to know how many
-                # workers there will be.
+                # Passed through the server, which need not know the number of workers.
                 descriptors = [there.fileno(), memory.descriptor]
                 socket.send_fds(self._control, [b"!"], descriptors)
         except OSError:
@@ -146,7 +143,7 @@ class WorkerServer:
         with self._guard:
             self._control.close()
         try:
-            # It ends by itself when the channel closes, unless it is still importing.
+            # It ends when the channel closes, unless it is still importing.
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:  # it is importing
             self._process.kill()
@@ -170,7 +167,7 @@ class Worker:
         self.pid = 0
 
     def is_ready(self, *, wait: bool = False) -> bool:
-        """Return whether it has come; with ``wait``, False only if it never will."""
+        """Return whether it has started; with ``wait``, False if it has died."""
         if not self.pid:
             with suppress(OSError, EOFError):
                 if wait or self._channel.poll():
@@ -178,15 +175,15 @@ class Worker:
         return self.pid > 0
 
     def load(self, row: int, items: Sequence[Item]) -> LoadedPiece:
-        """Load images into the shared memory, from a row on.
+        """Load images into the shared memory, the first one into row ``row``.
 
         Raises
         ------
         EOFError, OSError
             If the worker is gone.
         """
-        # With the first work and not at the start: it may hold millions of digests, and
-        # a worker that is never needed should not be sent them.
+        # With the first images: the setup may hold millions of digests, which a worker
+        # that gets no images does not need.
         if self._setup is not None:
             self._channel.send(self._setup)
             self._setup = None
@@ -195,9 +192,10 @@ class Worker:
         return piece
 
     def end(self) -> None:
-        """End it, and wake who waits for its answer, as closing alone would not."""
+        """End it, and wake the thread that waits for its answer."""
         with suppress(OSError):
-            # A thread may be blocked in `recv` on a copy of this descriptor.
+            # A thread may be blocked in `recv` on a copy of this descriptor; closing
+            # would not wake it.
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
@@ -210,7 +208,7 @@ class WorkerPool:
     server : WorkerServer
     n_workers : int
     n_slots : int
-        Batches that there is memory for.
+        Number of batches that fit the memory.
     batch_size : int
     setup : Setup
         Of each worker.
@@ -229,8 +227,7 @@ class WorkerPool:
         side = setup.preprocessing.crop
         self._memory = SharedMemory((n_slots * batch_size, 3, side, side))
         self._batch_size = batch_size
-        # The slot used last is taken first: its pages are in the cache and already
-        # allocated.
+        # The slot used last is taken first: its pages are allocated and in the cache.
         self._slots: LifoQueue[int] = LifoQueue()
         for slot in range(n_slots):
             self._slots.put(slot * batch_size)
@@ -249,12 +246,12 @@ class WorkerPool:
         return self._memory.pixels[row : row + self._batch_size], row
 
     def give_back(self, row: int) -> None:
-        """Let another batch have the memory from this row on."""
+        """Free the memory that begins at this row for another batch."""
         self._slots.put(row)
 
     def free(self) -> Worker | None:
-        """Return a worker that is free; None if none has come, or all have gone."""
-        # Once all have come, without the lock, at which many threads were seen to wait.
+        """Return a free worker; None before the first has started, or if all died."""
+        # Once all have started, without the lock, which would delay many threads.
         if self._coming:
             with self._guard:
                 for worker in self._coming:
@@ -271,7 +268,7 @@ class WorkerPool:
             piece = worker.load(row, items)
         except (EOFError, OSError):
             # One of the images has ended the process (a crash in C, the memory limit,
-            # the alarm). Which one, only a process of its own can tell.
+            # the alarm). Loading each alone shows which one.
             return self._one_by_one(row, items)
         self._free.put(worker)
         return piece
@@ -279,7 +276,7 @@ class WorkerPool:
     def _one_by_one(self, row: int, items: Sequence[Item]) -> LoadedPiece:
         """Load each image alone, in a new worker where the last one has ended.
 
-        Not here: what ends a process would end the program.
+        Not in this process, which such an image would end.
         """
         whole, worker = LoadedPiece(), None
         for k, item in enumerate(items):

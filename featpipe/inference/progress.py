@@ -1,4 +1,4 @@
-"""How far the work is, how fast it goes, and what limits its speed."""
+"""Record how far the work is, how fast it goes, and what limits its speed."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ STAGES = ("read", "decode", "network", "write")
 
 @dataclass
 class Progress:
-    """How far the work is, and where its time went.
+    """The progress of a run, and the seconds of its stages.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ class Progress:
     started : float
         Of `time.perf_counter`.
     begun : float, optional
-        Likewise, when the first image was about to be read: what came before (scan,
-        import of torch, network) says nothing of how long the rest will take.
+        Likewise, when the first image is read: the time before it (scan, import of
+        torch, network) does not predict how long the rest will take.
     seconds : dict
         ``read``, ``decode``, ``network``, ``write``, each summed over its threads.
     threads : dict
         How many threads each of them has.
     messages : list of str
-        What the user should know, such as a halved batch.
+        Messages for the user, such as that batches are halved.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Inputs dealt with so far."""
+        """Inputs that have a row or a failure so far."""
         return self.computed + self.kept + self.failed
 
     @property
@@ -69,16 +69,16 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Images through the network a second, since the first was to be read."""
+        """Images through the network per second, since the first was read."""
         since = self.started if self.begun is None else self.begun
-        # Rows that were kept cost nothing, and would make the rate a fiction.
+        # Rows that were kept take no time, and would raise the rate.
         return self.computed / max(time.perf_counter() - since, 1e-9)
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest will take at this rate; None as long as there is none.
+        """Seconds that the rest will take at this rate; None before there is a rate.
 
-        Rows that are kept cost next to nothing and do not count.
+        Rows that are kept take next to no time and do not count.
         """
         if not self.computed:
             return None
@@ -89,8 +89,8 @@ class Progress:
         """The stage whose threads are busy for the largest share of the time."""
         if not self.computed:
             return None
-        # Divided by the threads: eight that decode are no bottleneck at eight times the
-        # seconds.
+        # Divided by the threads: eight threads that decode take eight times the seconds
+        # and need not be the bottleneck.
         return max(STAGES, key=lambda stage: self.seconds[stage] / self.threads[stage])
 
     def begin(self) -> None:

@@ -1,7 +1,7 @@
-"""What a user asks for, and what that comes to.
+"""The options that decide the codes, and the network that they choose.
 
-A `Recipe` is the request. `Recipe.request` is its JSON, kept in the file so that the
-next run can tell without torch that it is asked for the same thing.
+A codes file keeps `Recipe.request`, the options as JSON, so that the next run can tell
+without torch that they are the same.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ class Recipe:
         ``"auto"``: the file's where there is one, else exact with fp32 and scaled
         otherwise.
     value_range : str or (low, high)
-        Which values of images of more than 8 bits become black and white:
-        ``"file"`` (0, and what the bits can hold), ``"auto"`` (the lowest and the
+        The values of images of more than 8 bits that become black and white: ``"file"``
+        (0, and the largest that the bits can hold), ``"auto"`` (the lowest and the
         highest of each image), ``"LO:HI"`` or ``(LO, HI)``; kept as a pair.
     max_pixels : int, optional
         Width times height of the largest image that is decoded; None: no limit.
@@ -103,7 +103,7 @@ class Recipe:
             raise ValueError(
                 f"unknown decoding {self.decoding!r}; use {', '.join(_DECODINGS)}"
             )
-        # Parsed here so that a bad one is refused before any image is listed.
+        # Parsed here, so that an invalid one is refused before images are listed.
         value_range = parse_value_range(self.value_range)
         object.__setattr__(self, "value_range", value_range)
         if self.dtype not in (None, *_DTYPES):
@@ -125,7 +125,7 @@ class Recipe:
                 )
 
     def _make_plain(self) -> None:
-        """Keep numbers, flags and paths as Python's own: they go into JSON."""
+        """Turn numbers, flags and paths into Python's own types, which JSON takes."""
         plain: dict[str, Any] = {"seed": require_seed(self.seed)}
         plain["max_pixels"] = images.check_max_pixels(self.max_pixels)
         for name, low in (("input_size", 1), ("resize", 0), ("crop", 1)):
@@ -134,7 +134,7 @@ class Recipe:
         for name in ("mean", "std"):
             plain[name] = _plain_numbers(name, getattr(self, name))
         for name in ("hflip", "allow_random"):
-            # Compared and not typed: numpy's bool is no subclass of Python's.
+            # By comparison: numpy's bool is no subclass of Python's.
             if getattr(self, name) not in (False, True):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r:.60} has to be True or False"
@@ -146,11 +146,11 @@ class Recipe:
             object.__setattr__(self, name, value)
 
     def request(self) -> dict[str, Any]:
-        """Return all that decides the network, as JSON, without torch.
+        """Return all options that decide the network, for JSON, without torch.
 
-        Depths, precision, decoding and dtype are left out: a file may hold more than
-        was asked, and "auto" is whatever it holds. So is the limit of pixels, which
-        decides no code.
+        Depths, precision, decoding and dtype are left out: a file may hold more depths,
+        and "auto" means those of the file. So is the limit of pixels, which changes no
+        code.
 
         Returns
         -------
@@ -160,19 +160,19 @@ class Recipe:
         for name in ("depths", "precision", "decoding", "dtype", "max_pixels"):
             del record[name]
         if not self.allow_random:
-            del record["allow_random"]  # as in files from before there was the choice
+            del record["allow_random"]  # files from before this option lack it
         if self.value_range == "file":
             del record["value_range"]  # likewise
         record = {k: list(v) if isinstance(v, tuple) else v for k, v in record.items()}
         record["weights_file_sha256"] = digest = _file_digest(self.weights)
-        # A file is the same wherever it lies.
+        # By digest: the file may have moved.
         record["weights"] = None if digest else self.weights
         record["versions"] = package_versions("featpipe", "torchvision", "timm")
         record["decoding"] = images.DECODING
         return record
 
     def agrees(self, provenance: Mapping[str, Any]) -> bool:
-        """Return whether a provenance has the precision and decoding asked for."""
+        """Return whether a provenance has this precision and decoding."""
         return self.precision in (
             "auto",
             provenance.get("precision"),
@@ -182,7 +182,7 @@ class Recipe:
         )
 
     def resolve_auto(self, provenance: Mapping[str, Any]) -> "Recipe":
-        """Return it with "auto" replaced by what a file's provenance has."""
+        """Return the recipe with "auto" replaced by the values of a provenance."""
         changes = {}
         if self.precision == "auto" and "precision" in provenance:
             changes["precision"] = provenance["precision"]
@@ -192,15 +192,15 @@ class Recipe:
 
     @property
     def uses_custom_code(self) -> bool:
-        """Whether the backbone is somebody's callable, which may change unseen."""
+        """Whether the backbone is a user's callable, which may change unnoticed."""
         # The form package.module:callable.
         return ":" in self.backbone and not self.backbone.startswith("timm:")
 
     def load(self, depths: Sequence[str], *, download: bool = True) -> "Backbone":
         """Load the network, cut at the deepest of ``depths``, on the CPU.
 
-        Without ``download`` it has random weights in the place of those that may have
-        to be downloaded first.
+        Without ``download`` it has random weights instead of those that would have to
+        be downloaded.
         """
         from featpipe import backbones
 
@@ -222,7 +222,8 @@ class Recipe:
     def decoding_at(self, precision: str) -> Decoding:
         """Return how images are decoded at a precision.
 
-        Only what multiplies in less than float32 cannot tell scaled from exact.
+        Scaled decoding is for precisions below float32, whose rounding is larger than
+        the difference.
         """
         exact = self.decoding == "exact"
         if self.decoding == "auto":
@@ -230,9 +231,8 @@ class Recipe:
         return Decoding(exact, self.value_range, self.max_pixels)
 
     def fingerprint(self, backbone: "Backbone", precision: str) -> dict[str, Any]:
-        """Return the explicit list of what changes the numbers."""
-        # An explicit list: whatever is not in it can change without invalidating a
-        # file, and whatever is in it cannot.
+        """Return the facts that change the codes."""
+        # An explicit list: a codes file stays valid if anything else changes.
         own = backbone.fingerprint()
         return {
             **own,
@@ -255,7 +255,7 @@ def _plain_numbers(name: str, values: Any) -> Any:
 
 
 def _mode_of(provenance: Mapping[str, Any]) -> str | None:
-    """Return how exactly images were decoded; None where a file does not tell."""
+    """Return the mode of decoding; None where a file does not have it."""
     mode: str | None = provenance.get("decoding", {}).get("mode")
     return mode
 
@@ -269,10 +269,10 @@ def _file_digest(weights: str | None) -> str | None:
 
 
 def package_versions(*names: str) -> dict[str, str | None]:
-    """Return the version of each package; None for one that is not there.
+    """Return the version of each package; None for one that is not installed.
 
-    Reads what was installed, and imports nothing. The version of featpipe is its own,
-    so that it may run from a folder that was never installed.
+    Reads the metadata of installed packages and imports none of them. featpipe knows
+    its own version, so that it may run without being installed.
 
     Examples
     --------

@@ -1,15 +1,15 @@
-"""The processes that load images for the program: what they do.
+"""The processes that load images for the program.
 
-A fork of the program itself, with its threads and its GPU, would be unsafe, and a new
-interpreter for each process would import torch as often. So one process is started
-that imports what is needed and nothing else, and forks a worker whenever it is asked
-for one. Not `multiprocessing`, which would run a user's script again from its top; and
-not torch's `DataLoader` on top of it, in which the death of one worker ends all of
-them (measured: docs/inside/performance.md).
+Forking the program itself, with its threads and its GPU, would be unsafe, and a new
+interpreter for each worker would import torch each time. So the program starts one
+server, which imports only what workers need and forks a worker on request.
+`multiprocessing` would run the user's script again, and in torch's `DataLoader`, which
+uses it, the death of one worker ends all of them (measured:
+docs/inside/performance.md).
 
-A worker shares memory with the program. It is sent the names of some images and a row
-number, writes their pixels from that row on, and replies with what became of each. It
-ends when its channel is closed, whatever became of the program.
+A worker shares memory with the program. It receives the names of some images and a row
+number, writes their pixels from that row on, and replies with the result of each. It
+ends when its channel is closed, however the program ended.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ SECONDS_PER_IMAGE = 60
 """A worker that decodes one image for longer than this ends itself."""
 
 MEMORY_LIMIT = 8 * 2**30
-"""Bytes of address space that a worker may take beside what it begins with. The largest
-picture that decoding allows takes 0.7 GB as plain 16-bit RGBA, and has some copies."""
+"""Bytes of address space that a worker may take in addition to those at its start. The
+largest image that decoding allows takes 0.7 GB as 16-bit RGBA, and there are copies."""
 
 Item = str | bytes | ImageError
-"""A path to read, the content of a file, or why there is none."""
+"""A path to read, the content of a file, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker receives once, before its first images.
+    """The message that a worker receives once, before its first images.
 
     Parameters
     ----------
@@ -75,37 +75,36 @@ def serve(descriptor: int, *, with_torch: bool) -> None:
     Parameters
     ----------
     descriptor : int
-        Of the socket; each message brings the channel and the memory of a worker.
+        Of the socket; each message has the channel and the memory of a worker.
     with_torch : bool
-        Import torch before the first fork, once for all.
+        Whether to import torch before the first fork, once for all workers.
     """
-    # What interrupts the program closes the channels, and its filters are not here.
+    # Ctrl-C interrupts the program, which then closes the channels.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Workers that have ended are forgotten by themselves.
+    # The system forgets workers that have ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    # Before the first fork: a worker starts in milliseconds because it finds everything
-    # imported.
+    # Before the first fork, so that a worker starts in milliseconds.
     _import_all(with_torch)
     control = socket.socket(fileno=descriptor)
     while True:
-        # An empty message is the end of the stream: the program has closed it, or died.
+        # An empty message: the program has closed the socket, or died.
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
-            os._exit(0)  # taking torch down would take longer than all the rest
+            os._exit(0)  # without torch's slow shutdown
         if os.fork() == 0:
             try:
                 control.close()
                 _work(Connection(descriptors[0]), descriptors[1])
             finally:
-                os._exit(0)  # whatever happened: what follows is not for a fork
-        # The server's copies: a channel that it kept open would never report its end.
+                os._exit(0)  # a fork must not run the rest, even after an error
+        # The end of a channel shows only once the server has closed its copy too.
         for each in descriptors:
             os.close(each)
 
 
 def _import_all(with_torch: bool) -> None:
-    """Load one image, so that workers find imported whatever decoding imports late."""
+    """Load one image, which imports all that decoding needs, before the first fork."""
     from PIL import Image
 
     from featpipe.backbones import Preprocessing
@@ -118,14 +117,14 @@ def _import_all(with_torch: bool) -> None:
 def _work(channel: Connection, memory: int) -> None:
     """Load images until the channel is closed."""
     with suppress(EOFError, OSError):
-        # The sign that the worker is there.
+        # Tells the program that the worker has started.
         channel.send(os.getpid())
         setup: Setup = channel.recv()
         side = setup.preprocessing.crop
         pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(
             -1, 3, side, side
         )
-        # After the setup, which counts as what the process begins with.
+        # After the setup, whose memory does not count.
         _limit_memory()
         while True:
             row, items = channel.recv()
@@ -142,25 +141,25 @@ def _load(setup: Setup, items: Sequence[Item], rows: np.ndarray) -> LoadedPiece:
             setup.decoding,
         )
     finally:
-        # Otherwise the worker would be ended while it waits for the next piece.
+        # Otherwise the alarm would end the worker while it waits for the next piece.
         signal.alarm(0)
 
 
 def _read(setup: Setup, item: Item) -> bytes:
-    """Read one image, and begin to count the seconds that the rest takes."""
-    # Reading is not counted: a tape or a slow network is no fault of the image.
+    """Read one image, and set the alarm for its decoding."""
+    # Reading does not count: a slow disk or network is not the image's fault.
     signal.alarm(0)
     if isinstance(item, ImageError):
         raise item
     content = item if isinstance(item, bytes) else setup.read(item)
-    # Nothing handles this signal, so that it ends a process that hangs in C too.
+    # Without a handler, this signal also ends a process that hangs in C.
     signal.alarm(SECONDS_PER_IMAGE)
     return content
 
 
 def _limit_memory() -> None:
     """Limit the memory of this worker, so that the system kills no other process."""
-    import resource  # which not every system has, as it has no workers
+    import resource  # Windows has none, and no workers either
 
     with suppress(OSError, ValueError):
         now = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE

@@ -1,7 +1,7 @@
-"""Whatever a user has as a source, in Python: a path, a list, a frame, a dataset.
+"""Make an `ImageSet` of any source in Python: a path, a list, a frame, a dataset.
 
-Makes an `ImageSet` of it, with labels, splits and groups where it has them. Never here:
-listing folders and tables, which is `images.scan`'s.
+Labels, splits and groups are taken over where the source has them. `images.scan` lists
+folders and tables.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Source = str | os.PathLike[str] | ImageSet | Iterable[Any]
 
 
 class _Listing(NamedTuple):
-    """Images one by one, and what is known of each; None where nothing is."""
+    """Single images, and their labels, splits and groups; None where there are none."""
 
     items: Any
     labels: Sequence[Any] | None = None
@@ -42,7 +42,7 @@ def image_set_of(
     limit: int | None = None,
     ignore: Callable[[str], bool] | None = None,
 ) -> ImageSet:
-    """Make an `ImageSet` of whatever a user has: a source, or images one by one.
+    """Make an `ImageSet` of a source, or of single images.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def image_set_of(
         - Everything else as `from_items`: a list of paths, PIL images or arrays, a
           generator of pairs (name, bytes).
 
-        Image i is the i-th that was given; only a source by its path is sorted.
+        Only images of a source given by its path are sorted.
     unlabelled, limit, ignore
         As `images.scan`.
 
@@ -67,8 +67,7 @@ def image_set_of(
     Raises
     ------
     ValueError
-        If there is no image, an item is nothing of the kind, or a split has an unknown
-        name.
+        If there is no image, an item has another type, or a split has an unknown name.
 
     Examples
     --------
@@ -83,7 +82,7 @@ def image_set_of(
 
 
 def require_different_paths(image_set: ImageSet) -> ImageSet:
-    """Return the images, or raise if one is listed twice: it cannot have two rows.
+    """Return the images; raise if one is listed twice, as it cannot have two rows.
 
     Examples
     --------
@@ -106,14 +105,13 @@ def _is_image_file(source: str | os.PathLike[str]) -> bool:
 
 
 def _listing_of(source: Any) -> _Listing:
-    """Return the images of a frame or a dataset with its facts, else the source."""
+    """Return the images of a frame or dataset with their labels, else the source."""
     columns = getattr(source, "columns", None)
-    # By what it has and not by its type: pandas is an extra, and polars speaks the
-    # same.
+    # By its attributes, not its type: pandas is an extra that may not be installed.
     if columns is not None and hasattr(source, "iloc"):
         return _of_frame(source)
     indices = None
-    # Like torch's own Subset, whose import would take seconds.
+    # By its attributes: importing torch for its Subset would take seconds.
     if hasattr(source, "dataset") and hasattr(source, "indices"):  # a Subset
         indices, source = list(source.indices), source.dataset
     samples = getattr(source, "samples", None)
@@ -130,7 +128,7 @@ def _listing_of(source: Any) -> _Listing:
 
 
 def _of_frame(frame: Any) -> _Listing:
-    # As in the header of a table: "Path" and " label" are what they look like.
+    # As in the header of a CSV, capitals and spaces make no difference.
     named = {str(name).strip().casefold(): name for name in frame.columns}
     if "path" not in named:
         have = ", ".join(map(str, list(frame.columns)[:10]))
@@ -159,7 +157,7 @@ def _with_facts(listing: _Listing) -> ImageSet:
     nothing = [None] * len(image_set)
     labels = [_plain(label) for label in listing.labels or nothing]
     names = class_names_of(-1 if label is None else label for label in labels)
-    # Sorted as a folder's are, so that the same classes have the same numbers.
+    # Sorted as those of a folder, so that the same classes have the same numbers.
     class_names = sorted({*names} - {""})
     numbers = {name: k for k, name in enumerate(class_names)} | {"": -1}
     splits = [str(_plain(split) or "") for split in listing.splits or nothing]
@@ -176,7 +174,7 @@ def _with_facts(listing: _Listing) -> ImageSet:
 
 
 def _plain(value: Any) -> Any:
-    """Return a cell of a frame as Python's own; None where it is missing."""
+    """Return a cell of a frame as a Python value; None where it is missing."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(value, float) and math.isnan(value):
@@ -184,5 +182,5 @@ def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool):
         return str(value)
-    # A column of whole numbers with a gap in it becomes one of floats.
+    # pandas turns whole numbers with a missing value into floats.
     return int(value) if isinstance(value, float) and value.is_integer() else value

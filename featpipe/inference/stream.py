@@ -1,7 +1,7 @@
-"""Codes of images in memory, a batch at a time.
+"""Compute the codes of images in memory, a batch at a time.
 
-The same reading, decoding, preprocessing, network and rounding as a codes file has
-seen; only nothing is written. Knows nothing of classifiers.
+Reading, decoding, preprocessing, network and rounding are those of codes files; nothing
+is written. Knows nothing of classifiers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LARGEST_BATCH = 512
 
 
 class Batch(NamedTuple):
-    """Some neighbouring images: the codes of those that gave one, and the others.
+    """Adjacent images: the codes of some, and the failures of the others.
 
     Attributes
     ----------
@@ -56,16 +56,16 @@ class Batch(NamedTuple):
 
 
 class Stream:
-    """A recipe that runs, without a file.
+    """A recipe that runs in memory, without a file.
 
     Parameters
     ----------
     recipe : Recipe
-        Several depths are put side by side.
+        The codes of several depths are put side by side.
     machine : Machine, optional
     check : callable, optional
-        Takes the `Backbone` once it is loaded and before it runs; raises where it is
-        not the one that is meant.
+        Takes the `Backbone` once it is loaded and before it runs; raises if it is not
+        the expected one.
 
     Examples
     --------
@@ -95,7 +95,7 @@ class Stream:
 
     @cached_property
     def loaded(self) -> Backbone:
-        """The network, accepted, still on the CPU and in float32."""
+        """The checked network, on the CPU and in float32."""
         backbone = self._network.backbone(self.recipe.depths)
         if self._check is not None:
             self._check(backbone)
@@ -107,15 +107,17 @@ class Stream:
         return sum(depth.width for depth in self.loaded.depths)
 
     def run(
-        self, image_set: ImageSet, tell: Callable[[Progress], None] | None = None
+        self,
+        image_set: ImageSet,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Iterator[Batch]:
         """Yield the codes of images, a batch at a time, in their order.
 
         Parameters
         ----------
         image_set : ImageSet
-            What the scan could not list is no part of any batch.
-        tell : callable, optional
+            Failures of the scan are in no batch.
+        progress : callable, optional
             Called with the `Progress` after every batch.
 
         Yields
@@ -124,14 +126,14 @@ class Stream:
         """
         exact = self.recipe.decoding_at(self.recipe.precision).exact
         n_workers = self._network.machine.n_workers
-        # Started before the network is loaded, so that both come up at the same time.
+        # Started before the network is loaded, so that both start at the same time.
         with worker_server(n_workers, len(image_set), exact=exact) as server:
-            yield from self._run(image_set, tell, server)
+            yield from self._run(image_set, progress, server)
 
     def _run(
         self,
         image_set: ImageSet,
-        tell: Callable[[Progress], None] | None,
+        report: Callable[[Progress], None] | None,
         server: WorkerServer | None,
     ) -> Iterator[Batch]:
         progress = Progress(n_images=len(image_set))
@@ -164,10 +166,10 @@ class Stream:
                 batch = self._batch(whole, image_set)
                 progress.computed += len(batch.positions)
                 progress.failed += len(batch.failures)
-                if tell is not None:
-                    tell(progress)
+                if report is not None:
+                    report(progress)
                 yield batch
-        # Once for all images: a warning for each would bury the rest.
+        # One warning for all images.
         if notes and (text := describe_values(notes, self.recipe.value_range)):
             warnings.warn(text, UserWarning, stacklevel=2)
 
@@ -177,9 +179,9 @@ class Stream:
         Raises
         ------
         ValueError
-            If one fails: names it, and how many there are.
+            If an image fails; names the first, and the number of them.
         """
-        # Allocated whole: joining batches at the end would need the memory twice.
+        # Allocated at once: joining batches at the end would need the memory twice.
         codes = np.empty((len(image_set), self.width), np.float32)
         failures: list[Failure] = []
         for batch in self.run(image_set):
@@ -212,13 +214,13 @@ class Stream:
         return Batch(positions[sound], codes[sound], sorted(failures))
 
     def _stored(self, by_depth: dict[str, np.ndarray]) -> np.ndarray:
-        """Put depths side by side, rounded as a codes file of this dtype has them."""
+        """Put depths side by side, rounded as in a codes file of this dtype."""
         specs = [depth.spec for depth in self.loaded.depths]
         codes = np.concatenate([by_depth[spec] for spec in specs], axis=1)
         if self.recipe.dtype != "float16":
             return codes
-        # astype would warn of the overflow; as infinity the image becomes a failure, as
-        # it does in a codes file.
+        # astype would warn of the overflow; an infinite code makes the image a failure,
+        # as in a codes file.
         codes[np.abs(codes) > _FLOAT16_MAX] = np.inf
         return codes.astype(np.float16).astype(np.float32)
 
