@@ -20,11 +20,9 @@ RANK = 1e-12
 ROWS, SAMPLE, ROTATED, BASES = 0.6, 0.45, 0.4, 0.5
 # Columns up to which every fold gets a basis of its own: eigenvectors of 2,048 columns
 # take over a second a fold, more than the steps they save.
-OWN_BASES = 1024
+OWN_BASES = 256
 # Rows a column that a basis for all folds is taken from, where rows are streamed.
 BASIS_ROWS = 20
-# Bytes of rotated copies beyond which reading them takes longer than the products.
-CACHE = 16 * 2**20
 # Columns of a symmetric product that are computed at once, from the diagonal on.
 HALVED = 128
 
@@ -110,11 +108,10 @@ def _weights(
 
 
 def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:
-    """Return whether every fold gets a rotated copy of the rows."""
-    rank = min(rows.width, int((weights > 0).sum(1).max()))
-    numbers = len(weights) * rows.n_rows * rank
+    """Return whether every fold gets a rotated copy of the rows, of fewer columns."""
+    numbers = len(weights) * rows.n_rows * int((weights > 0).sum(1).max())
     fits = 12 * numbers + 8 * rows.n_rows * rows.width <= ROTATED * options.n_bytes
-    return fits and (rows.width > rows.n_rows or 8 * numbers <= CACHE)
+    return fits and rows.width > rows.n_rows
 
 
 def _rotated(
@@ -151,7 +148,8 @@ def _rotated(
         weights=weights,
         eigenvalues=eigenvalues,
         top=eigenvalues[:, -1],
-        is_diagonal=True,
+        basis=None,
+        is_exact=True,
         radius=norms.amax(1).sqrt(),
         class_weight=class_weight,
         rotated=table,
@@ -166,11 +164,6 @@ def _eigenbasis(
     """Return eigenvalues, what `RotatedCodes.vectors` holds, and rotated rows."""
     train = weight.nonzero()[:, 0]
     root = weight[train].sqrt()[:, None]
-    if len(train) >= x.shape[1]:
-        part = root * x[train]
-        value, basis = torch.linalg.eigh(part.T @ part)
-        return value.clamp_min(0), basis, x @ basis
-    # More width than rows: an orthonormal basis of the training rows loses nothing.
     kernel = x @ x[train].T
     value, vectors = torch.linalg.eigh(root * kernel[train] * root.T)
     kept = value > RANK * value[-1].clamp_min(torch.finfo(value.dtype).tiny)
@@ -191,9 +184,9 @@ def _shared(
     radius = _radius(rows, moments, weights)
     mass, (n_folds, width) = weights.sum(1), moments.ratio.shape
     # No eigenvalue exceeds the trace.
-    values, bases, top = mass[:, None].expand(n_folds, width), None, mass * radius**2
+    values, basis, top = mass[:, None].expand(n_folds, width), None, mass * radius**2
     if exact:
-        values, bases = torch.linalg.eigh(gram_matrices(rows, moments, weights, sums))
+        values, basis = torch.linalg.eigh(gram_matrices(rows, moments, weights, sums))
         values = values.clamp_min(0)
         top = values[:, -1]
     elif common:
@@ -204,7 +197,6 @@ def _shared(
             lambda: _common_basis(rows, moments, every),
         )
         values = (mass / every.sum())[:, None] * value
-        bases = basis.expand(n_folds, -1, -1)
         if rows.kept is not None:
             # A fold's rows are some of all, about their own mean, in its own scales.
             top = torch.minimum(top, value[-1] * moments.ratio.square().amax(1))
@@ -215,11 +207,18 @@ def _shared(
         weights=weights,
         eigenvalues=values,
         top=top,
-        is_diagonal=exact,
+        basis=None if basis is None else _with_intercept(basis),
+        is_exact=exact,
         radius=radius,
         class_weight=class_weight,
-        bases=bases,
     )
+
+
+def _with_intercept(basis: torch.Tensor) -> torch.Tensor:
+    """Return a basis with one more direction, that of the intercept alone."""
+    basis = torch.nn.functional.pad(basis, (0, 1, 0, 1))
+    basis[..., -1, -1] = 1
+    return basis
 
 
 def _common_basis(

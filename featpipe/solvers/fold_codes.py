@@ -1,14 +1,13 @@
-"""Codes of every fold in the eigenbasis of the fold's own Gram matrix.
+"""Codes of every fold, standardised by the fold's own training rows.
 
-In that basis the Gram matrix is diagonal, so that the preconditioner only divides, and
-least squares needs no iteration. Coefficients of fold f are u with W = V_f u; V_f has
-orthonormal columns, so that the penalty stays ½‖u‖². The last coefficient is the
-intercept, of a column of ones.
+Coefficients of a fold are W itself, for its standardised columns, or u with W = V u,
+where V has orthonormal columns, so that the penalty is ½‖u‖². The last coefficient is
+the intercept, of a column of ones.
 
-Two forms, one interface: `RotatedCodes` hold a rotated copy of the rows for every fold
-(little data, or more width than rows, where the basis has no more columns than rows);
-`SharedCodes` rotate the coefficients instead, and all folds share one product with the
-rows (much data, or rows that are read again on every pass).
+Two forms, one interface: `SharedCodes` take W, scale it instead of the rows, and all
+folds share one product with the rows. With more width than rows, `RotatedCodes` take u:
+every fold holds its rows in the eigenbasis of its Gram matrix, which has no more columns
+than there are rows.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CPU_SCORES, GPU_SCORES = 2**19, 2**26
 
 @dataclass(frozen=True, eq=False)
 class FoldCodes(ABC):
-    """The codes as every fold standardises and rotates them.
+    """The codes as every fold standardises them.
 
     Parameters
     ----------
@@ -45,9 +44,12 @@ class FoldCodes(ABC):
         Of the weighted Gram matrix of each fold, ascending.
     top : (n_folds,) float64
         The largest of them, or an upper bound.
-    is_diagonal : bool
-        Whether each fold's Gram matrix is diagonal in its basis; else the basis is one
-        for all folds, for want of memory, and ``eigenvalues`` are close.
+    basis : (n_folds, rank + 1, rank + 1) or (rank + 1, rank + 1) float64, or None
+        Eigenvectors of the Gram matrix, for coefficients with their intercept; None
+        where the coefficients are in the eigenbasis, or where they take too much.
+    is_exact : bool
+        Whether basis and eigenvalues are each fold's own; else they are near enough
+        for a preconditioner.
     radius : (n_folds,) float64
         Largest norm of a training row.
     class_weight : (n_folds, n_classes) float64
@@ -62,7 +64,8 @@ class FoldCodes(ABC):
     weights: torch.Tensor
     eigenvalues: torch.Tensor
     top: torch.Tensor
-    is_diagonal: bool
+    basis: torch.Tensor | None
+    is_exact: bool
     radius: torch.Tensor
     class_weight: torch.Tensor
     samples: dict[int, FoldCodes] = field(default_factory=dict, kw_only=True)
@@ -74,7 +77,7 @@ class FoldCodes(ABC):
 
     @property
     def rank(self) -> int:
-        """Columns of the basis."""
+        """Coefficients of a column without its intercept."""
         return self.eigenvalues.shape[1]
 
     @property
@@ -86,6 +89,14 @@ class FoldCodes(ABC):
     def mass(self) -> torch.Tensor:
         """Summed weight of the training rows, (n_folds,)."""
         return self.weights.sum(1)
+
+    @cached_property
+    def _single_basis(self) -> torch.Tensor | None:
+        return None if self.basis is None else self.basis.float()
+
+    def basis_in(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """Return the eigenvectors in the precision that products have."""
+        return self.basis if dtype == torch.float64 else self._single_basis
 
     @cached_property
     def _single_weights(self) -> torch.Tensor:
@@ -136,11 +147,11 @@ class FoldCodes(ABC):
 
     @abstractmethod
     def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows of every fold in its basis, (n_folds, n, rank + 1)."""
+        """Return rows of every fold, (n_folds, n, rank + 1), the last column one."""
 
     @abstractmethod
     def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows that each column chose, for coefficients from `turn`.
+        """Return rows that each column chose, without the column of ones.
 
         Parameters
         ----------
@@ -150,17 +161,9 @@ class FoldCodes(ABC):
 
         Returns
         -------
-        (n_folds, m, n, n_coefficients)
+        (n_folds, m, n, rank)
             A copy.
         """
-
-    @abstractmethod
-    def turn(self, u: torch.Tensor) -> torch.Tensor:
-        """Return coefficients (n_folds, m, rank) as rows of `take` want them."""
-
-    @abstractmethod
-    def turn_back(self, w: torch.Tensor) -> torch.Tensor:
-        """Return coefficients in the basis from those of `turn`."""
 
     @abstractmethod
     def fold_scores(
@@ -172,13 +175,13 @@ class FoldCodes(ABC):
     def adjoint(self, z: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return sums of rows weighted by ``residual`` (n_folds, m, n_rows)."""
 
-    @abstractmethod
     def unrotate(self, u: torch.Tensor, fold: int) -> torch.Tensor:
-        """Return W = V u of a fold, (n_columns, width), from (n_columns, rank)."""
+        """Return W of a fold, (n_columns, width), from (n_columns, rank)."""
+        return u
 
-    @abstractmethod
     def rotate(self, w: torch.Tensor, fold: int) -> torch.Tensor:
-        """Return u = Vᵀ W of a fold, (n_columns, rank), from (n_columns, width)."""
+        """Return the coefficients of a fold, (n_columns, rank), nearest to W."""
+        return w
 
     def as_given(self, theta: torch.Tensor, fold: int) -> Start:
         """Return coefficients (n_columns, rank + 1) for the codes as given."""
@@ -189,7 +192,7 @@ class FoldCodes(ABC):
         return Start((coef / self.rows.unit).cpu().numpy(), intercept.cpu().numpy())
 
     def from_given(self, start: Start, fold: int) -> torch.Tensor:
-        """Return the coefficients in the basis nearest to some for codes as given."""
+        """Return the coefficients nearest to some for codes as given."""
         device = self.rows.device
         coef, intercept = (torch.from_numpy(np.asarray(x, float)) for x in start)
         coef, intercept = coef.to(device), intercept.to(device)
@@ -208,9 +211,9 @@ class RotatedCodes(FoldCodes):
     ----------
     rotated, single : (n_folds, n, rank + 1)
         The last column is one; ``single`` is the same in float32.
-    vectors : list of (width, rank) or (n_train, rank) tensors
-        Of each fold V itself, or, with more width than rows, what makes it out of its
-        standardised training rows X: V = Xᵀ vectors, which is never formed.
+    vectors : list of (n_train, rank) tensors
+        What makes each fold's basis out of its standardised training rows X:
+        V = Xᵀ vectors, which is never formed.
     """
 
     rotated: torch.Tensor
@@ -240,22 +243,14 @@ class RotatedCodes(FoldCodes):
         return v @ z.mT
 
     def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows of every fold in its basis."""
+        """Return rows of every fold."""
         return self.block(start, stop, dtype)
 
     def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows that each column chose, in the basis."""
+        """Return rows that each column chose."""
         fold = torch.arange(self.n_folds, device=chosen.device)[:, None, None]
         table = self.single if dtype == torch.float32 else self.rotated
         return table[..., :-1][fold, chosen]
-
-    def turn(self, u: torch.Tensor) -> torch.Tensor:
-        """Return the coefficients as they are."""
-        return u
-
-    def turn_back(self, w: torch.Tensor) -> torch.Tensor:
-        """Return the coefficients as they are."""
-        return w
 
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
@@ -269,35 +264,22 @@ class RotatedCodes(FoldCodes):
 
     def unrotate(self, u: torch.Tensor, fold: int) -> torch.Tensor:
         """Return W = V u of a fold."""
-        rows = self._training_rows(fold)
-        w = u @ self.vectors[fold].T
-        return w if rows is None else w @ rows
+        return u @ self.vectors[fold].T @ self._training_rows(fold)
 
     def rotate(self, w: torch.Tensor, fold: int) -> torch.Tensor:
         """Return u = Vᵀ W of a fold."""
-        rows = self._training_rows(fold)
-        return (w if rows is None else w @ rows.T) @ self.vectors[fold]
+        return w @ self._training_rows(fold).T @ self.vectors[fold]
 
-    def _training_rows(self, fold: int) -> torch.Tensor | None:
-        """Return standardised training rows where V is made of them, else None."""
+    def _training_rows(self, fold: int) -> torch.Tensor:
+        """Return the standardised training rows of a fold."""
         train = self.weights[fold].nonzero()[:, 0]
-        if len(train) >= self.rows.width:
-            return None
         z = self.rows.read(0, self.rows.n_rows, torch.float64)[train]
         return (z - self.moments.centre[fold]) * self.moments.ratio[fold]
 
 
 @dataclass(frozen=True, eq=False)
 class SharedCodes(FoldCodes):
-    """One set of rows for all folds; coefficients are rotated and scaled instead.
-
-    Parameters
-    ----------
-    bases : (n_folds, width, rank) float64 or None
-        None keeps the codes' own columns, where one Gram matrix is too much.
-    """
-
-    bases: torch.Tensor | None
+    """One set of rows for all folds; coefficients are scaled instead."""
 
     def _every(self, stride: int) -> FoldCodes:
         rows = self.rows.every(stride)
@@ -314,12 +296,16 @@ class SharedCodes(FoldCodes):
         )
 
     @cached_property
-    def _single_bases(self) -> torch.Tensor | None:
-        return None if self.bases is None else self.bases.float()
+    def _ratio(self) -> torch.Tensor:
+        """What coefficients are multiplied by: one for the intercept."""
+        ratio = self.moments.ratio[:, None]
+        return torch.cat([ratio, torch.ones_like(ratio[..., :1])], dim=2)
 
-    def bases_in(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """Return the bases in the precision that a pass has."""
-        return self.bases if dtype == torch.float64 else self._single_bases
+    @cached_property
+    def _centre(self) -> torch.Tensor:
+        """What rows are moved by: zero for the column of ones."""
+        centre = self.moments.centre[:, None]
+        return torch.cat([centre, torch.zeros_like(centre[..., :1])], dim=2)
 
     @property
     def summed_width(self) -> int:
@@ -327,20 +313,17 @@ class SharedCodes(FoldCodes):
         return self.rows.width + 1
 
     def to_rows(self, theta: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return coefficients of the table's rows, with what is added to scores."""
-        u, bases = theta[..., :-1], self.bases_in(dtype)
-        w = u if bases is None else (u.to(dtype) @ bases.mT).double()
-        v = w * self.moments.ratio[:, None]
-        shift = theta[..., -1:] - v @ self.moments.centre[..., None]
-        return torch.cat([v, shift], dim=2).to(dtype)
+        """Return coefficients of the shared rows, with what is added to scores."""
+        v = theta * self._ratio
+        v[..., -1:] -= v @ self._centre.mT
+        return v.to(dtype)
 
     def from_rows(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the gradient in the basis."""
-        g, total = gradient[..., :-1].double(), gradient[..., -1:].double()
-        w = self.moments.ratio[:, None] * (g - self.moments.centre[:, None] * total)
-        bases = self.bases_in(gradient.dtype)
-        w = w if bases is None else (w.to(gradient.dtype) @ bases).double()
-        return torch.cat([w, total], dim=2)
+        """Return the gradient by the coefficients."""
+        sums = gradient.double()
+        return self._ratio * torch.addcmul(
+            sums, sums[..., -1:], self._centre, value=-1
+        )
 
     def block(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows that all folds share, (n_rows, width)."""
@@ -354,27 +337,16 @@ class SharedCodes(FoldCodes):
         return f.view(*v.shape[:2], len(z))
 
     def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows of every fold in its basis."""
+        """Return rows of every fold."""
         z = self.rows.read(start, stop, torch.float64)
         x = (z - self.moments.centre[:, None]) * self.moments.ratio[:, None]
-        x = x if self.bases is None else x @ self.bases
         return torch.cat([x, torch.ones_like(x[..., :1])], dim=2).to(dtype)
 
     def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows that each column chose, not rotated."""
+        """Return rows that each column chose."""
         x = self.rows.read(0, self.rows.n_rows, dtype)[chosen]
         ratio, centre = (part[:, None, None].to(dtype) for part in self.moments)
         return x.sub_(centre).mul_(ratio)
-
-    def turn(self, u: torch.Tensor) -> torch.Tensor:
-        """Return coefficients of the standardised columns, W = V u."""
-        bases = self.bases_in(u.dtype)
-        return u if bases is None else u @ bases.mT
-
-    def turn_back(self, w: torch.Tensor) -> torch.Tensor:
-        """Return u = Vᵀ W."""
-        bases = self.bases_in(w.dtype)
-        return w if bases is None else w @ bases
 
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
@@ -387,11 +359,3 @@ class SharedCodes(FoldCodes):
         flat = residual.flatten(0, 1)
         sums = torch.cat([flat @ z, flat.sum(1, keepdim=True)], dim=1)
         return sums.view(*residual.shape[:2], -1)
-
-    def unrotate(self, u: torch.Tensor, fold: int) -> torch.Tensor:
-        """Return W = V u of a fold."""
-        return u if self.bases is None else u @ self.bases[fold].T
-
-    def rotate(self, w: torch.Tensor, fold: int) -> torch.Tensor:
-        """Return u = Vᵀ W of a fold."""
-        return w if self.bases is None else w @ self.bases[fold]

@@ -8,6 +8,7 @@ its coefficients are (n_folds, n_units, n_columns, rank + 1), the intercept last
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -224,7 +225,7 @@ class Objective:
             gap = bound.hinge_gap(slope, gradient[..., 0, -1], sides, radius)
         return bound.relative_gap(gap, value, C * self.without, 1e-12 * C * mass)
 
-    @property
+    @cached_property
     def without(self) -> torch.Tensor:
         """The loss where W is zero and the intercept best, (n_folds, n_units)."""
         share = self.codes.class_weight / self.codes.mass[:, None]
@@ -300,14 +301,15 @@ class Objective:
         self, kept: Curvature, theta: torch.Tensor
     ) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Yield blocks with their curvature, kept or worked out anew."""
+        if kept is not None:
+            for (start, stop), part in zip(self.spans, kept, strict=True):
+                yield start, stop, part
+            return
         codes, (n_folds, n_units, k, _) = self.codes, self.shape
         v = codes.to_rows(theta.flatten(1, 2), self.dtype)
-        for i, (start, stop) in enumerate(self.spans):
-            if kept is not None:
-                yield start, stop, kept[i]
-                continue
+        for start, stop in self.spans:
             z = codes.block(start, stop, self.dtype)
             f = codes.scores(z, v).view(n_folds, n_units, k, -1)
             weights = codes.weights_in(self.dtype)[:, start:stop]
-            part = self.loss(f, self.targets(start, stop), weights)
-            yield start, stop, part.curvature.to(self.product_dtype)
+            loss = self.loss(f, self.targets(start, stop), weights)
+            yield start, stop, loss.curvature.to(self.product_dtype)

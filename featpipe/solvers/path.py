@@ -126,7 +126,7 @@ def solve(
     rows = np.arange(len(problem.labels))
     codes = _codes(problem, [(rows, rows[:0])], options)
     with few_threads(count_operations(problem, 1, codes.rank)):
-        if problem.loss == "linear" and codes.is_diagonal:
+        if problem.loss == "linear" and codes.is_exact:
             grid = torch.tensor([C], dtype=torch.float64, device=codes.rows.device)
             theta = ridge(codes, problem.n_classes, grid)[0, 0]
             return Solution(*codes.as_given(theta, 0), 0.0, 1, True)
@@ -172,7 +172,7 @@ class _Search:
         self.predicted = [np.zeros((shape[1], len(h)), kind) for h in self.held_out]
         self.n_operations = count_operations(problem, len(splits), codes.rank)
         free = self.n_operations * shape[1] <= FREE_RIDGE
-        self.closed = problem.loss == "linear" and codes.is_diagonal
+        self.closed = problem.loss == "linear" and codes.is_exact
         self.products = products(codes, problem.n_classes) if self.closed else None
         few = shape[1] <= FEW
         self.every = options.full_path or not judges or few or (self.closed and free)

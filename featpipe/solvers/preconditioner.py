@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import torch
 
-from featpipe.solvers.fold_codes import FoldCodes
 from featpipe.solvers.objective import Evaluation, Objective
 
 __all__ = [
@@ -58,36 +57,49 @@ class MeanRow:
         In both eigenbases.
     classes : (n_folds, n_units, n_columns, n_columns) float64 or None
         Eigenvectors of A; None for one column.
+    basis : `FoldCodes.basis`, or None
     """
 
     inverse: torch.Tensor
     classes: torch.Tensor | None
+    basis: torch.Tensor | None
 
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the inverse times a gradient of the shape of ``inverse``."""
-        if self.classes is None:
-            return self.inverse * gradient
-        gradient = gradient - gradient.mean(2, keepdim=True)
-        x = self.classes @ (self.inverse * (self.classes.mT @ gradient))
-        return x - x.mean(2, keepdim=True)
+        if self.classes is not None:
+            gradient = gradient - gradient.mean(2, keepdim=True)
+            gradient = self.classes.mT @ gradient
+        x = gradient
+        if self.basis is not None:
+            x = (x.flatten(1, 2).to(self.basis.dtype) @ self.basis).view_as(x)
+        x = self.inverse * x
+        if self.basis is not None:
+            x = (x.flatten(1, 2).to(self.basis.dtype) @ self.basis.mT).view_as(x)
+            x = x.double()
+        if self.classes is not None:
+            x = self.classes @ x
+            x = x - x.mean(2, keepdim=True)
+        return x
 
 
 def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanRow:
     """Return the preconditioner of a batch where it was evaluated."""
     codes, penalty = objective.codes, objective.penalty
+    basis = codes.basis_in(objective.product_dtype)
     weight = torch.cat([codes.eigenvalues, codes.mass[:, None]], dim=1)
     weight = objective.C[:, None] * weight[:, None]  # (n_folds, n_units, rank + 1)
     if objective.k == 1:
         bend = at.between[..., 0]
         least = torch.finfo(bend.dtype).tiny
-        return MeanRow(1 / (bend * weight + penalty).clamp_min(least)[:, :, None], None)
+        full = (bend * weight + penalty).clamp_min(least)
+        return MeanRow(1 / full[:, :, None], None, basis)
     values, classes = torch.linalg.eigh(at.between)
     values = values.clamp_min(0)[..., None]
     full = values * weight[:, :, None] + penalty
     free = values <= FREE * values.amax(2, keepdim=True)
     # Nothing resists there but the penalty: the intercepts stay as they are.
     inverse = torch.where(free & (penalty == 0), 0.0, 1 / full)
-    return MeanRow(inverse, classes)
+    return MeanRow(inverse, classes, basis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,16 +137,14 @@ class FewRows:
 
     Parameters
     ----------
-    codes : FoldCodes
-    rows : (n_folds, n_units, n_active, width)
-        S as `FoldCodes.turn` turns coefficients; zero where a column has fewer rows.
+    rows : (n_folds, n_units, n_active, rank)
+        S without its last column; zero where a column has fewer rows.
     root : (n_folds, n_units, n_active)
         √(C h).
     factor : (n_folds, n_units, n_active, n_active)
         Of Cholesky, of I + SSᵀ.
     """
 
-    codes: FoldCodes
     rows: torch.Tensor
     root: torch.Tensor
     factor: torch.Tensor
@@ -142,7 +152,7 @@ class FewRows:
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the inverse times a gradient, (n_folds, n_units, 1, rank + 1)."""
         gradient = gradient[:, :, 0].to(self.root.dtype)
-        w = self.codes.turn(gradient[..., :-1])
+        w = gradient[..., :-1]
         both = torch.stack([(self.rows @ w.unsqueeze(3)).squeeze(3), self.root], dim=3)
         both = torch.linalg.solve_triangular(self.factor, both, upper=False)
         both = torch.linalg.solve_triangular(self.factor.mT, both, upper=True)
@@ -153,8 +163,7 @@ class FewRows:
         b = (gradient[..., -1] - (self.root * solved).sum(2)) / bends
         share = solved + b.unsqueeze(2) * of_root
         w = w - (share.unsqueeze(2) @ self.rows).squeeze(2)
-        u = torch.cat([self.codes.turn_back(w), b.unsqueeze(2)], dim=2)
-        return u.unsqueeze(2).double()
+        return torch.cat([w, b.unsqueeze(2)], dim=2).unsqueeze(2).double()
 
 
 Preconditioner = MeanRow | OwnColumn | FewRows
@@ -203,7 +212,7 @@ def few_rows(objective: Objective, at: Evaluation) -> FewRows:
     rows = objective.codes.take(chosen, dtype).mul_(root.unsqueeze(3))
     kernel = rows @ rows.mT
     kernel.diagonal(dim1=2, dim2=3).add_(1)
-    return FewRows(objective.codes, rows, root, _cholesky(kernel))
+    return FewRows(rows, root, _cholesky(kernel))
 
 
 def _precision(objective: Objective) -> torch.dtype:

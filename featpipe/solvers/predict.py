@@ -54,21 +54,7 @@ def predict_held_out(
             else:
                 f = whole[fold][:, chosen]
             f = f.view(n_C, n_columns, -1)
-            number = (f[:, 0] > 0).long() if n_columns == 1 else first_largest(f)
+            # Columns last: torch looks for the largest across rows ten times slower.
+            number = f[:, 0] > 0 if n_columns == 1 else f.mT.contiguous().argmax(2)
             predicted[fold][:, order[fold][low:high]] = number.cpu().numpy()
     return predicted
-
-
-def first_largest(f: torch.Tensor) -> torch.Tensor:
-    """Return the first column of the largest score, (n_C, n_rows).
-
-    Some five times faster on a CPU than torch's own, where columns are not the last.
-    """
-    if f.device.type != "cpu":
-        return f.argmax(1)
-    best, number = f[:, 0].clone(), torch.zeros_like(f[:, 0], dtype=torch.int32)
-    for column in range(1, f.shape[1]):
-        better = f[:, column] > best
-        number.masked_fill_(better, column)
-        torch.maximum(best, f[:, column], out=best)
-    return number

@@ -12,7 +12,7 @@ from featpipe.solvers.fold_codes import FoldCodes
 
 __all__ = ["Products", "products", "ridge", "targets"]
 
-# Codes times targets of each fold, and mean targets: all that least squares takes of
+# Codes times targets of each fold in its eigenbasis, and mean targets: all that least squares takes of
 # the rows, whatever C.
 Products = tuple[torch.Tensor, torch.Tensor]
 
@@ -25,7 +25,7 @@ def ridge(
     Parameters
     ----------
     codes : FoldCodes
-        Whose Gram matrices are diagonal.
+        Whose eigenbases are exact.
     n_classes : int
     Cs : (n_C,) float64
     known : Products or None
@@ -37,6 +37,8 @@ def ridge(
     """
     cross, mean = known or products(codes, n_classes)
     w = cross[:, None] / (codes.eigenvalues[:, None] + 0.5 / Cs[:, None])[:, :, None]
+    if codes.basis is not None:
+        w = (w.flatten(1, 2) @ codes.basis[:, :-1, :-1].mT).view_as(w)
     return torch.cat([w, mean[:, None, :, None].expand(*w.shape[:3], 1)], dim=3)
 
 
@@ -54,7 +56,8 @@ def products(codes: FoldCodes, n_classes: int) -> Products:
         z = codes.block(start, stop, torch.float64)
         error = y[:, start:stop] - mean[:, :, None]
         sums += codes.adjoint(z, codes.weights[:, None, start:stop] * error)
-    return codes.from_rows(sums)[..., :-1], mean
+    cross = codes.from_rows(sums)[..., :-1]
+    return cross if codes.basis is None else cross @ codes.basis[:, :-1, :-1], mean
 
 
 def targets(labels: torch.Tensor, n_classes: int) -> torch.Tensor:
