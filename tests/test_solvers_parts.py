@@ -31,16 +31,18 @@ def problem(n_rows=200, n_classes=3, loss="logistic", width=20, weighted=True):
 
 def both_forms(given, splits, monkeypatch):
     options = solvers.Options()
-    rotated = eigenbasis.fold_codes(given, splits, options, CPU)
-    assert isinstance(rotated, fold_codes.RotatedCodes)
-    monkeypatch.setattr(eigenbasis, "CACHE", 0)
     shared = eigenbasis.fold_codes(given, splits, options, CPU)
     assert isinstance(shared, fold_codes.SharedCodes)
+    monkeypatch.setattr(eigenbasis, "_rotates", lambda *args: True)
+    rotated = eigenbasis.fold_codes(given, splits, options, CPU)
+    assert isinstance(rotated, fold_codes.RotatedCodes)
     return rotated, shared
 
 
 def basis_of(codes, fold):
     """Return V of a fold, (width, rank)."""
+    if codes.basis is not None:
+        return codes.basis[fold, :-1, :-1]
     identity = torch.eye(codes.rank, dtype=torch.float64)
     return codes.unrotate(identity, fold).T
 
@@ -78,10 +80,10 @@ def test_value_gradient_and_hessian_are_those_of_a_plain_computation(loss, monke
         torch.testing.assert_close(product, change, rtol=2e-3, atol=2e-2)
         for fold, (train, _) in enumerate(splits):
             x = fold_rows(given, train)
-            basis = basis_of(codes, fold).numpy()
             for unit, C in enumerate(batch.C.tolist()):
                 part = theta[fold, unit].numpy()
-                W, b = part[:, :-1] @ basis.T, part[:, -1]
+                W = codes.unrotate(theta[fold, unit, :, :-1], fold).numpy()
+                b = part[:, -1]
                 f, w, y = x @ W.T + b, given.weights, given.labels
                 if loss == "logistic":
                     rows = logsumexp(f, axis=1) - f[np.arange(len(y)), y]
@@ -136,7 +138,7 @@ def test_ridge_is_scikit_learns_on_every_fold(monkeypatch):
                 y = np.where(given.labels[train] == 1, 1.0, -1.0)
                 model = Ridge(alpha=0.5 / C, solver="cholesky")
                 model.fit(x[train], y, sample_weight=w)
-                ours = theta[fold, i, 1, :-1].numpy() @ basis_of(codes, fold).numpy().T
+                ours = codes.unrotate(theta[fold, i, 1:2, :-1], fold)[0].numpy()
                 np.testing.assert_allclose(ours, model.coef_, atol=1e-6)
 
 
@@ -297,13 +299,12 @@ def test_objective_names_its_shape_and_its_precisions():
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_one_basis_for_all_folds_leads_to_the_same_solutions(loss, monkeypatch):
     given, splits = problem(loss=loss)
-    monkeypatch.setattr(eigenbasis, "CACHE", 0)
     own = solvers.solve_path(given, [0.01, 10.0], splits)
     monkeypatch.setattr(eigenbasis, "OWN_BASES", 0)
     common = solvers.solve_path(given, [0.01, 10.0], splits)
     assert common.converged
     codes = path._codes(given, splits, solvers.Options())
-    assert not codes.is_diagonal
+    assert not codes.is_exact
     for fold, (train, _) in enumerate(splits):
         x = torch.from_numpy(fold_rows(given, train)[train])
         gram = (torch.from_numpy(given.weights[train])[:, None] * x).T @ x

@@ -18,8 +18,8 @@ RANK = 1e-12
 # Shares of the memory for standardised rows, for a sample of rows that are streamed,
 # for rotated copies, and for bases.
 ROWS, SAMPLE, ROTATED, BASES = 0.6, 0.45, 0.4, 0.5
-# Columns up to which every fold gets a basis of its own: eigenvectors of 2,048 columns
-# take over a second a fold, more than the steps they save.
+# Columns up to which every fold gets a basis of its own for the preconditioner: beyond,
+# eigenvectors take longer than the steps that they save.
 OWN_BASES = 256
 # Rows a column that a basis for all folds is taken from, where rows are streamed.
 BASIS_ROWS = 20

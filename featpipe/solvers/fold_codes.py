@@ -6,8 +6,8 @@ the intercept, of a column of ones.
 
 Two forms, one interface: `SharedCodes` take W, scale it instead of the rows, and all
 folds share one product with the rows. With more width than rows, `RotatedCodes` take u:
-every fold holds its rows in the eigenbasis of its Gram matrix, which has no more columns
-than there are rows.
+every fold holds its rows in the eigenbasis of its Gram matrix, which has no more
+columns than there are rows.
 """
 
 from __future__ import annotations
@@ -321,9 +321,7 @@ class SharedCodes(FoldCodes):
     def from_rows(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the gradient by the coefficients."""
         sums = gradient.double()
-        return self._ratio * torch.addcmul(
-            sums, sums[..., -1:], self._centre, value=-1
-        )
+        return self._ratio * torch.addcmul(sums, sums[..., -1:], self._centre, value=-1)
 
     def block(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows that all folds share, (n_rows, width)."""

@@ -12,8 +12,8 @@ from featpipe.solvers.fold_codes import FoldCodes
 
 __all__ = ["Products", "products", "ridge", "targets"]
 
-# Codes times targets of each fold in its eigenbasis, and mean targets: all that least squares takes of
-# the rows, whatever C.
+# Codes times targets of each fold in its eigenbasis, and mean targets: all that least
+# squares takes of the rows, whatever C.
 Products = tuple[torch.Tensor, torch.Tensor]
 
 
