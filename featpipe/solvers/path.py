@@ -137,11 +137,15 @@ def solve(
         theta = torch.zeros(shape, dtype=torch.float64, device=codes.rows.device)
         if start:
             theta = codes.from_given(start, 0)[None, None]
-        n_passes = 0
+        n_passes, finest = 0, FINER * options.tol
+        if codes.rows.dtype == torch.float64:
+            # A step more, which few codes afford: rows that weigh twice and rows given
+            # twice lead to the same numbers.
+            finest *= FINER
         for rung in range(n_rungs, -1, -1):
-            tol = RUNG_TOL if rung else FINER * options.tol
             objective = _objective(problem, codes, [C / RUNG**rung], options)
-            result = _minimize(objective, theta, max(tol, FINER * options.tol), options)
+            tol = max(RUNG_TOL, finest) if rung else finest
+            result = _minimize(objective, theta, tol, options)
             theta, n_passes = result.theta, n_passes + int(result.n_passes.max())
     gap = float(result.gap.max())
     given = codes.as_given(theta.view(k, -1), 0)
