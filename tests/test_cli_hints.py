@@ -1,9 +1,15 @@
 """Every command that featpipe prints, and every one in its documentation, parses."""
 
 import ast
+import atexit
 import functools
+import os
 import re
 import shlex
+import signal
+import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,8 +17,10 @@ from test_cli import featpipe_says
 from typer.main import get_command
 
 import featpipe
-from featpipe.cli import comparing, demonstrating
-from featpipe.cli.app import _KEPT, app
+from featpipe.cli import comparing, demonstrating, main
+from featpipe.cli.app import app
+from featpipe.cli.kept import KEPT
+from featpipe.cli.starting import interruptible, uninterrupted
 
 PACKAGE = Path(featpipe.__file__).parent
 ROOT = PACKAGE.parent
@@ -175,6 +183,8 @@ def test_global_options_do_the_same_on_both_sides(tmp_path):
     {
         "extract six -o x.h5": "finished images are kept; the same command goes on",
         "run six": "finished images are kept; the same command goes on",
+        "extract six -o x.h5 --plan": "nothing was changed",
+        "run six --overwrite": "with --overwrite the same command begins anew",
         "finetune six": "nothing is kept: with -o MODEL each finished epoch would be",
         "finetune six -o m": "finished epochs are kept; the same command goes on to m",
         "compare x.h5": "the codes are as they were; the same command begins anew",
@@ -202,5 +212,73 @@ def test_ctrl_c_ends_with_what_is_kept(command, kept, monkeypatch, tmp_path):
     assert said.stderr.strip().splitlines()[-1].startswith(f"interrupted; {kept}")
 
 
+def test_ctrl_c_after_the_file_is_written_says_so(monkeypatch, tmp_path):
+    def write(files, output):
+        output.write_bytes(b"whole")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("featpipe.codes.merge", write)
+    monkeypatch.chdir(tmp_path)
+    said = featpipe_says("merge", "a.h5", "b.h5", "-o", "c.h5")
+    assert said.exit_code == 130
+    assert said.stderr == "interrupted; c.h5 was written, and is whole\n"
+
+
+def test_ctrl_c_while_an_object_is_deleted_is_not_lost(monkeypatch, capfd):
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def command():
+        with interruptible():
+            Interrupted()  # Python drops what __del__ raises
+            time.sleep(5)
+
+    monkeypatch.setattr("featpipe.cli.app.run_app", command)
+    monkeypatch.setattr(atexit, "register", lambda *call: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            main()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("phase", "printed", "end"),
+    [
+        ("importing", "interrupted; nothing was begun\n", "left with 130"),
+        ("working", "", "KeyboardInterrupt"),
+        ("reporting", "", "no end"),
+        ("reported", "", "left with 130"),
+    ],
+)
+def test_ctrl_c_is_never_a_traceback(phase, printed, end, monkeypatch, capfd):
+    def leave(status):
+        raise RuntimeError(f"left with {status}")
+
+    def command():
+        inside = {"working": interruptible, "reporting": uninterrupted}
+        with inside.get(phase, nullcontext)():
+            if phase == "reported":
+                with uninterrupted():
+                    pass
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr("featpipe.cli.app.run_app", command)
+    monkeypatch.setattr(atexit, "register", lambda *call: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    outcome = "no end"
+    try:
+        main()
+    except (KeyboardInterrupt, RuntimeError) as error:
+        outcome = str(error) or type(error).__name__
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert (outcome, capfd.readouterr().err) == (end, printed)
+
+
 def test_every_command_says_what_an_interruption_keeps():
-    assert set(_KEPT) == set(COMMANDS)
+    assert set(KEPT) == set(COMMANDS)

@@ -1,5 +1,5 @@
 """``python -m featpipe``: parses, calls, prints, and nothing else."""
 
-from featpipe.cli.app import main
+from featpipe.cli.starting import main
 
 __all__ = ["main"]

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import typer
 
@@ -29,7 +28,7 @@ from featpipe.cli.global_options import (
 )
 from featpipe.cli.terminal import terminal, with_exit_status
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run_app"]
 
 # Before torch is loaded: threads that wait for one another sleep instead of spinning.
 # Beside busy processes a fit took 21 s with spinning threads, and 5 s with these.
@@ -58,38 +57,11 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "A first look": (demonstrating.demo,),
 }
 
-
-def _kept_by_finetune(values: dict[str, Any]) -> str:
-    if values.get("output") is None:
-        return (
-            "nothing is kept: with -o MODEL each finished epoch would be, and the same "
-            "command would go on from there"
-        )
-    return f"finished epochs are kept; the same command goes on to {values['output']}"
-
-
-_CODES_KEPT = "finished images are kept; the same command goes on from there"
-_NOTHING_CHANGED = "nothing was changed"
-# What an interrupted command leaves behind. Every output is whole or not there.
-_KEPT: dict[str, str | Callable[[dict[str, Any]], str]] = {
-    "run": _CODES_KEPT,
-    "extract": _CODES_KEPT,
-    "demo": _CODES_KEPT,
-    "finetune": _kept_by_finetune,
-    "compare": "the codes are as they were; the same command begins anew",
-    "fit": "the codes are as they were, and no model was written",
-    "predict": "the model is as it was; the same command begins anew",
-    "export": "the model is as it was, and no network was written",
-    "advise": "the codes are as they were; the same command begins anew",
-    "report": "the codes are as they were; the same command begins anew",
-    "merge": "the files given are as they were, and no other was written",
-    **dict.fromkeys(("backbones", "depths", "inspect", "verify"), _NOTHING_CHANGED),
-}
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         # In this order: typer reads the signature of the outer one, which has the
         # global options.
-        _ready = with_exit_status(_command, kept=_KEPT[_command.__name__])
+        _ready = with_exit_status(_command)
         app.command(rich_help_panel=_panel)(with_global_options(_ready))
 
 
@@ -119,20 +91,7 @@ def _globals(
     terminal.quiet, terminal.verbose, terminal.debug = quiet, verbose, debug
 
 
-def main() -> None:
-    """Run the command line.
-
-    Examples
-    --------
-    >>> import sys
-    >>> sys.argv = ["featpipe", "--version"]
-    >>> from featpipe.cli import main
-    >>> try:
-    ...     main()
-    ... except SystemExit as end:
-    ...     print("status", end.code)
-    featpipe ...
-    status 0
-    """
+def run_app() -> None:
+    """Parse the arguments of the process, and run the command they name."""
     allow_any_encoding()
     app(prog_name="featpipe")

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from featpipe.cli.kept import describe_kept, file_id
+from featpipe.cli.starting import INTERRUPTED, interruptible, uninterrupted
 from featpipe.files import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Terminal", "Throttle", "terminal", "with_exit_status"]
-
-_INTERRUPTED = 130
 
 
 @dataclass
@@ -105,16 +105,12 @@ def _console(*, stderr: bool) -> "Console":
     return console
 
 
-def with_exit_status(
-    command: Callable[..., None], *, kept: str | Callable[[dict[str, Any]], str]
-) -> Callable[..., None]:
+def with_exit_status(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command exit with 0, 1 with one line, or 130 when interrupted.
 
     Parameters
     ----------
     command : callable
-    kept : str or callable
-        What an interrupted command leaves; a callable takes its arguments.
 
     Returns
     -------
@@ -126,18 +122,21 @@ def with_exit_status(
     def run(*args: Any, **kwargs: Any) -> None:
         # A batch system ends jobs by SIGTERM: they get the same orderly end as Ctrl-C.
         before = signal.signal(signal.SIGTERM, _interrupt)
+        output = file_id(kwargs)
         try:
-            command(*args, **kwargs)
-            _flush()
+            with interruptible():
+                command(*args, **kwargs)
+                _flush()
         except KeyboardInterrupt:
-            what = kept if isinstance(kept, str) else kept(kwargs)
-            terminal.err.print(
-                f"interrupted; {visible(what)}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-            raise typer.Exit(_INTERRUPTED) from None
+            with uninterrupted():
+                what = describe_kept(command.__name__, kwargs, output)
+                terminal.err.print(
+                    f"interrupted; {visible(what)}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # The reader (head, less) has enough.
             # Or Python would complain at its end that it cannot flush it.

@@ -1,0 +1,77 @@
+"""What an interrupted command leaves behind, for its last line.
+
+Every output is whole or not there, so there are two cases: the file of ``-o`` was
+written before the interruption, or nothing was.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["KEPT", "describe_kept", "file_id"]
+
+
+def _by_extract(values: dict[str, Any]) -> str:
+    if values.get("plan"):
+        return _NOTHING_CHANGED
+    if values.get("overwrite"):
+        return "with --overwrite the same command begins anew"
+    return "finished images are kept; the same command goes on from there"
+
+
+def _by_finetune(values: dict[str, Any]) -> str:
+    if values.get("output") is None:
+        return (
+            "nothing is kept: with -o MODEL each finished epoch would be, and the same "
+            "command would go on from there"
+        )
+    return f"finished epochs are kept; the same command goes on to {values['output']}"
+
+
+_NOTHING_CHANGED = "nothing was changed"
+KEPT: dict[str, str | Callable[[dict[str, Any]], str]] = {
+    "run": _by_extract,
+    "extract": _by_extract,
+    "demo": _by_extract,
+    "finetune": _by_finetune,
+    "compare": "the codes are as they were; the same command begins anew",
+    "fit": "the codes are as they were, and no model was written",
+    "predict": "the model is as it was; the same command begins anew",
+    "export": "the model is as it was, and no network was written",
+    "advise": "the codes are as they were; the same command begins anew",
+    "report": "the codes are as they were; the same command begins anew",
+    "merge": "the files given are as they were, and no other was written",
+    **dict.fromkeys(("backbones", "depths", "inspect", "verify"), _NOTHING_CHANGED),
+}
+
+
+def describe_kept(
+    command: str, values: dict[str, Any], before: tuple[int, int] | None
+) -> str:
+    """Return what an interrupted command leaves.
+
+    Parameters
+    ----------
+    command : str
+    values : dict
+        Its arguments.
+    before : tuple or None
+        `file_id` of its output when it began.
+    """
+    if file_id(values) != before:
+        return f"{values['output']} was written, and is whole"
+    kept = KEPT[command]
+    return kept if isinstance(kept, str) else kept(values)
+
+
+def file_id(values: dict[str, Any]) -> tuple[int, int] | None:
+    """Return inode and time of the file of ``-o``; None where there is none."""
+    output = values.get("output")
+    if not isinstance(output, Path):
+        return None
+    try:
+        stat = output.stat()
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+    # Folders change with all that is written to them.
+    return (stat.st_ino, stat.st_mtime_ns) if output.is_file() else None
