@@ -39,6 +39,9 @@ from featpipe.scores import SIGNIFICANT, Score
 
 __all__ = ["fit"]
 
+# Images whose probabilities are worked out together.
+_ROWS = 2**16
+
 
 def fit(
     codes_file: Codes | str | os.PathLike[str],
@@ -250,10 +253,15 @@ def _calibrate(
         calibration = platt(decisions, y[rows], classes)
         if not np.isfinite(calibration).all():
             return {}  # decision values beyond all scales
-    scores = two_columns(decisions)
-    best = scores.argmax(axis=1)
-    confidence = probabilities(scores, calibration)[np.arange(len(rows)), best]
-    record = {"error_curve": error_curve(confidence, classes[best] == y[rows])}
+    confidence, is_right = np.empty(len(rows)), np.empty(len(rows), bool)
+    # Some rows at a time: probabilities are several copies of the decision values.
+    for start in range(0, len(rows), _ROWS):
+        block = slice(start, start + _ROWS)
+        each = two_columns(decisions[block])
+        best = each.argmax(axis=1)
+        confidence[block] = probabilities(each, calibration)[np.arange(len(each)), best]
+        is_right[block] = classes[best] == y[rows[block]]
+    record = {"error_curve": error_curve(confidence, is_right)}
     return record if calibration is None else {**record, "calibration": calibration}
 
 
