@@ -34,7 +34,7 @@ soak: .venv/.development
 # Branch coverage of what writes and reads files, in the processes that tests start too;
 # those that are killed tell nothing. Ten minutes; docs/inside/coverage.txt has the last.
 COVERING := $(patsubst %,tests/test_%.py,codes* extraction* inference* files* hostile* \
-	cli_outputs small_disk repeatability refusals reprs transformer)
+	cli_outputs small_disk repeatability refusals reprs sources streaming transformer)
 coverage: .venv/.development
 	$(TESTING) --cov --cov-report= $(COVERING)
 	$(BIN)/python -m coverage report --precision=1 > docs/inside/coverage.txt

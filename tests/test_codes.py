@@ -171,6 +171,19 @@ def test_codes_survive_pickling_and_notice_a_replaced_file(tmp_path):
     make(path, seed=1)
     with pytest.raises(CodesError, match=r"a\.h5 has changed since it was read"):
         found.rows("features", 0, 1)
+    unchecked = codes.read(path, check=False)
+    make(path, seed=2)
+    with pytest.raises(CodesError, match=r"a\.h5 has changed since it was read"):
+        codes.checked(unchecked)
+
+
+def test_the_digest_of_a_file_that_holds_none_names_the_file(tmp_path):
+    path = make(tmp_path / "a.h5")
+    assert len(codes.digest(path)) == 64
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["x"] = np.zeros(3)
+    with pytest.raises(CodesError, match=r"b\.h5"):
+        codes.digest(tmp_path / "b.h5")
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,20 @@ def test_a_long_run_tries_and_the_next_one_remembers(network, tmp_path, monkeypa
     assert chosen(asked, 10) == replace(best, batch_size=3)
 
 
+def test_a_trial_follows_what_is_faster_to_the_largest_batch(network, monkeypatch):
+    monkeypatch.setattr(execution, "_LONG_SECONDS", 0.0)
+
+    def seconds(self, depths, precision, way):
+        return (way.fused + way.n_lanes) / way.batch_size
+
+    monkeypatch.setattr(Network, "seconds_per_image", seconds)
+    best = chosen(network, 1000, largest=40)
+    assert (best.fused, best.n_lanes) == (False, 1)
+    assert 20 < best.batch_size <= 40
+    monkeypatch.setattr(Network, "seconds_per_image", None)
+    assert chosen(network, 10, largest=40) == best
+
+
 def test_a_short_run_loads_no_network_to_choose(network, monkeypatch):
     monkeypatch.setattr(Network, "backbone", None)
     assert chosen(network, 100) == network.safe_execution(64, "fp32")
