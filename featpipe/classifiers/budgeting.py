@@ -14,13 +14,17 @@ __all__ = ["Budget", "budget"]
 COPIES = 4
 # Share of the available memory that is used if no limit is given.
 OF_AVAILABLE = 0.5
-# Bytes an image that a fit takes outside the solver: folds, labels, predictions.
-OF_IMAGE = 100
+# Bytes an image that a fit takes outside the solver: its weights in five folds, labels,
+# predictions, and decision values of some ten classes.
+OF_IMAGE = 200
+# What the solver's shares of its memory add up to where it streams: the sample of rows
+# 0.45, bases 0.5, curvatures 0.3, factors 0.5. Given 0.85 GB, it took 1.5 in the end.
+SHARES = 1.75
 # What the program takes before a fit, where that cannot be asked.
 TYPICAL = 700 * 10**6
-# What streaming takes however little it is given: blocks of rows, weights of images in
-# five folds, and matrices of the width.
-LEAST_BLOCKS, LEAST_OF_IMAGE, LEAST_MATRICES = 64 * 10**6, 200, 6
+# What streaming takes however little it is given, beside that of images: blocks of
+# rows, and matrices of the width.
+LEAST_BLOCKS, LEAST_MATRICES = 64 * 10**6, 6
 
 
 class Budget(NamedTuple):
@@ -84,8 +88,8 @@ def budget(
     if COPIES * copy <= left:
         # Beside the codes as given and their training rows.
         return Budget(False, None if memory is None else int(left - 2 * copy))
-    least = LEAST_BLOCKS + LEAST_OF_IMAGE * n_rows + LEAST_MATRICES * 8 * width**2
-    solving = max(1000, int(left - OF_IMAGE * n_rows))
+    least = LEAST_BLOCKS + OF_IMAGE * n_rows + LEAST_MATRICES * 8 * width**2
+    solving = max(1000, int((left - OF_IMAGE * n_rows) / SHARES))
     if left >= least:
         return Budget(True, solving)
     said = (
