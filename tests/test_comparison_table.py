@@ -250,6 +250,34 @@ def test_a_rival_with_other_labels_is_refused(found, tmp_path):
         again(found, rival(found, tmp_path, accuracy=0.0123))
 
 
+def test_a_rival_by_another_program_may_round_and_miscount(found, tmp_path):
+    shouted = [name.upper() for name in found.labels[:1]] + found.labels[1:]
+    claims = judged_as(found, shouted, n_test=7)
+    claims["accuracy"] = round(claims["accuracy"], 3)
+    last = again(found, rival(found, tmp_path, **claims)).scores[-1]
+    assert (last.n_test, last.accuracy) == (45, 44 / 45)
+    assert f"predicts {shouted[0]!r}, which is no class" in " ".join(last.warnings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_paths": [], "test_predicted": []}, "does not tell which image was"),
+        ({"log_loss": -3.0}, "log_loss is -3.0, below 0"),
+        ({"fit_seconds": -1.0}, "fit_seconds is -1.0, below 0"),
+    ],
+)
+def test_a_rival_that_cannot_be_is_refused(changes, message, found, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        again(found, rival(found, tmp_path, **changes))
+
+
+def test_a_rival_without_any_score_is_refused(found, tmp_path):
+    scores.write_json(tmp_path / "f.json", [], seed=0)
+    with pytest.raises(ValueError, match=r"f\.json' holds no score; leave it out"):
+        again(found, tmp_path / "f.json")
+
+
 def test_a_rival_of_the_first_fold_is_paired_on_that_fold(tmp_path):
     labels, made = draw(60)
     path = write(tmp_path / "a.h5", labels, made)

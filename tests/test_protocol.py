@@ -249,3 +249,21 @@ def test_a_training_part_too_small_for_folds_has_no_selection():
     protocol = make([0, 1, 0, 1], ["train", "train", "test", "test"])
     assert protocol.final.selection == []
     assert "too few for cross-validation" in said(protocol)
+
+
+@pytest.mark.parametrize(
+    ("splits", "warned"),
+    [
+        (["train"] * 199 + ["test"] * 9, "fewer than 200 images to learn from"),
+        (["train"] * 200 + ["test"] * 9, ""),
+        (
+            ["train"] * 300 + ["val"] * 199 + ["test"] * 9,
+            "images of 'val' (199) choose",
+        ),
+        (["train"] * 30 + ["val"] * 200 + ["test"] * 9, ""),
+    ],
+)
+def test_few_images_that_choose_are_warned_of(splits, warned):
+    notes = said(make(np.arange(len(splits)) % 2, splits))
+    assert warned in notes
+    assert bool(warned) == ("may be better" in notes)

@@ -1,6 +1,8 @@
 """Measures, paired tests and folds, each against an independent road."""
 
 import itertools
+import operator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from scipy import stats
 from sklearn import metrics
 
 from featpipe import scores
+from featpipe.comparison.judging import JudgedContender
+from featpipe.comparison.testing import describe_power
 
 BOOLS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
 
@@ -115,3 +119,44 @@ def test_holm_rejects_what_the_step_down_rejects(p_values):
             break
         rejected.add(int(i))
     assert {i for i, p in enumerate(corrected) if p <= level} == rejected
+
+
+def smallest_p(difference, variance_ratio):
+    """Try every sign of every difference in a plain loop."""
+    sizes = [abs(d) for d in difference if d]
+    most = sum(sizes) / variance_ratio**0.5
+    sums = [
+        abs(sum(map(operator.mul, signs, sizes)))
+        for signs in itertools.product([1, -1], repeat=len(sizes))
+    ]
+    return sum(total >= most - 1e-9 for total in sums) / len(sums)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_note_that_nothing_can_differ_agrees_with_trying_every_sign(data):
+    """Over groups and images, few rows and many, with the choice inside or not."""
+    grouped, nested = data.draw(st.booleans()), data.draw(st.booleans())
+    n_units, n_rows = data.draw(st.integers(2, 8)), data.draw(st.integers(2, 30))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    size = data.draw(st.integers(1, 4)) if grouped else 1
+    groups = np.repeat(np.arange(n_units), size)
+    correct = rng.random((n_rows, len(groups))) < rng.random()
+    ratio = scores.fold_variance_ratio(data.draw(st.integers(2, 10)))
+    judged = SimpleNamespace(
+        rows=groups,
+        grouped=grouped,
+        nested=nested,
+        group_numbers=groups,
+        variance_ratio=ratio if nested else 1.0,
+    )
+    entries = [JudgedContender(None, np.arange(len(groups)), c) for c in correct]
+    notes = " ".join(describe_power(entries, judged))
+    least = []
+    for row in correct[1:]:
+        gain = row.astype(int) - correct[0]
+        units = [int(gain[groups == k].sum()) for k in range(n_units)]
+        least.append(smallest_p(units, judged.variance_ratio))
+    # Holm: the smallest p-value is multiplied by the number of tests.
+    impossible = min(least) * (1 if nested else n_rows - 1) >= 0.05
+    assert ("no difference can be significant" in notes) == impossible

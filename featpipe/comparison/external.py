@@ -59,11 +59,15 @@ def read_external(
     """
     position = {path: i for i, path in enumerate(paths)}
     truth = np.array(labels, object)
-    return [
-        _line_up(score, os.fspath(file), position, truth, set(first_fold))
-        for file in files
-        for score in read_json(file)
-    ]
+    external = []
+    for file in files:
+        name, scores = os.fspath(file), read_json(file)
+        if not scores:
+            raise ValueError(f"{name!r} holds no score; leave it out")
+        external += [
+            _line_up(score, name, position, truth, set(first_fold)) for score in scores
+        ]
+    return external
 
 
 def _line_up(
@@ -74,6 +78,11 @@ def _line_up(
     first_fold: set[str],
 ) -> ExternalScore:
     judged_on = set(score.test_paths)
+    if not judged_on:
+        raise ValueError(
+            f"{file!r} does not tell which image was predicted as what; its score "
+            "cannot be compared image by image"
+        )
     # Without a split a fine-tuning is judged on the first fold alone: one training is
     # affordable, five are not.
     whole = judged_on == set(position)
@@ -93,7 +102,8 @@ def _line_up(
     # The predictions are judged by our labels; the stated accuracy only shows whether
     # they were judged by the same ones.
     accuracy = float((predicted == truth[at]).mean())
-    if abs(accuracy - score.accuracy) > 1e-6:
+    # Half an image: other programs round, and another label changes a whole one.
+    if abs(accuracy - score.accuracy) > 0.5 / len(at):
         raise ValueError(
             f"{file!r} claims accuracy {score.accuracy:.4f}, but under these labels "
             f"its predictions reach {accuracy:.4f}; make it again with the same labels"
@@ -109,6 +119,10 @@ def _line_up(
             f"its own cross-validated score, {100 * score.cv_accuracy:.1f} %, is of "
             "other images than the folds and is not compared"
         )
-    return ExternalScore(
-        replace(score, cv_accuracy=None, warnings=warnings), at, predicted
-    )
+    if strange := sorted(set(predicted) - set(truth)):
+        warnings.append(
+            f"predicts {', '.join(map(repr, strange[:3]))}, which is no class of the "
+            "judged images: always wrong"
+        )
+    score = replace(score, n_test=len(at), cv_accuracy=None, warnings=warnings)
+    return ExternalScore(score, at, predicted)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
 
 from featpipe.comparison.judging import HeldOut, JudgedContender
 from featpipe.scores import (
@@ -19,6 +18,7 @@ from featpipe.scores import (
     gain_p_value,
     grouped_difference,
     holm,
+    least_p_value,
     max_t,
     mcnemar,
     sign_flip,
@@ -152,12 +152,19 @@ def describe_power(
     others = entries[1:]
     if not others:
         return
-    units = [_n_discordant(entry, entries[0], judged) for entry in others]
+    differences = [_difference_by_unit(entry, entries[0], judged) for entry in others]
+    units = [int(np.count_nonzero(difference)) for difference in differences]
+    # Holm multiplies the smallest p-value by the number of rows. A test that includes
+    # the choice corrects in its own way, which is never less than not at all.
     n_tests = 1 if judged.nested else len(others)
+    least = min(
+        least_p_value(difference, variance_ratio=judged.variance_ratio)
+        for difference in differences
+    )
     unit = "groups" if judged.grouped else "images"
-    # Even a row that is worse on every image where they differ would not be
-    # significant: the user should know before reading anything into the order.
-    if n_tests * _lowest_p(max(units), judged) >= SIGNIFICANT:
+    # Even a row that is worse wherever the two differ would not be significant: the
+    # user should know before reading anything into the order.
+    if n_tests * least >= SIGNIFICANT:
         yield (
             "no difference can be significant: a row is right where the recommended "
             f"one is wrong, or the reverse, on at most {max(units)} {unit}"
@@ -179,25 +186,12 @@ def describe_power(
             )
 
 
-def _n_discordant(
+def _difference_by_unit(
     entry: JudgedContender, recommended: JudgedContender, judged: HeldOut
-) -> int:
-    """Count the images, or groups, on which two contenders differ."""
+) -> np.ndarray:
+    """Return the difference in correct answers, on each image or group."""
     other = recommended.correct[np.searchsorted(recommended.at, entry.at)]
-    gain = entry.correct.astype(int) - other
+    gain: np.ndarray = entry.correct.astype(np.int64) - other
     if judged.grouped:
         gain = np.bincount(judged.group_numbers[entry.at], weights=gain).astype(int)
-    return int(np.count_nonzero(gain))
-
-
-def _lowest_p(n_units: int, judged: HeldOut) -> float:
-    """Return the p-value if the recommended row were better on every differing unit.
-
-    A test that includes the choice counts a difference for less. By how much is not
-    known beforehand for groups, where the bound leaves it out.
-    """
-    if not n_units:
-        return 1.0
-    share = 1.0 if judged.grouped else 1 / math.sqrt(judged.variance_ratio)
-    least = math.ceil((1 + share) / 2 * n_units - 1e-9)
-    return min(1.0, 2 * float(binom.sf(least - 1, n_units, 0.5)))
+    return gain

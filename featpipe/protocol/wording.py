@@ -26,7 +26,13 @@ def describe_selection(part: Part) -> str:
 
 def describe_few(part: Part) -> list[str]:
     """Return what a reader of cross-validated scores of few images must know."""
-    if len(part.train) >= FEW or len(part.selection) < 2:
+    if len(part.selection) == 1:
+        n_val = len(part.selection[0][1])
+        return [
+            f"fewer than {FEW} images of 'val' ({n_val}) choose C and the recommended "
+            "row: a row close to it may be better"
+        ] * (n_val < FEW)
+    if len(part.train) >= FEW or not part.selection:
         return []
     return [
         f"fewer than {FEW} images to learn from: cv is the mean over repeated folds, "

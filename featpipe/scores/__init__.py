@@ -18,7 +18,13 @@ from featpipe.scores.intervals import (
     wilson,
 )
 from featpipe.scores.measures import METRICS, judge
-from featpipe.scores.paired import SIGNIFICANT, holm, mcnemar, sign_flip
+from featpipe.scores.paired import (
+    SIGNIFICANT,
+    holm,
+    least_p_value,
+    mcnemar,
+    sign_flip,
+)
 from featpipe.scores.record import (
     FINETUNE_FIELDS,
     Document,
@@ -46,6 +52,7 @@ __all__ = [
     "holm",
     "images_needed",
     "judge",
+    "least_p_value",
     "max_t",
     "mcnemar",
     "read_document",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 from scipy.stats import binom, binomtest
 
-__all__ = ["SIGNIFICANT", "holm", "mcnemar", "sign_flip"]
+__all__ = ["SIGNIFICANT", "holm", "least_p_value", "mcnemar", "sign_flip"]
 
 SIGNIFICANT = 0.05
 """Corrected p-values at or above this leave two contenders tied."""
+
+_ROUNDING = 1e-9
 
 
 def mcnemar(correct: np.ndarray, other_correct: np.ndarray) -> float:
@@ -81,18 +84,51 @@ def sign_flip(
     difference = np.bincount(
         number, weights=correct.astype(float) - other_correct, minlength=1
     ).astype(np.int64)
-    # Whole numbers, so the distribution is computed exactly and without drawing.
     observed = abs(int(difference.sum()))
+    sums, chances = _flipped_sums(difference)
+    # The sum of rounded probabilities may exceed 1 by an ulp.
+    return float(min(1.0, chances[np.abs(sums) >= observed].sum()))
+
+
+def least_p_value(difference: np.ndarray, *, variance_ratio: float = 1.0) -> float:
+    """Return the p-value if each image, or group, had favoured the same contender.
+
+    No test on these images can have a smaller one.
+
+    Parameters
+    ----------
+    difference : (n_units,) int64
+        Difference in correct answers on each image or group; only its size counts.
+    variance_ratio : float
+        As for `max_t`.
+
+    Returns
+    -------
+    float
+        Two-sided, uncorrected; 1 where there is no difference.
+
+    Examples
+    --------
+    >>> least_p_value(np.array([1, -1, 1, 0, -1, 1]))
+    0.0625
+    """
+    sums, chances = _flipped_sums(np.asarray(difference, np.int64))
+    # Not exactly: the square root of the ratio is rounded.
+    largest = sums.max() / math.sqrt(variance_ratio) - _ROUNDING
+    return float(min(1.0, chances[np.abs(sums) >= largest].sum()))
+
+
+def _flipped_sums(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each sum under random signs of the terms, and its probability."""
+    # Whole numbers, so the distribution is computed exactly and without drawing.
     chances = np.ones(1)
     sizes, counts = np.unique(np.abs(difference[difference != 0]), return_counts=True)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
-        # `count` groups that differ by `size` add a binomial on a grid of 2 * size.
+        # `count` terms of one size add a binomial on a grid of 2 * size.
         step = np.zeros(2 * size * count + 1)
         step[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, step)
-    sums = np.arange(len(chances)) - len(chances) // 2
-    # The sum of rounded probabilities may exceed 1 by an ulp.
-    return float(min(1.0, chances[np.abs(sums) >= observed].sum()))
+    return np.arange(len(chances)) - len(chances) // 2, chances
 
 
 def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -37,6 +37,7 @@ _OF_COMPARISON = (
 
 
 _SHARES = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1")
+_NOT_NEGATIVE = ("n_train", "n_test", "log_loss", "fit_seconds", "predict_seconds")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -204,6 +205,9 @@ class Score:
         for name in _SHARES:
             if not 0 <= record[name] <= 1:
                 raise ValueError(f"{name} is {record[name]!r}, not between 0 and 1")
+        for name in _NOT_NEGATIVE:
+            if (record.get(name) or 0) < 0:
+                raise ValueError(f"{name} is {record[name]!r}, below 0")
         if len(record["test_paths"]) != len(record["test_predicted"]):
             raise ValueError(
                 f"score has {len(record['test_paths'])} test_paths but "
@@ -332,6 +336,10 @@ def read_document(path: str | os.PathLike[str]) -> Document:
     """
     try:
         document = files.read_json(path)
+        if not isinstance(document, dict) or not isinstance(
+            document.get("scores"), list
+        ):
+            raise ValueError("it has no list of scores")
         scores = [Score.from_dict(record) for record in document["scores"]]
         seed, options = document.get("seed"), dict(document.get("options", {}))
         for name, value, kind in (
