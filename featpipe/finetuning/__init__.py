@@ -6,16 +6,16 @@ choices.
 
 | module | what lives there |
 |---|---|
-| `settings` | what is asked, checked |
-| `network`, `head` | what learns and what is frozen; the head, and its start |
+| `settings` | the options, checked |
+| `network`, `head` | the layers that learn and those that are frozen; the new head |
 | `augment`, `augmentation_check` | random views of a picture, and which of them fit |
-| `pictures`, `views` | decoded pictures kept, and views as images for the cache |
-| `feeds`, `inputs` | batches: of images for the whole network, or out of the cache |
+| `pictures`, `views` | decoded pictures in memory, and views as images for the cache |
+| `feeds`, `inputs` | batches: of images for the whole network, or from the cache |
 | `training` | one epoch, one measurement |
-| `rates` | which learning rate |
-| `training_loop`, `checkpoint` | the course of a training, and its checkpoint |
-| `ready`, `finished` | what a training starts from, and one that is finished already |
-| `job`, `result` | from images to a judged model |
+| `rates` | the choice of the learning rate |
+| `training_loop`, `checkpoint` | all epochs of a training, and its checkpoint |
+| `ready`, `finished` | the inputs of a training, and trainings that are finished |
+| `job`, `result` | a fine-tuning from images to a judged model |
 """
 
 from __future__ import annotations
@@ -81,32 +81,32 @@ def finetune(
 ) -> Finetuned:
     """Train a network on labelled images, and judge it as `compare` does.
 
-    All that comes after ``depth`` is replaced by a new head: pool, standardisation as
-    on the training images, Linear. Learning rate and epoch are chosen on a part of the
+    A new head replaces all layers after ``depth``: pool, standardisation as on the
+    training images, Linear. Learning rate and epoch are chosen on a part of the
     training images; then the network is trained anew on all of them. The held-out
-    images are those of `compare`, and are looked at once, at the end.
+    images are those of `compare`, and are used once, at the end.
 
     Parameters
     ----------
     source : path, str or ImageSet, or images
         As `featpipe.extract` takes it.
     path : path, optional
-        The model file. With it every epoch leaves a checkpoint, and a stopped training
-        goes on where it was; without, nothing is kept but the score. A model there
-        that was trained with the same options on the same images is returned as it
-        is; one that was trained otherwise is refused.
+        The model file. With it every epoch writes a checkpoint, and a stopped training
+        goes on from there; without it only the score is kept. An existing model that
+        was trained with the same options on the same images is returned as it is; any
+        other is refused.
     backbone, weights, input_size, resize, crop, interpolation, mean, std
         As in `featpipe.extract`; ``weights="none"`` trains from scratch.
     value_range, max_pixels
         As in `featpipe.extract`.
     depth : str
-        What the head sits on, ``NODE[:POOL]``.
+        The input of the head, ``NODE[:POOL]``.
     train : str
-        ``"all"``; ``"from:NODE"``, which freezes all that runs before the node; or
-        ``"head"``. What is frozen keeps the statistics of its batch norm.
+        ``"all"``; ``"from:NODE"``, which freezes all layers that run before the node;
+        or ``"head"``. Frozen layers keep the statistics of their batch norm.
     init : {"random", "probe"}
         ``"probe"``: the head starts from the logistic classifier on the cached codes
-        (LP-FT [1]_), so that before its first step the network predicts what that
+        (LP-FT [1]_), so that before its first step the network predicts as that
         classifier does.
     epochs : int
     lr : float, optional
@@ -137,21 +137,22 @@ def finetune(
     refit : bool
         Train anew on all training images once rate and epoch are chosen.
     budget : float, optional
-        Seconds of training, with ``init="probe"``. Training ends once the network beats
-        the probe beyond noise on the images that choose, at once where it cannot, and
-        before the time is over; the best epoch, or the probe, is what comes out.
+        Seconds of training, with ``init="probe"``. Training ends once the network is
+        significantly better than the probe on the images that choose, at once where it
+        cannot become so, and before the time is over; the result is the best epoch, or
+        the probe.
     codes : path, optional
-        The codes file; kept, and used if it is there. Default one that goes away.
+        The codes file; kept, and used if it exists. Default: a temporary file.
     folds : int
-        One fold in so many chooses rate and epoch.
+        Number of folds, of which one chooses rate and epoch.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}
-        What the epoch is chosen by.
+        By which the epoch is chosen.
     device, precision, workers, unlabelled, limit
         As in `featpipe.extract`.
     seed : int
         The same seed gives the same network (on the CPU to the last bit).
     overwrite : bool
-        Train anew, whatever model is there.
+        Whether to train anew and replace an existing model.
     progress : callable, optional
         Called as ``progress(n_done, n_images, what)``.
 
@@ -162,9 +163,9 @@ def finetune(
     Raises
     ------
     ValueError
-        If an option does not fit, there are not two classes to learn, training
-        diverges before anything was learned, or ``path`` is a network that was trained
-        otherwise.
+        If an option is invalid, there are not two classes to learn, training diverges
+        before anything was learned, or ``path`` is a model that was trained with other
+        options.
     FileNotFoundError
         If there is no such source or weights file.
     CodesError

@@ -1,7 +1,7 @@
-"""Random views of a picture: mirrored, cropped, recoloured.
+"""Draw random views of a picture: mirrored, cropped, recoloured.
 
-Every draw comes from a generator that is handed in, so that a view is the same
-whatever thread makes it, and after a resume. Knows nothing of files or networks.
+Every function draws from the generator that it is given, so that a view does not depend
+on threads, and is the same after a resume. Knows nothing of files or networks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as f
 
 __all__ = ["centre", "view"]
 
-# As torchvision's RandomResizedCrop, but for the smallest share of the area: 0.08 of
-# ImageNet's recipe is for hundreds of epochs, and cuts the object off too often.
+# As in torchvision's RandomResizedCrop, but for the smallest share of the area: the
+# 0.08 of ImageNet's recipe is for hundreds of epochs, and often misses the object.
 _AREA = (0.35, 1.0)
 _LOG_RATIO = math.log(4 / 3)
 _COLOUR = 0.3
@@ -32,7 +32,7 @@ def view(
     ----------
     picture : (3, H, W) uint8
     side : int
-        Pixels of the square that comes out.
+        Side of the returned square, in pixels.
     kinds : sequence of str
         Of ``settings.AUGMENTATIONS``: ``flip`` (left-right), ``vflip`` (upside down),
         ``crop`` (a random part, resized; else the centre), ``colour`` (brightness,
@@ -47,12 +47,10 @@ def view(
     if "flip" in kinds and rng.random() < 0.5:
         square = square.flip(-1)
     if "vflip" in kinds and rng.random() < 0.5:
-        # After the crop, so that a mirrored view is the mirror image of a view that
-        # exists.
+        # After the crop, so that a mirrored view is the mirror image of another view.
         square = square.flip(-2)
     if "colour" in kinds:
-        # Drawn together and always, so that a view depends on its seed and not on which
-        # changes are on.
+        # Drawn together, so that a view depends on its seed alone.
         brightness, contrast, saturation = rng.uniform(1 - _COLOUR, 1 + _COLOUR, 3)
         square = f.adjust_brightness(square, float(brightness))
         square = f.adjust_contrast(square, float(contrast))
@@ -61,7 +59,7 @@ def view(
 
 
 def centre(picture: Tensor, side: int) -> Tensor:
-    """Cut the central square as `Preprocessing.apply` does; what is lacking is black.
+    """Cut the central square as `Preprocessing.apply` does; pad small images in black.
 
     Parameters
     ----------
@@ -89,7 +87,7 @@ def _crop(picture: Tensor, side: int, rng: np.random.Generator) -> Tensor:
     area = height * width * rng.uniform(*_AREA)
     # Uniform in the logarithm: 3/4 is as likely as 4/3.
     ratio = math.exp(rng.uniform(-_LOG_RATIO, _LOG_RATIO))
-    # A part that would not fit is cut down to what there is.
+    # A part larger than the picture is cut down to it.
     w = max(1, min(width, round(math.sqrt(area * ratio))))
     h = max(1, min(height, round(math.sqrt(area / ratio))))
     top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)

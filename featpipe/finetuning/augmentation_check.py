@@ -1,7 +1,7 @@
-"""Which augmentations fit the images: those that leave them recognisable.
+"""Find the augmentations that leave the images recognisable.
 
-A mirrored 2 is no 2, a mirrored bee is a bee. The frozen network and a classifier on
-its codes, which saw no mirrored image, tell which is which before any training.
+A mirrored 2 is no 2, a mirrored bee is a bee. A classifier on the codes of the frozen
+network, which has seen no mirrored image, shows the difference before any training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["CANDIDATES", "check_augmentations"]
 CANDIDATES = ("flip", "crop")
 _MOST_IMAGES = 500
 _BATCH = 32
-# Usual for standardised codes; it is about a loss of many points, not of one.
+# A usual value for standardised codes; the check looks for losses of many points.
 _C = 0.01
 _TOLERATED = 0.1
 
@@ -41,12 +41,11 @@ def check_augmentations(
     *,
     seed: int = 0,
 ) -> dict[str, tuple[float, bool]]:
-    """Check by the probe which augmentations keep images recognisable.
+    """Check by a probe which augmentations keep images recognisable.
 
-    A logistic classifier learns from the codes of the rows that fit, and names the
-    images that choose, as they are and augmented. An augmentation fits if it costs at
-    most a tenth of what the classifier knows beyond the most frequent class, and a
-    standard error.
+    A logistic classifier learns from the codes of the rows that fit, and predicts the
+    images that choose, plain and augmented. An augmentation fits if the accuracy falls
+    by at most a tenth of its excess over the most frequent class, and a standard error.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ def check_augmentations(
     positions : (n_rows,) int64
         The picture of each row.
     seed : int
-        Of the crops, and of the images asked for, where there are many.
+        Of the crops, and of the sample where there are many images.
 
     Returns
     -------
@@ -69,16 +68,15 @@ def check_augmentations(
         For ``""``, the images as they are, and for each of `CANDIDATES`.
     """
     spec = backbone.depths[0].spec
-    # On plain codes: an augmentation is fit for use if the classes can still be told by
-    # what was learned without it.
+    # Fitted on plain codes, which have to predict the augmented images.
     X = codes.take(spec, rows.fit).astype(np.float32, copy=False)
     probe = classifiers.make("logistic", C=_C)
     with warnings.catch_warnings():
-        # Rough coefficients are enough for a yes or no.
+        # Rough coefficients are enough for this check.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(X, labels[rows.fit])
-    # Rows that the probe has not seen; no more than needed, since each costs a pass
-    # through the network.
+    # Rows that the probe has not seen; a sample, since each takes passes through the
+    # network.
     images = np.random.default_rng(seed).permutation(rows.select)[:_MOST_IMAGES]
     truth = labels[images]
 
@@ -104,7 +102,7 @@ def check_augmentations(
     }
     accuracies = {name: accuracy(draw) for name, draw in ways.items()}
     plain = accuracies[""]
-    # The tolerated loss is a share of what the codes know beyond guessing.
+    # The tolerated loss is a share of the excess over guessing.
     guess = np.bincount(labels[rows.fit]).max() / len(rows.fit)
     error = np.sqrt(plain * (1 - plain) / len(images))
     least = plain - _TOLERATED * max(plain - guess, 0.0) - error

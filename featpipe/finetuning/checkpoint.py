@@ -1,6 +1,6 @@
-"""How far a training is, kept in a file so that a kill loses at most one epoch.
+"""The state of a training, kept in a file so that a kill loses at most one epoch.
 
-Torch's own format, tensors and plain values only: it is read without pickle's powers.
+torch's own format, with tensors and plain values only, so that reading runs no code.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["Checkpoint"]
 
 @dataclass
 class Checkpoint:
-    """What is known so far.
+    """The state of a training after some epochs.
 
     Parameters
     ----------
     digest : str
-        Of all that decides the outcome; another digest is another training.
+        Of all inputs of the training; another digest is another training.
     tried : dict of float to float
         Learning rates and their losses, best first; empty before the choice.
     stage : str
@@ -41,15 +41,15 @@ class Checkpoint:
         Whether the start is right on each image that chooses; with a budget only.
     best_epoch : int or None
     best : dict of str to Tensor
-        What had been learned by then.
+        The learned weights of that epoch.
     now : dict of str to Tensor
-        What has been learned; empty before the first epoch of a stage.
+        The learned weights; empty before the first epoch of a stage.
     trainer : dict
         The optimiser's state.
     n_passes : int
-        Images put through the whole network so far.
+        Images that went through the whole network so far.
     seconds : float
-        Spent so far, in all runs.
+        Of all runs so far.
     warnings : list of str
     """
 
@@ -73,7 +73,7 @@ class Checkpoint:
         return next(iter(self.tried))
 
     def write(self, path: Path | None) -> None:
-        """Write it, whole or not at all; with None, nowhere.
+        """Write it atomically; do nothing with None.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Checkpoint:
         """
         if path is not None:
             file = io.BytesIO()
-            # Into memory first: the file is replaced as a whole.
+            # In memory, since the file is replaced as a whole.
             torch.save({f.name: getattr(self, f.name) for f in fields(self)}, file)
             files.write_bytes(path, file.getvalue())
 
@@ -102,5 +102,5 @@ class Checkpoint:
                 f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:100]})"
                 "; remove it to begin anew"
             ) from error
-        # Other images, labels or settings are another training, which starts anew.
+        # Another training, with other images, labels or settings, starts anew.
         return checkpoint if checkpoint.digest == digest else cls(digest)

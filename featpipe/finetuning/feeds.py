@@ -1,7 +1,7 @@
-"""What the network is fed, batch by batch: fresh views of pictures, or cached maps.
+"""Yield the input of the network in batches: new views of pictures, or cached maps.
 
 A *draw* is the seed of an epoch: the same draw gives the same batches. Without one,
-images come as `predict` sees them. Knows nothing of labels, or of how training goes.
+images are as `predict` sees them. Knows nothing of labels or training.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Batch = tuple[np.ndarray, Tensor]
 
 
 class Feed(Protocol):
-    """Gives the network its input."""
+    """The input of the network."""
 
     runs_images: bool
 
     def batches(
         self, rows: np.ndarray, size: int, draw: Draw | None = None
     ) -> Iterator[Batch]:
-        """Yield row numbers and what the network takes of them, on the device."""
+        """Yield row numbers and the network's input for them, on the device."""
         ...
 
 
@@ -53,7 +53,7 @@ class PictureFeed:
     Parameters
     ----------
     backbone : Backbone
-        Says how images are normalised, and on which device.
+        Has the normalisation of images, and the device.
     pictures : Pictures
     positions : (n_rows,) int64
         The picture of each row.
@@ -82,7 +82,7 @@ class PictureFeed:
     def batches(
         self, rows: np.ndarray, size: int, draw: Draw | None = None
     ) -> Iterator[Batch]:
-        """Yield batches; while one is at work the next is made."""
+        """Yield batches; the next one is made while one is used."""
         waiting: deque[tuple[np.ndarray, list[Future[Tensor]]]] = deque()
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="view")
         try:
@@ -90,7 +90,7 @@ class PictureFeed:
                 waiting.append(
                     (part, [pool.submit(self._square, int(row), draw) for row in part])
                 )
-                # Two batches: while the network works on one, threads draw the next.
+                # Two batches: threads make the next while the network computes one.
                 if len(waiting) > 1:
                     yield self._batch(*waiting.popleft())
             while waiting:
@@ -103,7 +103,7 @@ class PictureFeed:
         side = self._backbone.preprocessing.crop
         if draw is None:
             return centre(picture, side)
-        # By row and epoch, not by order: the views do not depend on threads or batches.
+        # By row and epoch, so that views do not depend on threads or batches.
         return view(picture, side, self._kinds, np.random.default_rng([*draw, row]))
 
     def _batch(self, part: np.ndarray, squares: list[Future[Tensor]]) -> Batch:
@@ -112,14 +112,14 @@ class PictureFeed:
 
 
 class CachedRows(NamedTuple):
-    """One view of the images, as a depth of a codes file.
+    """One view of the images: a depth of a codes file.
 
     Parameters
     ----------
     codes : Codes
     spec : str
     at : (n_rows,) int64
-        The row in the file of each row that is asked for; −1 where it has none.
+        The row in the file of each training row; −1 where it has none.
     """
 
     codes: Codes
@@ -128,16 +128,16 @@ class CachedRows(NamedTuple):
 
 
 class CachedFeed:
-    """What enters the last part of a network, or its head, out of codes files.
+    """The input of the last part of a network, or of its head, from codes files.
 
     Parameters
     ----------
-    shelves : sequence of Shelf
+    shelves : sequence of CachedRows
         The first has the images as `predict` sees them; a draw takes any of them.
     rows : (n,) int64
-        The rows that will be asked for; kept in memory where they fit.
+        The rows that will be used; kept in memory if they fit.
     channels_last : bool
-        The network takes maps as (n, H, W, C).
+        Whether the network takes maps as (n, H, W, C).
     device : torch.device
     memory : int, optional
         Bytes that may be kept.
@@ -162,7 +162,8 @@ class CachedFeed:
         self._place[rows] = np.arange(len(rows))
         shape = shelves[0].codes.shapes[shelves[0].spec][1:]
         n_bytes = len(shelves) * len(rows) * 4 * int(np.prod(shape, dtype=np.int64))
-        # All or nothing: half in memory would leave every batch waiting for the disk.
+        # All or nothing: with half of them in memory every batch would still wait for
+        # the disk.
         fits = n_bytes <= (budget() if memory is None else memory)
         self._kept = [self._read(k, rows) for k in range(len(shelves))] if fits else []
 
@@ -173,7 +174,7 @@ class CachedFeed:
         views = np.zeros(len(rows), np.int64)
         if draw is not None and len(self._shelves) > 1:
             rng = np.random.default_rng(list(draw))
-            # Another view each epoch; over the epochs each row gets all of them.
+            # A random view in each epoch, so that over the epochs each row gets all.
             views = rng.integers(len(self._shelves), size=len(rows))
         for part, chosen in zip(parts(rows, size), parts(views, size), strict=True):
             yield part, self._taken(part, chosen)
@@ -197,16 +198,16 @@ class CachedFeed:
     def _read(self, k: int, rows: np.ndarray) -> Tensor:
         """Read rows of a view, maps as (n, H, W, C) float32.
 
-        What a view lacks comes as the first has it.
+        Rows that a view lacks are those of the first.
         """
         first, shelf = self._shelves[0], self._shelves[k]
         there = shelf.at[rows] >= 0
         maps = shelf.codes.take(shelf.spec, shelf.at[rows[there]])
         if not there.all():
-            # A view that could not be drawn is replaced by the plain image, so that no
-            # image is missing from an epoch.
+            # A missing view is replaced by the plain image, so that every epoch has all
+            # images.
             drawn, maps = maps, first.codes.take(first.spec, first.at[rows])
             maps[there] = drawn
         x = torch.from_numpy(maps).float()
-        # Laid out once as convolutions want it; to do so anew took most of an epoch.
+        # In the layout of convolutions: converting each batch took most of an epoch.
         return x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x

@@ -1,7 +1,6 @@
-"""A training that is finished already: told by its model file, and not done again.
+"""Recognise a training that is finished by the request in its model file.
 
-The file records the request it was made for. Never here: unfinished training, which
-is `checkpoint`'s.
+`checkpoint` has unfinished trainings.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["plain_settings", "read_finished", "request_of"]
 
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings as JSON."""
+    """Return the settings for JSON."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(settings).items()
@@ -32,15 +31,15 @@ def plain_settings(settings: Settings) -> dict[str, Any]:
 
 
 def request_of(settings: Settings, recipe: Recipe, images: ImageSet) -> dict[str, Any]:
-    """Return all that a user decides of a training, as JSON, without torch.
+    """Return all options of a training that decide its model, for JSON, without torch.
 
-    Versions, devices and workers are left out: a model that is there stays a model.
+    Versions, devices and workers are left out: they do not invalidate a model.
 
     Parameters
     ----------
     settings : Settings
     recipe : Recipe
-        Of the network as it is before.
+        Of the network before training.
     images : ImageSet
 
     Returns
@@ -50,7 +49,7 @@ def request_of(settings: Settings, recipe: Recipe, images: ImageSet) -> dict[str
         paths, sizes, times, labels, splits and groups.
     """
     network = recipe.request()
-    # Another version of torch makes other last bits, not another request.
+    # Another version of torch changes last bits, but not the request.
     for name in ("versions", "decoding"):
         del network[name]
     network["depth"] = list(recipe.depths)
@@ -64,7 +63,7 @@ def request_of(settings: Settings, recipe: Recipe, images: ImageSet) -> dict[str
 
 
 def read_finished(path: Path, request: dict[str, Any]) -> Finetuned | None:
-    """Return what was trained for this very request, if the file holds it.
+    """Return the finished training of a request, if the file holds it.
 
     Parameters
     ----------
@@ -76,26 +75,26 @@ def read_finished(path: Path, request: dict[str, Any]) -> Finetuned | None:
     Returns
     -------
     Finetuned or None
-        None where there is no such file, or one that does not record a request.
+        None if there is no such file, or it does not record a request.
 
     Raises
     ------
     ValueError
-        If the file holds a network that was trained for another request; names what
-        differs.
+        If the file holds a network that was trained for another request; names the
+        differences.
     """
-    # A device or a folder of this name is refused when the model is written.
+    # Writing the model refuses a device or a folder of this name.
     if not path.is_file():
         return None
     try:
         model = read_model(path)
-    # Not a model of ours: what happens to it is decided where the output is checked.
+    # Not a model: the check of the output decides whether it may be replaced.
     except ValueError:
         return None
     recorded = model.training.get("request")
     if model.classifier != FINETUNE or model.score is None or not recorded:
         return None
-    # Never replaced in silence: it may have taken days.
+    # Training it may have taken days, so it is not replaced without being asked.
     differ = list(_differences(recorded, request))
     if differ:
         what = "; ".join(differ[:3]) + "; …" * (len(differ) > 3)
@@ -149,12 +148,12 @@ def _digest(images: ImageSet) -> str:
     names = [*images.class_names, ""]
     for i, path in enumerate(images.paths):
         size, mtime = int(images.sizes[i]), int(images.mtimes[i])
-        # Where there is no time, only the content tells whether it is the same.
+        # Images without a time are compared by content.
         stamp = str(mtime) if mtime else _content_digest(images, i)
         facts = (names[images.labels[i]], images.splits[i], images.groups[i])
         for text in (path, str(size), stamp, *facts):
-            # File names may hold any bytes; their length in front keeps two texts
-            # apart.
+            # File names may hold any bytes; with their lengths, different lists give
+            # different bytes.
             content = os.fsencode(text)
             digest.update(b"%d " % len(content) + content)
     return digest.hexdigest()

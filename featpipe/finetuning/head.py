@@ -1,4 +1,4 @@
-"""The head before its first step: new, or the logistic classifier on the codes."""
+"""Make the head before its first step: new, or the logistic classifier on the codes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def head_initialiser(
     labels: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Callable[[np.ndarray], Head]:
-    """Return what makes the head that training on some rows starts from.
+    """Return the function that makes the initial head for training on some rows.
 
-    Scaler and classifier learn from these rows only, so that those that choose, or
-    judge, never had a part in them. The same rows get the same head.
+    Scaler and classifier learn from these rows only, not from rows that choose or
+    judge. The same rows get the same head.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def head_initialiser(
     n_classes = int(labels.max()) + 1
 
     def head(fitted: np.ndarray) -> Head:
-        # Two sets of rows occur: those that choose and all. Each probe is fitted once.
+        # For each set of rows (those that fit, and all) the probe is fitted once.
         key = fitted.tobytes()
         if key not in made:
             X = codes.take(depth, fitted).astype(np.float32, copy=False)
@@ -62,7 +62,7 @@ def head_initialiser(
 def _folds(
     codes: Codes, rows: TuningRows, fitted: np.ndarray, settings: Settings
 ) -> Pairs:
-    """Cut the rows that a probe is fitted on, to choose its C; maybe into nothing."""
+    """Return the folds that choose the C of a probe; none where there are too few."""
     if len(fitted) == len(rows.train):
         return rows.folds
     labels = codes.labels[fitted]
@@ -83,7 +83,7 @@ def _probe(
     weights: np.ndarray | None,
     settings: Settings,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the logistic classifier; give coef and intercept of all the classes."""
+    """Fit the logistic classifier; return coef and intercept of all classes."""
     weight_by_number = None if weights is None else dict(enumerate(weights.tolist()))
     balanced = settings.class_weight == "balanced"
     estimator = classifiers.make(
@@ -91,23 +91,23 @@ def _probe(
         C="auto" if pairs else 1.0,
         cv=pairs or 5,
         metric=settings.metric,
-        # Balanced over the rows at hand, as compare does it.
+        # Balanced over these rows, as in `compare`.
         class_weight="balanced" if balanced else weight_by_number,
         random_state=settings.seed,
     )
     with warnings.catch_warnings():
-        # What it means for training: a start that is a little off.
+        # An inexact start does no harm.
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(X, y)
     coef, intercept = estimator.coef_, estimator.intercept_
     if len(estimator.classes_) == n_classes:
         return coef, intercept
     if len(coef) == 1:
-        # Two scores whose difference is the one decision value: softmax of them is its
+        # Two scores whose difference is the decision value: their softmax is its
         # sigmoid.
         coef = np.concatenate([-coef / 2, coef / 2])
         intercept = np.concatenate([-intercept / 2, intercept / 2])
-    # Of a class that these rows lack nothing is known but that it is not likely.
+    # A class that these rows lack starts as unlikely.
     every = np.zeros((n_classes, coef.shape[1]))
     every[estimator.classes_] = coef
     offsets = np.full(n_classes, intercept.min() - np.log(len(X) + 1))

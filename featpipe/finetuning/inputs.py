@@ -1,6 +1,6 @@
-"""What the network is fed: images through all of it, or what the cache holds.
+"""Choose the input of training: images for the whole network, or cached maps or codes.
 
-Decides, says why, and builds the part of the network that goes with it.
+Also notes the reason, and builds the part of the network that is run in every epoch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from featpipe.protocol import TuningRows
 __all__ = ["DataContext", "Inputs", "choose"]
 
 _MOST_BYTES = 8 * 2**30
-# Several views only where they are small: writing and reading them takes time too.
+# More than one view only up to this size: writing and reading them takes time too.
 _MOST_BYTES_OF_VIEWS = 2**30
 _VIEWS = 4
 _NEAR = 0.01
@@ -42,13 +42,13 @@ _NEAR = 0.01
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DataContext:
-    """Where the images and their codes are.
+    """The images, their codes and rows, and how further codes are extracted.
 
     Parameters
     ----------
     images : ImageSet
     codes : Codes
-        Of these images, one row each that could be read.
+        Codes of these images, a row for each that could be read.
     rows : TuningRows
     labels : (n_rows,) int64
         Class numbers of the rows that train; −1 elsewhere.
@@ -59,7 +59,7 @@ class DataContext:
     decoding : Decoding
     workers : int or None
     extract : callable
-        Given a recipe's depths, images and a path: gives codes.
+        Takes depths, images and a path; returns codes.
     """
 
     images: ImageSet
@@ -80,14 +80,14 @@ class DataContext:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A decision, to be carried out once the codes are there.
+    """The chosen input of a training; `make` builds it once there are codes.
 
     Parameters
     ----------
     depth : Depth
         Of the head.
     cached : Depth or None
-        What enters the part that is trained; None runs the whole network.
+        The input of the part that is trained; None runs the whole network.
     n_views : int
     notes : list of str
     """
@@ -99,7 +99,7 @@ class Inputs:
 
     @property
     def specs(self) -> tuple[str, ...]:
-        """The depths that have to be extracted."""
+        """The depths to extract."""
         more = () if self.cached is None else (self.cached.spec,)
         return tuple(dict.fromkeys((self.depth.spec, *more)))
 
@@ -111,7 +111,7 @@ class Inputs:
         Returns
         -------
         part : TrainablePart or None
-            None where the head alone is fed, from cached codes.
+            None where the head alone is trained, on cached codes.
         feed : Feed
         """
         if self.cached is None:
@@ -124,8 +124,8 @@ class Inputs:
             part = None
         else:
             part = trainable_tail(where.backbone, settings.node)
-            # Maps stored as float16 may be too coarse for what follows; better slow
-            # than another network.
+            # Maps stored as float16 may be too coarse for the following layers; then
+            # the slow way is right.
             if not self._agrees(part, where):
                 self.notes.append(
                     f"{self.cached.spec!r} is too coarse: it does not give the codes "
@@ -158,7 +158,7 @@ class Inputs:
         )
 
     def _agrees(self, part: TrainablePart, where: DataContext) -> bool:
-        """Return whether cached maps give the codes that the whole network gives."""
+        """Return whether cached maps lead to the same codes as the whole network."""
         assert self.cached is not None
         # Sixteen images show whether a kind of map is precise enough; it is the same
         # for all.
@@ -180,15 +180,14 @@ class Inputs:
         kinds = self._kinds(settings, where, pictures)
         drawn = views.views_of(
             where.images.take(positions[rows]),
-            # The plain image is the first view.
-            self.n_views - 1,
+            self.n_views - 1,  # the plain image is the first view
             where.backbone.preprocessing,
             kinds,
             where.decoding,
             seed=settings.seed,
         )
         codes = where.extract((self.cached.spec,), drawn, where.folder / "views.h5")
-        # Views that failed are missing; -1 marks them, and the plain image is used.
+        # -1 marks views that failed; the plain image is used instead.
         row_of = {path: row for row, path in enumerate(codes.paths)}
         shelves = []
         for k in range(1, self.n_views):
@@ -201,7 +200,7 @@ class Inputs:
     def _kinds(
         self, settings: Settings, where: DataContext, pictures: Pictures
     ) -> tuple[str, ...]:
-        """Take the augmentations asked for, or ask which of them fit."""
+        """Return the augmentations of the settings, or those that a check finds fit."""
         kinds = settings.augment
         why = ""
         if isinstance(kinds, str):
@@ -230,7 +229,7 @@ def choose(
     n_images: int,
     specs: Collection[str] = (),
 ) -> Inputs:
-    """Decide what the network is fed, before anything is computed.
+    """Choose the input of a training before anything is computed.
 
     Parameters
     ----------
@@ -238,7 +237,7 @@ def choose(
     backbone : Backbone
     n_images : int
     specs : collection of str
-        What the codes file has already.
+        Depths that the codes file has already.
 
     Raises
     ------
@@ -261,7 +260,7 @@ def choose(
     there = [each for each in kept if each.spec in specs]
     kept = there or kept
     many = settings.views or (_VIEWS if settings.augment else 1)
-    # Fewer views rather than float16, float16 rather than nothing.
+    # Fewer views are better than float16, and float16 is better than no cache.
     for cached in kept:
         one_view = n_images * _row_bytes(cached)
         if settings.views is None and many * one_view <= _MOST_BYTES_OF_VIEWS:

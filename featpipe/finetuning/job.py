@@ -1,8 +1,7 @@
 """One fine-tuning from images to a judged model.
 
-Calls the others in turn: extraction makes the codes, `protocol` divides their rows,
-`inputs` decides what the network is fed, `training_loop` trains, `result` writes and
-judges.
+Extraction makes the codes, `protocol` divides their rows, `inputs` chooses the input of
+training, `training_loop` trains, and `result` writes and judges the model.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Finetuning:
     ----------
     settings : Settings
     recipe : Recipe
-        Of the network as it is before, with one depth.
+        Of the network before training, with one depth.
     image_set : ImageSet
     path : path, optional
         Of the model.
@@ -102,10 +101,10 @@ class Finetuning:
         self._request: dict[str, Any] = {}
 
     def run(self, *, overwrite: bool = False) -> Finetuned:
-        """Train, or return what was trained before; see `featpipe.finetune`."""
+        """Train, or return a finished training; see `featpipe.finetune`."""
         self._request = request_of(self._settings, self._recipe, self._images)
         with unfinished_work(self._path) as folder:
-            # Of your own code nobody can tell whether it is what it was.
+            # A user's own code may have changed, so its model is trained anew.
             own = self._recipe.uses_custom_code
             if self._path is not None and not overwrite and not own:
                 finished = read_finished(self._path, self._request)
@@ -115,7 +114,7 @@ class Finetuning:
             backbone = self._machine.backbone(self._recipe.depths)
             _require_vector(backbone)
             settings = self._settings
-            # Once before anything is computed, for what cannot be divided.
+            # Before anything is computed, to raise if the images cannot be divided.
             self._divide(self._images)
             inputs = choose(settings, backbone, len(self._images), self._specs())
             file = self._extracted(folder, inputs.specs)
@@ -129,7 +128,7 @@ class Finetuning:
         return tuning_rows(images, n_folds=settings.folds, seed=settings.seed)
 
     def _specs(self) -> list[str]:
-        """Name the depths of the codes file that was given, if it is there."""
+        """Return the depths of the user's codes file, if it exists."""
         if self._codes_path is None or not self._codes_path.exists():
             return []
         file = codes.read(self._codes_path, check=False)
@@ -137,7 +136,7 @@ class Finetuning:
         return file.depths
 
     def _extracted(self, folder: Path, specs: tuple[str, ...]) -> Codes:
-        # Without a file of the user's the codes go with the unfinished work.
+        # Without the user's file the codes are removed with the unfinished work.
         path = self._codes_path or folder / "codes.h5"
         return self._extract(replace(self._recipe, depths=specs), self._images, path)
 
@@ -148,10 +147,9 @@ class Finetuning:
         image_set: ImageSet,
         path: Path,
     ) -> Codes:
-        """Extract depths of views as a provenance says; their size is our own."""
-        # Views are computed as the codes of the images were, also where "auto" would
-        # decide otherwise today. They are our own pictures, so no limit of pixels
-        # applies.
+        """Extract depths of views by the options of a provenance."""
+        # As the codes of the images were, even where "auto" would now decide
+        # differently. Views are made here, so no limit of pixels applies.
         recipe = replace(
             self._recipe.resolve_auto(provenance), depths=specs, max_pixels=None
         )
@@ -168,13 +166,13 @@ class Finetuning:
             Machine(self._machine.device, workers=self._workers),
             progress=progress,
         )
-        # A run with nothing to do has not read the codes, which will be trained on.
+        # A run with nothing to do has not checked the codes.
         return codes.checked(extraction.run())
 
     def _trained(
         self, ready: Ready, inputs: Inputs, start: float
     ) -> tuple[Tuned, Checkpoint]:
-        """Train, or go on with it; give the network with its final weights."""
+        """Train, or resume a training; return the network with its final weights."""
         settings, rows, labels = self._settings, ready.rows, ready.labels
         # After the extraction, which has the device to itself.
         placed = ready.backbone.to(self._machine.device)
@@ -202,12 +200,12 @@ class Finetuning:
             network.put_back(before)
             network.head.load_state_dict(head(fitted).state_dict())
 
-        # Without an output there is no place to go on from.
+        # Without an output there is no checkpoint.
         path = None if self._path is None else ready.folder / "checkpoint.pt"
         digest = ready.digest(settings, type(feed).__name__)
         checkpoint = Checkpoint.read(path, digest, placed.device)
         if not checkpoint.seconds:
-            # Of a run that goes on, the extraction was counted by the run before.
+            # A resumed run has counted the extraction already.
             checkpoint.seconds = time.perf_counter() - start
             checkpoint.n_passes = max(1, inputs.n_views) * len(rows.train)
         course = TrainingLoop(
@@ -240,7 +238,7 @@ class Finetuning:
     def _judged(
         self, ready: Ready, network: Tuned, checkpoint: Checkpoint
     ) -> Finetuned:
-        """Write the model, read it back, and put the held-out images to it."""
+        """Write the model, read it back, and judge it by the held-out images."""
         backbone, file, rows = ready.backbone, ready.codes, ready.rows
         best = checkpoint.best_epoch
         assert best is not None
@@ -256,8 +254,7 @@ class Finetuning:
             "warnings": checkpoint.warnings,
         }
         model, weights = result.bind(backbone, network, file, ready.classes, facts)
-        # Judged through the file, by the code of `predict`: what is written is what the
-        # score is of.
+        # The model that is judged is read from the file, and run as `predict` does.
         draft = ready.folder / "model.safetensors"
         write_model(draft, model, weights)
         predictor = Predictor(
@@ -268,7 +265,7 @@ class Finetuning:
             workers=self._workers,
             max_pixels=self._recipe.max_pixels,
         )
-        # Rows of the codes file are not the images of the source: some may have failed.
+        # The codes file may lack images of the source that failed.
         position = {path: i for i, path in enumerate(self._images.paths)}
         held = self._images.take(position[file.paths[row]] for row in rows.held)
         truth = np.asarray(file.labels)[rows.held]
@@ -282,8 +279,7 @@ class Finetuning:
             "C": None,
             "protocol": rows.protocol,
             "n_train": facts["n_images"],
-            # The part of the training images that chose the epoch; held-out images had
-            # no say.
+            # Of the training images that chose the epoch.
             "cv_accuracy": checkpoint.history[best]["held_out_score"],
             "fit_seconds": checkpoint.seconds,
             "warnings": [
@@ -295,7 +291,7 @@ class Finetuning:
         }
         score = result.judge(predictor, held, truth, file.class_names, record)
         if self._path is not None:
-            # Only now, with its score: a model file is a finished one.
+            # Only now, with its score, since a model file means a finished training.
             write_model(self._path, replace(model, score=score), weights)
         return Finetuned(
             score=score,
@@ -320,7 +316,7 @@ def _weights(
     if class_weight is None:
         return None
     if class_weight == "balanced":
-        # scikit-learn's formula, so that the word means the same everywhere.
+        # scikit-learn's formula.
         return len(labels) / (len(names) * np.bincount(labels, minlength=len(names)))
     if isinstance(class_weight, str) or not set(class_weight) <= set(names):
         raise ValueError(
@@ -341,7 +337,7 @@ def _require_vector(backbone: Backbone) -> None:
 
 
 def _require_no_others(file: Codes, image_set: ImageSet) -> None:
-    """Refuse a codes file that extraction would shorten."""
+    """Raise if extraction would remove images from the codes file."""
     others = set(file.paths) - set(image_set.paths)
     if others:
         raise ValueError(

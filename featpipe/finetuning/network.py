@@ -1,7 +1,7 @@
 """The network that learns: a part of a backbone, and a new head on its codes.
 
-Lives here: what may change and what stays, and the head, pool → scaler → Linear, that
-replaces all that came after the depth. Never here: images, and how training goes.
+Decides which weights may change. The head, pool → scaler → Linear, replaces all layers
+after the depth. Knows nothing of images or training.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from featpipe.backbones import TrainablePart
 
 __all__ = ["Head", "Tuned"]
 
-# Beyond this a column's scaling would blow up what rounding leaves of it.
+# Scaling a nearly constant column by more would amplify rounding errors.
 _LARGEST_GAIN = 1e3
 
 
 class Head(nn.Module):
-    """Standardisation as it was on the training rows, then a Linear.
+    """Standardisation by the training rows, then a Linear.
 
-    The scaler is fixed. Without it the scale of the codes, which reaches from
-    hundredths to hundreds over the architectures, would decide which rates learn.
+    The scaler is fixed. Without it the usable learning rates would depend on the scale
+    of the codes, which ranges from hundredths to hundreds over the architectures.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class Head(nn.Module):
     def __init__(self, X: np.ndarray, n_classes: int, *, seed: int = 0) -> None:
         super().__init__()
         std = X.std(axis=0, dtype=np.float64)
-        # Constant columns as they are, and nearly constant ones not much enlarged.
+        # Constant columns are not scaled, and nearly constant ones not by much.
         std = np.where(std > 0, np.maximum(std, std.max() / _LARGEST_GAIN), 1.0)
         self.register_buffer("mean", _float(X.mean(axis=0, dtype=np.float64)))
         self.register_buffer("std", _float(std))
-        # The user's own random numbers stay what they were.
+        # Without changing the state of the user's generator.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.linear = nn.Linear(X.shape[1], n_classes)
@@ -58,25 +58,24 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def start_from(self, coef: np.ndarray, intercept: np.ndarray) -> None:
-        """Take the decision values of a fitted classifier as the class scores.
+        """Set the weights so that the class scores are those of a fitted classifier.
 
         Parameters
         ----------
         coef : (n_classes, width) float64, or (1, width) for two classes
-            On the scale of the codes as given.
+            On the scale of the codes.
         intercept : (n_classes,) float64, or (1,)
         """
         if len(coef) == 1:  # the one value is that of the second class
             coef = np.concatenate([-coef / 2, coef / 2])
             intercept = np.concatenate([-intercept / 2, intercept / 2])
         mean, std = (b.double().cpu().numpy() for b in (self.mean, self.std))
-        # The probe's coefficients are for codes as given; this layer sees them
-        # standardised.
+        # The coefficients are for plain codes; this layer takes standardised ones.
         self.linear.weight.copy_(_float(coef * std))
         self.linear.bias.copy_(_float(intercept + coef @ mean))
 
     def folded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return coef and intercept on the scale of the codes, the scaler folded in.
+        """Return coef and intercept on the scale of the codes, the scaler included.
 
         Returns
         -------
@@ -95,18 +94,18 @@ class Head(nn.Module):
 
 
 class Tuned(nn.Module):
-    """A part of a backbone and a head: images, or cached maps, to class scores.
+    """A part of a backbone and a head, from images or cached maps to class scores.
 
-    What is frozen stays in eval mode, so that its batch norm keeps its statistics and
-    its dropout is off, and has no gradients.
+    Frozen layers stay in eval mode, so that batch norm keeps its statistics and dropout
+    is off, and have no gradients.
 
     Parameters
     ----------
     part : TrainablePart or None
-        None where the head alone is there, and codes come in.
+        None for a head alone, whose input is codes.
     head : Head
     train : bool
-        Whether the part learns, where it is not frozen; else the head alone.
+        Whether the layers of the part that are not frozen learn; else the head alone.
     """
 
     def __init__(
@@ -127,20 +126,19 @@ class Tuned(nn.Module):
         return scores
 
     def train(self, mode: bool = True) -> Tuned:
-        """Set training mode, but for what is frozen."""
+        """Set training mode, except in frozen layers."""
         super().train(mode)
         if self.trunk is not None and mode:
             for name, module in self.trunk.named_modules():
                 if not self._learning or self._frozen(name):
-                    # Batch norm of frozen layers must not update its running
-                    # statistics.
+                    # Frozen batch norm must not update its statistics.
                     module.training = False
         return self
 
     def groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the parameters that learn, as an optimiser takes them.
+        """Return the parameters that learn, in groups for an optimiser.
 
-        The head's groups have ``head`` True. Weight decay pulls on filters and matrices
+        The head's groups have ``head`` True. Weight decay acts on filters and matrices
         only: on biases and on the scales of norms it is known to hurt.
         """
         parameter_groups = []
@@ -160,17 +158,17 @@ class Tuned(nn.Module):
         return parameter_groups
 
     def learned(self) -> dict[str, Tensor]:
-        """Copy all that training may change: the head, layers that learn, buffers."""
+        """Return copies of all tensors that training changes: head, layers, buffers."""
         return {name: x.detach().clone() for name, x in self._changing()}
 
     @torch.no_grad()
     def put_back(self, learned: dict[str, Tensor]) -> None:
-        """Undo `learned`."""
+        """Restore the tensors that `learned` returned."""
         for name, x in self._changing():
             x.copy_(learned[name])
 
     def trunk_state(self) -> dict[str, Tensor]:
-        """Return the layers that learn by the backbone's own names."""
+        """Return the tensors of the layers that learn, by the backbone's names."""
         assert self._part is not None
         prefix = f"trunk.{self._part.prefix}"
         return {

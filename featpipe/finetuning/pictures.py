@@ -1,6 +1,6 @@
-"""Pictures decoded once and resized, kept in memory as far as that goes.
+"""Decode and resize pictures once, and keep them in memory as far as they fit.
 
-What does not fit is decoded again each time. Knows nothing of views or networks.
+The others are decoded again each time. Knows nothing of views or networks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Pictures", "budget", "picture"]
 
 
 def budget() -> int:
-    """Return the bytes that caches may take: a quarter of the machine's memory."""
+    """Return the bytes that caches may take: a quarter of the memory."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
     except (AttributeError, ValueError):  # not there on every system
@@ -51,7 +51,7 @@ def picture(content: bytes, preprocessing: Preprocessing, decoding: Decoding) ->
 
 
 class Pictures:
-    """The images of a set, upright, in RGB, their shorter side as it should be.
+    """The images of a set, upright, in RGB, with their shorter side resized.
 
     Safe in threads.
 

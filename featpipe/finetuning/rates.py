@@ -1,4 +1,4 @@
-"""Which learning rate: short trials, judged on images that choose, uphill from one.
+"""Choose the learning rate by short trials, from one rate towards better neighbours.
 
 Knows nothing of what a trial does.
 """
@@ -15,12 +15,12 @@ MOST_TRIALS = 5
 
 
 def choose(trial: Callable[[float], float], start: float) -> dict[float, float]:
-    """Try a rate and both its neighbours, and go on where it gets better.
+    """Try a rate and its neighbours, and go on towards lower losses.
 
     Parameters
     ----------
     trial : callable
-        From a rate to a loss; infinite where training diverged.
+        Takes a rate; returns a loss, infinite where training diverged.
     start : float
         One of `RATES`.
 

@@ -1,4 +1,4 @@
-"""What a training starts from: the network, its codes, and how their rows divide."""
+"""The inputs of a training: the network, its codes, and the parts of their rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Ready"]
 
 
 class Ready(NamedTuple):
-    """All that training starts from."""
+    """The inputs of a training."""
 
     folder: Path
     backbone: Backbone
@@ -29,7 +29,7 @@ class Ready(NamedTuple):
     def of(
         cls, folder: Path, backbone: Backbone, file: Codes, rows: TuningRows
     ) -> Ready:
-        """Keep the labels of training images, numbered by the classes among them."""
+        """Make it with labels of training images only, numbered by their classes."""
         learned = np.asarray(file.labels)[rows.train]
         classes = np.unique(learned)
         # The labels of rows held out are not to be read by mistake.
@@ -39,7 +39,7 @@ class Ready(NamedTuple):
 
     @property
     def depth(self) -> str:
-        """The depth that the head sits on."""
+        """The depth that is the input of the head."""
         return self.backbone.depths[0].spec
 
     @property
@@ -48,7 +48,7 @@ class Ready(NamedTuple):
         return [self.codes.class_names[k] for k in self.classes]
 
     def digest(self, settings: Settings, feed: str) -> str:
-        """Name all that decides the weights that will come out."""
+        """Return the digest of all that decides the resulting weights."""
         train = self.rows.train
         return settings.digest(
             weights=self.backbone.weights_sha256,

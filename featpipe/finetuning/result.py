@@ -1,4 +1,4 @@
-"""What came out: a model like any other, judged as it was written, and its record."""
+"""The result of a fine-tuning: a model, judged from its file, and its record."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ __all__ = ["Finetuned", "bind", "judge"]
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Finetuned:
-    """A fine-tuned network's record, and how it came about.
+    """The score of a fine-tuned network, and the record of its training.
 
     Attributes
     ----------
     score : Score
         On the held-out images, as `featpipe.compare` judges its contenders.
     rates : dict of float to float
-        Learning rates tried and their losses, the chosen one first; one that was given
-        has the loss nan.
+        Learning rates tried and their losses, the chosen one first; the loss of a rate
+        given by the user is nan.
     epoch : int
-        The epoch chosen; 0 is the start.
+        The chosen epoch; 0 is the start.
     history : list of dict
         ``epoch``, its mean ``loss`` and ``seconds`` of training, then
         ``held_out_loss``, its standard error ``held_out_loss_error``, and
         ``held_out_score`` on the part of the training images that chooses. Epoch 0 is
         the start.
     notes : list of str
-        What was done, in words.
+        Sentences on what was done.
     path : Path or None
         The model file, if one was asked for.
     seed : int
@@ -123,12 +123,12 @@ def bind(
     classes: np.ndarray,
     training: dict[str, Any],
 ) -> tuple[Model, dict[str, np.ndarray]]:
-    """Make a model of a trained network.
+    """Return the model of a trained network.
 
     Parameters
     ----------
     backbone : Backbone
-        As it was before.
+        Before training.
     network : Tuned
     codes : Codes
         Of the same backbone and depth; gives recipe and class names.
@@ -146,8 +146,7 @@ def bind(
     weights = backbone.needed()
     if network.trunk is not None:
         learned = network.trunk_state()
-        # Layers behind the depth may have learned nothing; only what the network needs
-        # is written.
+        # Layers after the depth are not part of the model.
         weights |= {name: x for name, x in learned.items() if name in weights}
     # The backbone may be in use elsewhere, and must stay frozen.
     whole = copy.deepcopy(backbone.network)
@@ -180,7 +179,7 @@ def judge(
     class_names: Sequence[str],
     record: dict[str, Any],
 ) -> Score:
-    """Judge a model by images it has never seen, by the code that `predict` uses.
+    """Judge a model by images that it has never seen, with the code of `predict`.
 
     Parameters
     ----------
@@ -188,7 +187,7 @@ def judge(
         Read from the file that was written.
     held : ImageSet
     labels : (n_held,) int64
-        Numbers into ``class_names``; read here and nowhere before.
+        Positions in ``class_names``; not read anywhere else.
     class_names : sequence of str
     record : dict
         The other fields of the score.
@@ -198,11 +197,11 @@ def judge(
     ValueError
         If an image cannot be read any more.
     """
-    # Loading the network is part of it, as for anybody who predicts.
+    # The seconds include loading the network, as in `predict`.
     start = time.perf_counter()
     predictions = predictor.classify(held)
     seconds = time.perf_counter() - start
-    # Those of the scan were never among the images.
+    # Failures of the scan are not among the images.
     never = {failure[:3] for failure in held.failures}
     lost = [each[:3] for each in predictions.failures if each[:3] not in never]
     if lost:

@@ -1,4 +1,4 @@
-"""What a user asks of a fine-tuning, checked; no work is done here."""
+"""The options of a fine-tuning, checked."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _WHOLE = {
     "folds": (2, 1000),
     "seed": (0, LARGEST_SEED),
 }
-# Lowest, highest, and whether these themselves are left out. A rate that is only too
-# large is told when training diverges.
+# Lowest, highest, and whether these themselves are excluded. A rate that is merely too
+# large shows when training diverges.
 _REAL = {
     "lr": (0, 1e30, True, False),
     "backbone_lr": (0, 1000, True, False),
@@ -44,7 +44,7 @@ _REAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a network is trained; as in `featpipe.finetune`, which explains each.
+    """The options of a training; `featpipe.finetune` explains each.
 
     Examples
     --------
@@ -124,12 +124,12 @@ class Settings:
 
     @property
     def words(self) -> str:
-        """What is trained, from which start, for a table."""
+        """The layers that are trained, and their start, for a table."""
         return f"{self.train}, {'probe' if self.init == 'probe' else 'new head'}"
 
     def digest(self, **more: Any) -> str:
-        """Name the settings and whatever else decides the outcome."""
-        # With more time the same training goes on.
+        """Return the digest of the settings and of other inputs."""
+        # A training with a larger budget is the same training.
         settings = {k: v for k, v in asdict(self).items() if k != "budget"}
         text_ = json.dumps({**settings, **more}, sort_keys=True, default=list)
         return hashlib.sha256(text_.encode()).hexdigest()
@@ -147,5 +147,5 @@ def _augmentations(augment: tuple[str, ...] | str) -> tuple[str, ...] | str:
                 f"augment={name!r} is not known; use auto, none, or some of "
                 f"{', '.join(AUGMENTATIONS)}"
             )
-    # In a fixed order and without repeats, so that the same wish has the same digest.
+    # In a fixed order and without repeats, so that equal sets have the same digest.
     return tuple(a for a in AUGMENTATIONS if a in names)

@@ -1,4 +1,4 @@
-"""When a training with a budget has been decided, or its time is over."""
+"""Decide whether a training with a budget ends: by a test, or because time is over."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["decided", "out_of_time", "unbeatable"]
 
 
 def unbeatable(probe: Sequence[bool]) -> str | None:
-    """Return why no training could beat the probe beyond noise, or None.
+    """Return the reason why no training could be significantly better, or None.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def unbeatable(probe: Sequence[bool]) -> str | None:
         right on all of these images better.
     """
     right = np.asarray(probe, bool)
-    # The best that any network could do: every image right.
+    # Of a network that is right on every image.
     p_value = mcnemar(np.ones_like(right), right)
     if p_value < SIGNIFICANT:
         return None
@@ -38,7 +38,7 @@ def unbeatable(probe: Sequence[bool]) -> str | None:
 
 
 def decided(probe: Sequence[bool], network: Sequence[bool], epoch: int) -> str | None:
-    """Return that the network has beaten the probe beyond noise, or None.
+    """Return a sentence if the network is significantly better than the probe.
 
     The test is repeated after every epoch, so its p-value is multiplied by their
     number (Bonferroni).
@@ -65,7 +65,7 @@ def decided(probe: Sequence[bool], network: Sequence[bool], epoch: int) -> str |
 def out_of_time(
     budget: float, spent: float, epoch_seconds: float, final_seconds: float, epoch: int
 ) -> str | None:
-    """Return that another epoch does not fit the budget, or None.
+    """Return a sentence if another epoch does not fit the budget, or None.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def out_of_time(
     epoch_seconds : float
         Of one epoch with its measurement; 0 before the first.
     final_seconds : float
-        What training anew on all images would take after one epoch more.
+        Seconds of training anew on all images after one epoch more.
     epoch : int
         Epochs so far.
     """

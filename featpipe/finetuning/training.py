@@ -1,7 +1,7 @@
-"""One epoch of training and one measurement; what lasts longer is in `training_loop`.
+"""Train for one epoch, and measure; `training_loop` has the sequence of epochs.
 
-Gradients, learning rates and arithmetic live here. Never here: where the input comes
-from, or which epoch is best.
+Gradients, learning rates and precision are handled here. Knows nothing of the source of
+the input, or of the best epoch.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MOMENTUM = 0.9
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a finite number any more."""
+    """The loss is not finite."""
 
 
 class Measure(NamedTuple):
-    """How well some rows are predicted.
+    """The quality of the predictions of some rows.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Trainer:
         Moved to the device.
     feed : Feed
     labels : (n_rows,) int64
-        Class numbers from 0; −1 for rows that are never asked for.
+        Class numbers from 0; −1 for rows that are not used.
     settings : Settings
     batch_size : int
     weights : (n_classes,) float, optional
@@ -101,7 +101,7 @@ class Trainer:
         self.begin()
 
     def begin(self) -> None:
-        """Take a new optimiser, without a past."""
+        """Make a new optimiser."""
         groups = self.network.groups(self.settings.weight_decay)
         self.optimiser: torch.optim.Optimizer = (
             torch.optim.AdamW(groups)
@@ -113,7 +113,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=half)
 
     def n_steps(self, n_rows: int) -> int:
-        """Count the steps of one epoch over so many rows."""
+        """Return the number of steps of one epoch."""
         return len(parts(np.empty(n_rows), self.batch_size))
 
     def epoch(
@@ -122,7 +122,7 @@ class Trainer:
         draw: tuple[int, ...],
         rate_at: Callable[[int], float],
     ) -> float:
-        """Go once over some rows.
+        """Train on some rows once.
 
         Parameters
         ----------
@@ -169,8 +169,7 @@ class Trainer:
                 truth.append(self._labels[torch.from_numpy(part)])
                 self._count(len(part))
         scores, labels = torch.cat(outputs), torch.cat(truth)
-        # Without class weights and smoothing: this loss compares epochs, and is not
-        # trained on.
+        # Without class weights and smoothing, since it only compares epochs.
         losses = F.cross_entropy(scores.double(), labels, reduction="none")
         loss, spread = float(losses.mean()), float(losses.std(correction=0))
         predicted = scores.argmax(1).numpy()
@@ -181,20 +180,20 @@ class Trainer:
         return Measure(loss, spread / math.sqrt(len(rows)), score, correct)
 
     def state(self) -> dict[str, Any]:
-        """Return what the next epoch depends on, beside the network."""
+        """Return the state that the next epoch depends on, beside the network."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def put_back(self, state: dict[str, Any]) -> None:
-        """Undo `state`."""
+        """Restore what `state` returned."""
         self.begin()
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
 
     def _step(self, x: Tensor, labels: Tensor) -> float:
-        """Learn from one batch; give its mean loss. Out of memory: in smaller parts."""
+        """Learn from one batch, in parts if memory is short; return the mean loss."""
         labels = labels.to(x.device)
         while True:
             try:
@@ -220,18 +219,17 @@ class Trainer:
     def _descend(self, x: Tensor, labels: Tensor) -> float:
         self.optimiser.zero_grad()
         weights = None if self._weights is None else self._weights.to(x.device)
-        # Of the whole batch: the parts then add up to its mean, as if it had not been
-        # cut.
+        # Of the whole batch, so that the losses of its parts add up to its mean.
         mass = len(x) if weights is None else float(weights[labels].sum())
         total = 0.0
-        for part, wanted in zip(
+        for part, targets in zip(
             x.split(self._micro), labels.split(self._micro), strict=True
         ):
             with self._autocast():
                 scores = self.network(part)
             loss = F.cross_entropy(
                 scores.float(),
-                wanted,
+                targets,
                 weights,
                 label_smoothing=self.settings.label_smoothing,
                 reduction="sum",
@@ -257,7 +255,7 @@ class Trainer:
 
 @contextmanager
 def _seeded(draw: tuple[int, ...], device: torch.device) -> Iterator[None]:
-    """Seed torch's own generators, which dropout draws from, and put them back."""
+    """Seed torch's generators, which dropout uses, and restore them afterwards."""
     cuda = [device] if device.type == "cuda" else []
     seed = int(np.random.SeedSequence(list(draw)).generate_state(1)[0])
     with torch.random.fork_rng(devices=cuda):

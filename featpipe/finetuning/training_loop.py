@@ -1,7 +1,7 @@
-"""The course of a training: choose the rate, choose the epoch, train on everything.
+"""Run a training: choose the rate, choose the epoch, train on all training rows.
 
-Rate and epoch are chosen on the same images, which are part of the training rows. Held-
-out rows and their labels never come in here; neither do files but the checkpoint's.
+Rate and epoch are chosen on the same part of the training rows. Held-out rows and their
+labels are not used here, nor are files beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class TrainingLoop:
     start : callable
         Takes the rows that will be learned from; sets the initial weights.
     checkpoint : Checkpoint
-        The training goes on from it.
+        From which the training goes on.
     path : Path or None
         Of the checkpoint.
     tell : callable
-        Called with images done and in all of the stage at hand, and a few words.
+        Called with the images done and all images of this stage, and its description.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class TrainingLoop:
         self._path = path
         self._tell = tell
         self._done = self._total = 0
-        self._words = ""
+        self._stage_name = ""
         trainer.tell = self._count
 
     def run(self) -> None:
-        """Train; leaves the network with its final weights.
+        """Train; the network then has its final weights.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class TrainingLoop:
             If training diverges before anything was learned.
         """
         self._since = time.perf_counter() - self.checkpoint.seconds
-        # The probe's own answers, against which each epoch is tested.
+        # The predictions of the probe, against which each epoch is tested.
         if self.settings.budget is not None and not self.checkpoint.start_correct:
             self._start(self.rows.fit)
             correct = self.trainer.measure(self.rows.select).correct
@@ -109,7 +109,7 @@ class TrainingLoop:
         if self.settings.budget is not None and unbeatable(
             self.checkpoint.start_correct
         ):
-            # Any rate will do: nothing is trained any more.
+            # Nothing is trained any more, so any rate will do.
             fixed_rate = fixed_rate or _FIRST_TRIED[self.settings.optimiser]
         if fixed_rate is not None:
             self.checkpoint.tried = {fixed_rate: math.nan}
@@ -123,20 +123,20 @@ class TrainingLoop:
         )
         n_epochs = -(-n_steps // self.trainer.n_steps(len(self.rows.fit)))
         n_rows = n_steps * self.trainer.batch_size // n_epochs
-        # The same rows for every rate, so that trials differ by the rate alone.
+        # The same rows for every rate, so that trials differ in the rate alone.
         fit = rng.permutation(self.rows.fit)[:n_rows]
         select = rng.permutation(self.rows.select)[:_TRIAL_JUDGES]
         self._stage(rates.MOST_TRIALS * n_epochs * len(fit))
 
         def trial(rate: float) -> float:
-            self._words = f"trying the learning rate {rate:g}"
+            self._stage_name = f"trying the learning rate {rate:g}"
             self.trainer.network.put_back(before)
             self.trainer.begin()
             try:
                 for epoch in range(n_epochs):
                     self._epoch(fit, (_TRIAL, epoch), rate, n_epochs, level=True)
                 return self.trainer.measure(select).loss
-            # A rate that diverges is the worst, and no error: a smaller one follows.
+            # A rate that diverges has an infinite loss; a smaller one follows.
             except Diverged:
                 return math.inf
 
@@ -145,7 +145,7 @@ class TrainingLoop:
         self._write()
 
     def _select(self) -> None:
-        """Train on the rows that fit, and note the best epoch on those that choose."""
+        """Train on the rows that fit; record the best epoch on those that choose."""
         n_epochs = self.settings.epochs
         self._stage(n_epochs * len(self.rows.fit))
         self._resume(self.rows.fit)
@@ -158,7 +158,7 @@ class TrainingLoop:
             if stop:
                 self.checkpoint.warnings.append(stop)
                 break
-            self._words = f"epoch {epoch + 1} of {n_epochs}, {self._standing()}"
+            self._stage_name = f"epoch {epoch + 1} of {n_epochs}, {self._best_score()}"
             since = time.perf_counter()
             try:
                 loss = self._epoch(
@@ -169,7 +169,7 @@ class TrainingLoop:
                 if not math.isfinite(measure.loss):
                     raise Diverged
             except Diverged:
-                self._say_diverged(epoch + 1)
+                self._warn_diverged(epoch + 1)
                 break
             entry = {"epoch": epoch + 1, "loss": loss, "seconds": seconds}
             self._note(entry, measure)
@@ -185,7 +185,7 @@ class TrainingLoop:
         self._write()
 
     def _stop(self, epoch: int, measure: Measure | None, seconds: float) -> str | None:
-        """Return why a training with a budget ends here, or None."""
+        """Return the reason why a training with a budget ends here, or None."""
         if self.settings.budget is None:
             return None
         probe = self.checkpoint.start_correct
@@ -193,14 +193,14 @@ class TrainingLoop:
             return reason
         if measure is not None and (reason := decided(probe, measure.correct, epoch)):
             return reason
-        # The final training runs over more rows than the one that is measured here.
+        # The final training has more rows than the one that is measured here.
         share = len(self.rows.train) / len(self.rows.fit) * self.settings.refit
         spent = time.perf_counter() - self._since
         final = (epoch + 1) * seconds * share
         return out_of_time(self.settings.budget, spent, seconds, final, epoch)
 
     def _finish(self) -> None:
-        """Train anew on all training rows, for as long as was best."""
+        """Train anew on all training rows, up to the best epoch."""
         best = self.checkpoint.best_epoch
         assert best is not None
         if not self.settings.refit:
@@ -209,9 +209,9 @@ class TrainingLoop:
         self._stage(best * len(self.rows.train))
         self._resume(self.rows.train)
         for epoch in range(self.checkpoint.epoch, best):
-            self._words = f"all training images, epoch {epoch + 1} of {best}"
+            self._stage_name = f"all training images, epoch {epoch + 1} of {best}"
             try:
-                # The schedule of the full length, cut where the best epoch was: the
+                # The schedule of the full length, ended at the best epoch, so that the
                 # rates are those that led to it.
                 n_epochs, rate = self.settings.epochs, self.checkpoint.rate
                 self._epoch(self.rows.train, (_REFIT, epoch), rate, n_epochs)
@@ -243,10 +243,10 @@ class TrainingLoop:
         return self.trainer.epoch(rows, (self.settings.seed, *draw), rate_at)
 
     def _factor(self, at: float, step: float, level: bool) -> float:
-        """Return the share of the learning rate at a share of all steps."""
+        """Return the factor of the learning rate at a share of all steps."""
         warmup = self.settings.warmup
         if at < warmup:
-            # Not zero in the first step, which would be wasted.
+            # Not zero in the first step.
             return min(1.0, (at + step) / warmup)
         if level:
             return 1.0
@@ -255,7 +255,7 @@ class TrainingLoop:
         return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (1 - warmup)))
 
     def _resume(self, rows: np.ndarray) -> None:
-        """Put network and optimiser where the checkpoint left them in this stage."""
+        """Restore network and optimiser from the checkpoint of this stage."""
         self._start(rows)
         self.trainer.begin()
         if self.checkpoint.now:
@@ -266,7 +266,7 @@ class TrainingLoop:
     def _note(
         self, entry: dict[str, Any], measure: Measure, may_be_best: bool = True
     ) -> None:
-        """Add to the history; keep what has been learned where it is best so far."""
+        """Add to the history; keep the weights if they are the best so far."""
         entry |= {
             "held_out_loss": measure.loss,
             "held_out_loss_error": measure.error,
@@ -281,9 +281,9 @@ class TrainingLoop:
     def _is_best(self, measure: Measure) -> bool:
         """Return whether this epoch is as good as the best, within the noise.
 
-        Scores of few images jump about. So within one standard error, of the highest
-        score and of the lowest loss (the rule of Breiman et al. 1984 for trees), the
-        last epoch is taken: the learning rate has fallen furthest there.
+        Scores of few images vary much. So the last epoch within one standard error of
+        the highest score and of the lowest loss is taken (the rule of Breiman et al.
+        1984 for trees): its learning rate is the lowest.
         """
         history = self.checkpoint.history
         highest = max(entry["held_out_score"] for entry in history)
@@ -298,7 +298,7 @@ class TrainingLoop:
                 return entry
         return None
 
-    def _standing(self) -> str:
+    def _best_score(self) -> str:
         best = self._best()
         return "" if best is None else f"held-out {100 * best['held_out_score']:.1f} %"
 
@@ -310,12 +310,12 @@ class TrainingLoop:
 
     def _write(self) -> None:
         self.checkpoint.n_passes += self.trainer.n_passes
-        # Counted into the checkpoint: a resumed training adds to it.
+        # The checkpoint has counted them; a resumed training adds to it.
         self.trainer.n_passes = 0
         self.checkpoint.seconds = time.perf_counter() - self._since
         self.checkpoint.write(self._path)
 
-    def _say_diverged(self, epoch: int) -> None:
+    def _warn_diverged(self, epoch: int) -> None:
         rate, best = self.checkpoint.rate, self.checkpoint.best_epoch
         if best is None:
             raise ValueError(
@@ -356,4 +356,4 @@ class TrainingLoop:
 
     def _count(self, n: int) -> None:
         self._done += n
-        self._tell(min(self._done, self._total), self._total, self._words)
+        self._tell(min(self._done, self._total), self._total, self._stage_name)
