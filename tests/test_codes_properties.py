@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from featpipe import codes
@@ -137,6 +137,7 @@ INDICES = st.one_of(
 
 @quick
 @given(INDICES, ENDS, ENDS)
+@example([0, -1, -40, 39], -1, 0)
 def test_rows_are_those_that_numpy_takes(forty, index, start, stop):
     file, by_depth = forty
     for spec, X in by_depth.items():
