@@ -57,8 +57,8 @@ def inner_imports(path: Path, tree: ast.AST) -> Iterator[tuple[str, str]]:
                 yield own, node.module
 
 
-# A file of tests counts for the package whose promises it checks. Mostly its name begins
-# with that of the package; these files check another's, or what no name says.
+# A file of tests counts for the package whose promises it checks. Most names begin with
+# that of the package; these files check another, or have a name of another kind.
 ALSO_OF = {
     "codes": ("mutants", "test_hostile_files"),
     "extraction": ("test_repeatability", "crashing"),
