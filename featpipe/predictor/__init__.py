@@ -1,8 +1,8 @@
 """A fitted model bound to its recipe: save, load, predict on images, export.
 
-`fit` binds a classifier to the recipe of its codes, `load` reads what `Predictor.save`
-wrote, and a `Predictor` puts new images through the very same recipe. Importing this
-package imports no torch.
+`fit` binds a classifier to the recipe of its codes, `load` reads a file that
+`Predictor.save` wrote, and a `Predictor` runs new images through the same recipe.
+Importing this package imports no torch.
 
 | module | what lives there |
 |---|---|
@@ -13,7 +13,7 @@ package imports no torch.
 | `predicting` | a model and its network, applied to images |
 | `calibrating` | out-of-fold decision values, and their probabilities |
 | `rejecting` | the threshold below which a label is too doubtful |
-| `binding` | where its weights are, and the check that they are the right ones |
+| `binding` | finds its weights, and checks that they are the right ones |
 | `predictions` | the labels of some images, and their accuracy |
 | `exporting` | the model as one ONNX network |
 """

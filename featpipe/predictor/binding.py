@@ -1,6 +1,6 @@
 """Check that a model gets the network it was fitted with: its weights and its width.
 
-A wrong network would label every image without an error. Never here: running anything.
+A wrong network would label every image without an error. Nothing is run here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class WeightsLocation(NamedTuple):
-    """Where the weights are now, as `backbones.load` takes it, and their digest."""
+    """The place of the weights, as `backbones.load` takes it, and their digest."""
 
     weights: str | None
     sha256: str
@@ -32,7 +32,7 @@ class WeightsLocation(NamedTuple):
 def find_weights(
     model: Model, path: Path | None, weights: str | None
 ) -> WeightsLocation:
-    """Return where the weights of a model are now.
+    """Return the present place of a model's weights.
 
     Parameters
     ----------
@@ -40,18 +40,18 @@ def find_weights(
     path : Path or None
         Its file; weights are looked for in it, and beside it.
     weights : str or None
-        Where the user says they are.
+        The place that the user names.
 
     Raises
     ------
     FileNotFoundError
-        If they were a file that is not there any more.
+        If they were a file that is missing now.
     """
     expected = model.fingerprint["weights_sha256"]
     if weights is not None:
         return WeightsLocation(weights, expected)
-    # Embedded weights are only those that the network needs up to the depth, so their
-    # digest is another one than that of the whole network.
+    # Embedded weights are those of the layers up to the depth, so their digest differs
+    # from that of the whole network.
     if model.embedded_sha256 is not None and path is not None:
         return WeightsLocation(str(path), model.embedded_sha256)
     if model.weights_file is not None:
@@ -60,7 +60,7 @@ def find_weights(
 
 
 def _file(hint: Path, path: Path | None) -> Path:
-    # Beside the model too: both files are often moved together.
+    # Beside the model too, since both files are often moved together.
     for place in (hint, *([] if path is None else [path.with_name(hint.name)])):
         if place.is_file():
             return place
@@ -76,7 +76,7 @@ def require_named_backbone(model: Model, name: str, backbone: str | None) -> Non
     Raises
     ------
     ValueError
-        If the model names one, and the user did not.
+        If the model names a callable, and the user did not.
     """
     if model.uses_custom_code and backbone is None:
         raise ValueError(
@@ -94,7 +94,7 @@ def check_backbone(
     Raises
     ------
     ValueError
-        If its weights, or the width of its codes, are others.
+        If its weights or the width of its codes differ.
     """
     actual = backbone.weights_sha256
     if actual != where.sha256:
@@ -103,7 +103,7 @@ def check_backbone(
             f"{name} was fitted with (SHA-256 of the tensors {actual[:12]}…, not "
             f"{where.sha256[:12]}…); name the right file with --weights"
         )
-    # The same weights in a network of another version may be cut at another place.
+    # Another version of the network's code may cut the same weights at another place.
     if sum(depth.width for depth in backbone.depths) != model.width:
         raise ValueError(
             f"the backbone {backbone.name!r} gives codes of another width at "
@@ -116,7 +116,7 @@ def add_model_name(name: str) -> Iterator[None]:
     """Add the name of the model to the error that its backbone raises."""
     try:
         yield
-    # The type is kept: a missing package is reported with how to install it.
+    # The type is kept, since the message for a missing package tells how to install it.
     except ImportError as error:
         raise type(error)(f"{name}: {error}") from error
     except ValueError as error:
@@ -131,10 +131,10 @@ def require_same_decoding(fingerprint: Mapping[str, Any]) -> None:
     Raises
     ------
     ValueError
-        Names the rule.
+        If a rule has changed; names it.
     """
-    # How scaled is scaled, what exact is, and what a value range does, are the rules;
-    # which of them was chosen is the recipe's, and the limit of pixels the user's.
+    # The rules are how decoding and value ranges work. Which of them was chosen is in
+    # the recipe, and the limit of pixels is the user's.
     chosen = ("mode", "value_range", "max_pixels")
     rules, recorded = images.DECODING, fingerprint["decoding"]
     differ = sorted(

@@ -1,7 +1,7 @@
-"""Probabilities of decision values, by rows that the classifier did not learn from.
+"""Turn decision values into probabilities, by rows that the classifier did not learn.
 
-Lives here: out-of-fold decision values, and Platt's sigmoid of them. Never here: how a
-classifier is fitted, or which answers are trusted.
+Has the out-of-fold decision values and Platt's sigmoid of them; `rejecting` decides
+which answers are trusted.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def out_of_fold(
     y: np.ndarray,
     selection: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return decision values of rows by fits, at the chosen C, that lack those rows.
+    """Return decision values of rows by fits without those rows, at the chosen C.
 
-    Folds that lack a class are left out: they have no decision value for it.
+    Folds that lack a class are left out, since they have no decision value for it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def out_of_fold(
         Positions of the rows predicted, fold by fold.
     decisions : (m, n_classes) float64, or (m,) for two classes
     """
-    # Those of the folds may have chosen C; their fits at the chosen one are then there.
+    # If these folds chose C, their fits at the chosen one exist already.
     ready = estimator.fold_fits_ if estimator.cv is selection else []
     folds = [
         (k, fitted, scored)
@@ -75,7 +75,7 @@ def _fitted(estimator: Any, X: Any, y: np.ndarray) -> Any:
     """Fit a clone at the chosen C."""
     again = clone(estimator).set_params(C=estimator.C_)
     with warnings.catch_warnings():
-        # The fit on all rows has reported how this C converges.
+        # The fit on all rows has warned already if this C does not converge.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return again.fit(X, y)
 
@@ -126,12 +126,11 @@ def platt(decisions: np.ndarray, y: np.ndarray, classes: np.ndarray) -> np.ndarr
     J. Platt, "Probabilistic outputs for support vector machines and comparisons to
     regularized likelihood methods", Advances in Large Margin Classifiers, 1999.
     """
-    # scikit-learn calibrates any estimator that has decision values: here a stand-in
-    # whose inputs are the values themselves.
+    # scikit-learn calibrates estimators, so this one takes the values as its codes.
     X = decisions.reshape(len(decisions), -1)
     frozen = FrozenEstimator(_Decisions(np.asarray(classes)))
     rows = np.arange(len(X))
-    # One "fold" of all rows: they are out-of-fold values already.
+    # One "fold" of all rows, whose values are out-of-fold already.
     fitted = CalibratedClassifierCV(
         frozen, method="sigmoid", cv=[(rows, rows)], ensemble=False
     ).fit(X, y)
@@ -145,7 +144,7 @@ def probabilities(scores: np.ndarray, calibration: np.ndarray | None) -> np.ndar
     Parameters
     ----------
     scores : (n, n_classes) float64
-        Of two classes, those of the first are the second's with the other sign.
+        With two classes, the values of the first are those of the second negated.
     calibration : (n_classes, 2) or (1, 2) float64, or None
         Of `platt`; None for a classifier whose values are logits.
 
@@ -169,7 +168,7 @@ def probabilities(scores: np.ndarray, calibration: np.ndarray | None) -> np.ndar
         return np.column_stack([1 - second, second])
     each = expit(-(a * scores + b))
     total = each.sum(axis=1, keepdims=True)
-    # As scikit-learn: where no class is likely, all are equally so.
+    # As in scikit-learn: where no class is likely, all are equally likely.
     shares: np.ndarray = np.full_like(each, 1 / len(a))
     np.divide(each, total, out=shares, where=total > 0)
     return shares

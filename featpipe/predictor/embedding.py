@@ -1,4 +1,4 @@
-"""A model file that holds the weights of its backbone as well."""
+"""Write a model file that also holds the weights of its backbone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_with_weights(
     Parameters
     ----------
     path : Path
-        Replaced when all is well.
+        Replaced once the weights have been read back.
     model : Model
     backbone : Backbone
         On the CPU, in float32.

@@ -1,7 +1,7 @@
-"""A model as one ONNX network: uint8 images in, labels and probabilities out.
+"""Export a model as one ONNX network, from uint8 images to labels and probabilities.
 
-Normalisation, backbone, pooling, standardisation and classifier are one graph. It is
-run by onnxruntime beside the model itself before it is called done.
+Normalisation, backbone, pooling, standardisation and classifier are one graph.
+onnxruntime runs it beside the model before the file is written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ExportCheck", "export"]
 
 _BATCH = 16
-# Float32 sums in another order differ by 1e-6; a hundred times that is another model.
+# Sums of float32 in another order differ by 1e-6; a hundred times that is an error.
 _TOLERANCE = 1e-4
 
 
@@ -40,9 +40,9 @@ class ExportCheck(NamedTuple):
     Attributes
     ----------
     n_images : int
-        On which both were run.
+        Images on which both were run.
     n_label_differences : int
-        Where the labels differ; only where two classes are equal to rounding.
+        Images whose labels differ; only those where two classes are equal to rounding.
     largest_difference : float
         Of a probability, or, where there are none, of a decision value
         relative to the largest one.
@@ -74,10 +74,10 @@ def export(
     Parameters
     ----------
     predictor : Predictor
-        Of whatever precision; the ONNX network computes in float32.
+        Of any precision; the ONNX network computes in float32.
     path : path
     check : source or sequence of images, optional
-        What both are run on; default 20 views of the two photos that come with
+        Images on which both are run; default 20 views of the two photos that come with
         scikit-learn.
 
     Returns
@@ -102,7 +102,7 @@ def export(
     """
     _require_packages()
     content = _onnx(predictor)
-    # Before the file is written: a network that disagrees should not exist as a file.
+    # Before the file is written, so that no file holds a network that disagrees.
     checked = _check_against_model(predictor, content, check)
     files.write_bytes(path, content)
     return checked
@@ -128,7 +128,7 @@ def _onnx(predictor: Predictor) -> bytes:
     network = _build_module(predictor)
     # Only the crop is in the graph; decoding and resizing stay with `Preprocessing`.
     side = model.fingerprint["preprocessing"]["crop"]
-    # Two, because one would be taken for a constant.
+    # Two images, because torch would take a batch of one for a constant.
     example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
     names = ["label", "score", "probability"]
     try:
@@ -143,7 +143,7 @@ def _onnx(predictor: Predictor) -> bytes:
                 external_data=False,
                 verbose=False,
             )
-    # Whatever stops torch's exporter in a stranger's network, the reason is its own.
+    # torch's exporter may raise any error for a network that it cannot export.
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -216,7 +216,7 @@ def _build_module(predictor: Predictor) -> nn.Module:
             if model.dtype == "float16":
                 code = code.half().float()
             score = nn.functional.linear(code, self.coef, self.intercept)
-            # One column of coefficients; `score` has a column a class all the same.
+            # Two classes have one column of coefficients; `score` has one per class.
             if len(model.class_names) == 2:
                 score = torch.cat([-score, score], 1)
             label = score.argmax(1)
@@ -280,8 +280,7 @@ def _check_against_model(
     other = label != np.argsort(-predictions.scores, axis=1, kind="stable")[:, 0]
     best = np.sort(predictions.scores, axis=1)
     unit = max(1.0, float(np.abs(best).max()))
-    # Labels may differ only where the two best classes are within the tolerance on both
-    # sides.
+    # Labels may differ only where the two best classes differ by less than rounding.
     if (other & (best[:, -1] - best[:, -2] > 2 * _TOLERANCE * unit)).any():
         raise ValueError(
             f"the ONNX network gives {other.sum()} of {len(predictions)} images "
@@ -294,8 +293,7 @@ def _in_float32(predictor: Predictor) -> Predictor:
     """Return the model as the ONNX network computes it, on the CPU."""
     model = predictor.model
     fingerprint = model.fingerprint
-    # Decoding and precision are not in the graph: both sides get the same pixels, and
-    # fp32.
+    # Decoding and precision are not in the graph, so both get the same pixels and fp32.
     exact = {**fingerprint["decoding"], "mode": "exact"}
     same = {**fingerprint, "precision": "fp32", "decoding": exact}
     reference = predictor.using(device="cpu")

@@ -1,6 +1,6 @@
-"""One classifier on the codes of a file, by the protocol of `compare`.
+"""Fit one classifier on the codes of a file, by the protocol of `compare`.
 
-The same training rows, the same folds, and so the same C and the same numbers.
+Training rows and folds are the same, and so C and all numbers are.
 """
 
 from __future__ import annotations
@@ -76,27 +76,26 @@ def fit(
         ``penultimate``.
     C : "auto" or float
     Cs : sequence of float, optional
-        What C is chosen from; default 45 values from 1e-6 to 1e5.
+        Values of C to choose from; default 45 from 1e-6 to 1e5.
     folds : int
         Folds that choose C.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}
-        What C is chosen by.
+        By which C is chosen.
     class_weight : "balanced", optional
     device : str
         Where it is fitted, and where the predictor will run.
     memory : str or int, optional
-        What the program may take in all, ``"8GB"`` or bytes. Codes of which four
-        copies are more than is left are read from the file on every pass. Default:
-        half of what the machine has available.
+        Memory that the program may use, ``"8GB"`` or bytes. Where four copies of the
+        codes need more, the codes are read from the file on every pass. Default: half
+        of the available memory.
     seed : int
         Of the folds.
     weights : path, optional
-        Where the backbone's weights are, if they came from a file; remembered as a
-        hint. Default: its name is looked for here and beside the codes.
+        The file of the backbone's weights, if they came from one; the model keeps it as
+        a hint. Default: its name is looked for here and beside the codes.
     recorded : path, optional
-        A score document of `featpipe.compare` on the same file with the same options:
-        C, its curve and its score are taken from there instead of being searched for
-        again.
+        A score document of `featpipe.compare` on the same file with the same options,
+        from which C, its curve and its score are taken instead of a new search.
 
     Returns
     -------
@@ -107,10 +106,10 @@ def fit(
     FileNotFoundError
         If there is no such file.
     CodesError
-        If it is no codes file, has no such depth, or does not say how its codes were
-        made.
+        If it is not a codes file, has no such depth, or does not record how its codes
+        were made.
     ValueError
-        If there are not two classes to tell apart, or an argument is senseless.
+        If there are not two classes to tell apart, or an argument is invalid.
 
     Examples
     --------
@@ -127,7 +126,7 @@ def fit(
         file = checked(codes_file)
     else:
         file = codes.read(codes_file)
-    # First: without a recipe the fit would be of no use for new images.
+    # First, since without a recipe the fit is useless for new images.
     recipe = _recipe(file, weights)
     depth = _depth(file, depth)
     part, protocol = _part(file, folds, seed)
@@ -157,7 +156,7 @@ def fit(
     y = np.asarray(file.labels)
     start = time.perf_counter()
     with warnings.catch_warnings():
-        # The estimator's warnings_ says it too, and travels with the model.
+        # The estimator keeps it in warnings_, which goes into the model.
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(X[part.train], y[part.train])
         cv_score = classifiers.repeated_score(
@@ -252,7 +251,7 @@ def _calibrate(
     if not hasattr(estimator, "predict_proba"):
         calibration = platt(decisions, y[rows], classes)
         if not np.isfinite(calibration).all():
-            return {}  # decision values beyond all scales
+            return {}  # decision values overflow
     confidence, is_right = np.empty(len(rows)), np.empty(len(rows), bool)
     # Some rows at a time: probabilities are several copies of the decision values.
     for start in range(0, len(rows), _ROWS):
@@ -266,7 +265,7 @@ def _calibrate(
 
 
 def _recipe(file: Codes, weights: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Return the part of the provenance that makes the same codes again."""
+    """Return the part of the provenance by which the same codes can be computed."""
     provenance = file.provenance
     request = provenance.get("request")
     fingerprint = file.fingerprint
@@ -291,10 +290,10 @@ def _weights_file(file: Codes, path: str | os.PathLike[str] | None) -> str | Non
         return None
     name: str = file.provenance["weights"]
     places = [Path(name), file.path.with_name(name)]
-    # Beside the codes too: files are often moved together.
+    # Beside the codes too, since files are often moved together.
     for place in places if path is None else [Path(path).expanduser()]:
         if place.is_file():
-            # Whole, because the model will be used from other folders.
+            # Absolute, because the model will be used from other folders.
             return str(place.absolute())
     return name
 
@@ -315,10 +314,10 @@ def _depth(file: Codes, depth: str | None) -> str:
 
 
 def _part(file: Codes, n_folds: int, seed: int) -> tuple[Part, Protocol]:
-    """Return the rows of the one fit, as rows of the file, and the protocol.
+    """Return the rows of the fit, as rows of the file, and the protocol.
 
-    Without the parts, which only a comparison takes: of many images they would be
-    half a gigabyte.
+    The protocol has no parts, which only a comparison needs; for many images they
+    would take half a gigabyte.
     """
     rows, labelled = labelled_rows(file)
     protocol = plan(labelled, n_folds=n_folds, seed=seed)
@@ -346,7 +345,7 @@ def _score(
     probabilities = None
     if hasattr(estimator, "predict_proba"):
         probabilities = np.zeros((len(part.held), len(file.class_names)))
-        # Columns are those of all classes, in which the judge looks up the true one.
+        # A column for every class, in which the true one is looked up.
         probabilities[:, estimator.classes_] = estimator.predict_proba(X[part.held])
     seconds = time.perf_counter() - start
     measures: dict[str, Any] = scores.judge(

@@ -1,4 +1,4 @@
-"""Loading a model file as a `Predictor`."""
+"""Load a model file as a `Predictor`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ def load(
 ) -> Predictor:
     """Read a model that `featpipe fit` or `Predictor.save` wrote.
 
-    Nothing in the file is run, and the network is loaded only with the first image.
+    No code in the file is run. The network is loaded with the first image.
 
     Parameters
     ----------
     path : path
     weights : path, optional
-        Where the backbone's weights are now, if not where they were.
+        The present place of the backbone's weights, if they have moved.
     backbone : str, optional
-        What the backbone is called now; needed where it is your own callable, which
-        no file alone gets to run.
+        The present name of the backbone. Required where it is your own callable: a
+        file alone never gets code to run.
     device, batch_size, workers, max_pixels
-        As `featpipe.extract`. The limit of pixels is not that of the codes: no file
-        alone takes it away.
+        As `featpipe.extract`. The limit of pixels does not come from the file.
 
     Returns
     -------
@@ -47,7 +46,7 @@ def load(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no model, one of another format version, or damaged.
+        If it is not a model, of an unknown format version, or damaged.
 
     Examples
     --------
@@ -58,7 +57,7 @@ def load(
     >>> model.top(["flowers/test/tulip/38.png"], k=2)
     [[('tulip', 0.9...), ('daisy', 0.0...)]]
     """
-    # Only the file is read: the network comes with the first image.
+    # Only the file is read; the network is loaded with the first image.
     path = Path(path)
     return Predictor(
         storing.read_model(path),

@@ -1,7 +1,6 @@
-"""What a fitted model is made of, and its strict JSON record.
+"""A fitted model: the numbers of its classifier, its recipe, and their JSON record.
 
-Lives here: the numbers of the classifier, and the recipe that codes must come from.
-Never here: files, networks, images.
+Knows nothing of files, networks or images.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from featpipe.scores import Score
 __all__ = ["ARRAYS", "FINETUNE", "Model"]
 
 ARRAYS = ("coef", "intercept", "calibration", "error_curve")
-"""What a model holds as arrays; the last two are not in every model."""
+"""The arrays of a model; the last two are optional."""
 
 FINETUNE = "finetune"
 """The classifier of a model whose network was trained with it."""
@@ -33,28 +32,28 @@ class Model:
     ----------
     classifier : str
         ``linear``, ``svm`` or ``logistic``; ``finetune`` for the head of a fine-tuned
-        network, which travels with the model.
+        network, whose weights are in the model.
     C : float or None
         None for ``finetune``.
     class_names : list of str
         Of the classes learned; two, or as many as ``coef`` has rows.
     coef : (n_classes, width) float64, or (1, width) for two classes
-        On the scale of the codes: the standardisation is folded in.
+        On the scale of the codes, the standardisation included.
     intercept : (n_classes,) float64, or (1,) for two classes
     depth : str
         Canonical; ``a+b`` puts the codes of two side by side.
     fingerprint : dict
         Of the codes: backbone, weights_sha256, preprocessing, decoding, precision.
     dtype : str
-        The codes were rounded to it.
+        Of the codes as stored.
     weights : str
         An entry, ``none``, ``own``, or the name of a file.
     weights_file : str or None
-        Where that file was; a hint.
+        The last place of that file; a hint.
     seed : int
         Of random weights.
     embedded_sha256 : str or None
-        Of the backbone's tensors that travel with the model.
+        Of the backbone's tensors that the model holds.
     training : dict
         How it was fitted; see ``docs/reference/models.md``.
     score : Score or None
@@ -62,7 +61,7 @@ class Model:
     calibration : (n_classes, 2) or (1, 2) float64, or None
         Platt's sigmoids, for ``linear`` and ``svm``; see `calibrating.platt`.
     error_curve : (m, 3) float64 or None
-        How often confident answers were wrong on rows not learned from; see
+        Errors among confident answers on rows that it did not learn from; see
         `rejecting.error_curve`.
     versions : dict of str
         Of the packages that made it.
@@ -111,38 +110,36 @@ class Model:
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether it has probabilities: `predict_proba` works."""
+        """Whether `predict_proba` works."""
         own = self.classifier in ("logistic", FINETUNE)
         return own or self.calibration is not None
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays that are there, by their names."""
+        """The arrays that the model has, by name."""
         named = {name: getattr(self, name) for name in ARRAYS}
         return {name: array for name, array in named.items() if array is not None}
 
     def estimator(self) -> Any:
         """Return the classifier as it was fitted; its classes are numbers."""
         # The head of a fine-tuned network was trained on the log-loss too.
-        # Softmax of scores, whoever trained them.
         name = "logistic" if self.classifier == FINETUNE else self.classifier
         estimator = classifiers.make(name, C=self.C or 1.0)
-        # Set from outside instead of fitted: scikit-learn takes an estimator with these
-        # names for fitted.
+        # scikit-learn takes an estimator with these attributes for fitted.
         estimator.coef_, estimator.intercept_ = self.coef, self.intercept
         estimator.classes_ = np.arange(len(self.class_names))
         estimator.C_, estimator.n_features_in_ = self.C or 1.0, self.width
         return estimator
 
     def recipe(self, weights: str | None, backbone: str | None = None) -> Recipe:
-        """Return the request that makes the same codes again.
+        """Return the recipe by which the same codes can be computed.
 
         Parameters
         ----------
         weights : str or None
-            Where they are now, as `backbones.load` takes them.
+            As `backbones.load` takes them, at their present place.
         backbone : str, optional
-            What it is called now.
+            Its present name.
         """
         preprocessing = self.fingerprint["preprocessing"]
         return Recipe(
@@ -155,19 +152,18 @@ class Model:
             dtype=self.dtype,
             hflip=preprocessing["hflip"],
             seed=self.seed,
-            # All of it, so that other weights of the network cannot bring their own.
+            # All options, so that other weights of the network cannot set their own.
             resize=preprocessing["resize"] or 0,
             crop=preprocessing["crop"],
             interpolation=preprocessing["interpolation"],
             mean=tuple(preprocessing["mean"]),
             std=tuple(preprocessing["std"]),
-            # Codes that are no function of the image were accepted when the model was
-            # fitted.
+            # The user accepted random codes at the extraction.
             allow_random="random" in preprocessing,
         )
 
     def as_record(self) -> dict[str, Any]:
-        """Return all but the arrays, as JSON."""
+        """Return all fields but the arrays, for JSON."""
         return {
             "classifier": self.classifier,
             "C": self.C,
@@ -191,8 +187,8 @@ class Model:
         Raises
         ------
         ValueError
-            If anything in it is missing, unknown, of another kind, or does not fit
-            the arrays; names it.
+            If a field is missing, unknown, of another type, or does not fit the arrays;
+            names it.
         """
         _require_fields("the record", record, _KINDS)
         _require_fields("its fingerprint", record["fingerprint"], _FINGERPRINT)
@@ -206,13 +202,13 @@ class Model:
         if record["classifier"] not in (*classifiers.NAMES, FINETUNE):
             raise ValueError(f"it names the classifier {record['classifier']!r}")
         tuned = record["classifier"] == FINETUNE
-        # A fine-tuned head has no C, and its network is nowhere but in the file.
+        # A fine-tuned head has no C, and only the file holds its network.
         if (record["C"] is None) != tuned or (tuned and not record["embedded_sha256"]):
             raise ValueError(
                 f"C={record['C']!r} and the weights do not fit the classifier "
                 f"{record['classifier']!r}"
             )
-        # Two classes of one name could not be told apart in any output.
+        # Outputs could not tell two classes of one name apart.
         if len(set(record["class_names"])) != len(record["class_names"]):
             raise ValueError("it has a class name twice")
         if not all(isinstance(name, str) for name in record["class_names"]):
@@ -247,7 +243,7 @@ _FINGERPRINT: dict[str, tuple[type, ...]] = {
     "decoding": (dict,),
     "precision": (str,),
 }
-# Whether the numbers make sense is for `backbones.Preprocessing`, which brings torch.
+# `backbones.Preprocessing`, which imports torch, checks the values.
 _PREPROCESSING: dict[str, tuple[type, ...]] = {
     "resize": (int, type(None)),
     "crop": (int,),
@@ -257,7 +253,7 @@ _PREPROCESSING: dict[str, tuple[type, ...]] = {
     "std": (list,),
     "hflip": (bool,),
 }
-# Only where they are not what they always were: of the preprocessing.
+# Fields of the preprocessing that older versions did not write.
 _OPTIONAL: dict[str, tuple[type, ...]] = {"crop_mode": (str,), "random": (str,)}
 assert set(_FINGERPRINT) == set(codes.FINGERPRINT)
 
@@ -271,7 +267,7 @@ def _require_fields(
         have = sorted(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{what} has to have the fields {sorted(kinds)}, not {have}")
     for name, allowed in kinds.items():
-        # A bool is an int to Python, but not to us.
+        # Not isinstance: in Python a bool is an int.
         if type(record[name]) not in allowed:
             raise ValueError(f"{what} has {name}={record[name]!r:.60}")
 

@@ -1,7 +1,6 @@
-"""A fitted model applied to images: its network is loaded, checked and run.
+"""Apply a fitted model to images: load, check and run its network.
 
-Lives here: where the weights are now, whether they are those of the fit, and labels
-for new images. Never here: how a model is fitted, or what its file looks like.
+`fitting` fits models, and `storing` has their file.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ Images = str | os.PathLike[str] | ImageSet | Iterable[Any]
 
 
 class Predictor:
-    """A classifier bound to the recipe of its codes: images in, labels out.
+    """A classifier bound to the recipe of its codes, which labels images.
 
-    `featpipe.fit` makes one, `featpipe.load` reads one. New images go through the very
+    `featpipe.fit` makes one, `featpipe.load` reads one. New images go through the
     recipe of the codes: decoding, preprocessing, network, precision and rounding. The
     network is loaded with the first image; weights other than those of the fit are
     refused.
@@ -47,9 +46,9 @@ class Predictor:
     path : Path, optional
         The file it was read from.
     weights : path, optional
-        Where the backbone's weights are now, if not where they were.
+        The present place of the backbone's weights, if they have moved.
     backbone : str, optional
-        What the backbone is called now. A model that names your own callable runs it
+        The present name of the backbone. A model that names your own callable runs it
         only if it is named here: a file alone never gets code to run.
     device, batch_size, workers, max_pixels
         As `featpipe.extract`.
@@ -94,13 +93,13 @@ class Predictor:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the network, which is loaded again."""
-        # A network may be gigabytes, and lives on a device.
+        """Return the state without the network, which is loaded again."""
+        # A network may take gigabytes, and is on a device.
         return {k: v for k, v in vars(self).items() if k != "stream"}
 
     @property
     def class_names(self) -> list[str]:
-        """The classes it knows, in the order of the columns of `predict_proba`."""
+        """The classes of the model, in the order of the columns of `predict_proba`."""
         return list(self.model.class_names)
 
     @cached_property
@@ -110,10 +109,10 @@ class Predictor:
         Raises
         ------
         ValueError
-            If the backbone runs your own code and was not named, or images are
-            decoded otherwise now.
+            If the backbone runs your own code and was not named, or this version
+            decodes images by other rules.
         FileNotFoundError
-            If the weights were a file that is not there any more.
+            If the weights were a file that is missing now.
         """
         require_same_decoding(self.model.fingerprint)
         binding.require_named_backbone(self.model, self._name, self._backbone)
@@ -132,16 +131,16 @@ class Predictor:
         reject: float | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Predictions:
-        """Label the images of a source; those that cannot be read are listed.
+        """Label the images of a source, and list those that cannot be read.
 
         Parameters
         ----------
         source : path, str, ImageSet, or a sequence of images
-            Whatever `featpipe.extract` takes; or paths, PIL images and uint8 arrays
-            one by one.
+            As `featpipe.extract` takes it; or single paths, PIL images and uint8
+            arrays.
         reject : float, optional
-            Share of wrong labels that is accepted: images whose likeliest class is too
-            doubtful for it are ``"unknown"``. See `threshold`.
+            Accepted share of wrong labels: images whose likeliest class is too doubtful
+            for it are ``"unknown"``. See `threshold`.
         progress : callable, optional
             Called with a `Progress` after every batch.
 
@@ -153,9 +152,9 @@ class Predictor:
         ------
         ValueError
             If the backbone cannot be made, its weights are not those of the fit, or
-            ``reject`` is out of reach.
+            ``reject`` cannot be reached.
         FileNotFoundError
-            If there is no such source, or the weights have gone.
+            If there is no such source, or the weights are missing.
         """
         threshold = None if reject is None else self.threshold(reject)
         image_set = image_set_of(source)
@@ -167,12 +166,12 @@ class Predictor:
             if len(batch.positions):
                 rows.append(batch.positions)
                 values.append(estimator.decision_function(batch.codes))
-        # Not one image could be read: the shapes still have to fit.
+        # Without a readable image the shapes still have to fit.
         scores = np.concatenate(values) if values else np.empty((0,))
-        # scikit-learn gives one column for two classes; a table has one each.
+        # scikit-learn has one column for two classes; a table has one for each.
         if len(self.class_names) == 2:
             scores = two_columns(scores)
-        # In the order of the source, less those that failed.
+        # In the order of the source, without those that failed.
         at = np.concatenate(rows).tolist() if rows else []
         scores = scores.reshape(len(at), len(self.class_names))
         # Label -1, unlabelled, takes the last name.
@@ -196,9 +195,9 @@ class Predictor:
     def threshold(self, reject: float) -> float:
         """Return the lowest probability at which at most a share of labels is wrong.
 
-        It is chosen on training images, by fits that had not learned from them, so that
-        for images like these the share of wrong labels among those given exceeds
-        ``reject`` in at most 5 of 100 models (`rejecting.find_threshold`).
+        It is chosen on training images, by fits that did not learn from them: for
+        images like these the share of wrong labels among the answers exceeds ``reject``
+        in at most 5 of 100 models (`rejecting.find_threshold`).
 
         Parameters
         ----------
@@ -212,7 +211,7 @@ class Predictor:
         Raises
         ------
         ValueError
-            If the model cannot promise that, or a class is called ``"unknown"``.
+            If no threshold reaches it, or a class is called ``"unknown"``.
         """
         model = self.model
         curve = usable_curve(model.error_curve, model.class_names, self._name)
@@ -233,8 +232,8 @@ class Predictor:
         Raises
         ------
         ValueError
-            As `classify`; also for the first image that cannot be read, so that rows
-            never shift. `classify` goes on without such images.
+            As `classify`; also for the first image that cannot be read, since rows
+            would shift. `classify` goes on without such images.
         """
         return self._all(images, reject).labels
 
@@ -291,7 +290,7 @@ class Predictor:
         ----------
         images : as `classify`
         k : int
-            At most so many.
+            Number of classes, at most.
 
         Returns
         -------
@@ -320,15 +319,16 @@ class Predictor:
     def save(
         self, path: str | os.PathLike[str], *, embed_weights: bool | None = None
     ) -> None:
-        """Write the model to one file, whole or not at all.
+        """Write the model to one file, atomically.
 
         Parameters
         ----------
         path : path
             An older model there is replaced.
         embed_weights : bool, optional
-            Put the backbone's weights, up to the depth, into the file, so that it is
-            the whole model. Default: as it is now; newly fitted, without.
+            Whether to put the backbone's weights, up to the depth, into the file, so
+            that it is the whole model. Default: as in the loaded file; without for a
+            new fit.
 
         Raises
         ------
@@ -353,7 +353,7 @@ class Predictor:
             path,
             self.model,
             self.load_backbone(),
-            # Read back before the old file is replaced: some weights make another
+            # Read back before the old file is replaced, since some weights make another
             # network when they come from a file.
             lambda model, file: Predictor(
                 model, path=file, backbone=self._backbone
@@ -368,7 +368,7 @@ class Predictor:
         **changes
             Keyword arguments of the constructor.
         """
-        now = {
+        options = {
             "path": self.path,
             "weights": self._weights,
             "backbone": self._backbone,
@@ -377,9 +377,8 @@ class Predictor:
             "workers": self._workers,
             "max_pixels": self._max_pixels,
         }
-        # A new object: the network of the old one stays loaded, and matches its
-        # options.
-        return Predictor(self.model, **{**now, **changes})
+        # A new object, since the loaded network belongs to the old options.
+        return Predictor(self.model, **{**options, **changes})
 
     def load_backbone(self) -> Backbone:
         """Load the network, checked, on the CPU in float32."""
@@ -387,7 +386,7 @@ class Predictor:
             return self.stream.loaded
 
     def _run(self, image_set: ImageSet, tell: Callable[[Progress], None] | None) -> Any:
-        # First, so that an error of the network names the model and not an image.
+        # First, so that an error of the network names the model and no image.
         self.load_backbone()
         return self.stream.run(image_set, tell)
 

@@ -1,6 +1,6 @@
-"""Predictions of a model for some images: a table, and its accuracy.
+"""The predictions of a model for some images, as a table, and their accuracy.
 
-Knows nothing of networks and models; it holds names, numbers and failures.
+Knows nothing of networks and models.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class Predictions:
     paths : list of n str
         Of the images that could be read.
     class_names : list of str
-        That the model knows.
+        Of the model.
     scores : (n, n_classes) float64
         Decision values; the label is the class of the highest. With two classes those
-        of the first are the second's with the other sign.
+        of the first are those of the second negated.
     probabilities : (n, n_classes) float64 or None
         None where the classifier gives none.
     failures : list of FailureRecord
         The images that could not be read, each with stage and reason.
     truth : list of n str
-        The label the source gives, ``""`` where it gives none.
+        The labels of the source, ``""`` where it has none.
     splits : list of n str
         Of the source.
     threshold : float or None
@@ -59,7 +59,7 @@ class Predictions:
     Examples
     --------
     >>> scores = np.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]])
-    >>> found = Predictions(
+    >>> predictions = Predictions(
     ...     paths=["a.jpg", "b.jpg"],
     ...     class_names=["daisy", "rose", "tulip"],
     ...     scores=scores,
@@ -68,7 +68,7 @@ class Predictions:
     ...     truth=["daisy", "rose"],
     ...     splits=["", ""],
     ... )
-    >>> found.labels.tolist(), found.top(2)[0]
+    >>> predictions.labels.tolist(), predictions.top(2)[0]
     (['daisy', 'rose'], [('daisy', 2.0), ('tulip', 0.5)])
     """
 
@@ -86,7 +86,7 @@ class Predictions:
         return len(self.paths)
 
     def __repr__(self) -> str:
-        """Return one line: how many images have a label, and how right they are."""
+        """Return one line: the number of images with a label, and their accuracy."""
         failed = f", {len(self.failures):,} failed" * bool(self.failures)
         measures = self.measures()
         right = ""
@@ -143,7 +143,7 @@ class Predictions:
         Parameters
         ----------
         k : int
-            How many; at most as many as there are classes.
+            Number of classes.
 
         Returns
         -------
@@ -157,17 +157,17 @@ class Predictions:
         ]
 
     def _order(self, k: int) -> np.ndarray:
-        """Return classes by falling score; equal ones in their own order."""
+        """Return classes by descending score; ties in the order of the classes."""
         if k < 1:
             raise ValueError(f"top={k!r} takes no class; give 1 or more")
-        # Stable: of equal scores the first class wins, as argmax has it.
+        # Stable, so that of equal scores the first class comes first, as in argmax.
         return np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
 
     def measures(self, split: str | None = None) -> dict[str, float | None] | None:
         """Judge the labels by those of the source; rejected images are not judged.
 
-        A class that the model does not know counts as wrong, unless it knows none of
-        them: then nothing can be judged.
+        An image of a class that the model lacks counts as wrong, unless the model lacks
+        all classes of the source: then nothing is judged.
 
         Parameters
         ----------
@@ -184,19 +184,19 @@ class Predictions:
         rows = [
             i
             for i, name in enumerate(self.truth)
-            # Unlabelled and rejected images have nothing to be judged by.
+            # Unlabelled and rejected images are not judged.
             if name and split in (None, self.splits[i]) and not rejected[i]
         ]
         if not rows or not {self.truth[i] for i in rows} & set(self.class_names):
             return None
-        # Classes that the model does not know count as wrong, so they need numbers too.
+        # Images of classes that the model lacks count as wrong, so these need numbers.
         names = [*self.class_names, *sorted(set(self.truth) - set(self.class_names))]
         number = {name: k for k, name in enumerate(names)}
         truth = np.array([number[self.truth[i]] for i in rows])
         predicted = self._order(1)[rows, 0]
         probabilities = self.probabilities
         if probabilities is not None:
-            # The model gives classes it does not know a probability of zero.
+            # Classes that the model lacks have probability zero.
             unknown = np.zeros((len(rows), len(names) - len(self.class_names)))
             probabilities = np.hstack([probabilities[rows], unknown])
         return {"n": len(rows), **judge(truth, predicted, probabilities)}
@@ -262,7 +262,7 @@ class Predictions:
             beside.unlink(missing_ok=True)  # left by an earlier run
 
     def _further_columns(self, likeliest: list[int]) -> dict[str, list[str]]:
-        """Return what not every file has, column by column."""
+        """Return the optional columns."""
         columns = {}
         if self.threshold is not None:
             columns["likeliest"] = [self.class_names[c] for c in likeliest]
@@ -295,7 +295,7 @@ class Predictions:
             raise ModuleNotFoundError(
                 "to_frame needs pandas; pip install 'featpipe[frame]'"
             ) from error
-        # Strings with surrogates stay what they are in an index of objects.
+        # Only an index of objects takes strings with surrogates.
         index = pandas.Index(self.paths, name="path")
         frame = pandas.DataFrame({"label": self.labels}, index=index)
         frame["score"] = self.scores.max(axis=1)
@@ -308,7 +308,7 @@ class Predictions:
 
 
 def failures_path(path: str | os.PathLike[str]) -> Path:
-    """Return the name of the file that lists what could not be read.
+    """Return the name of the file that lists images that could not be read.
 
     Examples
     --------
@@ -326,7 +326,7 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def two_columns(decisions: np.ndarray) -> np.ndarray:
-    """Return decision values with a column a class, also of two classes."""
+    """Return decision values with a column for each class, even of two classes."""
     if decisions.ndim == 1:
         return np.column_stack([-decisions, decisions])
     return decisions

@@ -1,4 +1,4 @@
-"""The C that a comparison has chosen, read from its score document."""
+"""Read the C that a comparison has chosen from its score document."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def find_record(
         Written by ``compare --json``.
     row : (classifier, depth)
     seed, options, Cs
-        What the search for C would be asked for: it must be what the comparison was.
-        ``Cs`` is the grid, ascending; None for the default one.
+        Options of the search for C, which have to be those of the comparison. ``Cs`` is
+        the grid, ascending; None for the default one.
 
     Returns
     -------
@@ -40,17 +40,16 @@ def find_record(
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file, row or C, or it was found with other options.
+        If there is no such file, row or C, or it was chosen with other options.
     """
     document = read_document(path)
     classifier, depth = row
-    wanted = {"seed": seed, **options}
-    known = {"seed": document.seed, **document.options}
-    for name, value in wanted.items():
-        # Another seed or fold count is another search, whose C is not the one that a
-        # new search would find.
-        if name not in known or known[name] != value:
-            had = repr(known[name]) if name in known else "an unknown value"
+    requested = {"seed": seed, **options}
+    recorded = {"seed": document.seed, **document.options}
+    for name, value in requested.items():
+        # A search with another seed or number of folds may choose another C.
+        if name not in recorded or recorded[name] != value:
+            had = repr(recorded[name]) if name in recorded else "an unknown value"
             raise ValueError(
                 f"{os.fspath(path)!r} was made with {name}={had}, not {value!r}; give "
                 "the same options, or leave the record out"
@@ -64,7 +63,7 @@ def find_record(
         )
     grid = np.array(C_GRID) if Cs is None else Cs
     curve = np.array([C for C, _ in scores[0].C_curve], float)
-    # Written as decimal text and read back: equal to rounding.
+    # Equal to rounding, since the document has decimal text.
     if len(curve) != len(grid) or not np.allclose(curve, grid, rtol=1e-9):
         raise ValueError(
             f"{os.fspath(path)!r} chose C from {len(curve)} values from "

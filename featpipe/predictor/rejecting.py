@@ -1,8 +1,7 @@
 """The rejection threshold for a stated error rate.
 
-Lives here: how often answers of a given confidence were wrong on rows that the
-classifier did not learn from, and the threshold that follows. Never here: how a
-probability is made.
+It follows from how often answers of a given confidence were wrong on rows that the
+classifier did not learn from. `calibrating` has the probabilities.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def error_curve(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
         return np.empty((0, 3))
     order = np.argsort(-confidence, kind="stable")
     ordered, wrong = confidence[order], np.cumsum(~correct[order])
-    # Evenly in answers and not in confidence, where most answers crowd near 1.
+    # Evenly spaced in answers, since most confidences are near 1.
     at = np.unique(np.linspace(0, n - 1, min(n, _POINTS)).round().astype(int))
     # Answers of the same confidence are taken or rejected together.
     last = np.unique(np.searchsorted(-ordered, -ordered[at], side="right") - 1)
@@ -56,7 +55,7 @@ def error_curve(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
 def usable_curve(
     curve: np.ndarray | None, class_names: Sequence[str], name: str
 ) -> np.ndarray:
-    """Return the error curve of a model, or raise if it promises nothing.
+    """Return the error curve of a model; raise if there is none to use.
 
     Parameters
     ----------
@@ -70,7 +69,7 @@ def usable_curve(
     ValueError
         If there is none, or a class is called ``"unknown"``.
     """
-    # An image labelled so would look like a rejected one.
+    # An image with this label would look like a rejected one.
     if UNKNOWN in class_names:
         raise ValueError(
             f"a class of {name} is called {UNKNOWN!r}, the answer for rejected "

@@ -1,8 +1,8 @@
 """The model file: safetensors with one strict JSON record, every byte under a digest.
 
-``docs/reference/models.md`` specifies it. Nothing in a file is executed or imported,
-and nothing is allocated that the file does not hold. Never here: the record's fields,
-which `model` has.
+``docs/reference/models.md`` specifies it. No code in a file is executed or imported,
+and no more memory is allocated than the file has bytes. `model` has the fields of the
+record.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ FORMAT = "featpipe-model"
 VERSION = 2
 _READ = {"1": ARRAYS[:2], "2": ARRAYS}  # the arrays of a model, by format version
 PREFIX = "backbone."
-"""Before the names of a backbone's tensors: a prefix that `backbones` takes off by
-itself, so that a model file is a weights file as well."""
+"""The prefix of the names of a backbone's tensors. `backbones` removes this prefix, so
+that a model file is a weights file as well."""
 
 
 def write_model(
@@ -37,14 +37,14 @@ def write_model(
     backbone: Mapping[str, np.ndarray],
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:
-    """Write a model, whole or not at all.
+    """Write a model atomically.
 
     Parameters
     ----------
     path : Path
     model : Model
     backbone : dict of str to array
-        The backbone's tensors; empty if they stay where they are.
+        The backbone's tensors; empty if they are not embedded.
     check : callable, optional
         Called with the file while it still has its temporary name; if it raises,
         ``path`` stays what it was.
@@ -68,7 +68,7 @@ def write_model(
         },
         **{PREFIX + name: array for name, array in backbone.items()},
     }
-    # Sorted, so that the same model is the same bytes.
+    # Sorted, so that the same model gives the same bytes.
     record = json.dumps(model.as_record(), allow_nan=False, sort_keys=True)
     metadata = {
         "format": FORMAT,
@@ -80,7 +80,7 @@ def write_model(
     with files.explained(path, len(content)), files.replacing(path) as file:
         file.write(content)
         file.flush()
-        # While the old file is still in place.
+        # The old file is still in place.
         check(Path(file.name))
 
 
@@ -103,8 +103,8 @@ def read_model(path: Path) -> Model:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no model file, one of another version, damaged, or holds what a
-        model never holds; names the file.
+        If it is not a model file, of an unknown version, damaged, or malformed; names
+        the file.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def read_model(path: Path) -> Model:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give the model that fit wrote")
     try:
-        # The record comes first: a file of another kind is not read further.
+        # The record first: the tensors of another kind of file are not read.
         with safe_open(path, framework="np") as file:
             metadata = _check_format(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -144,7 +144,7 @@ def read_model(path: Path) -> Model:
 
 
 def _otherwise(path: Path, error: Exception) -> str:
-    """Return what a file is that could not be read as a model."""
+    """Return the kind of a file that could not be read as a model."""
     with path.open("rb") as file:
         kind = describe_kind(file.read(HEAD))
     if kind:
@@ -173,7 +173,7 @@ def _model(
     if not {"coef", "intercept"} <= set(mine) <= set(allowed):
         raise ValueError(f"its tensors are {sorted(arrays)!r:.200}")
     model = Model.from_record(record, mine)
-    # A record that promises embedded weights without tensors would load DEFAULT ones.
+    # A record with embedded weights but no tensors would load the DEFAULT weights.
     if (len(arrays) > len(mine)) != (model.embedded_sha256 is not None):
         raise ValueError("its record and its tensors differ on embedded weights")
     return model
@@ -184,10 +184,10 @@ def _refuse(name: str) -> Any:
 
 
 def _digest(record: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash the record, then name, dtype, shape and bytes of each tensor, by name."""
+    """Return the SHA-256 of the record, then of the tensors, sorted by name."""
     digest = hashlib.sha256(record.encode("utf-8", "surrogateescape"))
     for name, array in sorted(arrays.items()):
-        # Name, dtype and shape too: the same bytes in another shape are other numbers.
+        # With name, dtype and shape, which change the meaning of the bytes.
         digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
