@@ -109,7 +109,7 @@ def least_p_value(difference: np.ndarray, *, variance_ratio: float = 1.0) -> flo
 
     Examples
     --------
-    >>> least_p_value(np.array([1, -1, 1, 0, -1, 1]))
+    >>> round(least_p_value(np.array([1, -1, 1, 0, -1, 1])), 4)
     0.0625
     """
     sums, chances = _flipped_sums(np.asarray(difference, np.int64))
