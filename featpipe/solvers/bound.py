@@ -22,8 +22,8 @@ LEAST_GAIN = 1e-3
 
 def logistic_gap(
     slope: torch.Tensor,
-    intercept_slope: torch.Tensor,
-    curvature: torch.Tensor,
+    along: torch.Tensor,
+    values: torch.Tensor,
     steepest: torch.Tensor,
     n_free: torch.Tensor,
 ) -> torch.Tensor:
@@ -33,10 +33,10 @@ def logistic_gap(
     ----------
     slope : (...) float64
         Norm of the gradient by W.
-    intercept_slope : (..., n_columns) float64
-        Gradient by the intercepts.
-    curvature : (..., n_columns, n_columns) float64
-        Of the objective by the intercepts, or anything smaller.
+    along : (..., n_columns) float64
+        Gradient by the intercepts, along the eigenvectors of their Hessian.
+    values : (..., n_columns) float64
+        Its eigenvalues, ascending, or anything smaller.
     steepest : (...) float64
         Largest eigenvalue of the Hessian of the loss by W, or anything larger.
     n_free : (...) int64
@@ -51,11 +51,8 @@ def logistic_gap(
     Bach 2010, "Self-concordant analysis for logistic regression": along u the
     curvature of log-sum-exp falls at most by exp(-range(u)).
     """
-    values, vectors = torch.linalg.eigh(curvature)
-    along = (vectors.mT @ intercept_slope.unsqueeze(-1)).squeeze(-1)
     order = torch.arange(values.shape[-1], device=values.device)
-    resists = order >= n_free[..., None]
-    values = torch.where(resists, values.clamp_min(0), torch.inf)
+    values = torch.where(order >= n_free[..., None], values, torch.inf)
     decrement = (along**2 / values).nan_to_num(0.0).sum(-1).sqrt()
     reach = (2 / values.amin(-1)).sqrt() * decrement
     reach = reach.nan_to_num(0.0, posinf=torch.inf)

@@ -73,7 +73,7 @@ class FoldCodes(ABC):
     @property
     def n_folds(self) -> int:
         """How many folds there are."""
-        return len(self.weights)
+        return self.weights.shape[0]
 
     @property
     def rank(self) -> int:
@@ -332,7 +332,7 @@ class SharedCodes(FoldCodes):
         flat = v.flatten(0, 1)
         # One product for all folds, since they share the rows.
         f = torch.addmm(flat[:, -1:], flat[:, :-1], z.T)
-        return f.view(*v.shape[:2], len(z))
+        return f.view(*v.shape[:2], -1)
 
     def fold_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows of every fold."""

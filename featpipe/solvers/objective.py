@@ -36,8 +36,10 @@ class Evaluation(NamedTuple):
     value, gap : (n_folds, n_units) float64
         The objective, and the proven relative gap to its minimum.
     gradient : (n_folds, n_units, n_columns, rank + 1) float64
-    between : (n_folds, n_units, n_columns, n_columns) float64
-        Mean second derivative of the loss by the scores, per weight.
+    bends : (n_folds, n_units, n_columns) float64
+        Eigenvalues of the mean second derivative of the loss by the scores, per weight.
+    classes : (n_folds, n_units, n_columns, n_columns) float64
+        Its eigenvectors.
     curvature : list of tensors, or None
         Of every block of rows, as `Loss.hessian_product` takes it; None where that
         does not fit into the memory, and is worked out anew for every product.
@@ -46,7 +48,8 @@ class Evaluation(NamedTuple):
     value: torch.Tensor
     gap: torch.Tensor
     gradient: torch.Tensor
-    between: torch.Tensor
+    bends: torch.Tensor
+    classes: torch.Tensor
     curvature: Curvature
 
     def select(self, units: torch.Tensor) -> Evaluation:
@@ -56,7 +59,8 @@ class Evaluation(NamedTuple):
             self.value[:, units],
             self.gap[:, units],
             self.gradient[:, units],
-            self.between[:, units],
+            self.bends[:, units],
+            self.classes[:, units],
             None if kept is None else [part[:, units] for part in kept],
         )
 
@@ -99,6 +103,8 @@ class Objective:
         self.loss = make_loss(loss, n_columns)
         self.joint = isinstance(self.loss, Softmax)
         self.k = n_columns if self.joint else 1
+        # Of the coefficients.
+        self.shape = codes.n_folds, len(C), self.k, codes.rank + 1
         self.spans = spans or list(codes.blocks(codes.n_folds * len(C) * self.k))
         self.dtype, self.n_bytes = dtype, n_bytes
         self.product_dtype, self.tilt = product_dtype, tilt
@@ -143,11 +149,6 @@ class Objective:
         products = self.product_dtype if self.dtype != double else double
         return Objective(*args, self.n_bytes, products, self.spans, self.tilt)
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of the coefficients."""
-        return self.codes.n_folds, len(self.C), self.k, self.codes.rank + 1
-
     def targets(self, start: int, stop: int) -> torch.Tensor:
         """Return what a block of rows is to be told as."""
         labels = self.codes.labels[start:stop]
@@ -162,7 +163,7 @@ class Objective:
         value = theta.new_zeros(n_folds, n_units)
         sides = theta.new_zeros(n_folds, n_units, 2)
         between = theta.new_zeros(n_folds, n_units, k, k)
-        sampled = theta.new_zeros(n_folds, 1, 1, 1)
+        sampled = theta.new_zeros(n_folds, 1, 1)
         # Of many blocks: single precision would lose digits of the sums.
         sums = self._zero_sums(torch.float64)
         kept: list[torch.Tensor] = []
@@ -177,7 +178,7 @@ class Objective:
             sums += codes.adjoint(z, part.residual.flatten(1, 2))
             some, w = part.curvature[..., ::stride], weights[:, None, None, ::stride]
             between += self._between(some, w)
-            sampled += w.sum(3, keepdim=True, dtype=torch.float64)
+            sampled += w.sum(3, dtype=torch.float64)
             if self.keeps:
                 kept.append(part.curvature.to(self.product_dtype))
         gradient = codes.from_rows(sums).view(self.shape)
@@ -188,9 +189,11 @@ class Objective:
         if self.tilt is not None:
             gradient = gradient + self.tilt
             value = value + (self.tilt * theta).sum((2, 3))
-        gap = self._gap(value, gradient, between, sides)
-        between = between / sampled
-        return Evaluation(value, gap, gradient, between, kept if self.keeps else None)
+        bends, classes = self._diagonalize(between)
+        gap = self._gap(value, gradient, bends, classes, sides)
+        bends = bends / sampled
+        keeps = kept if self.keeps else None
+        return Evaluation(value, gap, gradient, bends, classes, keeps)
 
     def _between(self, curvature: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return the summed second derivative of some rows by the scores."""
@@ -200,11 +203,19 @@ class Objective:
         diagonal = torch.diag_embed(p.sum(3, dtype=torch.float64))
         return diagonal - (p @ curvature.mT).double()
 
+    def _diagonalize(self, between: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return eigenvalues, ascending, and eigenvectors of what `_between` summed."""
+        if self.k == 1:
+            return between[..., 0], torch.ones_like(between)
+        values, vectors = torch.linalg.eigh(between)
+        return values.clamp_min_(0), vectors
+
     def _gap(
         self,
         value: torch.Tensor,
         gradient: torch.Tensor,
-        between: torch.Tensor,
+        bends: torch.Tensor,
+        classes: torch.Tensor,
         sides: torch.Tensor,
     ) -> torch.Tensor:
         codes, C = self.codes, self.C
@@ -216,9 +227,9 @@ class Objective:
             rows = sides.sum(2) * radius**2
             steepest = C * torch.minimum(every, rows)
             # A sample of the rows bends less than all of them, as the bound needs.
-            curvature = C[:, None, None] * between
+            along = (gradient[..., None, :, -1] @ classes).squeeze(2)
             gap = bound.logistic_gap(
-                slope, gradient[..., -1], curvature, steepest, self.n_free
+                slope, along, C[:, None] * bends, steepest, self.n_free
             )
         else:
             sides = C[:, None] * sides

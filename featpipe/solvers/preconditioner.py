@@ -67,6 +67,7 @@ class MeanRow:
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the inverse times a gradient of the shape of ``inverse``."""
         if self.classes is not None:
+            # All scores moved alike change nothing.
             gradient = gradient - gradient.mean(2, keepdim=True)
             gradient = self.classes.mT @ gradient
         x = gradient
@@ -76,10 +77,7 @@ class MeanRow:
         if self.basis is not None:
             x = (x.flatten(1, 2).to(self.basis.dtype) @ self.basis.mT).view_as(x)
             x = x.double()
-        if self.classes is not None:
-            x = self.classes @ x
-            x = x - x.mean(2, keepdim=True)
-        return x
+        return x if self.classes is None else self.classes @ x
 
 
 def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanRow:
@@ -89,17 +87,15 @@ def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanR
     weight = torch.cat([codes.eigenvalues, codes.mass[:, None]], dim=1)
     weight = objective.C[:, None] * weight[:, None]  # (n_folds, n_units, rank + 1)
     if objective.k == 1:
-        bend = at.between[..., 0]
-        least = torch.finfo(bend.dtype).tiny
-        full = (bend * weight + penalty).clamp_min(least)
+        least = torch.finfo(weight.dtype).tiny
+        full = (at.bends * weight + penalty).clamp_min(least)
         return MeanRow(1 / full[:, :, None], None, basis)
-    values, classes = torch.linalg.eigh(at.between)
-    values = values.clamp_min(0)[..., None]
+    values = at.bends[..., None]
     full = values * weight[:, :, None] + penalty
     free = values <= FREE * values.amax(2, keepdim=True)
     # Nothing resists there but the penalty: the intercepts stay as they are.
     inverse = torch.where(free & (penalty == 0), 0.0, 1 / full)
-    return MeanRow(inverse, classes, basis)
+    return MeanRow(inverse, at.classes, basis)
 
 
 @dataclass(frozen=True, eq=False)
