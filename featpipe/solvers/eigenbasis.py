@@ -162,13 +162,17 @@ def _eigenbasis(
     x: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return eigenvalues, what `RotatedCodes.vectors` holds, and rotated rows."""
-    train = weight.nonzero()[:, 0]
-    root = weight[train].sqrt()[:, None]
-    kernel = x @ x[train].T
-    value, vectors = torch.linalg.eigh(root * kernel[train] * root.T)
+    trains = weight > 0
+    part, root = x[trains], weight[trains].sqrt()[:, None]
+    value, vectors = torch.linalg.eigh(_square((root * part).T))
     kept = value > RANK * value[-1].clamp_min(torch.finfo(value.dtype).tiny)
-    value, vectors = value[kept], root * vectors[:, kept] / value[kept].sqrt()
-    return value, vectors, kernel @ vectors
+    value, vectors = value[kept], vectors[:, kept]
+    rotated = x.new_empty(len(x), len(value))
+    # Training rows are known from their Gram matrix: only the others are multiplied.
+    rotated[trains] = vectors * value.sqrt() / root
+    vectors = root * vectors / value.sqrt()
+    rotated[~trains] = x[~trains] @ part.T @ vectors
+    return value, vectors, rotated
 
 
 def _shared(
