@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
 from featpipe import solvers
-from featpipe.solvers import bound, losses
+from featpipe.solvers import losses
 
 LOSSES = ("linear", "svm", "logistic")
 # A few of 1e-6...1e5, so that every regime is met: flat, fitted, interpolating.
@@ -321,7 +321,7 @@ def test_softmax_keeps_tiny_losses_in_single_precision():
 
 def test_bounds_are_infinite_where_nothing_resists():
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    gap = bound.hinge_gap(zero, one, torch.zeros(1, 2, dtype=torch.float64), one)
+    gap = losses.hinge_gap(zero, one, torch.zeros(1, 2, dtype=torch.float64), one)
     assert torch.isinf(gap).all()
-    still = bound.hinge_gap(zero, zero, torch.zeros(1, 2, dtype=torch.float64), one)
+    still = losses.hinge_gap(zero, zero, torch.zeros(1, 2, dtype=torch.float64), one)
     assert still == 0

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-from featpipe.solvers.cancelling import raise_if_cancelled
 from featpipe.solvers.objective import Curvature, Evaluation, Objective
 from featpipe.solvers.preconditioner import (
     FEW,
@@ -24,6 +23,7 @@ from featpipe.solvers.preconditioner import (
     most_active,
     own_column,
 )
+from featpipe.solvers.sharing import raise_if_cancelled
 
 __all__ = ["Result", "minimize"]
 

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from featpipe.solvers import bound
 from featpipe.solvers.fold_codes import FoldCodes
-from featpipe.solvers.losses import Softmax, make_loss
+from featpipe.solvers.losses import (
+    Softmax,
+    hinge_gap,
+    logistic_gap,
+    make_loss,
+    relative_gap,
+)
 
 __all__ = ["Curvature", "Evaluation", "Objective"]
 
@@ -122,20 +127,17 @@ class Objective:
         absent = (~present).sum(1, keepdim=True)
         self.n_free = absent + 1 if self.joint else absent * 0
 
+    def _but(self, **changes: Any) -> Objective:
+        """Return an objective that differs from this one in some parameters."""
+        names = "codes", "n_columns", "C", "column", "dtype", "n_bytes"
+        more = "product_dtype", "spans", "tilt"
+        same = {name: getattr(self, name) for name in (*names, *more)}
+        return Objective(loss=self.name, **(same | changes))
+
     def select(self, units: torch.Tensor) -> Objective:
         """Return the objective of some of the units."""
-        return Objective(
-            self.codes,
-            self.name,
-            self.n_columns,
-            self.C[units],
-            self.column[units],
-            self.dtype,
-            self.n_bytes,
-            self.product_dtype,
-            self.spans,
-            None if self.tilt is None else self.tilt[:, units],
-        )
+        tilt = None if self.tilt is None else self.tilt[:, units]
+        return self._but(C=self.C[units], column=self.column[units], tilt=tilt)
 
     def finer(self) -> Objective | None:
         """Return the same objective in the next precision, None if there is none.
@@ -145,9 +147,8 @@ class Objective:
         double = torch.float64
         if self.product_dtype == double:
             return None
-        args = self.codes, self.name, self.n_columns, self.C, self.column, double
         products = self.product_dtype if self.dtype != double else double
-        return Objective(*args, self.n_bytes, products, self.spans, self.tilt)
+        return self._but(dtype=double, product_dtype=products)
 
     def targets(self, start: int, stop: int) -> torch.Tensor:
         """Return what a block of rows is to be told as."""
@@ -228,13 +229,11 @@ class Objective:
             steepest = C * torch.minimum(every, rows)
             # A sample of the rows bends less than all of them, as the bound needs.
             along = (gradient[..., None, :, -1] @ classes).squeeze(2)
-            gap = bound.logistic_gap(
-                slope, along, C[:, None] * bends, steepest, self.n_free
-            )
+            gap = logistic_gap(slope, along, C[:, None] * bends, steepest, self.n_free)
         else:
             sides = C[:, None] * sides
-            gap = bound.hinge_gap(slope, gradient[..., 0, -1], sides, radius)
-        return bound.relative_gap(gap, value, C * self.without, 1e-12 * C * mass)
+            gap = hinge_gap(slope, gradient[..., 0, -1], sides, radius)
+        return relative_gap(gap, value, C * self.without, 1e-12 * C * mass)
 
     @cached_property
     def without(self) -> torch.Tensor:
@@ -253,15 +252,14 @@ class Objective:
 
     def sampled(self, stride: int) -> Objective:
         """Return the objective of every so many-th row, for Hessian products."""
-        args = self.name, self.n_columns, self.C, self.column
         codes, single = self.codes.sample(stride), torch.float32
-        return Objective(codes, *args, single, self.n_bytes, single)
+        return self._but(
+            codes=codes, dtype=single, product_dtype=single, spans=None, tilt=None
+        )
 
     def tilted(self, tilt: torch.Tensor) -> Objective:
         """Return the objective with a linear term added."""
-        args = self.name, self.n_columns, self.C, self.column, self.dtype
-        more = self.n_bytes, self.product_dtype, self.spans
-        return Objective(self.codes, *args, *more, tilt)
+        return self._but(tilt=tilt)
 
     def curvature(self, theta: torch.Tensor) -> Curvature:
         """Return the curvature of every score, a block of rows each, if it fits."""

@@ -8,21 +8,25 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from featpipe.solvers.cost import (
+from featpipe.solvers.eigenbasis import fold_codes
+from featpipe.solvers.fold_codes import FoldCodes
+from featpipe.solvers.newton_cg import Result, minimize
+from featpipe.solvers.objective import Objective
+from featpipe.solvers.problem import (
     FREE_RIDGE,
+    Options,
+    Path,
+    Problem,
+    Solution,
+    Split,
+    Start,
     choose_device,
     count_operations,
     few_threads,
     group_size,
 )
-from featpipe.solvers.eigenbasis import fold_codes
-from featpipe.solvers.fold_codes import FoldCodes
-from featpipe.solvers.newton_cg import Result, minimize
-from featpipe.solvers.objective import Objective
-from featpipe.solvers.predict import predict_held_out
-from featpipe.solvers.problem import Options, Path, Problem, Solution, Split, Start
 from featpipe.solvers.ridge import products, ridge
-from featpipe.solvers.selection import Judge
+from featpipe.solvers.selection import Judge, predict_held_out
 
 __all__ = ["solve", "solve_path"]
 

@@ -1,7 +1,9 @@
-"""What fits of the same codes share: standardised rows, Gram matrices, bases.
+"""What fits share: rows, Gram matrices and bases of the same codes; and their end.
 
 Inside ``with share_codes():`` two fits of the same array, splits and weights read,
-standardise and rotate it once. Outside, nothing is kept.
+standardise and rotate it once. Outside, nothing is kept. Inside ``with
+cancellable(event):`` fits end at their next step once the event is set, since no signal
+reaches a thread.
 """
 
 from __future__ import annotations
@@ -10,12 +12,20 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["digest_of", "make_once", "share_codes", "shared_rows"]
+__all__ = [
+    "Cancelled",
+    "cancellable",
+    "digest_of",
+    "make_once",
+    "raise_if_cancelled",
+    "share_codes",
+    "shared_rows",
+]
 
 T = TypeVar("T")
 
@@ -97,3 +107,42 @@ def shared_rows(codes: Any, rows: np.ndarray) -> Any:
     [[0.0, 1.0], [4.0, 5.0]]
     """
     return make_once(codes, ("copy", digest_of(rows)), lambda: codes[rows])
+
+
+_cancelled: ContextVar[Event | None] = ContextVar("cancelled", default=None)
+
+
+class Cancelled(Exception):
+    """The fit was ended by another thread; there is no result."""
+
+
+@contextmanager
+def cancellable(cancelled: Event) -> Iterator[None]:
+    """Let fits inside the block, and in copies of its context, end at an event.
+
+    Examples
+    --------
+    >>> from featpipe import solvers
+    >>> import numpy as np
+    >>> from threading import Event
+    >>> X, y = np.arange(8.0).reshape(4, 2), np.array([0, 1, 0, 1])
+    >>> problem = solvers.Problem(X, y, 2, "logistic", np.ones(4), np.ones(4))
+    >>> cancelled = Event()
+    >>> cancelled.set()
+    >>> with solvers.cancellable(cancelled):
+    ...     solvers.solve(problem, 1.0)
+    Traceback (most recent call last):
+    featpipe.solvers.sharing.Cancelled
+    """
+    token = _cancelled.set(cancelled)
+    try:
+        yield
+    finally:
+        _cancelled.reset(token)
+
+
+def raise_if_cancelled() -> None:
+    """Raise `Cancelled` where the event of the context is set."""
+    cancelled = _cancelled.get()
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled
