@@ -67,7 +67,7 @@ class MeanRow:
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the inverse times a gradient of the shape of ``inverse``."""
         if self.classes is not None:
-            # All scores moved alike change nothing.
+            # All scores moved alike change nothing; rounding must not move them.
             gradient = gradient - gradient.mean(2, keepdim=True)
             gradient = self.classes.mT @ gradient
         x = gradient
@@ -77,7 +77,10 @@ class MeanRow:
         if self.basis is not None:
             x = (x.flatten(1, 2).to(self.basis.dtype) @ self.basis.mT).view_as(x)
             x = x.double()
-        return x if self.classes is None else self.classes @ x
+        if self.classes is not None:
+            x = self.classes @ x
+            x = x - x.mean(2, keepdim=True)
+        return x
 
 
 def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanRow:
