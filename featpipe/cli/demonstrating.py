@@ -19,7 +19,7 @@ _INPUT_SIZE = 32
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where to put everything.")
+        Path, typer.Argument(metavar="DIR", help="Where to put everything.")
     ] = Path("featpipe-demo"),
 ) -> None:
     """Do the whole job offline: 1,797 handwritten digits through the bundled network.

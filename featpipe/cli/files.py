@@ -130,7 +130,7 @@ def verify(path: o.CodesPath) -> None:
 def merge(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE.h5…", help="The codes files."),
+        typer.Argument(metavar="FILE.h5", help="The codes files."),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The merged file.")

@@ -14,7 +14,7 @@ __all__ = ["backbones", "depths"]
 def backbones(
     pattern: Annotated[
         str,
-        typer.Argument(metavar="[PATTERN]", help="Show names that contain this."),
+        typer.Argument(metavar="PATTERN", help="Show names that contain this."),
     ] = "",
 ) -> None:
     """List the backbones, their weights and sizes.

@@ -84,9 +84,9 @@ CheckSource = Annotated[
 PredictSources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE…",
+        metavar="SOURCE",
         help="A source as `extract` takes it; or image files; or - for a list of "
-        "their paths on stdin, one a line.",
+        "their paths on stdin, one in each line.",
     ),
 ]
 PredictionsCsv = Annotated[

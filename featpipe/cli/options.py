@@ -36,7 +36,7 @@ Source = Annotated[
 CodesPath = Annotated[Path, typer.Argument(metavar="FILE.h5", help="A codes file.")]
 CodesPaths = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE.h5…", help="Codes files of the same images."),
+    typer.Argument(metavar="FILE.h5", help="Codes files of the same images."),
 ]
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The codes file.")
@@ -66,7 +66,8 @@ ExtractDepths = Annotated[
         "--depth",
         metavar="NODE[:POOL]",
         help="Where codes are taken; may be repeated. POOL is avg, max, gem, flatten, "
-        "cls, mean or map. Default: penultimate. `depths NAME` lists them.",
+        "cls, mean or map. Default: penultimate. `featpipe depths NAME` lists the "
+        "nodes.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -91,8 +92,8 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option(
         "--precision",
-        help="auto is bf16 where the processor multiplies it, and on an existing file "
-        "that of the file.",
+        help="auto: that of an existing file, else bf16 where the processor computes "
+        "with it, else fp32.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -100,8 +101,9 @@ DecodingOption = Annotated[
     DecodingMode,
     typer.Option(
         "--decoding",
-        help="scaled decodes large JPEGs smaller: faster, codes move as by bf16. "
-        "auto is exact with fp32, else scaled; on an existing file that of the file.",
+        help="scaled decodes large JPEGs at a smaller size: faster, and codes change "
+        "about as much as by bf16. auto: that of an existing file, else exact with "
+        "fp32 and scaled otherwise.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -121,9 +123,9 @@ BatchSize = Annotated[
         "--batch-size",
         metavar="N",
         min=1,
-        help="Images through the network together, 128 at most, 512 beyond 10,000 "
-        "images. Default: tried before a long run; else on the CPU what its cache "
-        "holds, 32 at most, and on a GPU 128.",
+        help="Images in a batch, at most 128 (512 where there are over 10,000 "
+        "images). Default: before a long run the fastest of a short trial; else as "
+        "many as the cache of the CPU holds, at most 32, and 128 on a GPU.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -134,7 +136,7 @@ Workers = Annotated[
         metavar="N",
         min=1,
         help="Images read and decoded at once: up to four threads, else processes. "
-        "Default: one a processor.",
+        "Default: one for each processor.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -251,7 +253,8 @@ Shard = Annotated[
     typer.Option(
         "--shard",
         metavar="i/n",
-        help="Only the i-th of n parts of the work, 0-based; `merge` joins them.",
+        help="Only the i-th of n parts of the work, counted from 0; `featpipe merge` "
+        "joins them.",
         rich_help_panel=MACHINE,
     ),
 ]

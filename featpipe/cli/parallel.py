@@ -37,7 +37,7 @@ SchedulerOption = Annotated[
     typer.Option(
         "--scheduler",
         metavar="ADDR",
-        help="Of dask: tcp://host:8786, or its scheduler file.",
+        help="Address of the dask scheduler, as tcp://host:8786, or its file.",
         rich_help_panel=MACHINE,
     ),
 ]

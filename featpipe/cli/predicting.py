@@ -134,7 +134,7 @@ def _listed(source: str) -> list[str]:
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
     paths = [os.fsdecode(line) for line in lines if line.strip()]
     if not paths:
-        raise ValueError("no path came on stdin; give one a line")
+        raise ValueError("no path came on stdin; give one in each line")
     return paths
 
 

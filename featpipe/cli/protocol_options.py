@@ -111,7 +111,7 @@ Memory = Annotated[
 CompareJson = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="F", help="Write the scores.", rich_help_panel=WRITING
+        "--json", metavar="F", help="Write the scores as JSON.", rich_help_panel=WRITING
     ),
 ]
 Csv = Annotated[

@@ -22,7 +22,7 @@ ReportPath = Annotated[
     typer.Option(
         "--report",
         metavar="F.html",
-        help="Write a page with pictures (the extra `report`).",
+        help="Write a page with pictures (needs `featpipe[report]`).",
         rich_help_panel="What is written",
     ),
 ]

@@ -64,8 +64,8 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="SECONDS",
-        help="Stop when the probe is beaten beyond noise, cannot be, or time is "
-        "over; with --init probe.",
+        help="Stop after this time; sooner where the probe is beaten beyond noise, or "
+        "cannot be. Needs --init probe.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -132,7 +132,7 @@ TrainingBatch = Annotated[
         "--batch-size",
         metavar="N",
         min=1,
-        help="Images a step. Default: 32, down to 8 where images are few.",
+        help="Images in a step. Default: 32, down to 8 where images are few.",
         rich_help_panel=_TRAINING,
     ),
 ]
