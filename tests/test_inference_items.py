@@ -31,17 +31,21 @@ def path(tmp_path) -> Path:
     return tmp_path / "x.png"
 
 
-@pytest.mark.parametrize("kind", ["array", "pil", "bytes", "BytesIO", "path", "str"])
+KINDS = {
+    "array": lambda path: PHOTO,
+    "pil": lambda path: Image.fromarray(PHOTO),
+    "bytes": lambda path: png(PHOTO),
+    "BytesIO": lambda path: io.BytesIO(png(PHOTO)),
+    "read once": lambda path: io.BufferedReader(io.BytesIO(png(PHOTO))),
+    "path": lambda path: path,
+    "str": str,
+}
+
+
+@pytest.mark.parametrize("kind", [*KINDS])
 @pytest.mark.parametrize("listed", [False, True])
 def test_one_image_is_one_image(path, kind, listed):
-    item = {
-        "array": PHOTO,
-        "pil": Image.fromarray(PHOTO),
-        "bytes": png(PHOTO),
-        "BytesIO": io.BytesIO(png(PHOTO)),
-        "path": path,
-        "str": str(path),
-    }[kind]
+    item = KINDS[kind](path)
     (found,) = pixels(image_set_of([item] if listed else item))
     np.testing.assert_array_equal(found, PHOTO)
 
@@ -97,3 +101,19 @@ def test_numbers_on_the_scale_of_255_are_refused_with_the_remedy(name, value):
 def test_other_numbers_that_cannot_be_are_refused(odd):
     with pytest.raises(ValueError, match="must be"):
         Preprocessing(256, 224).overridden(**odd)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ({"b.png", "a.png"}, "is a set, which has no order"),
+        (np.zeros((40, 50, 2), np.uint8), "one image of 2 channels, or 40 grey"),
+        (np.zeros((99, 200, 12), np.uint8), "one image of 12 channels, or 99 grey"),
+        (np.zeros((9, 9, 3)), r"by \(255 \* image\)\.round"),
+        (np.ma.masked_less(PHOTO, 9), "image 0 has masked pixels; fill them"),
+    ],
+    ids=["set", "two channels", "many channels", "floats", "masked"],
+)
+def test_what_could_be_taken_wrongly_is_refused_with_the_remedy(items, message):
+    with pytest.raises(ValueError, match=message):
+        image_set_of(items)

@@ -131,6 +131,12 @@ def check_picture(image: Any, i: int) -> Any:
         raise ValueError(
             f"image {i} is {image.dtype} of shape {image.shape}; give uint8 of shape "
             "(height, width), (height, width, 3) or (height, width, 4)"
+            + "; from 0 to 1 it becomes that by (255 * image).round().astype('uint8')"
+            * (image.dtype.kind == "f")
+        )
+    if np.ma.is_masked(image):
+        raise ValueError(
+            f"image {i} has masked pixels; fill them, as image.filled(255)"
         )
     return image
 

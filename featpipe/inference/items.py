@@ -25,6 +25,7 @@ GIVEN = "the images given"
 """The name of the source of images that are given one by one."""
 
 _CHANNELS = (1, 3, 4)
+_FEW_COLUMNS = 16  # of images so narrow that they are rather channels
 
 
 def from_items(items: Iterable[Any]) -> ImageSet:
@@ -51,7 +52,7 @@ def from_items(items: Iterable[Any]) -> ImageSet:
     >>> pictures.paths, pictures.labels.tolist()
     (['image 0', 'mine.png'], [-1, -1])
     """
-    items = _listed(items)
+    items = [_read_open_file(item) for item in _listed(items)]
     if not items:
         raise ValueError("no images were given; give at least one")
     names = [_name(item, i) for i, item in enumerate(items)]
@@ -127,6 +128,11 @@ def _listed(items: Any) -> list[Any]:
             f"images={items!r:.80} is one thing; give a list of paths, PIL images or "
             "uint8 arrays"
         )
+    if isinstance(items, set | frozenset):
+        raise ValueError(
+            f"images={items!r:.60} is a set, which has no order that the answers could "
+            "have; give a list, such as sorted(images)"
+        )
     if _is_one(items):
         return [items]
     if not isinstance(items, np.ndarray):
@@ -140,6 +146,12 @@ def _listed(items: Any) -> list[Any]:
         return list(items)
     if items.dtype.kind in "OUS":
         return list(items.ravel())  # a column of paths, as a ColumnTransformer gives it
+    if items.ndim == 3 and _may_be_channels(*items.shape[1:]):
+        raise ValueError(
+            f"an array of shape {items.shape} may be one image of {items.shape[2]} "
+            f"channels, or {items.shape[0]} grey images; give one image with 1, 3 or 4 "
+            "channels, or the grey ones as images[..., None]"
+        )
     if items.ndim == 4 and items.shape[3] not in _CHANNELS:
         turned = items.shape[1] in _CHANNELS
         remedy = "; images.transpose(0, 2, 3, 1) puts the channels last" * turned
@@ -148,6 +160,11 @@ def _listed(items: Any) -> list[Any]:
             f"(n, height, width) or (n, height, width, 1, 3 or 4){remedy}"
         )
     return list(items)
+
+
+def _may_be_channels(height: int, width: int) -> bool:
+    """Return whether the last axis of (n, height, width) is too short for a width."""
+    return width in (2, 5) or (width <= _FEW_COLUMNS and height >= 8 * width)
 
 
 def _is_one(items: Any) -> bool:
@@ -160,16 +177,23 @@ def _is_one(items: Any) -> bool:
     return one or hasattr(items, "getexif") or hasattr(items, "read")
 
 
+def _read_open_file(item: Any) -> Any:
+    """Return the bytes of an open file, which can be read only once, or the item."""
+    if isinstance(item, tuple) and len(item) == 2:
+        return item[0], _read_open_file(item[1])
+    if not hasattr(item, "read") or hasattr(item, "getexif"):
+        return item
+    # `getvalue` of a BytesIO returns all of it, whatever its position.
+    content = item.getvalue() if hasattr(item, "getvalue") else item.read()
+    return content if isinstance(content, bytes) else item
+
+
 def _content(item: Any) -> bytes | None:
     """Return the content of a file that is given as bytes, else None."""
     if isinstance(item, tuple) and len(item) == 2:
         item = item[1]
     if isinstance(item, bytes | bytearray | memoryview):
         return bytes(item)
-    if hasattr(item, "read") and not hasattr(item, "getexif"):
-        # `getvalue` of a BytesIO returns all of it, whatever its position.
-        content = item.getvalue() if hasattr(item, "getvalue") else item.read()
-        return content if isinstance(content, bytes) else None
     return None
 
 
@@ -213,8 +237,10 @@ def _name(item: Any, i: int) -> str:
     shown, kind = repr(item), type(item)
     if len(shown) > _SHOWN or "\n" in shown:  # a tensor, say
         shown = f"a {kind.__module__}.{kind.__qualname__}"
+    remedy = "; tensor.permute(1, 2, 0).numpy() puts the channels last"
     raise ValueError(
         f"image {i} is {shown}; give paths, PIL images, bytes or uint8 arrays"
+        + remedy * hasattr(item, "permute")
     )
 
 
