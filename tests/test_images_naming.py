@@ -156,6 +156,12 @@ def test_classes_that_print_alike_are_shown_by_their_characters(tmp_path):
         scan(tmp_path)
 
 
+def test_classes_that_differ_by_what_is_not_seen_are_named(tmp_path):
+    make(tmp_path, "ant/a.jpg", "ant\u200b/b.jpg")
+    with pytest.warns(UserWarning, match=r"'ant', 'ant\\u200b' differ only"):
+        scan(tmp_path)
+
+
 SYSTEM = [
     *("@eaDir/x.jpg", "$RECYCLE.BIN/y.jpg", "__MACOSX/z.jpg", "lost+found/q.jpg"),
     *("System Volume Information/v.jpg", ".ipynb_checkpoints/c.jpg", "a/@eaDir/x.jpg"),
@@ -167,6 +173,8 @@ SYSTEM = [
         "a/readme.txt",
         "SHA256SUMS",
     ),
+    *("FOUND.000/FILE0.jpg", "Network Trash Folder/x.jpg", "a/1.jpg:Zone.Identifier"),
+    *("b/2.xmp", "b/2.AAE"),
     *("photos.csv", "a/md5sums.txt", "a/1.jpg.md5", "LICENSE", "labels.txt", "x.json"),
 ]
 
@@ -186,6 +194,31 @@ def test_what_systems_and_collections_leave_is_set_aside_and_counted(tmp_path, k
     assert images.class_names == ["a", "b"]
     assert images.failures == []
     assert images.n_hidden + images.n_set_aside == len(SYSTEM)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize("around", ["data/", "data/flowers/", "a/b/c/"])
+@pytest.mark.parametrize("tops", [("ant", "bee"), ("train/ant", "train/bee")])
+def test_all_folders_around_the_classes_are_taken_off(tmp_path, kind, around, tops):
+    paths = [f"{around}{top}/{k}.jpg" for k, top in enumerate(tops)]
+    make(tmp_path / "src", *paths)
+    source = tmp_path / "src"
+    if kind == "zip":
+        source = tmp_path / "src.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in paths:
+                archive.writestr(path, b"x")
+    images = scan(source)
+    assert images.class_names == ["ant", "bee"]
+    assert images.paths == [path.removeprefix(around) for path in paths]
+
+
+def test_splits_below_the_classes_are_named_as_such(tmp_path):
+    make(
+        tmp_path, *(f"{c}/{s}/1.jpg" for c in ("ant", "bee") for s in ("train", "test"))
+    )
+    with pytest.warns(UserWarning, match=r"'test', 'train' in each look like splits"):
+        assert scan(tmp_path).class_names == ["ant", "bee"]
 
 
 def test_a_folder_around_all_others_is_taken_off_as_in_an_archive(tmp_path):

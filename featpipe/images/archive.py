@@ -29,6 +29,7 @@ from featpipe.images.imageset import (
 from featpipe.images.naming import (
     assign_labels_and_splits,
     wrapping_folder,
+    wrapping_folders,
 )
 from featpipe.images.reading import problem
 from featpipe.images.set_aside import is_set_aside
@@ -68,6 +69,11 @@ def listed(
         (member.name.split("/")[0] for member in kept),
         # A file beside the one folder means that the folder is a class and no wrapper.
         loose=any("/" not in m.name and not m.is_folder for m in kept),
+    )
+    inside = [m.name.removeprefix(wrapper) + "/" * m.is_folder for m in kept]
+    wrapper += wrapping_folders(
+        {name.rpartition("/")[0] for name in inside},
+        [name for name in inside if not name.endswith("/")],
     )
     failures = [
         f if f.reason == _UNSAFE else f._replace(path=f.path.removeprefix(wrapper))

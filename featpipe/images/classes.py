@@ -107,9 +107,12 @@ def _twins(names: Sequence[str]) -> Iterator[str]:
         # "Café" can be written in two ways that look the same; macOS and Linux choose
         # differently.
         plain = unicodedata.normalize("NFKC", name).casefold()
-        alike.setdefault(re.sub(r"[\s_-]+", "", plain), []).append(name)
+        # Nor are marks seen that only say how text is laid out, as zero-width blanks.
+        seen = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+        alike.setdefault(re.sub(r"[\s_-]+", "", seen), []).append(name)
     for twins in (twins for twins in alike.values() if len(twins) > 1):
         composed = {unicodedata.normalize("NFC", name) for name in twins}
+        composed = {"".join(c for c in n if c.isprintable()) for n in composed}
         # Printed as they are, two of them would look like one.
         hidden = len(composed) < len(twins)
         shown = ", ".join(map(ascii, twins)) if hidden else listed(twins)

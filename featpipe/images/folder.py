@@ -24,13 +24,14 @@ from featpipe.images.imageset import (
 )
 from featpipe.images.naming import (
     assign_labels_and_splits,
-    is_split,
-    wrapping_folder,
+    wrapping_folders,
 )
 from featpipe.images.reading import FileReader, kind, problem
 from featpipe.images.set_aside import is_set_aside
 
 __all__ = ["scan_folder"]
+
+_LEVELS = 6  # of folders: some around everything, a split, a class
 
 
 def scan_folder(
@@ -43,7 +44,7 @@ def scan_folder(
     Links to files are files. A link to a folder is followed once: not where it leads
     back to a folder that it lies in, and not where another link led before. What is
     hidden, of the system or a known non-image is counted, and everything else that is
-    no file becomes a `Failure`. One folder around several others is taken off.
+    no file becomes a `Failure`. Folders around everything are taken off.
 
     Raises
     ------
@@ -57,7 +58,8 @@ def scan_folder(
     walk = _Walk(root, ignore)
     rows = list(walk.files())
     failures = walk.failures
-    wrapper = walk.wrapper(rows)
+    # Archives are often unpacked into a folder of their own name, which is no class.
+    wrapper = wrapping_folders(walk.folders, [row.path for row in rows])
     if wrapper:
         root = os.path.join(root, wrapper.rstrip("/"))
         rows = [row._replace(path=row.path.removeprefix(wrapper)) for row in rows]
@@ -91,7 +93,7 @@ class _Walk:
 
     root: str
     ignore: Callable[[str], bool] | None = None
-    folders: list[str] = field(default_factory=list)  # of the first two levels
+    folders: list[str] = field(default_factory=list)  # of the first levels
     failures: list[Failure] = field(default_factory=list)
     n_hidden: int = 0
     n_set_aside: int = 0
@@ -159,19 +161,9 @@ class _Walk:
             if before != path:
                 self._fail(path, f"link to a folder already read as {before!r}")
                 return
-        if path.count("/") < 2:
+        if path.count("/") < _LEVELS:
             self.folders.append(path)
         stack.append(_Folder(path + "/", folder.ancestors | {identity}))
-
-    def wrapper(self, rows: list[ImageRow]) -> str:
-        """Return the one folder that holds several, and everything else, or nothing."""
-        # Archives are often unpacked into a folder of their own name, which is no
-        # class.
-        inside = [name.split("/")[1] for name in self.folders if "/" in name]
-        if len(inside) < 2 and not any(map(is_split, inside)):
-            return ""  # it may well be a class
-        tops = [name for name in self.folders if "/" not in name]
-        return wrapping_folder(tops, loose=any("/" not in row.path for row in rows))
 
     def _fail(self, path: str, reason: str) -> None:
         self.failures.append(Failure(path, "scan", reason))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from featpipe.images.imageset import ImageRow
 
 __all__ = [
     *("SPLITS", "assign_labels_and_splits"),
     *("is_split", "listed", "splits_of", "wrapping_folder"),
+    "wrapping_folders",
 ]
 
 SPLITS = {
@@ -191,6 +192,14 @@ def _warn_of_lookalikes(
     common = set.intersection(*below.values()) if len(below) > 1 else set()
     if splits or (len(worded) > 1 and "" not in worded):
         why = f"{listed(sorted(splits) or names)} may be names of splits"
+    elif len(common) > 1 and set(common) <= set(splits_of(common)):
+        _warn(
+            f"{source!r}: the folders {listed(names)} were taken for classes; the "
+            f"folders {listed(sorted(common))} in each look like splits and were taken "
+            "for none: put them around the classes (train/CLASS/…), or list the images "
+            "in a CSV with path,label,split"
+        )
+        return
     elif len(common) > 1:
         why = f"all hold the same folders, {listed(sorted(common))}"
     else:
@@ -238,6 +247,41 @@ def wrapping_folder(tops: Iterable[str], *, loose: bool) -> str:
         return ""
     (top,) = names
     return "" if _parse(top)[0] else top + "/"
+
+
+def wrapping_folders(folders: Collection[str], files: Collection[str]) -> str:
+    """Return the folders around everything, one in another, or nothing.
+
+    The innermost holds several folders, or a split: one folder alone may be a class.
+
+    Parameters
+    ----------
+    folders : collection of str
+        Paths of all folders of the first few levels.
+    files : collection of str
+        Paths of all files.
+
+    Examples
+    --------
+    >>> wrapping_folders(["a", "a/b", "a/b/ants", "a/b/bees"], ["a/b/ants/1.png"])
+    'a/b/'
+    """
+    around, wrapper = "", ""
+    tops = _children(folders, around)
+    while len(tops) == 1:
+        loose = any("/" not in file[len(around) :] for file in files)
+        around += (step := wrapping_folder(tops, loose=loose))
+        if not step:
+            break
+        tops = _children(folders, around)
+        if len(tops) > 1 or any(map(is_split, tops)):
+            wrapper = around
+    return wrapper
+
+
+def _children(folders: Iterable[str], parent: str) -> set[str]:
+    below = (name[len(parent) :] for name in folders if name.startswith(parent))
+    return {name.split("/")[0] for name in below if name}
 
 
 def listed(names: Sequence[str]) -> str:

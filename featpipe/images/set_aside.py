@@ -9,15 +9,18 @@ __all__ = ["is_image_name", "is_set_aside"]
 _SYSTEM = {
     *("__macosx", "@eadir", "@tmp", "#recycle", "@recycle", "#snapshot"),
     *("$recycle.bin", "recycler", "recycled", "system volume information"),
+    *("network trash folder", "temporary items", "thevolumesettingsfolder"),
     *("lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini"),
     *("ehthumbs_vista.db", "icon\r", "picasa.ini", "zbthumbnail.info"),
 }
+_REPAIRED = re.compile(r"found\.\d{3}", re.IGNORECASE)  # by chkdsk of Windows
 _DOCUMENTS = re.compile(
     r"(readme|licen[cs]e|copying|changelog|citation|authors|notice)([ ._-].*)?"
     r"|.*\.(md5|sha1|sha256|sha512|sfv|crc32)"
     r"|(md5|sha1|sha256|sha512)sums?(\.txt)?|checksums?(\..*)?"
     r"|(labels?|class(es)?|class_?names|categories|annotations?|metadata|notes|urls)\.txt"
-    r"|.*\.(csv|tsv|json|jsonl|xml|yaml|yml|md|rst|xlsx|parquet|ipynb|url|lnk)",
+    r"|.*\.(csv|tsv|json|jsonl|xml|yaml|yml|md|rst|xlsx|parquet|ipynb|url|lnk|xmp|aae|ini)"
+    r"|.*:zone\.identifier",
     re.IGNORECASE,
 )
 _IMAGE_SUFFIX = re.compile(
@@ -38,8 +41,10 @@ def is_set_aside(name: str, *, is_folder: bool) -> bool:
     """
     if name.startswith(".") or name.casefold() in _SYSTEM:
         return True
+    if is_folder:
+        return _REPAIRED.fullmatch(name) is not None
     # readme.png is an image.
-    if is_folder or _IMAGE_SUFFIX.fullmatch(name):
+    if _IMAGE_SUFFIX.fullmatch(name):
         return False
     return _DOCUMENTS.fullmatch(name) is not None
 
