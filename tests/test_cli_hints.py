@@ -82,6 +82,7 @@ DEMO = ("featpipe/cli/demonstrating.py", "run X -o X X")
 HINTS = {
     (str(path.relative_to(ROOT)), command)
     for path in sorted(PACKAGE.rglob("*.py"))
+    if "featpipe " in path.read_text()  # found sooner than a module is parsed
     for text in texts(path)
     for command in commands_in(text)
 }

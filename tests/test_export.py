@@ -121,6 +121,7 @@ def test_one_file_holds_the_graph_and_says_what_it_is(
     assert said["weights_sha256"] == model.fingerprint["weights_sha256"]
 
 
+@pytest.mark.slow  # two exports more, of odd kinds
 def test_two_classes_mirror_images_float16_and_two_depths_are_in_the_graph(
     folder: Path,
 ) -> None:

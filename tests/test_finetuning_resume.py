@@ -16,6 +16,7 @@ from featpipe.finetuning.checkpoint import Checkpoint
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow  # `test_survival.py` kills some of these runs each time
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_and_run_again_it_gives_the_same_weights(tmp_path):
     photos, work = tmp_path / "photos", tmp_path / "work"
