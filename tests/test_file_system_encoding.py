@@ -76,7 +76,7 @@ def test_names_that_are_not_ascii_are_one_sentence(tmp_path, draw, kind):
         assert said.returncode == 0, said.stderr
 
 
-@pytest.mark.slow  # names that are not ASCII fail in the fast test, which is the odd part
+@pytest.mark.slow  # the fast test is of the names that fail
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such setting")
 def test_names_that_are_ascii_work(tmp_path, draw):
     draw_all(tmp_path / "images", draw, ["a", "b"])
