@@ -12,7 +12,7 @@ __all__ = ["write_digits"]
 _TEST_SHARE = 1 / 3
 
 
-def write_digits(folder: Path, *, seed: int = 0) -> int:
+def write_digits(folder: Path) -> int:
     """Write scikit-learn's digits as PNG files in a train/test tree of class folders.
 
     Files that are there already are left alone, so that a second run finds nothing
@@ -21,14 +21,12 @@ def write_digits(folder: Path, *, seed: int = 0) -> int:
     Parameters
     ----------
     folder : Path
-        Made if missing; gets ``train/0`` … ``test/9``.
-    seed : int
-        Of the split, stratified, one third in ``test``.
+        Made if missing; gets ``train/0`` … ``test/9``, a stratified third in ``test``.
 
     Returns
     -------
     int
-        How many images there are: 1,797, of 8 × 8 pixels.
+        Number of images: 1,797, of 8 × 8 pixels.
 
     References
     ----------
@@ -44,7 +42,7 @@ def write_digits(folder: Path, *, seed: int = 0) -> int:
         np.arange(len(labels)),
         test_size=_TEST_SHARE,
         stratify=labels,
-        random_state=seed,
+        random_state=0,
     )
     split = np.full(len(labels), "train", dtype="U5")
     split[test] = "test"

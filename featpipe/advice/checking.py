@@ -22,7 +22,6 @@ def check_advice(
     codes: Codes | str | os.PathLike[str],
     advice: Advice,
     *,
-    classifier: str = "logistic",
     device: str = "auto",
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
@@ -32,10 +31,8 @@ def check_advice(
     Parameters
     ----------
     codes : Codes or path
-        What the advice was given for.
+        The codes that were advised on.
     advice : Advice
-    classifier : str
-        The probe.
     device, seed, progress
         As for `featpipe.compare`.
 
@@ -59,7 +56,7 @@ def check_advice(
     ['the advised depth', 'rank agreement', 'the expected accuracy']
     """
     comparison = compare(
-        codes, classifiers=[classifier], device=device, seed=seed, progress=progress
+        codes, classifiers=["logistic"], device=device, seed=seed, progress=progress
     )
     by_depth = {score.depth: score for score in comparison.scores}
     return [

@@ -40,6 +40,7 @@ FittedModel = Annotated[
 Classifier = Annotated[
     FitClassifier, typer.Option("--classifier", help="What is fitted.")
 ]
+# One depth, or a concatenation: a model has one classifier.
 FitDepth = Annotated[
     str | None,
     typer.Option(
@@ -49,10 +50,13 @@ FitDepth = Annotated[
         "one, or penultimate.",
     ),
 ]
+# Text, since `auto` is a value too.
 COption = Annotated[
     str,
     typer.Option("--C", metavar="auto|x", help="auto chooses it, as `compare` does."),
 ]
+# Off: the weights are often a thousand times larger than the classifier, and are
+# already on the machine.
 EmbedWeights = Annotated[
     bool,
     typer.Option(
@@ -60,6 +64,7 @@ EmbedWeights = Annotated[
         help="Put the backbone's weights into the file: it is then the whole model.",
     ),
 ]
+# The search for C takes most of the time of a fit.
 RecordedScores = Annotated[
     Path | None,
     typer.Option(
@@ -72,6 +77,7 @@ RecordedScores = Annotated[
 OnnxOutput = Annotated[
     Path, typer.Option("-o", "--output", metavar="F.onnx", help="The network.")
 ]
+# Photos that every installation has, so that each export is checked.
 CheckSource = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +87,7 @@ CheckSource = Annotated[
         "20 views of the two photos that come with scikit-learn.",
     ),
 ]
+# Several, since a shell expands `*.jpg` to as many arguments.
 PredictSources = Annotated[
     list[str],
     typer.Argument(
@@ -89,6 +96,7 @@ PredictSources = Annotated[
         "their paths on stdin, one in each line.",
     ),
 ]
+# Optional: a few labels are read from the terminal.
 PredictionsCsv = Annotated[
     Path | None,
     typer.Option(
@@ -102,6 +110,7 @@ PredictionsCsv = Annotated[
 Top = Annotated[
     int, typer.Option("--top", metavar="K", min=1, help="The K likeliest classes.")
 ]
+# Off: an answer of `unknown` would surprise users who did not ask for it.
 Reject = Annotated[
     float | None,
     typer.Option(

@@ -14,6 +14,7 @@ __all__: list[str] = []
 _TRAINING = "The training"
 _CACHE = "The cache"
 
+# Optional: a training may be for its score alone.
 TunedModel = Annotated[
     Path | None,
     typer.Option(
@@ -23,6 +24,7 @@ TunedModel = Annotated[
         help="The model file. With it, a stopped training goes on where it was.",
     ),
 ]
+# One depth, unlike that of `extract`: the head has one input.
 HeadDepth = Annotated[
     str,
     typer.Option(
@@ -32,6 +34,7 @@ HeadDepth = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+# Text: whether there is such a node shows only once the network is loaded.
 Train = Annotated[
     str,
     typer.Option(
@@ -69,6 +72,7 @@ Budget = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# None: no rate suits all networks and depths, so a few are tried.
 LearningRate = Annotated[
     float | None,
     typer.Option(
@@ -78,6 +82,7 @@ LearningRate = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# A share: pretrained layers need smaller steps than a new head.
 BackboneRate = Annotated[
     float,
     typer.Option(
@@ -99,6 +104,7 @@ ScheduleOption = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# The first gradients of a new head are large, and would spoil pretrained layers.
 Warmup = Annotated[
     float,
     typer.Option(
@@ -117,6 +123,7 @@ WeightDecay = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# One odd batch must not undo an epoch.
 Clip = Annotated[
     float,
     typer.Option(
@@ -126,6 +133,7 @@ Clip = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# None: 32 of few images would leave too few steps in an epoch.
 TrainingBatch = Annotated[
     int | None,
     typer.Option(
@@ -136,6 +144,7 @@ TrainingBatch = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# By default a probe decides: a mirrored bee is a bee, a mirrored 2 is no 2.
 Augment = Annotated[
     str,
     typer.Option(
@@ -155,6 +164,7 @@ LabelSmoothing = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# The images that choose are labelled too, and few users can spare them.
 Refit = Annotated[
     bool,
     typer.Option(
@@ -163,6 +173,7 @@ Refit = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
+# None: four, or one where four would take more than a gigabyte.
 Views = Annotated[
     int | None,
     typer.Option(
@@ -174,6 +185,7 @@ Views = Annotated[
         rich_help_panel=_CACHE,
     ),
 ]
+# Where nearly all layers are frozen, the codes take most of the time.
 CachedCodes = Annotated[
     Path | None,
     typer.Option(
@@ -183,6 +195,7 @@ CachedCodes = Annotated[
         rich_help_panel=_CACHE,
     ),
 ]
+# Never implied: the model in the file may have taken days.
 TrainAnew = Annotated[
     bool,
     typer.Option(

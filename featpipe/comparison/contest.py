@@ -133,6 +133,7 @@ class Contest:
                 yield (
                     (k, depth),
                     FitTask(
+                        # Other processes may have another current folder.
                         path=source.codes.path.absolute(),
                         digest="",
                         rows=source.rows,
@@ -156,6 +157,7 @@ def split_task(task: FitTask) -> Iterator[FitTask]:
     for name in task.names:
         is_member = task.is_member and name == "logistic"
         yield replace(task, names=(name,), is_member=is_member)
+    # A comparison without logistic rows fits them for the ensemble all the same.
     if task.is_member and "logistic" not in task.names:
         yield replace(task, names=())
 
@@ -163,6 +165,7 @@ def split_task(task: FitTask) -> Iterator[FitTask]:
 def read_codes(task: FitTask, source: Source) -> tuple[Any, FitTask]:
     """Return the codes of a task, or a view that reads them, and the task's memory."""
     shape = len(task.rows), source.codes.width(task.depth)
+    # Each process gets its share, and reads in blocks what does not fit it.
     plan = budget(*shape, task.settings.memory, task.n_processes)
     X: Any = source.view(task.depth) if plan.streams else source.arrays(task.depth)
     settings = replace(task.settings, memory=plan.memory)
@@ -185,6 +188,7 @@ def fit_task(task: FitTask, X: Any, announce: Callable[[str], None]) -> Outcome:
     member = None
     if task.is_member:
         announce(f"ensemble on {task.depth}")
+        # The logistic row of the table, if there is one, is the member.
         logistic = fitted.get("logistic") or fit_and_predict(
             "logistic", X, y, protocol, settings
         )

@@ -71,6 +71,7 @@ def prepare(
         else [final]
     )
     rows = protocol.final.train
+    # Repeated folds have the C of the final fit: they score, and choose nothing.
     repeats = [
         out_of_fold(X, y, Part(rows, rows[:0], [pair]), fitted.C, settings)
         for pair in protocol.repeats
@@ -112,6 +113,7 @@ def combine(
             if protocol.nested
             else (chosen, cv_score)
         )
+        # `judged` is sorted, so these are the positions of the part in it.
         at = np.searchsorted(judged, part.held)
         probabilities[at] = np.mean([_held(members[m], at) for m in of_part], axis=0)
         part_scores.append(score)
@@ -141,6 +143,7 @@ def _repeated_score(
     """Return the mean score of the chosen members, over repeated folds too."""
     labels, measure = y[protocol.final.train], METRICS[settings.metric]
     n_first = len(protocol.final.selection)
+    # Each fold counts the same, be it of the first cut or of a repeated one.
     total = n_first * cv_score
     for k, (_, scored) in enumerate(protocol.repeats):
         mean = np.mean([members[m].repeats[k][scored] for m in chosen], axis=0)

@@ -63,6 +63,7 @@ class Source:
         """Read the codes of the images that take part, (n, width) float32."""
         parts = depth.split("+")
         if len(parts) == 1:
+            # float16 is for storage only: fits sum in float32 at least.
             return self.codes.take(depth, self.rows).astype(np.float32, copy=False)
         # Filled in place: concatenating would hold all parts twice.
         X = np.empty((len(self.rows), self.codes.width(depth)), np.float32)
@@ -88,6 +89,7 @@ def take(array: Any, rows: np.ndarray) -> Any:
     Files are sorted by path, so a split is usually one run of rows, and a slice saves
     a copy of hundreds of megabytes.
     """
+    # A view reads nothing by being indexed, so it needs no slice.
     if isinstance(array, CodesView):
         return array[rows]
     if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):

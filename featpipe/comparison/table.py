@@ -164,6 +164,7 @@ class Comparison:
             if folds:
                 table.add_column(text, overflow="fold")
             else:
+                # Numbers on the right; the column without a title has the marks.
                 number = "right" if text else "left"
                 table.add_column(text, justify=number, no_wrap=True)  # type: ignore[arg-type]
         for score, cells in zip(self.scores, rows, strict=True):
@@ -234,6 +235,7 @@ class Comparison:
         """Yield the table, then a line for each note."""
         from rich.text import Text
 
+        # A narrow terminal would fold the cells of a full table.
         yield self.table(full=options.max_width >= _WIDE)
         for note in self.notes:
             yield Text(f"· {visible(note)}")

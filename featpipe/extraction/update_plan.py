@@ -110,6 +110,7 @@ def plan_update(
         row = before.unchanged(name, stamp)
         if row is not None:
             update.kept[i] = row
+        # A file that was mended has another size or time.
         elif name in failures and failures[name][3:] == stamp:
             update.failed[i] = failures[name]
         else:
@@ -129,6 +130,7 @@ def _require_same_source(old: Codes, images: ImageSet) -> None:
     is_list = images.source == GIVEN
     if old.images_root == images.root and not is_list:
         return
+    # A source that is gone may have been moved, and its rows are then kept.
     is_there = bool(old.images_root) and Path(old.images_root).exists()
     if (is_there or is_list) and not set(old.paths) & set(images.paths):
         raise CodesError(
@@ -142,6 +144,7 @@ def _lasting_failures(
     old: Codes | None, update: UpdatePlan
 ) -> dict[str, FailureRecord]:
     """Return failures that would repeat: same image, same decoder, same limit."""
+    # Another version of a decoder may read what failed before.
     if old is None or old.provenance.get("versions") != _versions():
         return {}
     if old.provenance.get("decoding") != update.provenance["decoding"]:

@@ -157,6 +157,7 @@ class Stream:
             progress=progress,
             server=server,
         )
+        # A range, so that the positions of a million images take no memory.
         positions = range(len(image_set))
         groups = (positions[k : k + size] for k in positions[::size])
         notes: list[str] = []
@@ -202,10 +203,12 @@ class Stream:
             for image in batch.images
             if image.failure is not None
         ]
+        # A batch in which every image failed has no codes to round.
         if not batch.fresh:
             return Batch(np.empty(0, np.int64), np.empty((0, self.width)), failures)
         positions = np.array(batch.fresh, np.int64)
         codes = self._stored(batch.codes)
+        # Finite before rounding, a code may exceed the range of float16.
         sound = np.isfinite(codes).all(axis=1)
         for position in positions[~sound].tolist():
             reason = f"its code is too large for {self.recipe.dtype}"

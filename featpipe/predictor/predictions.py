@@ -122,6 +122,7 @@ class Predictions:
     @property
     def labels(self) -> np.ndarray:
         """(n,) str: the class name of each image, or ``"unknown"``."""
+        # The last name is the answer for rejected images.
         names = np.array([*self.class_names, UNKNOWN], np.str_)
         likeliest = self._order(1)[:, 0]
         return names[np.where(self.rejected, len(self.class_names), likeliest)]

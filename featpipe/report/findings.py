@@ -29,6 +29,7 @@ _MANY = 20_000_000  # codes times classes from which draws are few
 # And from which folds are, too, and probabilities and curve are those of ``linear``,
 # which has a closed form.
 _VERY_MANY = 1_000_000_000
+_MOST_CLUSTERS = 10
 
 
 @dataclass(frozen=True)
@@ -251,16 +252,8 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
     )
 
 
-def examine_unlabelled(codes: Codes, *, n_clusters: int = 10, seed: int = 0) -> Map:
-    """Lay out images without labels, and group them by k-means.
-
-    Parameters
-    ----------
-    codes : Codes
-    n_clusters : int
-        At most; no more than one for five images.
-    seed : int
-    """
+def examine_unlabelled(codes: Codes, *, seed: int = 0) -> Map:
+    """Lay out images without labels, and group them by k-means."""
     from sklearn.cluster import KMeans
 
     depth = _deepest(codes)
@@ -268,7 +261,7 @@ def examine_unlabelled(codes: Codes, *, n_clusters: int = 10, seed: int = 0) -> 
     X = codes.take(depth, rows).astype(np.float32)
     points, method = project(X, seed=seed)
     # At least five images a cluster, or each image would be one.
-    n = max(1, min(n_clusters, len(rows) // 5))
+    n = max(1, min(_MOST_CLUSTERS, len(rows) // 5))
     clusters = KMeans(n, n_init=3, random_state=seed).fit_predict(X)
     return Map(rows, points, method, depth, clusters)
 

@@ -17,27 +17,24 @@ _COMPONENTS = 50  # what t-SNE is usually given (van der Maaten and Hinton 2008)
 _PERPLEXITY = 30
 
 
-def sample_rows(n: int, *, most: int = MOST_POINTS, seed: int = 0) -> np.ndarray:
-    """Draw at most ``most`` of ``n`` rows, sorted; the same seed draws the same."""
-    if n <= most:
+def sample_rows(n: int, *, seed: int = 0) -> np.ndarray:
+    """Draw at most `MOST_POINTS` of ``n`` rows, sorted."""
+    if n <= MOST_POINTS:
         return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(n, MOST_POINTS, replace=False))
 
 
-def project(
-    X: np.ndarray, *, method: str = "auto", seed: int = 0
-) -> tuple[np.ndarray, str]:
+def project(X: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
     """Lay codes out on a plane so that neighbours stay neighbours.
 
-    Codes are standardised and reduced to 50 principal components first.
+    Codes are standardised and reduced to 50 principal components, and laid out by UMAP
+    where the package ``umap`` is installed, else by t-SNE [1]_; fewer than 10 images by
+    their principal components.
 
     Parameters
     ----------
     X : (n, width) float
         Codes, at least one.
-    method : {"auto", "umap", "tsne", "pca"}
-        ``"auto"``: UMAP where the package ``umap`` is installed, else t-SNE [1]_;
-        fewer than 10 images are laid out by their principal components.
     seed : int
         The same seed gives the same layout.
 
@@ -45,7 +42,7 @@ def project(
     -------
     points : (n, 2) float64
     name : str
-        How they were laid out, in words.
+        Of the method.
 
     References
     ----------
@@ -56,9 +53,7 @@ def project(
     scale = X.std(axis=0)
     X = (X - X.mean(axis=0)) / np.where(scale > 0, scale, 1)
     n = len(X)
-    if method == "auto":
-        method = "umap" if find_spec("umap") else "tsne"
-    if n < 10 or method == "pca":
+    if n < 10:
         points = np.zeros((n, 2))
         n_components = min(2, n, X.shape[1])
         if n > 1:
@@ -68,7 +63,7 @@ def project(
     reduced = PCA(min(_COMPONENTS, n - 1, X.shape[1]), random_state=seed).fit_transform(
         X
     )
-    if method == "umap":
+    if find_spec("umap"):
         from umap import UMAP
 
         points = UMAP(random_state=seed, n_jobs=1).fit_transform(reduced)
