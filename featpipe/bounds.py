@@ -1,4 +1,4 @@
-"""What a number that a user gives may be: one check, and one sentence.
+"""Check the numbers that a user gives: one function, and one sentence.
 
 Every package may use it, and it uses none.
 """

@@ -1,4 +1,4 @@
-"""What is used where nothing is asked for, if more than one package needs it.
+"""Defaults that more than one package uses.
 
 Every package may use it, and it uses none.
 """

@@ -1,4 +1,4 @@
-"""What a file is that was given where another kind is needed.
+"""Describe a file that was given where another kind is needed.
 
 For messages alone: what a file is taken for is decided where it is read.
 """

@@ -36,7 +36,7 @@ _MOST = 10_000  # images the scores look at: a second or two a depth
 
 @dataclass(frozen=True)
 class DepthScores:
-    """What the codes of one depth promise, from training rows alone.
+    """The transferability scores of one depth, from training rows alone.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class DepthScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What to do with these images, and why.
+    """The advice for some images, and its reasons.
 
     Printing it shows the scores and the lines.
 

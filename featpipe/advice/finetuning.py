@@ -1,4 +1,4 @@
-"""What fine-tuning could gain and would cost, estimated from codes alone."""
+"""Estimate from codes alone what fine-tuning could gain and would cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BACKWARD = 3  # a training step costs about three forward passes
 
 @dataclass(frozen=True)
 class FinetuningEstimate:
-    """What fine-tuning is up against.
+    """The estimated gain and cost of fine-tuning.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How well codes carry over to new labels, without training a classifier.
+"""Score how well codes transfer to new labels, without training a classifier.
 
 Every score comes from one eigendecomposition of the codes, so a depth costs about a
 second. Knows nothing of files or of networks.

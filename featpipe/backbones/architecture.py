@@ -1,4 +1,4 @@
-"""What a backbone's name means: a builder, and the weights it can have.
+"""The architecture behind the name of a backbone: a builder, and its weights.
 
 Nothing is built before `Architecture.build`, nothing downloaded until
 `Entry.read`. Which names there are is the business of `families`.

@@ -35,7 +35,7 @@ _GEM_POWER = 3.0
 
 @dataclass(frozen=True)
 class Layout:
-    """How the output of a node is to be read.
+    """The layout of the output of a node.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Depth:
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """What a node was seen to give.
+    """The shape and layout of the output of a node, from a trial run.
 
     Parameters
     ----------

@@ -65,10 +65,10 @@ def find(name: str) -> Architecture:
         architecture = family(name)
         if architecture is not None:
             return architecture
-    known = names()
+    all_names = names()
     # "vit" is near no whole name, but four begin with it.
-    near = [*difflib.get_close_matches(name, known, n=10)]
-    near = near or [full for full in known if full.startswith(name)][:10]
+    near = [*difflib.get_close_matches(name, all_names, n=10)]
+    near = near or [full for full in all_names if full.startswith(name)][:10]
     near = near or ["resnet50", "mini"]
     raise ValueError(
         f"unknown backbone {name!r}; did you mean {', '.join(near)}? "

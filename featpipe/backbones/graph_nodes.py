@@ -61,12 +61,12 @@ def penultimate_node(
         linear = node.target is nn.functional.linear
         if linear or (module is not None and makes_scores(module)):
             return skip_dropout(first_node(node.args), network), False
-        known = (
+        is_after_scores = (
             isinstance(module, AFTER_SCORES) or node_name(node) in _AFTER_SCORES_NAMES
         )
         # Parameters are inputs too, but are not computed.
         computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
-        node = computed[0] if known and len(computed) == 1 else None
+        node = computed[0] if is_after_scores and len(computed) == 1 else None
     return output, True
 
 

@@ -105,8 +105,8 @@ class _Cut(nn.Module):
         codes: dict[int, Tensor] = {}
 
         def take(tap: _Tap, x: Any) -> None:
-            for position, (wanted, stop) in enumerate(self._stops):
-                if wanted == tap:
+            for position, (node, stop) in enumerate(self._stops):
+                if node == tap:
                     codes[position] = depths.pool(x, **stop.pooling())
             # Nothing beyond the deepest depth is computed.
             if len(codes) == len(self._stops):

@@ -1,4 +1,4 @@
-"""What single layers mean to us: leaves, dropout, the layer that makes class scores.
+"""Recognise single layers: leaves, dropout, the layer that makes class scores.
 
 Facts about torch's own layers, shared by the two ways of seeing into a network.
 """

@@ -141,7 +141,7 @@ class Backbone:
 
     @property
     def cut(self) -> nn.Module:
-        """What runs: normalised images (n, 3, S, S) in, a tuple of codes out.
+        """The module that turns normalised images (n, 3, S, S) into a tuple of codes.
 
         One for each of `depths`, in the precision and on the device of the backbone.
         That of a backbone as it is loaded, before `to`, is of torch's own layers.

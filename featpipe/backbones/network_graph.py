@@ -1,4 +1,4 @@
-"""Which of the two ways of seeing into a network fits, and what both offer.
+"""Choose one of two ways to take outputs of nodes, and define their interface.
 
 `tracing` records the graph, so that nothing beyond the deepest depth is computed
 and batch norm can be folded; `hooking` watches a real pass, for networks whose

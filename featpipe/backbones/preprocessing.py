@@ -41,7 +41,7 @@ _CROP_MODES = ("center", "squash", "border")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input of a network.
+    """The steps from an image to the input of a network.
 
     Parameters
     ----------
@@ -247,10 +247,10 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
         """Make it from the dict of :meth:`as_dict`; ValueError names a wrong field."""
-        known = set(cls.__dataclass_fields__)
-        if {*fields, "crop_mode"} != known:
+        names = set(cls.__dataclass_fields__)
+        if {*fields, "crop_mode"} != names:
             raise ValueError(
-                f"a preprocessing has the fields {sorted(known)}, not {sorted(fields)}"
+                f"a preprocessing has the fields {sorted(names)}, not {sorted(fields)}"
             )
         return cls(**fields)
 

@@ -1,4 +1,4 @@
-"""What there is, as rows to print: the backbones, and the depths of one of them.
+"""Tables of the backbones, and of the depths of one of them.
 
 Nothing is downloaded, and of torchvision's networks not even weights are made.
 """

@@ -277,10 +277,10 @@ def _prefixes(state: State, keys: Set[str]) -> list[str]:
     """Return the prefixes that names may have: what precedes one of the first few."""
     prefixes = {""}
     # Three names suffice to find a prefix, and a large file has thousands.
-    for wanted in sorted(keys)[:3]:
+    for own_name in sorted(keys)[:3]:
         for key in state:
-            if key.endswith(f".{wanted}"):
-                prefixes.add(key.removesuffix(wanted))
+            if key.endswith(f".{own_name}"):
+                prefixes.add(key.removesuffix(own_name))
     return sorted(prefixes)
 
 

@@ -28,7 +28,7 @@ LEAST_BLOCKS, LEAST_MATRICES = 64 * 10**6, 6
 
 
 class Budget(NamedTuple):
-    """How a fit keeps within its memory.
+    """The share of memory of a fit, and whether it reads codes in blocks.
 
     Attributes
     ----------
@@ -92,11 +92,11 @@ def budget(
     solving = max(1000, int((left - OF_IMAGE * n_rows) / SHARES))
     if left >= least:
         return Budget(True, solving)
-    said = (
+    warning = (
         f"the limit of memory cannot be kept: the program took {taken / 1e9:.2f} GB "
         f"before the fit, which takes {least / 1e9:.2f} GB more at the least"
     )
-    return Budget(True, solving, said)
+    return Budget(True, solving, warning)
 
 
 def _give_back() -> None:

@@ -1,4 +1,4 @@
-"""What a classifier is given: its parameters, and codes that are read in blocks."""
+"""Check the inputs of a classifier: its parameters, and codes read in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the three classifiers share: choosing C and fitting, whatever the loss.
+"""The base of the three classifiers: choosing C and fitting, whatever the loss.
 
 What lives here: checking X and y; weights and class names; choosing C from
 out-of-fold predictions; predicting. What never does: the folds (`folding`),
@@ -40,7 +40,7 @@ LARGE = 1e18
 
 
 class FitProblem(NamedTuple):
-    """What one fit solves, by what means, and what its labels say."""
+    """The problem that one fit solves, its options, and its labels."""
 
     problem: solvers.Problem
     options: solvers.Options
@@ -48,7 +48,7 @@ class FitProblem(NamedTuple):
 
 
 class PathClassifier(ClassifierMixin, BaseEstimator):
-    """What the three classifiers share: everything but the loss."""
+    """The base of the three classifiers: everything but the loss."""
 
     _loss = ""
 

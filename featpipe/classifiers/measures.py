@@ -1,4 +1,4 @@
-"""What rows weigh, and how well the out-of-fold predictions of every C do.
+"""Weigh rows, and score the out-of-fold predictions of every C.
 
 Arrays in, numbers out: knows nothing of estimators or solvers.
 """
@@ -21,7 +21,7 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 class Labels(NamedTuple):
-    """What ``y`` says: class of every row by number, and what the rows weigh."""
+    """The labels of a fit: the class number and the weight of every row."""
 
     classes: np.ndarray
     numbers: np.ndarray

@@ -28,7 +28,7 @@ class Precision(StrEnum):
 
 
 class DecodingMode(StrEnum):
-    """How much of an image is decoded."""
+    """The mode of decoding."""
 
     auto = "auto"
     exact = "exact"
@@ -50,14 +50,14 @@ class Backend(StrEnum):
 
 
 class OnError(StrEnum):
-    """What happens to a broken image."""
+    """The treatment of broken images."""
 
     skip = "skip"
     fail = "fail"
 
 
 class Metric(StrEnum):
-    """What C and the recommended row are chosen by."""
+    """The metric by which C and the recommended row are chosen."""
 
     accuracy = "accuracy"
     balanced_accuracy = "balanced_accuracy"
@@ -66,14 +66,14 @@ class Metric(StrEnum):
 
 # Weights for single classes are for Python: on a command line they would be a table.
 class ClassWeight(StrEnum):
-    """How classes of different size count."""
+    """The weights of classes of different size."""
 
     balanced = "balanced"
 
 
 # Only classifiers that are linear in the codes can be exported as one layer.
 class FitClassifier(StrEnum):
-    """What is fitted into a model: linear in the codes, each."""
+    """The classifier of a model, linear in the codes."""
 
     linear = "linear"
     svm = "svm"
@@ -81,21 +81,21 @@ class FitClassifier(StrEnum):
 
 
 class Init(StrEnum):
-    """What a new head starts from."""
+    """The start of a new head."""
 
     random = "random"
     probe = "probe"
 
 
 class Optimiser(StrEnum):
-    """How gradients become steps."""
+    """The optimiser of a training."""
 
     adamw = "adamw"
     sgd = "sgd"
 
 
 class Schedule(StrEnum):
-    """How the learning rate falls."""
+    """The schedule of the learning rate."""
 
     cosine = "cosine"
     step = "step"

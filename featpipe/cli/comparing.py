@@ -67,7 +67,7 @@ def compare(
 
 
 def compare_codes(values: dict[str, Any]) -> None:
-    """Do what the options of `compare` ask."""
+    """Compare by the options of `compare`."""
     from featpipe.comparison import compare as comparison_of
 
     # First, since a bad grid is wrong usage (exit 2) and not a failure.

@@ -79,7 +79,7 @@ def extract_codes(
     *,
     check: "Callable[[ImageSet], None] | None" = None,
 ) -> "Codes | None":
-    """Do what the options of `extract` ask; None if only the plan was asked for.
+    """Extract by the options of `extract`; return None after ``--plan``.
 
     ``finish`` prints the last line; ``check`` raises where the images will not do.
     """

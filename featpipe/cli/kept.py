@@ -1,4 +1,4 @@
-"""What an interrupted command leaves behind, for its last line.
+"""Describe what an interrupted command keeps, for its last line.
 
 Every output is whole or not there, so there are two cases: the file of ``-o`` was
 written before the interruption, or nothing was.

@@ -216,12 +216,12 @@ def _print_unknown_classes(predictions: "Predictions") -> None:
     unknown = sorted(set(predictions.truth) - {"", *predictions.class_names})
     if not unknown:
         return
-    known = len(unknown) < len(set(predictions.truth) - {""})
+    has_some = len(unknown) < len(set(predictions.truth) - {""})
     names = ", ".join(unknown[:5]) + ", …" * (len(unknown) > 5)
     classes = ", ".join(predictions.class_names[:5]) + ", …" * (
         len(predictions.class_names) > 5
     )
-    what = "their images count as wrong" if known else "the labels are not judged"
+    what = "their images count as wrong" if has_some else "the labels are not judged"
     terminal.info(
         f"{len(unknown)} class(es) of the source are not the model's ({names}): "
         f"{what}; the model has {classes}"

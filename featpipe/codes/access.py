@@ -143,7 +143,7 @@ class Codes:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What made the codes: backbone, weights, preprocessing, versions and so on."""
+        """How the codes were made: backbone, weights, preprocessing, versions."""
         return self.tables.provenance
 
     @property

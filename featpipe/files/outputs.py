@@ -1,4 +1,4 @@
-"""Which names are one file, and which files belong to an output."""
+"""Compare the names of outputs: the same file, and files beside an output."""
 
 import errno
 import os
@@ -140,8 +140,8 @@ def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
     >>> belongs(os.path.abspath("out.h5.lock")), belongs(os.path.abspath("a.jpg"))
     (True, False)
     """
-    given = [path for path in paths if path is not None]
-    targets = {make(path) for path in given for make in _ABSOLUTE}
+    outputs = [path for path in paths if path is not None]
+    targets = {make(path) for path in outputs for make in _ABSOLUTE}
     own = {target + end for target in targets for end in ("", *_COMPANIONS)}
     folders = {os.path.realpath(Path(name).parent) for name in own}
     names = {Path(name).name for name in own}

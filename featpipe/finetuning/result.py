@@ -102,7 +102,7 @@ class Finetuned:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the score must know."""
+        """Warnings for a reader of the score."""
         return self.score.warnings
 
     def write_json(self, path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""Which images exist, and decoding one image to upright RGB.
+"""List images with their labels, and decode one image to upright RGB.
 
 `scan` lists the images of a folder, table, archive or dataset as an `ImageSet`,
 `from_arrays` makes one of arrays, and `decode` turns the bytes of an image into

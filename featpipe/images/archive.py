@@ -1,4 +1,4 @@
-"""What zip and tar archives of images have in common. Members are read in place.
+"""The common part of zip and tar archives of images. Members are read in place.
 
 Lives here: sorting members out, refusing the unsafe, and reading a slice of an archive.
 Never here: the formats themselves, nor extracting, so that no name can do harm.

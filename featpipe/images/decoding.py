@@ -323,7 +323,7 @@ def _formats() -> dict[str, tuple[Callable[..., Any], Callable[[bytes], Any] | N
 
 
 def _open(content: bytes) -> Any:
-    """Do `PIL.Image.open` for our formats, without its warnings.
+    """Open an image as `PIL.Image.open` for the known formats, without warnings.
 
     Its check for bombs and its failure to identify both go through `warnings`, whose
     filters belong to the whole process and cannot be set for one thread.
@@ -347,10 +347,10 @@ def _open(content: bytes) -> Any:
         if is_preview(image):
             raise ImageError("decode", "a raw camera file; convert it to JPEG or PNG")
         return image
-    known = (
+    reason = (
         describe_non_image(content) or damage or unknown(content, DECODING["formats"])
     )
-    raise ImageError("decode", known)
+    raise ImageError("decode", reason)
 
 
 def _reason(error: BaseException) -> str:

@@ -79,7 +79,7 @@ class ImageError(ValueError):
 
 
 class ImageReader(Protocol):
-    r"""What returns the bytes of a path; safe in threads, picklable for processes.
+    r"""A reader of the bytes of paths; safe in threads, picklable for processes.
 
     Examples
     --------
@@ -113,7 +113,7 @@ class ImageRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Which images a source has, with labels, splits and groups.
+    """The images of a source, with labels, splits and groups.
 
     Image ``i`` is row ``i`` of every column, sorted by the bytes of its path, so that
     the order depends neither on the file system nor on the language of the user.

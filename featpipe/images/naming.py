@@ -1,4 +1,4 @@
-"""What the names of folders mean: splits and classes.
+"""Read splits and classes from the names of folders.
 
 Lives here: the spellings of splits, the labels and splits of rows. Never here: the file
 system, nor looking into files.

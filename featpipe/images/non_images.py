@@ -1,4 +1,4 @@
-"""What a file is that is no image of ours, and what to do about it."""
+"""Describe a file that is not a readable image, and what to do about it."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which names a scan counts and does not list: of systems, and of what is no image."""
+"""Names that a scan counts and does not list: of systems, and of non-images."""
 
 from __future__ import annotations
 

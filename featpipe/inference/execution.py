@@ -32,7 +32,7 @@ _GAIN = 1.03
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network runs.
+    """The way in which a network runs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a user asks for, and running tasks until each of them has a result."""
+"""Run tasks in several processes until each of them has a result."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ def threads_here() -> int | None:
 
 @dataclass(frozen=True)
 class Jobs:
-    """How many processes share the work, and where they are.
+    """The number of processes that share the work, and their machines.
 
     Parameters
     ----------

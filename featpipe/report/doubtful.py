@@ -63,8 +63,8 @@ def doubtful_labels(probabilities: np.ndarray, labels: np.ndarray) -> Doubtful:
     Examples
     --------
     >>> p = np.array([[0.9, 0.1], [0.8, 0.2], [0.9, 0.1], [0.1, 0.9]])
-    >>> found = doubtful_labels(p, np.array([0, 0, 1, 1]))
-    >>> found.order.tolist(), found.suspected.tolist()
+    >>> doubtful = doubtful_labels(p, np.array([0, 0, 1, 1]))
+    >>> doubtful.order.tolist(), doubtful.suspected.tolist()
     ([2, 1, 0, 3], [False, False, True, False])
     """
     probabilities = np.asarray(probabilities, np.float64)

@@ -34,7 +34,7 @@ _MOST_CLUSTERS = 10
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well the recommended row tells one class apart.
+    """The scores of the recommended row for one class.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What the scores and the codes show about the images.
+    """The findings from scores and codes about the images.
 
     Arrays run over ``rows``, the labelled images.
 

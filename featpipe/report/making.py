@@ -27,7 +27,7 @@ _NEEDED = ("jinja2", "bokeh", "matplotlib")
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What `make_report` found, ready to be written.
+    """A report of `make_report`, ready to be written.
 
     Attributes
     ----------

@@ -90,12 +90,12 @@ def make_sheet(codes: Codes, rows: Sequence[int] | np.ndarray) -> Sheet:
     -------
     Sheet
     """
-    wanted = list(dict.fromkeys(int(row) for row in rows))
-    side = next(side for most, side in _SIDES if len(wanted) <= most)
+    distinct = list(dict.fromkeys(int(row) for row in rows))
+    side = next(side for most, side in _SIDES if len(distinct) <= most)
     try:
         read = _reader(codes)
     except (OSError, ValueError, ImportError) as error:
-        return Sheet(missing=dict.fromkeys(wanted, str(error)))
+        return Sheet(missing=dict.fromkeys(distinct, str(error)))
 
     def picture(row: int) -> Image.Image | str:
         try:
@@ -104,7 +104,7 @@ def make_sheet(codes: Codes, rows: Sequence[int] | np.ndarray) -> Sheet:
             return str(error) or type(error).__name__
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = dict(zip(wanted, pool.map(picture, wanted), strict=True))
+        made = dict(zip(distinct, pool.map(picture, distinct), strict=True))
     pictures = {row: p for row, p in made.items() if isinstance(p, Image.Image)}
     missing = {row: p for row, p in made.items() if isinstance(p, str)}
     if not pictures:
