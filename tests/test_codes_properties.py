@@ -156,6 +156,20 @@ def test_rows_that_are_not_there_are_refused(forty, outside, fraction):
         file.take("a", [fraction])
 
 
+def test_whole_numbers_of_any_size_are_rows(tmp_path):
+    X = drawn_codes(300, [1], np.float32, 1)
+    codes.write(
+        path := tmp_path / "x.h5",
+        codes={"a": X},
+        labels=np.arange(300) % 2,
+        class_names=["ant", "bee"],
+        paths=[f"{k:03d}.png" for k in range(300)],
+    )
+    for kind in (np.int8, np.uint8, np.int16, np.uint64):  # 300 is no uint8
+        index = np.array([3, 0], kind)
+        np.testing.assert_array_equal(codes.read(path).take("a", index), X[index])
+
+
 @quick
 @given(st.sampled_from([*SPLITS, None]), st.sampled_from(["a", "b", "a+b", "b+a"]))
 def test_arrays_are_the_columns_of_a_split_side_by_side(forty, split, depth):

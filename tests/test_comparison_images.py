@@ -163,8 +163,11 @@ def test_copies_under_another_label_do_not_hide_themselves(tmp_path, n_planted):
         assert labels[100 + k] != labels[k]
     splits = splits_of(200, "train", "val")
     path = write(tmp_path / "a.h5", labels, made, splits=splits)
-    (note,) = [n for n in compare(path).notes if "copies under two labels" in n]
+    notes = compare(path).notes
+    (note,) = [n for n in notes if "copies under two labels" in n]
     assert f"wrong: {n_planted} by their looks" in note
+    assert note.endswith(f"; {n_planted} of them on two sides of the split")
+    assert any("no other near-duplicates across the split" in n for n in notes)
 
 
 def test_labels_move_no_threshold(tmp_path):

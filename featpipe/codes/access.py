@@ -278,7 +278,9 @@ class Codes:
         if index.max() >= n or index.min() < -n:
             row = index.max() if index.max() >= n else index.min()
             raise IndexError(f"row {row} of {self.path}, which has {n:,} rows")
-        return np.where(index < 0, index + n, index).astype(np.int64)
+        # Small whole numbers (uint8) could not hold the sum.
+        index = index.astype(np.int64)
+        return np.where(index < 0, index + n, index)
 
     def _take(self, depth: str, rows: np.ndarray) -> np.ndarray:
         order = np.argsort(rows, kind="stable")

@@ -115,11 +115,11 @@ def report(
         order = order[sides[order] >= 0]
         equal = _equal_files(labelled.digests, order, sides, labelled.labels, False)
         measure = "equal files alone"
-        return _describe(sorted(equal.values()), labelled, measure, border)
+        return _describe(sorted(equal.values()), labelled, sides, measure, border)
     X = sources[k].arrays(depth)
     copies = find_duplicates(X, labelled.digests, sides, labelled.labels, alike)
     measure = f"cosine of {depth} codes >= {alike:.4g}"
-    return _describe(copies, labelled, measure, border)
+    return _describe(copies, labelled, sides, measure, border)
 
 
 def threshold(similarity: float) -> float:
@@ -328,10 +328,18 @@ def _blocks(n: int) -> Iterator[slice]:
 
 
 def _describe(
-    copies: list[NearDuplicate], labelled: Labelled, measure: str, border: str
+    copies: list[NearDuplicate],
+    labelled: Labelled,
+    sides: np.ndarray,
+    measure: str,
+    border: str,
 ) -> list[str]:
     """Describe copies: those under two labels first, three examples of each."""
     notes = []
+    n_other = sum(
+        copy.kind == "relabelled" and sides[copy.row] != sides[copy.other]
+        for copy in copies
+    )
     for kind, text in (
         ("relabelled", "copies under two labels, so one of the two is wrong"),
         ("across", f"copies on two sides of the {border}, so scores may flatter"),
@@ -339,9 +347,13 @@ def _describe(
     ):
         of_kind = [copy for copy in copies if copy.kind == kind]
         if of_kind:
-            notes.append(f"{text}: {_examples(of_kind, labelled, measure)}")
+            note = f"{text}: {_examples(of_kind, labelled, measure)}"
+            if kind == "relabelled" and n_other:
+                note += f"; {n_other} of them on two sides of the {border}"
+            notes.append(note)
         elif kind == "across":
-            notes.append(f"no near-duplicates across the {border} ({measure})")
+            no = "no other" if n_other else "no"
+            notes.append(f"{no} near-duplicates across the {border} ({measure})")
     return notes
 
 
