@@ -92,13 +92,13 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")  # of Pillow's, about EXIF
-    some = random.Random(asked.seed)
-    jpegs = small_jpegs(asked.photos, some)
-    last = Path(tempfile.gettempdir()) / f"damage-{asked.seed}.jpg"
+    some = random.Random(options.seed)
+    jpegs = small_jpegs(options.photos, some)
+    last = Path(tempfile.gettempdir()) / f"damage-{options.seed}.jpg"
     said = {True: 0, False: 0, None: 0}
-    end = time.monotonic() + asked.seconds
+    end = time.monotonic() + options.seconds
     while time.monotonic() < end:
         content = damaged(some.choice(jpegs), jpegs, some)
         last.write_bytes(content)

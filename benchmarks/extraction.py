@@ -74,7 +74,7 @@ def cut_of(name: str) -> nn.Module:
 
 
 def transform_of(name: str) -> Callable[[Image.Image], torch.Tensor]:
-    """Give the preprocessing the usual script would use."""
+    """Return the preprocessing the usual script would use."""
     if name == "mini":
         own = Network(Recipe("mini", "none")).backbone(["penultimate"]).preprocessing
         return v2.Compose(
@@ -358,24 +358,26 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=24, help="12-megapixel ones; or 0")
     help = "parts of the names of those that take part; all unless given"
     parser.add_argument("--only", nargs="+", default=[""], help=help)
-    asked = parser.parse_args()
-    where = processor() if asked.device == "cpu" else torch.cuda.get_device_name()
+    options = parser.parse_args()
+    where = processor() if options.device == "cpu" else torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {where}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-        photos = {"ordinary photos": some(asked.photos, folder / "some", asked.images)}
-        if asked.large:
-            path = large(asked.photos, folder / "large", asked.large)
+        photos = {
+            "ordinary photos": some(options.photos, folder / "some", options.images)
+        }
+        if options.large:
+            path = large(options.photos, folder / "large", options.large)
             photos["12-megapixel photos"] = path
-        warm = some(asked.photos, folder / "warm", 8)
-        for name in asked.networks:
+        warm = some(options.photos, folder / "warm", 8)
+        for name in options.networks:
             taking_part = {
                 key: run
-                for key, run in contenders(name, asked.device).items()
-                if any(part in key for part in asked.only)
+                for key, run in contenders(name, options.device).items()
+                if any(part in key for part in options.only)
             }
-            measure(name, taking_part, photos, warm, asked.rounds)
+            measure(name, taking_part, photos, warm, options.rounds)
 
 
 if __name__ == "__main__":

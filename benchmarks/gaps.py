@@ -50,7 +50,7 @@ def report(name: str, X: np.ndarray, y: np.ndarray, wanted: list[str]) -> None:
 
 
 def told_alike(X: np.ndarray, model: solvers.Solution, f: np.ndarray) -> float:
-    """Give the share of rows that both tell alike, where f is clear."""
+    """Return the share of rows that both tell alike, where f is clear."""
     ours = X @ model.coef.T + model.intercept
     if f.shape[1] == 1:
         margin, same = np.abs(f[:, 0]), ((f > 0) == (ours > 0))[:, 0]
@@ -65,7 +65,7 @@ def told_alike(X: np.ndarray, model: solvers.Solution, f: np.ndarray) -> float:
 def kinds(
     X: np.ndarray, y: np.ndarray
 ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Give the codes as they are, and harder sets made of them."""
+    """Return the codes as they are, and harder sets made of them."""
     yield "as given", (X, y)
     yield "separable", (X[: X.shape[1] // 2], y[: X.shape[1] // 2])
     yield "imbalanced", (X, (y == 0).astype(np.int64))
@@ -75,7 +75,7 @@ def kinds(
 
 
 def skewed(X: np.ndarray) -> np.ndarray:
-    """Give codes whose columns are nearly dependent: condition 1e4 times the own."""
+    """Return codes whose columns are nearly dependent: condition 1e4 times the own."""
     turn = np.random.default_rng(0).standard_normal((X.shape[1], X.shape[1]))
     turn = np.linalg.qr(turn)[0]
     return (X - X.mean(axis=0)) @ (turn * np.logspace(0, -4, X.shape[1])) @ turn.T
@@ -89,7 +89,7 @@ def optimum(
     model: solvers.Solution,
     start: np.ndarray | None,
 ) -> tuple[float, float, np.ndarray, np.ndarray]:
-    """Give the model's objective, and what scipy finds, in float64.
+    """Return the model's objective, and what scipy finds, in float64.
 
     That is the smallest objective, its parameters and its scores (n, n_columns).
     """

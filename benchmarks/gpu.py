@@ -43,7 +43,7 @@ def say(what: str, rate: float) -> None:
 
 
 def rate_of(act: Callable[[], object], n_images: int, seconds: float = 1.0) -> float:
-    """Give the images a second of an act on so many, done over and over."""
+    """Return the images a second of an act on so many, done over and over."""
     act()
     n_done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -189,17 +189,17 @@ def main() -> None:
     parser.add_argument("--network", default="resnet50")
     parser.add_argument("--images", type=int, default=24_000)
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 256])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     where = torch.cuda.get_device_name() if DEVICE == "cuda" else "no GPU"
     n_threads = os.cpu_count() or 1
     print(f"torch {torch.__version__}, {where}, {n_threads} processors")
     with tempfile.TemporaryDirectory() as folder:
-        contents = made(asked.photos, Path(folder), asked.images)
-        forward_alone(asked.network, asked.batches)
-        loading_alone(Path(folder), n_threads, min(asked.images, 6000))
+        contents = made(options.photos, Path(folder), options.images)
+        forward_alone(options.network, options.batches)
+        loading_alone(Path(folder), n_threads, min(options.images, 6000))
         for precision in PRECISIONS:
-            whole(Path(folder), asked.network, precision=precision)
-        agreement(contents[::4], asked.network)
+            whole(Path(folder), options.network, precision=precision)
+        agreement(contents[::4], options.network)
 
 
 if __name__ == "__main__":

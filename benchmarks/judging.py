@@ -325,8 +325,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], default=list(PARTS))
     parser.add_argument("--runs", type=int, default=300)
-    asked = parser.parse_args()
-    for name in asked.parts or PARTS:
+    options = parser.parse_args()
+    for name in options.parts or PARTS:
         start = time.perf_counter()
-        PARTS[name](asked.runs)
+        PARTS[name](options.runs)
         print(f"\n{name}: {time.perf_counter() - start:.0f} s", flush=True)

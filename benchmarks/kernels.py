@@ -32,22 +32,24 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--passes", type=int, default=6)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {processor()}, batch {asked.batch}\n")
+    print(f"torch {torch.__version__}, {processor()}, batch {options.batch}\n")
     print("| network | precision | fused, ms an image | plain | plain / fused |")
     print("|---|---|---|---|---|")
-    for name in asked.networks:
+    for name in options.networks:
         loaded = load(name, weights="none")
         side = loaded.preprocessing.crop
-        pixels = torch.randint(0, 256, (asked.batch, 3, side, side), dtype=torch.uint8)
-        for precision in asked.precision:
+        pixels = torch.randint(
+            0, 256, (options.batch, 3, side, side), dtype=torch.uint8
+        )
+        for precision in options.precision:
             ways = [loaded.to("cpu", precision, fused=fused) for fused in (True, False)]
             for way in ways:
                 way(pixels)  # prepares kernels
             rounds = [
-                [milliseconds(partial(way, pixels), asked.batch) for way in ways]
-                for _ in range(asked.passes)
+                [milliseconds(partial(way, pixels), options.batch) for way in ways]
+                for _ in range(options.passes)
             ]
             fused, plain = (min(column) for column in zip(*rounds, strict=True))
             print(

@@ -174,9 +174,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 16])
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 128])
     parser.add_argument("--images", type=int, default=2048)
-    asked = parser.parse_args()
-    image_set = images.scan(asked.photos)
-    n_images = min(asked.images, len(image_set))
+    options = parser.parse_args()
+    image_set = images.scan(options.photos)
+    n_images = min(options.images, len(image_set))
     print(f"torch {torch.__version__}, {os.cpu_count()} processors")
     print("| | processes | batch | first, s | program, µs an image | a death, s |")
     print("|---|---|---|---|---|---|")
@@ -186,8 +186,8 @@ def main() -> None:
         (torch_loader, "spawn"),
         (own_loader, "featpipe"),
     ]
-    for n_workers in asked.workers:
-        for size in asked.batches:
+    for n_workers in options.workers:
+        for size in options.batches:
             at = [range(k, min(k + size, n_images)) for k in range(0, n_images, size)]
             for act, how in ways:
                 act(image_set, at, n_workers, how)

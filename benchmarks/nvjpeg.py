@@ -145,13 +145,13 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--device", default="cuda")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")  # of Pillow's, about EXIF
-    photos = [path.read_bytes() for path in sorted(asked.photos.rglob("*.jpg"))]
-    rates(photos, asked.device)
-    differences(photos, asked.device)
-    cosines(photos, asked.device)
-    damage(asked.photos, asked.seconds, asked.device)
+    photos = [path.read_bytes() for path in sorted(options.photos.rglob("*.jpg"))]
+    rates(photos, options.device)
+    differences(photos, options.device)
+    cosines(photos, options.device)
+    damage(options.photos, options.seconds, options.device)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("photos")
     parser.add_argument("--backbone", default="mini")
     parser.add_argument("--weights")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     rng = np.random.default_rng(0)
     print(
@@ -106,7 +106,7 @@ def main() -> None:
     print("|---" * (len(_COUNTS) + 2) + "|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photos"
-        shutil.copytree(asked.photos, folder)
+        shutil.copytree(options.photos, folder)
         for way in WAYS:
             cells, highest = [], 0.0
             for n in _COUNTS:
@@ -114,8 +114,8 @@ def main() -> None:
                 codes = featpipe.extract(
                     folder,
                     Path(name) / "codes.h5",
-                    backbone=asked.backbone,
-                    weights=asked.weights,
+                    backbone=options.backbone,
+                    weights=options.weights,
                 )
                 pairs, alike = reported(codes)
                 hits = {frozenset(pair) for pair in planted.items()} & pairs

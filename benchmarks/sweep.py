@@ -87,7 +87,7 @@ def load(
     n_rows: int | None,
     n_classes: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give float32 codes and class numbers, shuffled."""
+    """Return float32 codes and class numbers, shuffled."""
     if path is None:
         X, y = load_digits(return_X_y=True)
     elif path.endswith(".npz"):
@@ -143,7 +143,7 @@ def sweep(
 
 
 def peak_bytes() -> int:
-    """Give the largest memory this process has held; 0 where Linux is not there."""
+    """Return the largest memory this process has held; 0 where Linux is not there."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(1024 * int(line.split()[1]) for line in lines if "VmHWM" in line)
@@ -181,7 +181,7 @@ def compare(
 
 
 def extrapolated(Cs: list[float], taken: list[Seconds]) -> Seconds:
-    """Give the seconds of all fits, the time of one being linear in log C."""
+    """Return the seconds of all fits, the time of one being linear in log C."""
     logs = np.log(GRID), np.log(Cs)
     wall, cpu = (
         N_FOLDS * np.interp(*logs, part).sum() + 1.25 * np.mean(part)

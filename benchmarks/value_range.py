@@ -65,11 +65,11 @@ def main() -> None:
     parser.add_argument("photos")
     parser.add_argument("--backbone", default="mini")
     parser.add_argument("--weights")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        eight, twelve = write(asked.photos, folder)
+        eight, twelve = write(options.photos, folder)
         for source, value_range in [
             (eight, "file"),
             (twelve, "file"),
@@ -80,8 +80,8 @@ def main() -> None:
             codes = featpipe.extract(
                 source,
                 path,
-                backbone=asked.backbone,
-                weights=asked.weights,
+                backbone=options.backbone,
+                weights=options.weights,
                 value_range=value_range,
             )
             (score,) = featpipe.compare(codes, classifiers=["linear"]).scores

@@ -51,18 +51,18 @@ def main(argv: Sequence[str] | None = None) -> featpipe.Comparison:
     )
     # An ensemble is one over depths: with a single one there is nothing to average.
     everything = CLASSIFIERS if len(codes.depths) > 1 else CLASSIFIERS[:-1]
-    found = featpipe.compare(
+    comparison = featpipe.compare(
         codes,
         classifiers=options.classifiers or everything,
         folds=options.folds,
         device=options.device,
         seed=options.seed,
     )
-    found.write_json(options.output / "scores.json")
-    found.write_csv(options.output / "scores.csv")
-    found.write_predictions(options.output / "predictions.csv")
-    Console().print(found)
-    return found
+    comparison.write_json(options.output / "scores.json")
+    comparison.write_csv(options.output / "scores.csv")
+    comparison.write_predictions(options.output / "predictions.csv")
+    Console().print(comparison)
+    return comparison
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ def probe(options: argparse.Namespace, common: dict[str, Any]) -> Score:
     start = time.perf_counter()
     path = options.output / "codes.h5"
     codes = featpipe.extract(options.source, path, depth=options.depth, **common)
-    found = featpipe.compare(codes, classifiers=["logistic"], seed=options.seed)
+    comparison = featpipe.compare(codes, classifiers=["logistic"], seed=options.seed)
     seconds = time.perf_counter() - start
-    score = found.scores[0]
+    score = comparison.scores[0]
     return replace(score, fit_seconds=seconds, image_passes=score.n_train)
 
 
@@ -105,9 +105,9 @@ def study(options: argparse.Namespace) -> dict[str, Score]:
     }
     files = {"probe": options.output / "probe.json"}
     if not files["probe"].exists():
-        found = probe(options, common)
-        scores.write_json(files["probe"], [found], seed=options.seed)
-    for name, asked in ways(options).items():
+        score = probe(options, common)
+        scores.write_json(files["probe"], [score], seed=options.seed)
+    for name, training in ways(options).items():
         stem = name.replace(", ", "-").replace(" ", "-")
         files[name] = options.output / f"{stem}.json"
         if not files[name].exists():
@@ -116,7 +116,7 @@ def study(options: argparse.Namespace) -> dict[str, Score]:
                 options.source,
                 options.output / f"{stem}.model",
                 depth=options.depth,
-                **{**common, "epochs": options.epochs, **asked},
+                **{**common, "epochs": options.epochs, **training},
             )
             tuned.write_json(files[name])
     compared = featpipe.compare(
@@ -126,20 +126,20 @@ def study(options: argparse.Namespace) -> dict[str, Score]:
         seed=options.seed,
     )
     tested = {(s.trained, s.weights): s for s in compared.scores}
-    found = {name: scores.read_json(path)[0] for name, path in files.items()}
+    by_way = {name: scores.read_json(path)[0] for name, path in files.items()}
     return {
         name: replace(
             tested[score.trained, score.weights],
             fit_seconds=score.fit_seconds,
             image_passes=score.image_passes,
         )
-        for name, score in found.items()
+        for name, score in by_way.items()
     }
 
 
-def tabulate(found: dict[str, Score]) -> Table:
+def tabulate(by_way: dict[str, Score]) -> Table:
     """Lay the ways out, with what each costs beside what it gives."""
-    first = found["probe"]
+    first = by_way["probe"]
     table = Table(
         *("way", "accuracy %", "p", "seconds", "image passes"),
         title=f"{first.backbone} {first.depth}, {first.n_test} images held out",
@@ -147,7 +147,7 @@ def tabulate(found: dict[str, Score]) -> Table:
         "Holm-corrected; image passes: images put through the network from their "
         "pixels on, to learn from or to choose by",
     )
-    for name, score in found.items():
+    for name, score in by_way.items():
         low, high = 100 * score.accuracy_low, 100 * score.accuracy_high
         table.add_row(
             name,
@@ -159,13 +159,13 @@ def tabulate(found: dict[str, Score]) -> Table:
     return table
 
 
-def draw(found: dict[str, Score], path: Path) -> None:
+def draw(by_way: dict[str, Score], path: Path) -> None:
     """Draw accuracy against seconds, as a PNG."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="seconds, from nothing")
     axes.set_ylabel("accuracy on held-out images (%)")
     for i, (name, score) in enumerate(
-        sorted(found.items(), key=lambda way: way[1].fit_seconds)
+        sorted(by_way.items(), key=lambda way: way[1].fit_seconds)
     ):
         x, y = score.fit_seconds, 100 * score.accuracy
         low, high = 100 * score.accuracy_low, 100 * score.accuracy_high
@@ -189,13 +189,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Score]:
     """Run the study and give its scores, by way."""
     options = parse(argv)
     options.output.mkdir(parents=True, exist_ok=True)
-    found = study(options)
+    by_way = study(options)
     scores.write_json(
-        options.output / "study.json", list(found.values()), seed=options.seed
+        options.output / "study.json", list(by_way.values()), seed=options.seed
     )
-    draw(found, options.output / "study.png")
-    Console().print(tabulate(found))
-    return found
+    draw(by_way, options.output / "study.png")
+    Console().print(tabulate(by_way))
+    return by_way
 
 
 if __name__ == "__main__":

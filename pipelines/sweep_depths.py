@@ -41,7 +41,9 @@ def spread_depths(backbone: str, n: int) -> list[backbones.DepthRow]:
     return [rows[k] for k in np.unique(np.linspace(0, last, n).round().astype(int))]
 
 
-def tabulate(rows: Sequence[backbones.DepthRow], found: featpipe.Comparison) -> Table:
+def tabulate(
+    rows: Sequence[backbones.DepthRow], comparison: featpipe.Comparison
+) -> Table:
     """Lay the depths out in the network's order, with their scores and their cost."""
     table = Table(
         "depth",
@@ -50,11 +52,11 @@ def tabulate(rows: Sequence[backbones.DepthRow], found: featpipe.Comparison) -> 
         "accuracy %",
         "cv %",
         "",
-        title=f"{found.recommended.backbone}, {found.recommended.classifier}",
+        title=f"{comparison.recommended.backbone}, {comparison.recommended.classifier}",
         caption="★ recommended, = cannot be told apart from it; cost: share of the "
         "forward pass up to the depth",
     )
-    scores = {score.depth: score for score in found.scores}
+    scores = {score.depth: score for score in comparison.scores}
     for row in rows:
         score = scores[row.spec]
         ends = f"[{100 * score.accuracy_low:.1f}, {100 * score.accuracy_high:.1f}]"
@@ -83,16 +85,16 @@ def main(argv: Sequence[str] | None = None) -> featpipe.Comparison:
         device=options.device,
         seed=options.seed,
     )
-    found = featpipe.compare(
+    comparison = featpipe.compare(
         codes,
         classifiers=[options.classifier],
         depths=[row.spec for row in rows],
         device=options.device,
         seed=options.seed,
     )
-    found.write_csv(options.output / "depths.csv")
-    Console().print(tabulate(rows, found))
-    return found
+    comparison.write_csv(options.output / "depths.csv")
+    Console().print(tabulate(rows, comparison))
+    return comparison
 
 
 if __name__ == "__main__":

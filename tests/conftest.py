@@ -70,7 +70,7 @@ def commands_made_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def draw() -> Draw:
-    """Give a function that draws one small noisy image, the same for the same seed."""
+    """Return a function that draws one small noisy image by a seed."""
 
     def draw(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> Path:
         rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ def draw() -> Draw:
 
 @pytest.fixture
 def photos(tmp_path: Path, draw: Draw) -> Path:
-    """Give a folder of 6 images in 2 classes."""
+    """Return a folder of 6 images in 2 classes."""
     for k in range(6):
         draw(tmp_path / "photos" / ("ant", "bee")[k % 2] / f"{k}.png", k)
     return tmp_path / "photos"

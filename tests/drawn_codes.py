@@ -11,7 +11,7 @@ DEPTHS = {"layer1:avg": 0.5, "layer2:avg": 1.0}  # the deeper separates better
 
 
 def draw(n=90, *, width=12, n_classes=3, seed=0, depths=DEPTHS):
-    """Give labels and codes of ``n`` images, classes taking turns."""
+    """Return labels and codes of ``n`` images, classes taking turns."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % n_classes
     made = {}

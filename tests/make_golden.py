@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "data" / "golden-1.h5"
 
 
 def contents() -> dict[str, Any]:
-    """Give the arguments of `codes.write` that made the golden file."""
+    """Return the arguments of `codes.write` that made the golden file."""
     n = 5
     ramp = np.arange(n * 8, dtype=np.float32).reshape(n, 8)
     names = ["train/ant/a.jpg", "train/bee/b\udcff.jpg", "val/ant/c\nd.jpg"]

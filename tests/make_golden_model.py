@@ -22,7 +22,7 @@ GOLDEN = {
 
 
 def drawn() -> list[np.ndarray]:
-    """Give six images by arithmetic alone: three classes of stripes, twice."""
+    """Return six images by arithmetic alone: three classes of stripes, twice."""
     y, x = np.mgrid[:40, :48]
     waves = [x // 3 % 2, y // 3 % 2, (x // 3 + y // 3) % 2]
     return [

@@ -11,7 +11,7 @@ from featpipe import codes
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give 24 train and 12 test images of three classes of brightness."""
+    """Return 24 train and 12 test images of three classes of brightness."""
     folder = tmp_path_factory.mktemp("predictor") / "kinds"
     draw(folder, "train", 8, 0)
     draw(folder, "test", 4, 1)

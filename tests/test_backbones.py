@@ -115,7 +115,7 @@ def batch(backbone: backbones.Backbone, images: list[Image.Image]) -> Tensor:
 
 
 def make_lively(network: nn.Module) -> None:
-    """Give batch norm statistics that folding has to get right."""
+    """Return batch norm statistics that folding has to get right."""
     generator = torch.Generator().manual_seed(3)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

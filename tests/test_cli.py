@@ -38,7 +38,7 @@ def refused(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory, draw) -> Path:
-    """Give 20 train and 12 test images of two classes that differ in brightness."""
+    """Return 20 train and 12 test images of two classes that differ in brightness."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("cli") / "shapes"

@@ -29,7 +29,7 @@ def model(kinds_h5: codes.Codes) -> Path:
 
 @pytest.fixture
 def here(tmp_path: Path, kinds: Path, kinds_h5: codes.Codes, model: Path) -> Path:
-    """Give a folder with a source, a codes file, a model and links to them."""
+    """Return a folder with a source, a codes file, a model and links to them."""
     shutil.copytree(kinds, tmp_path / "src")
     shutil.copy(kinds_h5.path, tmp_path / "c.h5")
     shutil.copy(model, tmp_path / "m")

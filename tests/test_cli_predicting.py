@@ -13,7 +13,7 @@ import featpipe
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give 16 train and 8 test images of two classes of brightness."""
+    """Return 16 train and 8 test images of two classes of brightness."""
     folder = tmp_path_factory.mktemp("predicting") / "kinds"
     rng = np.random.default_rng(0)
     for split, n in (("train", 8), ("test", 4)):

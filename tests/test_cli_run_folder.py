@@ -18,7 +18,7 @@ QUICK = [*SMALL, "--classifiers", "nearest-mean"]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a working folder with the same twelve images as folder, table and zip."""
+    """Return a working folder with the same twelve images as folder, table and zip."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     rows = ["path,label"]

@@ -19,7 +19,7 @@ from featpipe.codes import CodesError, FailureRecord, Row, layout
 
 
 def contents(n=5, seed=0, **changes):
-    """Give arguments for `codes.write` of a file with ``n`` rows."""
+    """Return arguments for `codes.write` of a file with ``n`` rows."""
     rng = np.random.default_rng(seed)
     paths = [f"{seed}-{k:04}.png" for k in range(n)]
     found = {

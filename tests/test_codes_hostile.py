@@ -34,7 +34,7 @@ def sealed(path: Path, change) -> None:
 
 
 def replace(name: str, **kwargs):
-    """Give a change that puts another dataset in the place of one."""
+    """Return a change that puts another dataset in the place of one."""
 
     def change(h5):
         del h5[name]

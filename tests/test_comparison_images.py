@@ -71,7 +71,7 @@ def test_an_open_codes_file_is_as_good_as_its_path(tmp_path):
 
 
 def brute_force(X, sides, labels):
-    """Give each row and kind the closest row before it, by loops."""
+    """Return each row and kind the closest row before it, by loops."""
     Z = (X - X.mean(0)) / X.std(0)
     Z /= np.linalg.norm(Z, axis=1, keepdims=True)
     closest = {}

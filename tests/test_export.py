@@ -28,7 +28,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give 12 images of three classes, and beside them a GIF, a grey and an alpha."""
+    """Return 12 images of three classes, and beside them a GIF, a grey and an alpha."""
     folder = tmp_path_factory.mktemp("export")
     rng = np.random.default_rng(0)
     for k in range(12):

@@ -291,7 +291,7 @@ def test_a_folder_that_is_not_writable_is_said(photos, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Give a disk of a megabyte."""
+    """Return a disk of a megabyte."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]

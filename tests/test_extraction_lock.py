@@ -29,7 +29,7 @@ with Lock(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Give another process that holds the lock of ``a.h5``."""
+    """Return another process that holds the lock of ``a.h5``."""
     command = [sys.executable, "-c", HOLDER, tmp_path / "a.h5"]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -53,7 +53,7 @@ class Here:
 
 @pytest.fixture
 def many(tmp_path, draw, monkeypatch) -> Path:
-    """Give 21 images and a broken one: six slices of four positions, one of two."""
+    """Return 21 images and a broken one: six slices of four positions, one of two."""
     monkeypatch.setattr(plan, "SLICE", 4)
     for k in range(21):
         draw(tmp_path / "many" / ("ant", "bee")[k % 2] / f"{k:02}.png", k)
@@ -63,7 +63,7 @@ def many(tmp_path, draw, monkeypatch) -> Path:
 
 @pytest.fixture
 def alone(many, tmp_path) -> bytes:
-    """Give the bytes of the file that one process makes."""
+    """Return the bytes of the file that one process makes."""
     return run(many, tmp_path / "alone.h5")[0].path.read_bytes()
 
 

@@ -26,7 +26,7 @@ from featpipe.inference.pixels import Decoding, pixels_of
 
 @pytest.fixture
 def large(tmp_path):
-    """Give a folder of 5 smooth JPEGs of 480 x 360 px, fit to be decoded smaller."""
+    """Return a folder of 5 smooth JPEGs of 480 x 360 px, fit to be decoded smaller."""
     y, x = np.mgrid[0:360, 0:480]
     for k in range(5):
         channels = [127 + 120 * np.sin(x / (20 + k) + y / s) for s in (31, 43, 59)]

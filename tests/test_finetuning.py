@@ -20,7 +20,7 @@ HEAD = {"train": "head", "augment": "none", "depth": "stage1"}
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory):
-    """Give 36 train and 12 test images of three classes of brightness."""
+    """Return 36 train and 12 test images of three classes of brightness."""
     folder = tmp_path_factory.mktemp("tuned") / "kinds"
     draw(folder, "train", 12, 0)
     draw(folder, "test", 4, 1)

@@ -39,7 +39,7 @@ def saved(width: int, height: int, mode: str = "RGB", **options: object) -> byte
 
 
 def outcome(content: bytes, target: int | None) -> tuple[object, ...]:
-    """Give the pixels and notes, or what is wrong with the image."""
+    """Return the pixels and notes, or what is wrong with the image."""
     try:
         found = decode(content, target=target)
     except ImageError as error:
@@ -125,7 +125,7 @@ def test_damage_has_the_same_outcome_as_with_pillow_alone(content, data):
 
 @pytest.fixture
 def pillow_alone(monkeypatch):
-    """Give what it is to be without simplejpeg."""
+    """Return what it is to be without simplejpeg."""
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     turbo._library.cache_clear()
     yield

@@ -190,7 +190,7 @@ def load(made: WorkerPool, items: list) -> list[Loaded]:
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[WorkerServer]:
-    """Give a server whose workers can import `ending`."""
+    """Return a server whose workers can import `ending`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
         made = WorkerServer(with_torch=False)

@@ -298,7 +298,7 @@ def test_loading_a_model_runs_no_network(saved: Path) -> None:
 
 @pytest.fixture
 def from_file(kinds: Path, tmp_path: Path) -> featpipe.Predictor:
-    """Give a model whose weights came from a file."""
+    """Return a model whose weights came from a file."""
     weights = str(checkpoint(tmp_path / "w.pth", 3))
     path = tmp_path / "w.h5"
     file = featpipe.extract(kinds, path, **{**SMALL, "weights": weights})

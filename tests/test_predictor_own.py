@@ -17,7 +17,7 @@ NAME = "own_networks:small?width=12"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give 12 small images of two classes, and a checkpoint of a training script."""
+    """Return 12 small images of two classes, and a checkpoint of a training script."""
     folder = tmp_path_factory.mktemp("own")
     rng = np.random.default_rng(0)
     for k in range(12):

@@ -51,7 +51,7 @@ def objective(loss, X, y, C, coef, intercept, weights=None):
 
 
 def minimum(loss, X, y, Cs, weights=None):
-    """Give what scipy finds at each C, warm-started, in the row space."""
+    """Return what scipy finds at each C, warm-started, in the row space."""
     weights = np.ones(len(y)) if weights is None else weights
     Z, _ = standardised(X)
     U, S, _V = np.linalg.svd(Z, full_matrices=False)

@@ -32,7 +32,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give 20 images of two classes of brightness."""
+    """Return 20 images of two classes of brightness."""
     folder = tmp_path_factory.mktemp("transformer")
     rng = np.random.default_rng(0)
     for k in range(20):
@@ -63,7 +63,7 @@ def extracted(folder: Path) -> codes.Codes:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Give a list that grows by the size of every batch that the network sees."""
+    """Return a list that grows by the size of every batch that the network sees."""
     sizes: list[int] = []
     run = Engine.run
 

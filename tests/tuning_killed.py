@@ -43,7 +43,7 @@ def train(photos: Path, model: Path, kill_at: int) -> int:
 
 
 def in_a_fork(photos: Path, model: Path, kill_at: int) -> bool:
-    """Say whether it lived to the end."""
+    """Return whether it lived to the end."""
     child = os.fork()
     if child == 0:
         train(photos, model, kill_at)
