@@ -2,7 +2,7 @@
 
 ``transferability`` scores codes for labels without training a classifier, ``advising``
 decides which of the four cases of cs231n a file is, ``finetuning`` estimates what
-training the network could gain and cost, ``checking`` asks the probe. Held-out labels
+training the network could gain and cost, ``checking`` runs the probe. Held-out labels
 are never read, except by the check. Imports no torch.
 """
 

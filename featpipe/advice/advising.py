@@ -276,7 +276,7 @@ def _similarity(
         Exact McNemar test of the two on the images left out; not corrected for the
         choice of the rival.
     """
-    # Depths come in the order they were asked for, which need not be that of the
+    # Depths come in the order of extraction, which need not be that of the
     # network.
     deepest = "penultimate" if "penultimate" in depths else depths[-1]
     earlier = [depth for depth in depths if depth != deepest]

@@ -168,7 +168,7 @@ def name_depth(node: str, how: str | None, shape: Shape, layout: Layout) -> Dept
     ----------
     node : str
     how : str or None
-        The pool asked for; None takes the default: ``avg`` of maps, ``cls`` of
+        The requested pool; None takes the default: ``avg`` of maps, ``cls`` of
         tokens that have a class token, ``mean`` of other tokens.
     shape : tuple of int
         What the node gives for one image.

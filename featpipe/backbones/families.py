@@ -1,7 +1,7 @@
 """Names of backbones: what each one is built from, and which weights it has.
 
 A name belongs to a *family* (torchvision, the bundled one, timm, your own callable);
-a family turns it into an `Architecture`. Nothing is built until somebody calls
+a family turns it into an `Architecture`. Nothing is built until a caller calls
 `Architecture.build`, nothing downloaded until `Entry.read`. To add a family, write
 one function and put it into `_FAMILIES`.
 """

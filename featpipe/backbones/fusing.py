@@ -178,7 +178,7 @@ def can_fuse(dtype: torch.dtype) -> bool:
 
 
 def input_sizes(network: fx.GraphModule, side: int) -> dict[str, Shape]:
-    """Return the size (C, H, W) of the input of each node, as far as it can be told.
+    """Return the size (C, H, W) of the input of each node, as far as it is known.
 
     Parameters
     ----------

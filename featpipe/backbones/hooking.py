@@ -145,7 +145,7 @@ class _Pass:
         images = _noise(height, width)
         counting = self._counter or nullcontext()
         products, hooks = _Products(self), _hooks(network, names, self._note)
-        # One pass tells names, shapes and costs.
+        # One pass gives names, shapes and costs.
         with torch.no_grad(), counting, products, hooks:
             output = network(images)
         self._add_penultimate(output)

@@ -1,4 +1,4 @@
-"""From what the user names to a frozen backbone, and the tables of what there is.
+"""Load a frozen backbone by its name.
 
 The one place where names, weights, preprocessing and depths meet.
 """
@@ -211,7 +211,7 @@ def outlined(architecture: Architecture, network: nn.Module, side: int) -> Netwo
     """Return the graph of a network, or raise with the image size that it refuses."""
     try:
         return network_graph.outline(network, side=side, trusted=architecture.trusted)
-    # What a network says to a size it cannot take differs from one to the next.
+    # Networks raise different errors for a size that they cannot take.
     except Exception as err:
         raise _size_error(architecture.name, side, err) from err
 

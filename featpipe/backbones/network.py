@@ -1,4 +1,4 @@
-"""The frozen backbone: a network cut at the depths asked for, on a device.
+"""The frozen backbone: a network cut at the requested depths, on a device.
 
 Images go in, codes by depth come out. Which network and which weights is decided in
 `loading`; reading, decoding and batching images happen elsewhere.
@@ -43,7 +43,7 @@ class Backbone:
         Of the tensors; see `hash_weights`. Empty where they were not read.
     preprocessing : Preprocessing
     depths : tuple of Depth
-        In the order asked for, each once.
+        In the requested order, each once.
     network : nn.Module
         The whole network on the CPU, unfused, in eval mode, without gradients. It is
         never run or changed: what runs is a cut copy of it.

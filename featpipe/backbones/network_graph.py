@@ -38,7 +38,7 @@ class NetworkGraph(Protocol):
     def input_node(self, node: str, stops: Sequence[Depth]) -> str | None:
         """Name of the node whose output is all that a node and what follows needs.
 
-        None where there is no such node, or it cannot be told.
+        None where there is no such node, or its input is unclear.
         """
 
     def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:

@@ -33,7 +33,7 @@ _FILTERS = {
 }
 
 
-# 1 where pixels are not divided, 1/255 where a network wants them from 0 to 255.
+# 1 where pixels are not divided, 1/255 where a network takes them from 0 to 255.
 _MIN_STD = 1 / 256
 _MAX_SIDE = 8192
 _CROP_MODES = ("center", "squash", "border")
@@ -211,7 +211,7 @@ class Preprocessing:
         std: Sequence[float] | float | None = None,
         interpolation: str | None = None,
     ) -> Preprocessing:
-        """Return a copy with what is given replaced; None keeps what there is.
+        """Return a copy with some fields replaced; None keeps a field.
 
         ``input_size`` comes first and scales resize and crop alike; ``resize=0``
         means no resizing.

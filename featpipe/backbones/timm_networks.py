@@ -1,6 +1,6 @@
 """Networks of timm: built so that `penultimate` is timm's own, seen as timm sees.
 
-timm is an extra, imported when a name asks for it. Never here: what other families do.
+timm is an extra, which is imported when a name needs it.
 """
 
 from __future__ import annotations

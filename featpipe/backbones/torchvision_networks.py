@@ -107,7 +107,7 @@ def _trunk(name: str) -> Architecture | None:
 
 
 def _download(choice: models.WeightsEnum) -> State:
-    """Fetch into torch's own cache, with a progress bar where somebody watches."""
+    """Download into torch's own cache, with a progress bar on a terminal."""
     state: State = choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     return state
 

@@ -44,7 +44,7 @@ class Traced:
         # In eval mode: dropout and batch norm are recorded as they will run.
         tracer = _Tracer()
         with warnings.catch_warnings():
-            # fx says which default arguments it could not guard with an assertion.
+            # fx warns of default arguments that it could not guard with an assertion.
             warnings.simplefilter("ignore")
             self._graph = tracer.trace(network, concrete_args=_defaults(network))
         self.network = network

@@ -117,7 +117,7 @@ def _states() -> tuple[object, ...]:
 @contextmanager
 def _same_generators() -> Iterator[None]:
     """Leave torch's, numpy's and Python's generators as they were."""
-    # NPY002: a network of somebody else may draw from numpy's global generator.
+    # NPY002: a user's network may draw from numpy's global generator.
     numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):

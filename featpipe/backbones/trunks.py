@@ -41,7 +41,7 @@ def names() -> tuple[str, ...]:
 
 
 def build(*, name: str, eps: float | None = None) -> nn.Module:
-    """Build the trunk alone, filled at random: its layers one after another.
+    """Build the trunk alone, with random weights: its layers one after another.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def build(*, name: str, eps: float | None = None) -> nn.Module:
 
 
 def epsilon(name: str, entry: str) -> float | None:
-    """Return the epsilon that a weights entry wants; None: the builder's own."""
+    """Return the epsilon that a weights entry needs; None: the builder's own."""
     return _NO_EPSILON if name in _WITHOUT_EPSILON and entry == "COCO_V1" else None
 
 

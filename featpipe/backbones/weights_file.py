@@ -1,4 +1,4 @@
-"""Reading a file of weights: told by its content, and nothing in it is executed.
+"""Read a file of weights, recognised by its content, without running code in it.
 
 Never here: which weights are meant, and how they match a network.
 """
@@ -20,7 +20,7 @@ __all__ = ["first_line", "read_file"]
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """Read a file of tensors, told by its content; nothing in it is executed.
+    """Read a file of tensors, recognised by its content, without running code in it.
 
     Parameters
     ----------
@@ -109,5 +109,5 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def first_line(err: Exception) -> str:
-    """Return the first line of what an error says, or its kind."""
+    """Return the first line of an error's message, or its type."""
     return (str(err) or type(err).__name__).strip().splitlines()[0][:200]

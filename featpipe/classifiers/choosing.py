@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PathClassifier"]
 
-# Bytes of float32 that a reader is asked for at once when predicting.
+# Bytes of float32 that are read at once when predicting.
 BLOCK_BYTES = 16 * 2**20
 # Coefficients beyond which single precision might not hold a score.
 LARGE = 1e18

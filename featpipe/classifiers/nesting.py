@@ -107,7 +107,7 @@ def fit_nested(
 
 
 class _SharedFits:
-    """The different problems of all parts; each predicts all that any part asks of it.
+    """The different problems of all parts; each predicts all rows that any part needs.
 
     ``splits`` holds their (train, held-out), the latter sorted.
     """
@@ -125,7 +125,7 @@ class _SharedFits:
                 if k == len(trains):
                     trains.append(train)
                     held.append(part.train[:0])
-                # Every row that any part asks for is predicted once.
+                # Every row that any part needs is predicted once.
                 held[k] = np.union1d(held[k], part.train[scored])
         self.splits: list[Split] = list(zip(trains, held, strict=True))
 

@@ -117,7 +117,7 @@ def _outputs(values: dict[str, Any]) -> dict[str, Path | None]:
 def _writers(
     comparison: "Comparison", values: dict[str, Any]
 ) -> Iterator[Callable[[], None]]:
-    """Yield what writes each file that was asked for."""
+    """Yield the functions that write the requested files."""
     for name, write in {
         "json_path": comparison.write_json,
         "csv_path": comparison.write_csv,

@@ -46,7 +46,7 @@ SchedulerOption = Annotated[
 def jobs_of(values: Mapping[str, Any]) -> "Jobs | None":
     """Return the processes that the options ask for; None for this one alone."""
     n, backend, scheduler = (values[name] for name in ("jobs", "backend", "scheduler"))
-    # All three at their defaults: nothing was asked for.
+    # All three have their defaults.
     if n is None and backend is Backend.loky and scheduler is None:
         return None
     from featpipe.parallel import Jobs

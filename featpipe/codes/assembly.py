@@ -211,7 +211,7 @@ def assemble(
     Raises
     ------
     OSError
-        If the disk has no room; the message says how much is needed.
+        If the disk has no space; the message has the bytes needed.
     CodesError
         If a source has changed or is damaged.
 

@@ -58,7 +58,7 @@ def room_for(n_extents: int) -> int:
     Returns
     -------
     int
-        A power of two of at least 512, as HDF5 wants its user block.
+        A power of two of at least 512, as HDF5 requires of its user block.
     """
     needed = _SMALLEST + _BYTES_PER_EXTENT * n_extents
     # HDF5 takes user blocks of 512 bytes times a power of two only.

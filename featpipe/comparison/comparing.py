@@ -145,8 +145,7 @@ def _compare(
     progress: Progress,
 ) -> Comparison:
     """Align the files, plan, fit, rank, judge, and gather the notes."""
-    # Every byte is checked here: a damaged code would only lower a score, and nobody
-    # would notice.
+    # Every byte is checked here: a damaged code would lower a score unnoticed.
     files = _opened(codes)
     labelled, sources = align_files(files)
     chosen = choose_depths(sources, depths)

@@ -107,7 +107,7 @@ class Lock:
                 self._remove()
                 if not self._take():
                     raise LockedError(self._held_by(self._holder() or {}))
-            # Of processes that were killed while they asked for the lock.
+            # Of processes that were killed while they requested the lock.
             remove_temporaries(self.path)
         return self
 
@@ -206,7 +206,7 @@ def key_of(path: Path) -> str | None:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Return what a lock tells of its holder; None if there is no lock."""
+    """Return the facts of a lock about its holder; None if there is no lock."""
     try:
         holder = json.loads(_read(path))
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname() or type(pid) is not int or pid < 1:
         return False
     try:
-        # Signal 0 is sent to nobody; it only tells whether the process exists.
+        # Signal 0 is not delivered; it only shows whether the process exists.
         os.kill(pid, 0)
     except ProcessLookupError:
         return True

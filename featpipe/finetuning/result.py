@@ -49,7 +49,7 @@ class Finetuned:
     notes : list of str
         Sentences on what was done.
     path : Path or None
-        The model file, if one was asked for.
+        The model file, if there is one.
     seed : int
     is_new : bool
         Whether this call trained it; False for a model that was finished before.

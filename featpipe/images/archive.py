@@ -45,7 +45,7 @@ __all__ = [
 
 
 class ArchiveMember(NamedTuple):
-    """One entry of an archive; ``reason`` says why it is no image, if it is none."""
+    """One entry of an archive; ``reason`` is set where it is not an image."""
 
     name: str
     size: int

@@ -95,7 +95,7 @@ def _odd_labels(images: ImageSet) -> Iterator[str]:
 
 
 def _are_folders(images: ImageSet) -> bool:
-    """Return whether the class names are folders: nobody makes these by mistake."""
+    """Return whether the class names are folders, which are not made by mistake."""
     pairs = zip(images.labels.tolist(), images.paths, strict=True)
     first = [(images.class_names[k], path) for k, path in pairs if k >= 0][:_ENOUGH]
     return all(name in path.split("/")[:-1] for name, path in first)

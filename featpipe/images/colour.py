@@ -20,7 +20,7 @@ __all__ = ["in_range", "to_rgb"]
 
 # Rows that are converted at once, where a conversion needs many bytes a pixel.
 _BAND = 256
-# Values outside the range asked for are noted from this share on.
+# Values outside the requested range are noted from this share on.
 _NOTED = 0.01
 
 _Rows = Iterator[tuple[int, np.ndarray]]

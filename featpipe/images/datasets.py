@@ -49,7 +49,7 @@ def scan_torchvision(source: str, *, unlabelled: bool = False) -> ImageSet:
     ValueError
         If the dataset or a parameter is unknown, or an image has no single class.
     FileNotFoundError
-        If the dataset is not where ``root`` says.
+        If the dataset is not in ``root``.
     """
     name, _, query = source.removeprefix("torchvision:").partition("?")
     factory = _factory(name)
@@ -97,7 +97,7 @@ def _value(key: str, text: str) -> Any:
 def _parts(
     source: str, factory: Any, options: dict[str, Any]
 ) -> tuple[dict[str, tuple[str, Any]], list[Failure]]:
-    """Open every split asked for: part of the path -> (split, dataset)."""
+    """Open every requested split: part of the path -> (split, dataset)."""
     parameters = inspect.signature(factory).parameters
     accepted = set(parameters) - _DONE_BY_US
     if unknown := sorted(set(options) - accepted):

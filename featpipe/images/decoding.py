@@ -1,7 +1,7 @@
 """From the bytes of a file to one upright RGB image, by stated rules.
 
 Lives here: the formats allowed, the limits, and the rules that change pixels
-(`DECODING`). Never here: files, labels, or the size a network wants.
+(`DECODING`). Knows nothing of files, labels or networks.
 
 Pillow is the reference: other decoders were seen to end the process on damaged files.
 None of Pillow's process-wide settings is read or changed, so that an image is the same
@@ -194,7 +194,8 @@ def decode(
     Parameters
     ----------
     content : bytes
-        The whole file, of a format in ``DECODING["formats"]``, told by its content.
+        The whole file, of a format in ``DECODING["formats"]``, recognised by its
+        content.
     target : int, optional
         Length in pixels of the shorter side that the image will be resized to. JPEGs
         are then decoded at 1/2, 1/4 or 1/8 of their size, as long as both sides stay

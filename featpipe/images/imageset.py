@@ -127,7 +127,7 @@ class ImageSet:
         archive, the ``torchvision:`` text, or ``"arrays:"``.
     paths : list of str
         Separated by ``/``; bytes that are no UTF-8 come as `os.fsdecode` gives them,
-        and `os.fsencode` gives them back. Absolute where a table says so.
+        and `os.fsencode` gives them back. Absolute where they are absolute in a table.
     labels : (n,) int64
         Numbers into `class_names`, -1 where unlabelled.
     class_names : list of str

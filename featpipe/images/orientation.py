@@ -1,4 +1,4 @@
-"""Turning an image as its EXIF says."""
+"""Turn an image by its EXIF orientation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDEWAYS = range(5, 9)
 
 
 def upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
-    """Turn ``pixels`` as the EXIF of ``source`` says; add to ``notes``."""
+    """Turn ``pixels`` by the EXIF orientation of ``source``; add to ``notes``."""
     return turned(pixels, orientation_of(source, notes))
 
 

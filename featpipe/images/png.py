@@ -1,6 +1,6 @@
 """PNG files whose compressed data ends before the picture does.
 
-Pillow leaves the rows that are missing black, and tells nobody; libpng, and with it
+Pillow leaves missing rows black without a warning; libpng, and with it
 most programs, takes such a file for damaged.
 """
 

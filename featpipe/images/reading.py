@@ -17,7 +17,7 @@ from featpipe.images.imageset import MAX_BYTES, ImageError, too_large
 
 __all__ = ["FileReader", "kind", "problem", "stat_file"]
 
-# Bytes at a time, of a file that is longer than it says.
+# Bytes at a time, of a file that is longer than its stated size.
 _PIECE = 1 << 20
 
 

@@ -115,7 +115,7 @@ class _ZipReader:
             # archive was streamed.
             stored = slice_of(file, offset + 30 + n_name + n_extra, stored_size)
         try:
-            # One byte more than declared shows a member that is longer than it says.
+            # One byte more than declared shows a member that is longer than declared.
             content = _DECOMPRESS[method](stored, size + 1)
         except (zlib.error, OSError, ValueError, EOFError) as error:
             raise ImageError("read", f"damaged member: {error}") from error

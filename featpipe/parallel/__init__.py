@@ -1,8 +1,9 @@
 """Tasks in other processes, on this machine or on a cluster, through joblib.
 
-`Jobs` is what a user asks for: how many processes, and whose. Every task is done at
-least once: workers may die, come and go, and a task may run twice, so tasks must be
-such that doing them twice changes nothing. Knows nothing of what a task is.
+`Jobs` has the options of a user: the number of processes, and their machines. Every
+task is done at least once: workers may die, come and go, and a task may run twice, so
+tasks must be such that doing them twice changes nothing. Knows nothing of what a task
+is.
 
 | module | what lives there |
 |---|---|

@@ -1,8 +1,8 @@
 """A Dask cluster: is a scheduler there, are workers, and have they our version.
 
-Dask's own client waits half a minute in silence where nobody answers, and joblib waits
-for ever for a task that no worker can load. So the address is tried first, and workers
-are asked for their versions before they are given anything.
+Dask's own client waits half a minute in silence where no scheduler answers, and joblib
+waits for ever for a task that no worker can load. So the address is tried first, and
+workers are asked for their versions before they are given anything.
 """
 
 import asyncio

@@ -130,7 +130,7 @@ class Jobs:
         RuntimeError
             If a worker has no featpipe, or another version.
         ModuleNotFoundError
-            If Dask is asked for and not installed.
+            If Dask is needed and not installed.
         """
         if self.backend == "loky":
             assert self.n is not None

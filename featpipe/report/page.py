@@ -56,7 +56,7 @@ def render(
     codes = findings.codes if findings else files[0]
     scores = findings.scores if findings else []
     low = min((score.accuracy_low for score in scores), default=0.0)
-    # Bars from zero would all look alike at 95 %; the axis says where it starts.
+    # Bars from zero would all look alike at 95 %; the axis shows its start.
     lowest = float(np.floor(20 * low) / 20)  # whole steps of 5 %
     galleries = _galleries(findings) if findings else []
     sheet = make_sheet(codes, _wanted_rows(galleries, findings, made))

@@ -144,7 +144,7 @@ def detectable_difference(
     -------
     float
         A share; nan where not even rows that differ only in one direction
-        (difference = discordance) would be told apart so often.
+        (difference = discordance) would differ significantly so often.
 
     References
     ----------

@@ -66,7 +66,7 @@ class Score:
         Images the model was finally fitted on, and images it is judged on.
     cv_accuracy : float or None
         The score by which the contender was selected, from training rows only: the
-        mean over folds of the metric asked for (accuracy unless said otherwise).
+        mean over folds of the chosen metric, by default accuracy.
     accuracy, accuracy_low, accuracy_high : float
         Accuracy on the held-out images with its 95 % interval: exact near 100 %,
         Wilson's elsewhere, wider where images come in groups. Of pooled folds it is too

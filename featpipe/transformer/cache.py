@@ -78,7 +78,7 @@ class Cache:
             raise _failed(image_set.paths[i], error.stage, error.reason) from error
 
     def _existing(self) -> Codes | None:
-        """Read the file that has the depths asked for, if there is one."""
+        """Read the file that has the requested depths, if there is one."""
         # The one beside first: it was made because the other lacks them.
         # `check=False` is enough to see the depths; codes are checked before they are
         # used.
@@ -95,7 +95,7 @@ class Cache:
         return self.path.with_name(f"{self.path.stem}-{depth}{self.path.suffix}")
 
     def _specs(self, file: Codes) -> list[str]:
-        """Return the canonical names of the depths asked for."""
+        """Return the canonical names of the requested depths."""
         specs = [self._spec(file, depth) for depth in self.recipe.depths]
         if None in specs:
             return [depth.spec for depth in self.stream().loaded.depths]
