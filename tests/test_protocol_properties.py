@@ -24,7 +24,7 @@ from featpipe.protocol import (
     unseen_classes,
 )
 
-quick = settings(deadline=None, max_examples=25)
+quick = settings(deadline=None, max_examples=15)
 
 CLASS_NAMES = ["ant", "bee", "cat", "dog"]
 # Two frequent classes and two rare ones; images alone, in several groups, or in one.
