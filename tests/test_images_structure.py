@@ -3,6 +3,7 @@
 import io
 import struct
 import time
+import tracemalloc
 import zlib
 
 import pytest
@@ -125,6 +126,18 @@ def test_a_png_whose_data_ends_before_its_rows_is_a_failure(bits, colour, n, val
         data = (20 * row)[: -missing or None]
         with pytest.raises(ImageError, match=r"ends after|truncated"):
             decode(png(9, 20, rows=data, **kind))
+
+
+def test_what_a_png_holds_beyond_its_rows_is_not_inflated():
+    bomb = png(9, 20, rows=bytes(2**26))
+    decode(bomb)
+    tracemalloc.start()
+    try:
+        decode(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**23
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (5, 5), (8, 8), (9, 17)])

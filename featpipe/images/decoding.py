@@ -280,8 +280,11 @@ def _decode(
     # A second opening, because loading has turned 16 bits into 8.
     samples = samples_of(image, tile, lambda: _open(content), content)
     if samples is None or value_range == "file":
+        unfilled: list[str] = []
+        note_unfilled(image, samples, unfilled)
+        samples = None  # it may hold the picture a second time
         pixels = to_rgb(image, notes, depth=str(tile))
-        note_unfilled(image, samples, notes)
+        notes += unfilled
     else:
         pixels = in_range(image, samples, value_range, notes)
     if pixels is image and image.format != "JPEG":

@@ -72,11 +72,12 @@ def _n_inflated(content: bytes, most: int) -> int:
     """Count what the image data inflates to, as far as it is needed."""
     inflate, n = zlib.decompressobj(), 0
     for piece in _image_data(content):
-        rest = piece
-        while rest and n < most and not inflate.eof:
-            n += len(inflate.decompress(rest, _AT_ONCE))
-            rest = inflate.unconsumed_tail
-    return n + len(inflate.flush(_AT_ONCE))
+        rest, n_new = piece, _AT_ONCE
+        # Not `flush`, which inflates all that is left: of a bomb, gigabytes.
+        while n < most and not inflate.eof and (rest or n_new == _AT_ONCE):
+            n_new = len(inflate.decompress(rest, _AT_ONCE))
+            n, rest = n + n_new, inflate.unconsumed_tail
+    return n
 
 
 def _image_data(content: bytes) -> Iterator[bytes]:
