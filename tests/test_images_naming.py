@@ -179,17 +179,21 @@ SYSTEM = [
 ]
 
 
+def source_of(tmp_path, kind, paths):
+    """Make a folder, or an archive, of these files."""
+    make(tmp_path / "src", *paths)
+    if kind == "folder":
+        return tmp_path / "src"
+    with zipfile.ZipFile(tmp_path / "src.zip", "w") as archive:
+        for path in paths:
+            archive.writestr(path, b"x")
+    return tmp_path / "src.zip"
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_what_systems_and_collections_leave_is_set_aside_and_counted(tmp_path, kind):
     paths = ["a/1.jpg", "b/2.jpg", "b/readme.jpg", "a/notes", *SYSTEM]
-    make(tmp_path / "src", *paths)
-    source = tmp_path / "src"
-    if kind == "zip":
-        source = tmp_path / "src.zip"
-        with zipfile.ZipFile(source, "w") as archive:
-            for path in paths:
-                archive.writestr(path, b"x")
-    images = scan(source)
+    images = scan(source_of(tmp_path, kind, paths))
     assert images.paths == ["a/1.jpg", "a/notes", "b/2.jpg", "b/readme.jpg"]
     assert images.class_names == ["a", "b"]
     assert images.failures == []
@@ -201,14 +205,7 @@ def test_what_systems_and_collections_leave_is_set_aside_and_counted(tmp_path, k
 @pytest.mark.parametrize("tops", [("ant", "bee"), ("train/ant", "train/bee")])
 def test_all_folders_around_the_classes_are_taken_off(tmp_path, kind, around, tops):
     paths = [f"{around}{top}/{k}.jpg" for k, top in enumerate(tops)]
-    make(tmp_path / "src", *paths)
-    source = tmp_path / "src"
-    if kind == "zip":
-        source = tmp_path / "src.zip"
-        with zipfile.ZipFile(source, "w") as archive:
-            for path in paths:
-                archive.writestr(path, b"x")
-    images = scan(source)
+    images = scan(source_of(tmp_path, kind, paths))
     assert images.class_names == ["ant", "bee"]
     assert images.paths == [path.removeprefix(around) for path in paths]
 
