@@ -64,7 +64,7 @@ def test_work_that_cannot_be_removed_costs_no_model(tmp_path, monkeypatch):
     plain = Path.unlink
 
     def unlink(path: Path, missing_ok: bool = False) -> None:
-        if path.name in ("codes.h5", "checkpoint.pt"):
+        if "t.work" in path.parts:
             raise PermissionError(13, "Permission denied")
         plain(path, missing_ok=missing_ok)
 
@@ -72,7 +72,8 @@ def test_work_that_cannot_be_removed_costs_no_model(tmp_path, monkeypatch):
         patch.setattr(Path, "unlink", unlink)
         surviving.finetuned(here)
     first = surviving.digest(here / "t")
-    assert (here / "t.work" / "checkpoint.pt").exists()
+    left = {path.name for path in (here / "t.work").iterdir()}
+    assert {"checkpoint.pt", "codes.h5", "codes.h5.lock", "codes.h5.parts"} <= left
     surviving.finetuned(here)
     assert surviving.digest(here / "t") == first
-    assert [path.name for path in here.iterdir()] == ["t"]
+    assert [str(path.relative_to(here)) for path in here.rglob("*")] == ["t"]

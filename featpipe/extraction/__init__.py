@@ -26,6 +26,7 @@ from featpipe import images
 from featpipe.codes import Codes
 from featpipe.extraction.cost import Cost
 from featpipe.extraction.job import Extraction
+from featpipe.extraction.parts import Parts
 from featpipe.extraction.update_plan import UpdatePlan
 from featpipe.files import LockedError, belongs_to
 from featpipe.inference import (
@@ -38,7 +39,7 @@ from featpipe.inference import (
 )
 from featpipe.parallel import Jobs, as_jobs
 
-__all__ = ["Cost", "Extraction", "LockedError", "UpdatePlan", "extract"]
+__all__ = ["Cost", "Extraction", "LockedError", "Parts", "UpdatePlan", "extract"]
 
 
 def extract(

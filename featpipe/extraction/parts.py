@@ -43,6 +43,11 @@ class Parts:
         Name of the worker process, if it is one of several. Its parts have names of
         their own: two workers that do the same slice, one of them taken for dead, never
         write to one file. It does not remove files of others.
+
+    Examples
+    --------
+    >>> Parts(Path("flowers.h5")).folder.name
+    'flowers.h5.parts'
     """
 
     def __init__(self, path: Path, worker: str | None = None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from featpipe.extraction import Parts
 from featpipe.files import Lock, explained, remove_temporaries, require_own_name
 
 __all__ = ["unfinished_work"]
@@ -60,7 +61,10 @@ def unfinished_work(path: Path | None) -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    for name in _OURS:
+    # Gone already, unless they could not be removed when the codes were whole.
+    Parts(folder / "codes.h5").drop()
+    # A lock may be left too; nobody holds it, since we hold the model's.
+    for name in (*_OURS, *(f"{name}.lock" for name in _OURS)):
         # The model is whole without it; the next run tries again.
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)
