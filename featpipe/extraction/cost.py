@@ -8,7 +8,9 @@ measures.
 import math
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -139,11 +141,19 @@ def _memory() -> int:
 
     The network has run in this process, with real shapes.
     """
+    return _peak() + _IN_FLIGHT
+
+
+def _peak() -> int:
+    """Return the most bytes of memory that this process has taken, 0 if not known."""
+    # Linux: `ru_maxrss` of a process begins with the peak of the one that started it.
+    with suppress(OSError, IndexError, ValueError):
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     try:
         import resource
     except ModuleNotFoundError:  # not on Windows
-        return _IN_FLIGHT
-    # `ru_maxrss` is in bytes on macOS and in KiB on Linux.
+        return 0
+    # In bytes on macOS and in KiB elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return peak + _IN_FLIGHT
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
