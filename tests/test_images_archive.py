@@ -138,6 +138,15 @@ def test_zips_with_backslashes_are_understood(tmp_path):
     assert images.read(1) == b"b\\2.jpg"
 
 
+def test_backslashes_among_slashes_are_understood_where_they_lie_as_deep(tmp_path):
+    names = ["six/a/1", "six\\a\\2", "six/b\\3", "six/b/o\\dd", "README"]
+    for ending in (".zip", ".tar"):
+        content = {name: name.encode() for name in names}
+        images = scan(pack(tmp_path / f"t{ending}", content))
+        assert images.paths == ["a/1", "a/2", "b/3", "b/o\\dd"]
+        assert images.read(1) == b"six\\a\\2"
+
+
 def test_links_devices_and_sparse_files_in_a_tar_are_failures(tmp_path):
     with tarfile.open(tmp_path / "t.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("a/ok"))

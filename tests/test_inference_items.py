@@ -74,6 +74,11 @@ def test_channels_first_is_refused_with_the_remedy():
         from_items(np.zeros((5, 3, 20, 30), np.uint8))
 
 
+def test_three_grey_images_may_be_one_photo_with_its_channels_first():
+    with pytest.warns(UserWarning, match=r"3 grey images; .*transpose\(1, 2, 0\)"):
+        assert len(from_items(np.zeros((3, 20, 30), np.uint8))) == 3
+
+
 def test_pairs_of_name_and_bytes_keep_their_names():
     images = from_items((f"photo {i}", png(PHOTO)) for i in range(3))
     assert images.paths == ["photo 0", "photo 1", "photo 2"]

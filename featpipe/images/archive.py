@@ -12,6 +12,7 @@ shared between threads, nothing left open, and a set that can go to other proces
 
 from __future__ import annotations
 
+import ntpath
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -111,10 +112,23 @@ def listed(
 
 
 def _with_slashes(members: list[ArchiveMember]) -> list[ArchiveMember]:
-    """Return the members with slashes in their names; some programs turn them."""
-    if any("/" in m.name for m in members) or not any("\\" in m.name for m in members):
-        return members
-    return [m._replace(name=m.name.replace("\\", "/")) for m in members]
+    """Return the members with slashes in their names; some programs turn them.
+
+    A backslash may also be part of a file's name. So where other members are written
+    with slashes, a name is changed only if it then lies as deep as one of them.
+    """
+    depths = {
+        m.name.count("/") for m in members if "/" in m.name and "\\" not in m.name
+    }
+
+    def turned(member: ArchiveMember) -> ArchiveMember:
+        name = member.name.replace("\\", "/")
+        fits = not depths or name.count("/") in depths
+        # A drive makes the name unsafe, and the failure shows it as it is written.
+        drive = ntpath.splitdrive(member.name)[0]
+        return member._replace(name=name) if fits and not drive else member
+
+    return [turned(member) for member in members]
 
 
 def _sorted_out(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,13 @@ def _listed(items: Any) -> list[Any]:
             f"an array of shape {items.shape} may be one image of {items.shape[2]} "
             f"channels, or {items.shape[0]} grey images; give one image with 1, 3 or 4 "
             "channels, or the grey ones as images[..., None]"
+        )
+    if items.ndim == 3 and items.shape[0] in (3, 4):
+        warnings.warn(
+            f"an array of shape {items.shape} is {items.shape[0]} grey images; if it "
+            "is one image with its channels first, give images.transpose(1, 2, 0)",
+            UserWarning,
+            stacklevel=2,
         )
     if items.ndim == 4 and items.shape[3] not in _CHANNELS:
         turned = items.shape[1] in _CHANNELS
