@@ -126,7 +126,7 @@ def test_a_worker_without_featpipe_or_with_another_version_is_named(
         ("import sys; sys.modules['featpipe'] = None", "has no featpipe; install"),
         (
             "import featpipe; featpipe.__version__ = '0.0.1'",
-            r"has featpipe 0\.0\.1, and this is",
+            r"has featpipe 0\.0\.1, and this process has",
         ),
     ):
         pid = three.add_worker(first)
@@ -167,7 +167,7 @@ def test_no_scheduler_is_one_sentence_at_once(many, tmp_path):
 
 
 def test_what_is_no_scheduler_is_one_sentence(many, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_PATIENCE", 1.0)
+    monkeypatch.setattr(cluster, "_TIMEOUT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(ConnectionError, match=f"answers at {address} is no Dask"):
@@ -197,7 +197,7 @@ def test_a_scheduler_file_is_as_good_as_an_address(three, many, tmp_path):
 def test_a_scheduler_that_ends_is_one_sentence_and_no_work_is_lost(
     many, alone, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cluster, "_PATIENCE", 1.0)
+    monkeypatch.setattr(cluster, "_TIMEOUT", 1.0)
     with started(tmp_path, 1) as one:
 
         def end(progress):

@@ -251,7 +251,7 @@ def test_a_folder_that_others_keep_locked_is_not_waited_for_for_ever(
 ):
     import fcntl
 
-    monkeypatch.setattr("featpipe.files.lock._PATIENCE", 0.1)
+    monkeypatch.setattr("featpipe.files.lock._TIMEOUT", 0.1)
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(LockedError, match=r"locked \(flock\)"):

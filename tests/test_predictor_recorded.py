@@ -24,7 +24,7 @@ def test_the_model_is_the_one_of_a_search(kinds_h5, recorded, monkeypatch):
     def refuse(*_):
         raise AssertionError("C is searched for again")
 
-    monkeypatch.setattr(choosing, "splits_of", refuse)
+    monkeypatch.setattr(choosing, "make_folds", refuse)
     model = featpipe.fit(kinds_h5, "svm", depth="stage1", recorded=recorded).model
     assert model.C == searched.C
     np.testing.assert_allclose(model.coef, searched.coef, rtol=1e-4, atol=1e-7)

@@ -149,13 +149,13 @@ def test_C_near_the_best_are_solved_finer(monkeypatch):
     model = classifiers.make("logistic")
     job = model._prepare(X, y)
     splits = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
-    chooses = classifiers.choosing.judge(
+    judge = classifiers.choosing.make_judge(
         job.labels,
         [(k, np.arange(len(held)), held) for k, (_, held) in enumerate(splits)],
         "accuracy",
     )
-    path = solvers.solve_path(job.problem, GRID, splits, judges=[chooses])
-    close = chooses.within_one_row()
+    path = solvers.solve_path(job.problem, GRID, splits, judges=[judge])
+    close = judge.within_one_row()
     assert (path.gaps[:, close] <= 1e-6).all()
     assert path.gaps[:, path.solved].max() > 1e-6
 

@@ -301,7 +301,7 @@ def test_a_limit_that_cannot_be_kept_is_reported(monkeypatch):
     short = budget(500_000, 500, "775MB")
     assert short.streams
     assert "the program took 0.60 GB before the fit" in short.warning
-    assert "0.18 GB more at the least" in short.warning
+    assert "needs at least 0.18 GB more" in short.warning
     assert budget(500_000, 500, "1MB").memory == 1000
 
 

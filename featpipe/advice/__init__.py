@@ -1,9 +1,9 @@
 """Advice from codes alone: which depth, which classifier, whether to fine-tune.
 
 ``transferability`` scores codes for labels without training a classifier, ``advising``
-decides which of the four cases of cs231n a file is, ``finetuning`` estimates what
-training the network could gain and cost, ``checking`` runs the probe. Held-out labels
-are never read, except by the check. Imports no torch.
+decides which of the four cases of cs231n applies to a file, ``finetuning`` estimates
+the gain and the cost of training the network, ``checking`` compares the advice with the
+probe. Only the check reads held-out labels. This package does not import torch.
 """
 
 from featpipe.advice.advising import Advice, DepthScores, advise

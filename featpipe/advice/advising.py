@@ -1,10 +1,11 @@
-"""`advise`: which of cs231n's four cases a codes file is, decided from the file."""
+"""`advise`: decide from a codes file which of cs231n's four cases applies to it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,17 +27,17 @@ __all__ = ["Advice", "DepthScores", "advise"]
 LARGE = 200
 """Training images per class, at the median, from which a data set counts as large.
 
-cs231n gives no number, and no paper draws a line: this is featpipe's own. It lies
-between the data sets on which fixed codes come within a few points of fine-tuning
-(Pets: 100 a class) and those where fine-tuning clearly pays (CIFAR-100: 500).
+cs231n gives no number, and neither does a paper: this limit is featpipe's own. It lies
+between data sets where fixed codes come within a few points of fine-tuning (Pets, 100
+images per class) and those where fine-tuning clearly pays (CIFAR-100, 500).
 """
 
-_MOST = 10_000  # images the scores look at: a second or two a depth
+_MOST = 10_000  # images that are scored: a second or two per depth
 
 
 @dataclass(frozen=True)
 class DepthScores:
-    """The transferability scores of one depth, from training rows alone.
+    """The transferability scores of one depth, computed from training rows alone.
 
     Attributes
     ----------
@@ -45,10 +46,9 @@ class DepthScores:
     width : int
         Numbers per code.
     logme, h_score : float
-        As in `featpipe.advice`, on the codes as they are.
+        Those of `featpipe.advice`, for the codes as they are.
     loo_accuracy : float
-        Share of images that the ridge regression of maximum evidence predicts when
-        fitted on all the others.
+        Share of images that `loo_predictions` predicts correctly.
 
     Examples
     --------
@@ -66,9 +66,9 @@ class DepthScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """The advice for some images, and its reasons.
+    """The advice for a codes file, and its reasons.
 
-    Printing it shows the scores and the lines.
+    Printed, it shows the scores and the lines.
 
     Attributes
     ----------
@@ -77,16 +77,17 @@ class Advice:
     depths : list of DepthScores
         In the order of the file.
     depth : str
-        The depth to use: the highest LogME.
+        The depth to use: that of the highest LogME.
     large : bool
-        Whether a class has at least 200 training images, at the median.
+        Whether the median class has at least 200 training images.
     similar : bool or None
-        Whether the labels are like what the network was trained for: no earlier depth
-        predicts them better than the deepest by a paired test. None with one depth.
+        Whether the labels resemble those that the network was trained for: no earlier
+        depth predicts them significantly better than the deepest. None with one depth.
     n_train, n_classes, n_per_class, n_held_out : int
-        Training images, their classes, the median per class, and images held out.
+        Number of training images, of their classes, of training images in the median
+        class, and of images held out.
     lines : list of Line
-        The recommendation, each line with its figure and its source.
+        The recommendation; each line has its figure and its source.
 
     Examples
     --------
@@ -94,7 +95,7 @@ class Advice:
     >>> advice = advise("flowers.h5")
     >>> advice.case, advice.depth, advice.n_per_class
     ('small, similar', 'penultimate', 10)
-    >>> [each.depth for each in advice.depths]
+    >>> [scores.depth for scores in advice.depths]
     ['layer3:avg', 'penultimate']
     """
 
@@ -110,8 +111,13 @@ class Advice:
     lines: list[Line] = field(default_factory=list)
 
     @property
+    def best(self) -> DepthScores:
+        """The scores of the recommended depth."""
+        return next(scores for scores in self.depths if scores.depth == self.depth)
+
+    @property
     def case(self) -> str:
-        """The case of cs231n, as ``"small, similar"``; without one depth more, half."""
+        """The case of cs231n, such as ``"small, similar"``."""
         size = "large" if self.large else "small"
         if self.similar is None:
             return f"{size}, similarity unknown"
@@ -139,16 +145,16 @@ class Advice:
             table.add_column(header)
         for header in ("width", "LogME", "H-score", "left out %"):
             table.add_column(header, justify="right", no_wrap=True)
-        for each in self.depths:
-            chosen = each.depth == self.depth
+        for scores in self.depths:
+            is_best = scores.depth == self.depth
             table.add_row(
-                "★" if chosen else "",
-                Text(each.depth),
-                f"{each.width:,}",
-                f"{each.logme:.3f}",
-                f"{each.h_score:.2f}",
-                f"{100 * each.loo_accuracy:.1f}",
-                style="bold" if chosen else "",
+                "★" if is_best else "",
+                Text(scores.depth),
+                f"{scores.width:,}",
+                f"{scores.logme:.3f}",
+                f"{scores.h_score:.2f}",
+                f"{100 * scores.loo_accuracy:.1f}",
+                style="bold" if is_best else "",
             )
         yield Padding(table, (1, 0))
         yield from self.lines
@@ -157,19 +163,19 @@ class Advice:
 def advise(
     codes: Codes | str | os.PathLike[str], *, folds: int = N_FOLDS, seed: int = 0
 ) -> Advice:
-    """Advise from cached codes: depth, classifier, and whether to fine-tune.
+    """Recommend a depth and a classifier, and whether to fine-tune, from cached codes.
 
     No classifier is trained and no held-out label is read. The case is that of
-    cs231n's notes [1]_: many or few labels, similar to what the network was trained
-    for or different. LogME and the H-score rank the depths; the images left out one
-    at a time say how many would be predicted.
+    cs231n's notes [1]_: many or few labels, similar to those the network was trained
+    for or different. LogME and the H-score rank the depths; leaving out one image at a
+    time estimates the accuracy.
 
     Parameters
     ----------
     codes : Codes or path
         A codes file with labels.
     folds, seed : int
-        As for `featpipe.compare`, so that the same rows are held out.
+        As for `featpipe.compare`, which then holds out the same rows.
 
     Returns
     -------
@@ -182,7 +188,7 @@ def advise(
     CodesError
         If it is no codes file.
     ValueError
-        If there are not two classes with training images.
+        If fewer than two classes have training images.
 
     References
     ----------
@@ -201,37 +207,35 @@ def advise(
     rows = _sample(labelled.labels, protocol.final.train, seed)
     y = labelled.labels[rows]
     (names,) = choose_depths([source], None)
-    # One depth at a time in memory: codes of all of them may not fit.
-    scores, left_out = [], {}
+    # One depth at a time, since the codes of all depths may not fit into memory.
+    depths, is_correct = [], {}
     for depth in names:
         X = source.sample(depth, rows).astype(np.float64)
-        left_out[depth] = loo_predictions(X, y) == y
-        scores.append(
+        is_correct[depth] = loo_predictions(X, y) == y
+        depths.append(
             DepthScores(
                 depth,
                 X.shape[1],
                 logme(X, y),
                 h_score(X, y),
-                float(left_out[depth].mean()),
+                float(is_correct[depth].mean()),
             )
         )
-    # Rounded, so that the order does not hang on the last bits of one machine; of equal
-    # depths the narrower one.
-    best = max(scores, key=lambda each: (round(each.logme, 9), -each.width))
+    # Rounded, so that rounding errors do not decide; of equal depths the narrowest.
+    best = max(depths, key=lambda scores: (round(scores.logme, 9), -scores.width))
     sizes = np.unique(labelled.labels[protocol.final.train], return_counts=True)[1]
-    similarity = _similarity(names, left_out)
+    similarity = _similarity(names, is_correct)
     advice = Advice(
         file=os.fspath(file.path),
-        depths=scores,
+        depths=depths,
         depth=best.depth,
         large=bool(np.median(sizes) >= LARGE),
-        # None with a single depth: unknown is neither similar nor different.
         similar=similarity and similarity[0],
         n_train=len(protocol.final.train),
         n_classes=len(sizes),
         n_per_class=int(np.median(sizes)),
-        # Without a split nothing is held out for good: every image is judged by
-        # cross-validation.
+        # Without a split, cross-validation judges every image and holds none out for
+        # good.
         n_held_out=0 if protocol.nested else len(protocol.judged),
     )
     grouped = bool((labelled.groups != "").any())
@@ -249,12 +253,12 @@ def advise(
 
 
 def _sample(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
-    """Draw at most `_MOST` rows, of every class the same share."""
+    """Draw at most `_MOST` rows, the same share of every class."""
     if len(rows) <= _MOST:
         return rows
-    # Rows of one folder resemble each other: the first ones would be a biased sample.
+    # Shuffled, since neighbouring rows come from one folder and resemble each other.
     order = np.random.default_rng(seed).permutation(rows)
-    # Each row's place within its class, as a share: the lowest are taken.
+    # The place of each row within its class, as a share; the lowest are drawn.
     place = np.empty(len(order))
     for label in np.unique(labels[order]):
         of_class = np.flatnonzero(labels[order] == label)
@@ -263,30 +267,29 @@ def _sample(labels: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _similarity(
-    depths: Sequence[str], left_out: dict[str, np.ndarray]
+    depths: Sequence[str], is_correct: dict[str, np.ndarray]
 ) -> tuple[bool, str, float] | None:
-    """Return whether an earlier depth predicts better than the deepest.
+    """Compare the best of the earlier depths with the deepest; None with one depth.
 
     Returns
     -------
     similar : bool
+        Whether the earlier depth is not significantly better.
     rival : str
         The best of the earlier depths.
     p_value : float
-        Exact McNemar test of the two on the images left out; not corrected for the
-        choice of the rival.
+        That of the exact McNemar test, not corrected for the choice of the rival.
     """
-    # Depths come in the order of extraction, which need not be that of the
-    # network.
+    # The order of the file need not be that of the network.
     deepest = "penultimate" if "penultimate" in depths else depths[-1]
     earlier = [depth for depth in depths if depth != deepest]
     if not earlier:
         return None
-    rival = max(earlier, key=lambda depth: left_out[depth].mean())
-    p_value = mcnemar(left_out[rival], left_out[deepest])
-    better = left_out[rival].mean() > left_out[deepest].mean()
-    # Bonferroni: the best of several earlier depths was picked by these very images.
-    return not (better and p_value * len(earlier) < SIGNIFICANT), rival, p_value
+    rival = max(earlier, key=lambda depth: is_correct[depth].mean())
+    p_value = mcnemar(is_correct[rival], is_correct[deepest])
+    is_better = is_correct[rival].mean() > is_correct[deepest].mean()
+    # Bonferroni's correction, since these images also chose the rival.
+    return not (is_better and p_value * len(earlier) < SIGNIFICANT), rival, p_value
 
 
 def _facts(
@@ -301,13 +304,13 @@ def _facts(
         f"{advice.n_train:,} training images of {advice.n_classes} classes, "
         f"{advice.n_per_class:,} a class at the median: {size} "
         f"(large from {LARGE} a class)",
-        "featpipe's own line; cs231n gives no number",
+        "featpipe's own limit; cs231n gives no number",
     )
     if similarity is None:
         text = (
-            "unknown with one depth; extract an earlier one too, as "
+            "unknown with one depth; extract an earlier one too, with "
             f"`featpipe extract SOURCE -o {advice.file} --depth NODE` (`featpipe "
-            "depths NAME` lists nodes), and ask again"
+            "depths NAME` lists nodes), and run `advise` again"
         )
     else:
         similar, rival, p_value = similarity
@@ -325,8 +328,8 @@ def _facts(
         yield Line(
             "groups",
             "images of one group help to predict each other here, so all figures above "
-            "flatter; `advise --check` keeps groups together",
-            "leave-one-out takes images as independent",
+            "are too high; `advise --check` keeps groups together",
+            "leave-one-out assumes independent images",
         )
     if n_scored < advice.n_train:
         yield Line(
@@ -337,15 +340,15 @@ def _facts(
 
 
 def _recommended(advice: Advice) -> Iterator[Line]:
-    best = {each.depth: each for each in advice.depths}[advice.depth]
+    best = advice.best
     yield Line(
         "depth",
         f"{best.depth} (LogME {best.logme:.3f}){_disagreement(advice)}",
         "LogME: You et al. 2021; H-score: Bao et al. 2019, shrunk as by Ibrahim et al. "
         "2022; weighted rank agreement of LogME with fine-tuning is 0.50 to 0.79 (TLL)",
     )
-    # More columns than images: they can be separated in any way, and only C keeps the
-    # fit honest.
+    # With more columns than images a plane separates any labels, so that only C limits
+    # the fit.
     if best.width >= advice.n_train:
         why = "fewer images than numbers a code, so the penalty C decides"
     else:
@@ -359,15 +362,14 @@ def _recommended(advice: Advice) -> Iterator[Line]:
 
 
 def _disagreement(advice: Advice) -> str:
-    """Name the scores whose first choice is another depth than LogME's."""
-    best = {each.depth: each for each in advice.depths}[advice.depth]
-    others = []
-    for name, words in (("h_score", "the H-score"), ("loo_accuracy", "leave-one-out")):
-        first = max(advice.depths, key=lambda each: getattr(each, name))
-        if getattr(first, name) > getattr(best, name):
-            others.append(f"{words} prefers {first.depth}")
+    """Return which other scores prefer another depth than LogME does."""
     if len(advice.depths) == 1:
         return ", the only one in the file"
-    return f"; the scores disagree: {', '.join(others)}" if others else (
-        "; H-score and leave-one-out agree"
-    )  # fmt: skip
+    others = []
+    for name, label in (("h_score", "the H-score"), ("loo_accuracy", "leave-one-out")):
+        first = max(advice.depths, key=attrgetter(name))
+        if getattr(first, name) > getattr(advice.best, name):
+            others.append(f"{label} prefers {first.depth}")
+    if not others:
+        return "; H-score and leave-one-out agree"
+    return f"; the scores disagree: {', '.join(others)}"

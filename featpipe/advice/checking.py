@@ -1,4 +1,4 @@
-"""`advise --check`: whether the probe orders the depths as the advice does."""
+"""`advise --check`: compare the advice with the probe on every depth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_advice(
     Parameters
     ----------
     codes : Codes or path
-        The codes that were advised on.
+        The codes that the advice is for.
     advice : Advice
     device, seed, progress
         As for `featpipe.compare`.
@@ -39,9 +39,9 @@ def check_advice(
     Returns
     -------
     list of Line
-        Whether the advised depth is the probe's first or tied with it, the rank
-        agreement of each score with the probe's cross-validated order, and how near
-        the expected accuracy came.
+        Whether the advised depth is the probe's first choice or tied with it, the rank
+        agreement of each score with the probe's cross-validated accuracy, and whether
+        the expected accuracy lies in the interval of the measured one.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def _verdict(
         f"{100 * advised.accuracy:.1f} % against {100 * first.accuracy:.1f} % at "
         f"{first.depth}"
     )
-    # Tied is as good as first: the data cannot tell the two depths apart.
+    # A tied depth counts as right, since the data cannot tell the two apart.
     if advised.recommended:
         text = f"held: {advice.depth} is the probe's first choice too"
     elif advised.tied_with_recommended:
@@ -88,15 +88,15 @@ def _verdict(
 
 
 def _agreement(depths: list[DepthScores], by_depth: dict[str, Score]) -> Line:
-    # Two depths have only two orders, and tau is then 1 or -1 by chance.
+    # Of two depths, tau is 1 or -1 by chance.
     if len(depths) < 3:
         text = f"{len(depths)} depths are too few for a rank agreement"
     else:
-        probe = [by_depth[each.depth].cv_accuracy for each in depths]
+        probe = [by_depth[scores.depth].cv_accuracy for scores in depths]
         taus = []
-        for name, words in _SCORES.items():
-            tau, _ = kendalltau([getattr(each, name) for each in depths], probe)
-            taus.append(f"{words} {tau:.2f}")
+        for name, label in _SCORES.items():
+            tau, _ = kendalltau([getattr(scores, name) for scores in depths], probe)
+            taus.append(f"{label} {tau:.2f}")
         text = f"{', '.join(taus)} over {len(depths)} depths (1 is the same order)"
     return Line(
         "rank agreement", text, "Kendall's tau-b with the probe's cross-validated score"
@@ -105,10 +105,10 @@ def _agreement(depths: list[DepthScores], by_depth: dict[str, Score]) -> Line:
 
 def _expectation(advice: Advice, by_depth: dict[str, Score]) -> Line:
     score = by_depth[advice.depth]
-    expected = {each.depth: each for each in advice.depths}[advice.depth].loo_accuracy
+    expected = advice.best.loo_accuracy
     low, high = score.accuracy_low, score.accuracy_high
-    # Leave-one-out by ridge is not the probe: within the interval is all that can be
-    # asked.
+    # Leave-one-out of ridge estimates the accuracy of another classifier than the
+    # probe, so that the two numbers need not be equal.
     verdict = "inside" if low <= expected <= high else "outside"
     return Line(
         "the expected accuracy",

@@ -1,4 +1,4 @@
-"""Estimate from codes alone what fine-tuning could gain and would cost."""
+"""Estimate the gain and the cost of fine-tuning from codes alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PUBLISHED: dict[str, tuple[float, float]] = {
 Salman et al., "Do Adversarially Robust ImageNet Models Transfer Better?", NeurIPS 2020.
 """
 
-_EPOCHS = 10  # of `finetune`, once to choose the epoch and once on all images
+_EPOCHS = 10  # of `finetune`: first to choose the epoch, then again on all images
 _BACKWARD = 3  # a training step costs about three forward passes
 
 
@@ -41,9 +41,9 @@ class FinetuningEstimate:
     Attributes
     ----------
     n_train, n_judged : int
-        Images to learn from, and images that judge.
+        Number of images to learn from, and of images that judge.
     accuracy : float
-        What fixed codes are expected to reach.
+        Accuracy that fixed codes are expected to reach.
     """
 
     n_train: int
@@ -52,7 +52,7 @@ class FinetuningEstimate:
 
     @property
     def errors(self) -> float:
-        """Images among those judged that fixed codes are expected to get wrong."""
+        """Number of judged images that fixed codes are expected to get wrong."""
         return (1 - self.accuracy) * self.n_judged
 
     @property
@@ -61,35 +61,29 @@ class FinetuningEstimate:
 
         Published fine-tuning removed these shares of the errors of fixed codes.
         """
-        # Gains as a share of the errors left: data sets of 50 and of 95 % can then be
-        # compared.
+        # As a share of the errors, so that data sets of 50 and of 95 % can be compared.
         removed = [(tuned - fixed) / (100 - fixed) for fixed, tuned in
                    PUBLISHED.values()]  # fmt: skip
-        # All twelve data sets, the worst and the best too: a mean would promise what
-        # few reach.
+        # The worst and the best data set too, since few reach the mean.
         least, median, most = np.quantile(removed, (0, 0.5, 1))
         error = 1 - self.accuracy
         return float(least * error), float(median * error), float(most * error)
 
     @property
     def can_be_significant(self) -> bool:
-        """Whether removing every error could be significant.
-
-        Six images won and none lost is the least that an exact McNemar test calls
-        significant at 5 %.
-        """
-        # Exact McNemar with 6 wins and no loss has p = 2 * 0.5**6 = 0.03; with 5 it is
-        # 0.06.
+        """Whether the removal of every error would be significant at 5 %."""
+        # By the exact McNemar test, 6 wins and no loss have p = 2 * 0.5**6 = 0.03.
+        # With 5 wins p is 0.06.
         return self.errors >= 6
 
     @property
     def forward_passes(self) -> int:
-        """Network passes of one `finetune` run, in units of one image forwards."""
+        """The cost of a `finetune` run, in forward passes of one image."""
         return 2 * _EPOCHS * _BACKWARD * self.n_train
 
 
 def estimate_lines(estimate: FinetuningEstimate, case: str) -> Iterator[Line]:
-    """Yield what fine-tuning could gain and cost, and what to freeze.
+    """Yield the possible gain of fine-tuning, its cost, and what to freeze.
 
     Parameters
     ----------
@@ -132,7 +126,7 @@ def estimate_lines(estimate: FinetuningEstimate, case: str) -> Iterator[Line]:
 
 def _how(case: str) -> str:
     rates = (
-        "head at 0.001, backbone at a tenth of it (`finetune` tries neighbours itself)"
+        "head at 0.001, backbone at a tenth of it (`finetune` also tries other rates)"
     )
     if case.startswith("small"):
         return (

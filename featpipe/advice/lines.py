@@ -14,14 +14,14 @@ __all__ = ["Line"]
 
 @dataclass(frozen=True)
 class Line:
-    """A statement with its figure, and where the rule behind it comes from.
+    """A statement with its figure and its source.
 
-    Printing it with ``rich`` shows the source below the statement.
+    Printed with ``rich``, it shows the source below the statement.
 
     Attributes
     ----------
     what : str
-        What it is about: ``"depth"``, ``"fine-tuning"``, ...
+        The subject: ``"depth"``, ``"fine-tuning"``, ...
     text : str
         The statement.
     source : str

@@ -1,7 +1,7 @@
 """Score how well codes transfer to new labels, without training a classifier.
 
-Every score comes from one eigendecomposition of the codes, so a depth costs about a
-second. Knows nothing of files or of networks.
+Every score needs one eigendecomposition of the codes, about a second per depth. This
+module uses neither files nor networks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 __all__ = ["h_score", "logme", "loo_predictions", "standardise"]
 
-_GRID = 46  # values of the regularisation tried before the best is refined
+_GRID = 46  # values of the regularisation that are tried before the best is refined
 _REFINEMENTS = 40  # golden sections, to 1e-8 of a grid step
 _GOLDEN = (np.sqrt(5) - 1) / 2
 
@@ -38,16 +38,15 @@ class _Spectrum:
     @classmethod
     def of(cls, X: np.ndarray) -> _Spectrum:
         n, width = X.shape
-        # The smaller of the two Gram matrices: codes are wide or images are many.
+        # The smaller of the two Gram matrices has the same eigenvalues above zero.
         gram = X.T @ X if width <= n else X @ X.T
         squares, vectors = np.linalg.eigh(gram)
-        # The threshold of numpy's matrix_rank: what is below it is rounding, not
-        # signal.
+        # The threshold of numpy's matrix_rank: smaller values are rounding errors.
         noise = max(n, width) * np.finfo(np.float64).eps * squares.max(initial=0)
         kept = squares > max(noise, 0)
         squares, vectors = squares[kept], vectors[:, kept]
         if width <= n:
-            # The other side's singular vectors, without a second decomposition.
+            # Left singular vectors from the right ones, without another decomposition.
             vectors = (X @ vectors) / np.sqrt(squares)
         return cls(squares, vectors, width)
 
@@ -55,11 +54,11 @@ class _Spectrum:
 def logme(X: np.ndarray, y: np.ndarray) -> float:
     """Return the log of maximum evidence of codes for labels, per image [1]_.
 
-    For each class, Bayesian linear regression of its 0/1 indicator on the codes; the
-    evidence is maximised over the precision of the weights and that of the noise, and
-    averaged over classes. The precisions enter through their ratio alone (the noise
-    precision has a closed form given the ratio), so the maximum is searched over one
-    number instead of by the paper's fixed point, which may stop early.
+    Each class is a Bayesian linear regression of its 0/1 indicator on the codes. Its
+    evidence is maximised over the precisions of the weights and of the noise, and then
+    averaged over the classes. Given the ratio of the two precisions, that of the noise
+    has a closed form. So the maximum is searched over the ratio alone, and not by the
+    paper's fixed-point iteration, which may stop early.
 
     Parameters
     ----------
@@ -76,7 +75,7 @@ def logme(X: np.ndarray, y: np.ndarray) -> float:
     Raises
     ------
     ValueError
-        If there are not two classes, or codes are not finite.
+        If there are fewer than two classes, or codes are not finite.
 
     References
     ----------
@@ -105,8 +104,8 @@ def h_score(X: np.ndarray, y: np.ndarray, *, shrinkage: bool = True) -> float:
         Class numbers.
     shrinkage : bool
         Shrink the covariance towards a multiple of the identity by Ledoit and Wolf's
-        closed form [2]_. Without it, codes at least as wide as there are images all
-        get the highest score, n_classes − 1.
+        closed form [2]_. Without it, all codes that are at least as wide as there are
+        images get the highest score, n_classes − 1.
 
     Returns
     -------
@@ -116,7 +115,7 @@ def h_score(X: np.ndarray, y: np.ndarray, *, shrinkage: bool = True) -> float:
     Raises
     ------
     ValueError
-        If there are not two classes, or codes are not finite.
+        If there are fewer than two classes, or codes are not finite.
 
     References
     ----------
@@ -150,9 +149,9 @@ def h_score(X: np.ndarray, y: np.ndarray, *, shrinkage: bool = True) -> float:
 def loo_predictions(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Predict each image by a ridge regression fitted on all the others.
 
-    The regularisation is that of maximum evidence over all classes together (`logme`
-    has one for each); leaving one image out has a closed form [1]_, so all n fits cost
-    one decomposition. Codes are standardised and the intercept is not penalised.
+    The regularisation maximises the evidence of all classes together (`logme` has one
+    for each class). Leaving one image out has a closed form [1]_, so that all n fits
+    need one decomposition. Codes are standardised, and the intercept is not penalised.
 
     Parameters
     ----------
@@ -169,7 +168,7 @@ def loo_predictions(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there are not two classes, or codes are not finite.
+        If there are fewer than two classes, or codes are not finite.
 
     References
     ----------
@@ -191,8 +190,8 @@ def loo_predictions(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     projected = spectrum.vectors.T @ indicators
     fitted = means + spectrum.vectors @ (shrink * projected)
     leverage = spectrum.vectors**2 @ shrink + 1 / len(X)
-    # The identity of PRESS (Allen 1974): no second fit is needed. Leverage near 1 is
-    # bounded, where the image alone decides its own prediction.
+    # The identity of PRESS (Allen 1974). An image of leverage 1 alone decides its own
+    # prediction; the bound avoids a division by zero.
     left_out = indicators - (indicators - fitted) / np.maximum(1 - leverage, 1e-12)
     predicted: np.ndarray = np.unique(y)[left_out.argmax(axis=1)]
     return predicted
@@ -241,18 +240,17 @@ def _evidence(
         ratio = np.exp(log_ratio)
         misfit = unreachable + (projected * (ratio / (squares + ratio))).sum(axis=0)
         noise_precision = n / np.maximum(misfit, np.finfo(np.float64).tiny)
-        # The determinant of ratio * I + X'X, of which width − rank eigenvalues are
-        # the ratio alone; these cancel against the prior's.
+        # The determinant of ratio * I + X'X. Of its eigenvalues, width − rank equal the
+        # ratio; they cancel against those of the prior.
         log_det = np.log(squares + ratio).sum(axis=0) - rank * log_ratio
         evidence = (n * (np.log(noise_precision / (2 * np.pi)) - 1) - log_det) / (2 * n)
         return np.full_like(evidence, evidence.mean()) if shared else evidence
 
-    # The grid is relative to the largest eigenvalue, so that it fits codes of any
-    # scale.
+    # Relative to the largest eigenvalue, so that the grid fits codes of any scale.
     top = np.log(spectrum.squares.max(initial=1.0))
-    # The evidence may have several maxima, so a grid comes before the golden sections.
+    # A grid comes before the golden sections, since there may be several maxima.
     grid = np.linspace(top - 30, top + 15, _GRID)
-    best = np.argmax([at(np.full(Y.shape[1], each)) for each in grid], axis=0)
+    best = np.argmax([at(np.full(Y.shape[1], value)) for value in grid], axis=0)
     low = grid[np.maximum(best - 1, 0)]
     high = grid[np.minimum(best + 1, _GRID - 1)]
     for _ in range(_REFINEMENTS):
@@ -266,14 +264,14 @@ def _evidence(
 def _ledoit_wolf(centred: np.ndarray, eigenvalues: np.ndarray) -> float:
     """Return Ledoit and Wolf's shrinkage, as `sklearn.covariance` defines it.
 
-    scikit-learn's own needs the (width, width) covariance; here its norm comes from
-    the eigenvalues.
+    scikit-learn's function needs the (width, width) covariance; here the norm comes
+    from the eigenvalues.
     """
     n, width = centred.shape
     mean = eigenvalues.sum() / width
     norm = (eigenvalues**2).sum()
     fourth = ((centred**2).sum(axis=1) ** 2).sum() / n
     distance = norm / width - mean**2
-    # As in scikit-learn: more than full shrinkage makes no sense.
+    # At most full shrinkage, as in scikit-learn.
     error = min((fourth - norm) / (width * n), distance)
     return 0.0 if error <= 0 else float(error / distance)

@@ -1,9 +1,9 @@
 """The named classifiers, as scikit-learn estimators that choose C themselves.
 
-Lives here: checking X, y and the parameters; folds, weights and class names; choosing
-C from out-of-fold predictions; predicting. Never here: optimisation (that is
-`featpipe.solvers`, imported only inside ``fit``), codes files, and the protocol that
-compares classifiers.
+This package checks X, y and the parameters, weighs rows and classes, makes folds,
+chooses C from out-of-fold predictions, and predicts. `featpipe.solvers`, which is
+imported only inside ``fit``, optimises; this package does not read codes files, and
+does not compare classifiers.
 """
 
 from featpipe.classifiers.budgeting import Budget, budget

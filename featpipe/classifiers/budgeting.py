@@ -1,4 +1,4 @@
-"""Whether codes are held in memory or read from the file, and what solving may take."""
+"""Decide whether a fit holds its codes in memory, and how much memory solving gets."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import NamedTuple
 
 __all__ = ["Budget", "budget"]
 
-# What codes in memory come to, in copies of float32: as given, their training rows,
-# the rows as stored while they are read, and the solver's own, which are standardised.
+# Copies of float32 that a fit in memory holds: the codes as given, their training rows,
+# the rows as stored while they are read, and the standardised rows of the solver.
 COPIES = 4
-# Share of the available memory that is used if no limit is given.
+# Share of the available memory that a fit uses without a limit.
 OF_AVAILABLE = 0.5
-# Bytes an image that a fit takes outside the solver: its weights in five folds, labels,
-# predictions, and decision values of some ten classes.
+# Bytes per image that a fit takes outside the solver: weights in five folds, labels,
+# predictions, and the decision values of some ten classes.
 OF_IMAGE = 200
-# What the solver's shares of its memory add up to where it streams: the sample of rows
-# 0.45, bases 0.5, curvatures 0.3, factors 0.5. Given 0.85 GB, it took 1.5 in the end.
+# Sum of the shares that a streaming solver takes of its memory: the sample of rows
+# 0.45, bases 0.5, curvatures 0.3, factors 0.5. With 0.85 GB it took 1.5.
 SHARES = 1.75
-# What the program takes before a fit, where that cannot be asked.
+# Bytes that the program takes before a fit, where the system does not tell.
 TYPICAL = 700 * 10**6
-# What streaming takes however little it is given, beside that of images: blocks of
-# rows, and matrices of the width.
+# The least that streaming takes, images apart: bytes for blocks of rows, and the number
+# of (width, width) matrices.
 LEAST_BLOCKS, LEAST_MATRICES = 64 * 10**6, 6
 
 
 class Budget(NamedTuple):
-    """The share of memory of a fit, and whether it reads codes in blocks.
+    """The memory of a fit, and whether it reads codes in blocks.
 
     Attributes
     ----------
     streams : bool
-        Whether the codes are read from the file on every pass.
+        Whether every pass reads the codes from the file.
     memory : int or None
-        Bytes that solving may take; None for its default.
+        Bytes that solving may take; None for the default of the solver.
     warning : str or None
-        That the limit cannot be kept, and what can.
+        A sentence if the limit is too low to be kept.
 
     Examples
     --------
@@ -60,11 +60,14 @@ def budget(
     n_rows, width : int
         Shape of the codes, which are float32 in memory.
     memory : int, str or None
-        Bytes that the program may take in all, or a text like "8GB": what it has taken
-        so far, libraries included, counts. None is half of what this machine has
-        available now.
+        Bytes that the whole program may take, its libraries included, or a text like
+        "8GB". None is half of the memory that this machine has available now.
     n_processes : int
-        That share the limit; each has its own copies.
+        Number of processes that share the limit; each has its own copies.
+
+    Returns
+    -------
+    Budget
 
     Raises
     ------
@@ -82,11 +85,11 @@ def budget(
     if memory is None:
         left = OF_AVAILABLE * _available() / n_processes
     else:
-        _give_back()
+        _trim_heap()
         taken = resident()
         left = Options(memory=memory).n_bytes / n_processes - taken
     if COPIES * copy <= left:
-        # Beside the codes as given and their training rows.
+        # The codes as given and their training rows are not the solver's.
         return Budget(False, None if memory is None else int(left - 2 * copy))
     least = LEAST_BLOCKS + OF_IMAGE * n_rows + LEAST_MATRICES * 8 * width**2
     solving = max(1000, int((left - OF_IMAGE * n_rows) / SHARES))
@@ -94,13 +97,13 @@ def budget(
         return Budget(True, solving)
     warning = (
         f"the limit of memory cannot be kept: the program took {taken / 1e9:.2f} GB "
-        f"before the fit, which takes {least / 1e9:.2f} GB more at the least"
+        f"before the fit, which needs at least {least / 1e9:.2f} GB more"
     )
     return Budget(True, solving, warning)
 
 
-def _give_back() -> None:
-    """Return freed memory that the C library keeps to the system."""
+def _trim_heap() -> None:
+    """Hand freed memory that the C library keeps back to the system."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # only glibc has it
@@ -127,7 +130,7 @@ def _available() -> float:
         except (AttributeError, ValueError, OSError):
             return float("inf")
     try:
-        # Of a container, or a job of a batch system.
+        # The limit of a container, or of a job of a batch system.
         return min(available, float(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # "max" where there is no limit
         return available

@@ -1,4 +1,4 @@
-"""Check the inputs of a classifier: its parameters, and codes read in blocks."""
+"""Check the parameters of a classifier, and recognise codes that are read in blocks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from featpipe.classifiers.measures import METRICS
 
 __all__ = ["BlockReader", "check_C_grid", "check_parameters", "is_reader"]
 
-# C beyond which an objective of finite codes might not be finite.
+# Outside these bounds an objective of finite codes might not be finite.
 SMALLEST_C, LARGEST_C = 1e-30, 1e30
-# More values than that are hardly meant.
+# A longer grid is most likely a mistake.
 MOST_C = 1000
 
 
@@ -21,7 +21,7 @@ MOST_C = 1000
 class BlockReader(Protocol):
     """Codes too large for memory, read some rows at a time.
 
-    Any object with these names can be given as ``X``.
+    Any object with these attributes can be ``X``.
 
     Examples
     --------
@@ -40,14 +40,14 @@ class BlockReader(Protocol):
     dtype: np.dtype
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Return rows ``start`` to ``stop`` (not included) as (n, width)."""
+        """Return the rows from ``start`` up to ``stop``, without it, as (n, width)."""
         ...
 
 
 def is_reader(X: Any) -> bool:
-    """Return whether codes are to be read in blocks."""
-    # scipy's lil matrices have ``rows`` too, but as an array.
-    # A runtime protocol only looks for names.
+    """Return whether codes are read in blocks."""
+    # A runtime protocol compares names alone, and scipy's lil matrices have an array
+    # named ``rows``.
     return isinstance(X, BlockReader) and callable(X.rows)
 
 
@@ -68,7 +68,7 @@ def check_parameters(model: Any) -> None:
 
 
 def check_C_grid(Cs: Any) -> None:
-    """Raise ValueError unless C can be chosen from these values; None will do too.
+    """Raise ValueError unless ``Cs`` is None or holds usable values of C.
 
     Examples
     --------
@@ -98,6 +98,6 @@ def _usable(C: Any) -> bool:
 
 
 def _positive(value: Any) -> bool:
-    # numpy's float32 is no float to Python.
+    # To Python, numpy's float32 is not a float.
     numeric = isinstance(value, int | float | np.number)
     return numeric and not isinstance(value, bool) and bool(0 < value < np.inf)

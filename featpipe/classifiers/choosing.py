@@ -1,9 +1,8 @@
-"""The base of the three classifiers: choosing C and fitting, whatever the loss.
+"""The base of the three classifiers: choose C and fit, for any loss.
 
-What lives here: checking X and y; weights and class names; choosing C from
-out-of-fold predictions; predicting. What never does: the folds (`folding`),
-optimisation (:mod:`featpipe.solvers`, imported only inside ``fit``), codes files, and
-the protocol that compares classifiers.
+This module checks X and y, weighs rows and classes, chooses C from out-of-fold
+predictions, and predicts. `folding` makes the folds, and :mod:`featpipe.solvers`, which
+is imported only inside ``fit``, optimises.
 """
 
 from __future__ import annotations
@@ -24,8 +23,13 @@ from sklearn.utils.validation import (
 )
 
 from featpipe.classifiers.checking import check_parameters, is_reader
-from featpipe.classifiers.folding import C_WITHOUT_FOLDS, Split, one_a_row, splits_of
-from featpipe.classifiers.measures import Labels, class_weights, judge
+from featpipe.classifiers.folding import (
+    C_WITHOUT_FOLDS,
+    Split,
+    in_row_order,
+    make_folds,
+)
+from featpipe.classifiers.measures import Labels, class_weights, make_judge
 from featpipe.defaults import C_GRID, N_FOLDS
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ __all__ = ["PathClassifier"]
 
 # Bytes of float32 that are read at once when predicting.
 BLOCK_BYTES = 16 * 2**20
-# Coefficients beyond which single precision might not hold a score.
+# With larger coefficients a score might overflow single precision.
 LARGE = 1e18
 
 
@@ -48,7 +52,7 @@ class FitProblem(NamedTuple):
 
 
 class PathClassifier(ClassifierMixin, BaseEstimator):
-    """The base of the three classifiers: everything but the loss."""
+    """The base of the three classifiers; each adds its loss."""
 
     _loss = ""
 
@@ -68,7 +72,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         max_iter: int = 1000,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        # Stored untouched: scikit-learn's `clone` compares them by identity.
+        # Stored unchanged, since scikit-learn's `clone` compares them by identity.
         self.C = C
         self.Cs = Cs
         self.cv = cv
@@ -90,10 +94,9 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         X : (n, width) float32 or float64, or a `BlockReader`
             The codes.
         y : (n,)
-            The classes, of any type that scikit-learn takes.
+            The classes, of any type that scikit-learn accepts.
         sample_weight : (n,) or None
-            How often each row counts; it counts in the loss, in the
-            standardisation and in the metric.
+            Weight of each row in the loss, the standardisation and the metric.
 
         Returns
         -------
@@ -102,18 +105,18 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X or y is not usable, if y holds one class only, or if a parameter
-            is out of its range.
+            If X or y is not usable, if y holds fewer than two classes, or if a
+            parameter is out of its range.
         """
         from featpipe import solvers
 
         job = self._prepare(X, y, sample_weight)
-        # Standardised rows, and a basis of all of them, serve the final fit again.
+        # The final fit uses the standardised rows and their basis again.
         with solvers.share_codes():
             return self._refit(job, self._choose(job))
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> FitProblem:
-        """Check what was given, and lay out what is to be solved."""
+        """Check the arguments, and return the problem to solve."""
         from featpipe import solvers
 
         check_parameters(self)
@@ -145,11 +148,11 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         path: solvers.Path | None = None,
         splits: Sequence[int] | None = None,
     ) -> PathClassifier:
-        """Fit at ``C_`` on all rows, from what these splits of a path found there."""
+        """Fit at ``C_`` on all rows, starting from the fits of a path's splits."""
         from featpipe import solvers
 
         start = None
-        # Least squares is solved in closed form; a start would change nothing.
+        # Least squares has a closed form, which needs no start.
         if path is not None and self._loss != "linear":
             start = path.start(self._best, splits)
         solution = solvers.solve(job.problem, self.C_, options=job.options, start=start)
@@ -162,7 +165,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return the signed score of every class; of the second class if there are two.
+        """Return the score of every class; with two classes, that of the second.
 
         Parameters
         ----------
@@ -186,17 +189,17 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
         """Return X @ coef + intercept, in a precision that holds them."""
-        # Columns of tiny scale have huge coefficients; their products overflow float32.
+        # Columns of tiny scale have huge coefficients, which can overflow float32.
         largest = np.abs(self.coef_).max(initial=0.0)
         if largest > LARGE or X.dtype == np.float64:
             X = X.astype(np.float64, copy=False)
-        # An overflow becomes infinity, which is reported below in words.
+        # An overflow becomes infinity, which raises a clear error below.
         with np.errstate(over="ignore", invalid="ignore"):
             values: np.ndarray = X @ self.coef_.T.astype(X.dtype) + self.intercept_
         if not np.isfinite(values).all():
             raise ValueError(
-                "some scores are infinite: X is on another scale than the codes this "
-                "classifier was fitted to; give codes of the same recipe"
+                "some scores are infinite: X is on another scale than the codes that "
+                "this classifier was fitted to; give codes of the same recipe"
             )
         return values
 
@@ -236,17 +239,17 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         classes, numbers = np.unique(y, return_inverse=True)
         rows = np.ones(len(y))
         if sample_weight is not None:
-            # scikit-learn's check wants a matrix with as many rows; a reader has none
-            # in memory.
-            stand_in = np.zeros((len(y), 1))
-            rows = _check_sample_weight(sample_weight, stand_in, dtype=np.float64)
+            # scikit-learn's check needs a matrix of as many rows, which a reader does
+            # not have in memory.
+            placeholder = np.zeros((len(y), 1))
+            rows = _check_sample_weight(sample_weight, placeholder, dtype=np.float64)
             if (rows < 0).any():
                 raise ValueError(
                     f"sample_weight has a negative value, {rows.min()!r}; "
                     "weights are zero or more"
                 )
         mass = np.bincount(numbers, rows, minlength=len(classes))
-        # Classes of weight zero do not count: nothing would be learned from them.
+        # A class of weight zero cannot be learned, so it does not count.
         if np.count_nonzero(mass) < 2:
             raise ValueError(
                 f"y holds {np.count_nonzero(mass)} class of non-zero weight "
@@ -256,12 +259,11 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         return Labels(classes, numbers, rows, loss)
 
     def _grid(self) -> np.ndarray:
-        # Four values per power of ten, 1e-6 to 1e5.
         grid = np.array(C_GRID) if self.Cs is None else self.Cs
         return np.unique(np.asarray(grid, np.float64))
 
     def _choose(self, job: FitProblem) -> solvers.Path | None:
-        """Set ``C_`` and the attributes of its choice; return the path of C."""
+        """Set ``C_`` and the attributes of its choice; return the path, if any."""
         from featpipe import solvers
 
         labels = job.labels
@@ -275,21 +277,21 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
             self.C_curve_ = np.array([[self.C_, np.nan]])
             return None
         self.Cs_ = self._grid()
-        splits, notes = splits_of(self.cv, labels, self.random_state)
+        splits, notes = make_folds(self.cv, labels, self.random_state)
         self.warnings_ += notes
         if not splits:
             self.C_ = C_WITHOUT_FOLDS
             self.C_curve_ = np.column_stack([self.Cs_, np.full(len(self.Cs_), np.nan)])
             return None
-        chooses = judge(
+        judge = make_judge(
             labels,
             [(k, np.arange(len(held)), held) for k, (_, held) in enumerate(splits)],
             self.metric,
         )
         path = solvers.solve_path(
-            job.problem, self.Cs_, splits, judges=[chooses], options=job.options
+            job.problem, self.Cs_, splits, judges=[judge], options=job.options
         )
-        self._choose_from(labels, splits, chooses, path.gaps)
+        self._choose_from(labels, splits, judge, path.gaps)
         self.fold_fits_ = [path.start(self._best, [k]) for k in range(len(splits))]
         return path
 
@@ -297,25 +299,25 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         self,
         labels: Labels,
         splits: list[Split],
-        chooses: solvers.Judge,
+        judge: solvers.Judge,
         gaps: np.ndarray,
     ) -> None:
-        """Choose C by what a judge knows.
+        """Set ``C_`` and the attributes of its choice from the scores of a judge.
 
         ``gaps`` are (n_splits, n_C), nan where a C was not solved to its minimum.
         """
         self.Cs_ = self._grid()
         curve = np.full(len(self.Cs_), np.nan)
-        for position, score in chooses.scores.items():
+        for position, score in judge.scores.items():
             if not np.isnan(gaps[:, position]).any():
                 curve[position] = score
-        best = self._best = chooses.best
+        best = self._best = judge.best
         self.C_ = float(self.Cs_[best])
         self.C_curve_ = np.column_stack([self.Cs_, curve])
         self.cv_score_ = float(curve[best])
         edges = np.cumsum([len(held) for _, held in splits])[:-1]
-        predicted = np.split(chooses.predicted[best], edges)
-        numbers = one_a_row(splits, predicted)
+        predicted = np.split(judge.predicted[best], edges)
+        numbers = in_row_order(splits, predicted)
         self.cv_predicted_ = None if numbers is None else self.classes_[numbers]
         self._report_edge(best)
         self._report_skipped(int(np.isnan(curve).sum()))

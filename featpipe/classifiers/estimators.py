@@ -23,12 +23,12 @@ _PARAMETERS = """
     ----------
     C : "auto" or float
         Weight of the loss against half the squared norm of the coefficients.
-        ``"auto"`` chooses it from ``Cs`` by the mean metric over the folds, ties
-        to the smaller.
+        ``"auto"`` chooses it from ``Cs`` by the mean metric over the folds; of equal
+        scores the smaller C is chosen.
     Cs : sequence of float or None
         The grid; None is 45 values from 1e-6 to 1e5, evenly spaced in log.
     cv : int, splitter or iterable of (train, held-out)
-        How rows are held out to choose C; an int means that many stratified,
+        How rows are held out to choose C; an int is the number of stratified,
         shuffled folds.
     standardize : bool
         Whether each column is divided by its standard deviation (ddof 0, over
@@ -37,15 +37,15 @@ _PARAMETERS = """
         Weight of each class in the loss; "balanced" is n / (n_classes * count),
         counted once over all rows given.
     metric : {"accuracy", "balanced_accuracy", "macro_f1"}
-        What C is chosen by.
+        The score that chooses C.
     device : str
-        "auto" (a GPU where there is one), or what torch calls a device.
+        "auto" (a GPU where there is one), or the name of a device in torch.
     memory : int, str or None
-        Bytes, or like "8GB", that solving may take beyond X. None is 1 GB.
+        Bytes that solving may take beside X, or a text like "8GB". None is 1 GB.
     full_path : bool
-        Whether every C of the grid is solved, also those that could hardly be chosen.
+        Whether to solve also the C that could hardly be chosen.
     tol : float
-        The relative gap to the optimum every problem is solved to.
+        The relative gap to the optimum to which every problem is solved.
     max_iter : int
         Passes over the codes that one problem may take at one C.
     random_state : int, RandomState or None
@@ -59,17 +59,17 @@ _PARAMETERS = """
     Cs_ : (n_C,) float64
         The grid, ascending.
     C_curve_ : (n_C, 2) float64
-        Each C and its mean metric over the folds; nan where C was given, or not
-        solved because it could hardly have been chosen (docs/inside/solvers.md).
+        Each C and its mean metric over the folds; nan where C was given, or was not
+        solved because it could hardly be chosen (docs/inside/solvers.md).
     cv_score_ : float
         The mean metric at ``C_``; nan where C was given.
     cv_predicted_ : (n,) or None
         Out-of-fold class of every row at ``C_``; None unless every row was held
         out exactly once.
     fold_fits_ : list of (coef, intercept)
-        Of each fold, its fit at ``C_``; empty where C was given.
+        The fit of each fold at ``C_``; empty where C was given.
     coef_ : (n_classes, width) float64, or (1, width) for two classes
-        On the scale of the codes as given.
+        Coefficients for the codes as given, not for standardised ones.
     intercept_ : (n_classes,) float64, or (1,) for two classes
     n_iter_ : int
         Passes over the codes of the last fit.
@@ -77,8 +77,8 @@ _PARAMETERS = """
         Whether every problem met ``tol``.
     n_features_in_ : int
     warnings_ : list of str
-        What a reader of the scores should know: a C at the edge of the grid,
-        problems not converged, classes too small to split.
+        Sentences about a C at the edge of the grid, problems that did not converge,
+        and classes that are too small for all folds.
 """
 
 
@@ -147,8 +147,8 @@ class LogisticClassifier(PathClassifier):  # noqa: D101 (it is built below)
         (n, n_classes) float64
         """
         values = self.decision_function(X)
-        # Two classes have one score; the sigmoid of it is exact where a softmax of two
-        # would lose digits.
+        # Two classes have one score; its sigmoid keeps digits that a softmax of two
+        # scores would lose.
         if values.ndim == 1:
             return np.column_stack([expit(-values), expit(values)])
         probabilities: np.ndarray = softmax(values, axis=1)
@@ -169,7 +169,11 @@ def make(name: str, **parameters: Any) -> PathClassifier:
     ----------
     name : {"linear", "svm", "logistic"}
     **parameters
-        As the class takes them.
+        Those of the class.
+
+    Returns
+    -------
+    PathClassifier
 
     Raises
     ------

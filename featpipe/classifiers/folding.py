@@ -1,6 +1,6 @@
-"""The folds that choose C: as scikit-learn cuts them, checked, and put together again.
+"""Make the folds that choose C, as scikit-learn does, and check them.
 
-A fold that cannot be fitted is refused here, before any work is done.
+A fold that cannot be fitted raises before any work is done.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 
 from featpipe.classifiers.measures import Labels
 
-__all__ = ["C_WITHOUT_FOLDS", "Split", "one_a_row", "splits_of"]
+__all__ = ["C_WITHOUT_FOLDS", "Split", "in_row_order", "make_folds"]
 
-# Used when no class has two rows, so that nothing can be held out to choose C.
+# Used where no class has two rows, so that none can be held out to choose C.
 C_WITHOUT_FOLDS = 1.0
 
 Split = tuple[np.ndarray, np.ndarray]
 
 
-def splits_of(
+def make_folds(
     cv: Any, labels: Labels, random_state: int | np.random.RandomState | None
 ) -> tuple[list[Split], list[str]]:
-    """Return the folds that choose C, and what a user should know of them.
+    """Return the folds that choose C, and warnings about them.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def splits_of(
         As in scikit-learn.
     labels : Labels
     random_state : int, RandomState or None
-        Of the shuffling, where ``cv`` is a number.
+        Seed of the shuffling, where ``cv`` is a number.
 
     Returns
     -------
@@ -49,14 +49,13 @@ def splits_of(
     notes: list[str] = []
     if isinstance(cv, int):
         counts = np.bincount(labels.numbers[labels.rows > 0])
-        # A class can be in no more folds than it has rows.
         n_folds = min(cv, int(counts.max()))
         small = counts < cv
         if small.any():
             names = ", ".join(map(repr, labels.classes[small][:10].tolist()))
             notes.append(
                 f"{np.count_nonzero(small)} class(es) have fewer than {cv} rows "
-                f"({names}); some folds are without them"
+                f"({names}); some folds have none of theirs"
             )
         if n_folds < 2:
             notes.append(
@@ -65,10 +64,10 @@ def splits_of(
             )
             return [], notes
         cv = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
-    # Also takes a generator, which `split` could read only once.
+    # `check_cv` turns a generator into a list, which can be read again.
     splitter = check_cv(cv, labels.numbers, classifier=True)
     with warnings.catch_warnings():
-        # What it would warn of is already among the notes.
+        # The notes tell it already.
         warnings.filterwarnings("ignore", "The least populated class")
         rows = np.zeros((len(labels.numbers), 1))
         pairs = list(splitter.split(rows, labels.numbers))
@@ -78,7 +77,7 @@ def splits_of(
 def _checked_split(pair: Iterable[Any], labels: Labels) -> Split:
     rows = np.arange(len(labels.numbers))
     train, held_out = (rows[np.asarray(part)] for part in pair)
-    # Rows of weight zero teach nothing, so they do not count as a class.
+    # A class whose rows all have weight zero cannot be learned.
     kept = train[labels.loss[train] > 0]
     if len(np.unique(labels.numbers[kept])) < 2:
         raise ValueError(
@@ -90,8 +89,8 @@ def _checked_split(pair: Iterable[Any], labels: Labels) -> Split:
     return train, held_out
 
 
-def one_a_row(splits: list[Split], predicted: list[np.ndarray]) -> np.ndarray | None:
-    """Put the predictions of the folds together: one a row, in the order of the rows.
+def in_row_order(splits: list[Split], predicted: list[np.ndarray]) -> np.ndarray | None:
+    """Return the predictions of all folds in the order of the rows.
 
     Parameters
     ----------
@@ -101,7 +100,7 @@ def one_a_row(splits: list[Split], predicted: list[np.ndarray]) -> np.ndarray | 
     Returns
     -------
     (n,) int64 or None
-        None where a row is held out twice or never, as shuffled splits may do.
+        None where a row is held out twice or never, as in shuffled splits.
     """
     n_rows = sum(len(held_out) for _, held_out in splits)
     order = np.concatenate([held_out for _, held_out in splits])

@@ -1,6 +1,6 @@
 """Weigh rows, and score the out-of-fold predictions of every C.
 
-Arrays in, numbers out: knows nothing of estimators or solvers.
+These functions take and return arrays; they use neither estimators nor solvers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,23 @@ from featpipe.bounds import require_number
 if TYPE_CHECKING:
     from featpipe.solvers import Judge
 
-__all__ = ["METRICS", "Labels", "class_weights", "fold_scores", "judge"]
+__all__ = ["METRICS", "Labels", "class_weights", "fold_scores", "make_judge"]
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 class Labels(NamedTuple):
-    """The labels of a fit: the class number and the weight of every row."""
+    """The labels of a fit: the class number and the weights of every row.
+
+    Attributes
+    ----------
+    classes : (n_classes,)
+        Class names, ascending.
+    numbers : (n,) int64
+        Class number of each row.
+    rows, loss : (n,) float64
+        Weight of each row in the metric, and in the loss.
+    """
 
     classes: np.ndarray
     numbers: np.ndarray
@@ -32,7 +42,7 @@ class Labels(NamedTuple):
 def class_weights(
     class_weight: dict[Any, float] | str | None, classes: np.ndarray, mass: np.ndarray
 ) -> np.ndarray:
-    """Return the weight of each class, by its number."""
+    """Return the weight of each class; ``mass`` is the sum of its row weights."""
     if class_weight is None:
         return np.ones(len(classes))
     if isinstance(class_weight, str) and class_weight == "balanced":
@@ -46,7 +56,7 @@ def class_weights(
         )
     for name, weight in class_weight.items():
         require_number(f"class_weight[{name!r}]", weight, 0, 1e12, whole=False)
-    # `tolist` makes numpy's strings Python's, by which the dict is keyed.
+    # The keys of the dict are Python's strings, not numpy's.
     return np.array([class_weight.get(name, 1.0) for name in classes.tolist()], float)
 
 
@@ -59,18 +69,22 @@ def fold_scores(
     return np.array([_score(truth, p, weights, n_classes, metric) for p in predicted])
 
 
-def judge(
+def make_judge(
     labels: Labels, held_out: Sequence[tuple[int, np.ndarray, np.ndarray]], metric: str
 ) -> Judge:
-    """Return what chooses C by the mean metric over folds.
+    """Return a judge that chooses C by the mean metric over folds.
 
     Parameters
     ----------
     labels : Labels
     held_out : sequence of (split, positions, rows)
-        Which held-out predictions of a split count, and the rows of ``labels`` that
-        they are of.
+        Positions of the held-out predictions of a split that count, and their rows in
+        ``labels``.
     metric : str
+
+    Returns
+    -------
+    Judge
     """
     from featpipe.solvers import Judge
 
@@ -80,15 +94,13 @@ def judge(
         _row_weights(of_fold, labels.rows[rows], len(labels.classes), metric)
         for of_fold, rows in zip(truth, folds, strict=True)
     ]
-    # Folds are judged one by one and then averaged, as scikit-learn's cross_val_score
-    # does.
     edges = np.cumsum([len(rows) for rows in folds])[:-1]
 
     def score(predicted: np.ndarray) -> float:
-        each = zip(folds, np.split(predicted, edges), strict=True)
-        return float(
-            np.mean([fold_scores(labels, rows, p[None], metric)[0] for rows, p in each])
-        )
+        # The mean of the scores of the folds, as in scikit-learn's cross_val_score.
+        parts = zip(folds, np.split(predicted, edges), strict=True)
+        scores = [fold_scores(labels, rows, p[None], metric)[0] for rows, p in parts]
+        return float(np.mean(scores))
 
     return Judge(
         [(split, positions) for split, positions, _ in held_out],
@@ -101,9 +113,9 @@ def judge(
 def _row_weights(
     truth: np.ndarray, weights: np.ndarray, n_classes: int, metric: str
 ) -> np.ndarray:
-    """Return what each held-out row of a fold adds to its metric when it is right.
+    """Return how much each held-out row adds to the metric of its fold if it is right.
 
-    For macro F1, which is no sum over rows, that of balanced accuracy is used.
+    Macro F1 is not a sum over rows; the weights of balanced accuracy stand in for it.
     """
     if metric == "accuracy":
         shares: np.ndarray = weights / max(weights.sum(), np.finfo(float).tiny)
@@ -129,5 +141,6 @@ def _score(
     if metric == "balanced_accuracy":
         return float(np.mean(hits[true > 0] / true[true > 0]))
     named = np.bincount(predicted, weights, minlength=n_classes)
-    seen = true + named > 0
-    return float(np.mean(2 * hits[seen] / (true + named)[seen]))
+    # Classes that are neither labels nor predictions of this fold have no F1.
+    defined = true + named > 0
+    return float(np.mean(2 * hits[defined] / (true + named)[defined]))

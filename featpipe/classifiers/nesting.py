@@ -1,7 +1,7 @@
-"""Choosing C inside each part of a nested cross-validation, from one batch.
+"""Choose C inside each part of a nested cross-validation, with one path for all parts.
 
-Where part i leaves out fold i and chooses C by leaving out fold j as well, part j meets
-the same problem. Each is solved once, and all of them together.
+A part that leaves out fold i chooses C by leaving out fold j as well. The part that
+leaves out fold j solves the same problem, so each problem is solved once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from featpipe.classifiers.choosing import PathClassifier
 from featpipe.classifiers.folding import Split
-from featpipe.classifiers.measures import judge
+from featpipe.classifiers.measures import make_judge
 
 if TYPE_CHECKING:
     from featpipe import solvers
@@ -23,7 +23,7 @@ __all__ = ["NestedPart", "fit_nested"]
 
 
 class NestedPart(NamedTuple):
-    """Rows that one model learns from, and how its C is chosen among them.
+    """The training rows of one model, and the folds among them that choose its C.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class NestedPart(NamedTuple):
 def fit_nested(
     model: PathClassifier, X: Any, y: np.ndarray, parts: Sequence[NestedPart]
 ) -> list[PathClassifier]:
-    """Fit a clone of the model to each part, as if alone.
+    """Fit a clone of the model to each part; the result is that of separate fits.
 
     Parameters
     ----------
@@ -60,7 +60,12 @@ def fit_nested(
     Returns
     -------
     list of PathClassifier
-        One a part; `ValueError` as for ``PathClassifier.fit``.
+        One for each part.
+
+    Raises
+    ------
+    ValueError
+        As ``PathClassifier.fit``.
 
     Examples
     --------
@@ -75,41 +80,41 @@ def fit_nested(
     """
     from featpipe import solvers
 
-    # What a user gets who fits each part alone: the batch must give the same.
     models = [clone(model).set_params(cv=part.selection) for part in parts]
-    whole = clone(model)._prepare(X, y)
-    if not _together(model, whole.problem, parts):
+    all_rows = clone(model)._prepare(X, y)
+    if not _can_share(model, all_rows.problem, parts):
         return [
-            one.fit(X[part.train], y[part.train])
-            for one, part in zip(models, parts, strict=True)
+            of_part.fit(X[part.train], y[part.train])
+            for of_part, part in zip(models, parts, strict=True)
         ]
-    batch = _SharedFits(parts)
+    shared = _SharedFits(parts)
     prepared = [
-        one._prepare(solvers.shared_rows(X, part.train), y[part.train])
-        for one, part in zip(models, parts, strict=True)
+        of_part._prepare(solvers.shared_rows(X, part.train), y[part.train])
+        for of_part, part in zip(models, parts, strict=True)
     ]
     judges = [
-        judge(job.labels, batch.held_out(part), model.metric)
+        make_judge(job.labels, shared.held_out(part), model.metric)
         for job, part in zip(prepared, parts, strict=True)
     ]
     path = solvers.solve_path(
-        whole.problem,
+        all_rows.problem,
         model._grid(),
-        batch.splits,
+        shared.splits,
         judges=judges,
-        options=whole.options,
+        options=all_rows.options,
     )
-    for one, job, part, chooses in zip(models, prepared, parts, judges, strict=True):
-        numbers = [batch.number(part, fitted) for fitted, _ in part.selection]
-        one._choose_from(job.labels, part.selection, chooses, path.gaps[numbers])
-        one._refit(job, path, numbers)
+    for of_part, job, part, judge in zip(models, prepared, parts, judges, strict=True):
+        numbers = [shared.number(part, fitted) for fitted, _ in part.selection]
+        of_part._choose_from(job.labels, part.selection, judge, path.gaps[numbers])
+        of_part._refit(job, path, numbers)
     return models
 
 
 class _SharedFits:
-    """The different problems of all parts; each predicts all rows that any part needs.
+    """The distinct problems of all parts.
 
-    ``splits`` holds their (train, held-out), the latter sorted.
+    ``splits`` has the (train, held-out) of each problem. Its held-out rows, in
+    ascending order, are all those that some part needs predicted.
     """
 
     def __init__(self, parts: Sequence[NestedPart]) -> None:
@@ -119,18 +124,16 @@ class _SharedFits:
         for part in parts:
             for fitted, scored in part.selection:
                 train = np.sort(part.train[fitted])
-                # Two parts may ask for a fit on the same rows; it is done once for
-                # both.
+                # Two parts that learn from the same rows share a problem.
                 k = self._numbers.setdefault(train.tobytes(), len(trains))
                 if k == len(trains):
                     trains.append(train)
                     held.append(part.train[:0])
-                # Every row that any part needs is predicted once.
                 held[k] = np.union1d(held[k], part.train[scored])
         self.splits: list[Split] = list(zip(trains, held, strict=True))
 
     def held_out(self, part: NestedPart) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Return what `judge` takes: which predictions choose the C of a part."""
+        """Return the predictions that choose the C of a part, as for `make_judge`."""
         held_out = []
         for fitted, scored in part.selection:
             k = self.number(part, fitted)
@@ -143,17 +146,16 @@ class _SharedFits:
         return self._numbers[np.sort(part.train[fitted]).tobytes()]
 
 
-def _together(
+def _can_share(
     model: PathClassifier, problem: solvers.Problem, parts: Sequence[NestedPart]
 ) -> bool:
-    """Return whether one batch gives each part what it would find alone.
+    """Return whether one path for all parts gives the results of separate fits.
 
-    Not where classes are weighted by their counts, or missing from a part.
+    It does not where classes are weighted by their counts, or missing from a part.
     """
     complete = all(
         len(np.unique(problem.labels[part.train])) == problem.n_classes
         for part in parts
     )
-    # "balanced" weighs by the counts of each part, which are other ones than those of
-    # all rows.
+    # "balanced" weighs by the counts in each part, which differ from those of all rows.
     return complete and not isinstance(model.class_weight, str)

@@ -1,4 +1,4 @@
-"""The cross-validated score at the chosen C, over folds that have not chosen it."""
+"""Score the chosen C over more folds than those that chose it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def repeated_score(
 ) -> float:
     """Return the mean metric over the folds that chose C and over further ones.
 
-    With few images the score depends on which of them share a fold; more folds make it
-    steadier, and those that chose nothing do not flatter.
+    With few images the score depends on the folds. More folds make it steadier, and
+    the score of folds that did not choose C is not biased by the choice.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def repeated_score(
     X : (n, width) float32 or float64
     y : (n,)
     chosen_by, repeats : sequence of (train, held-out)
-        Positions within the rows.
+        Row numbers.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def repeated_score(
     """
     if not repeats or not np.isfinite(model.cv_score_):
         return float(model.cv_score_)
-    # "auto" with a single value: the path computes the score without choosing.
+    # With a single value in the grid, "auto" only computes its score.
     again = clone(model).set_params(C="auto", Cs=[model.C_], cv=list(repeats))
     with warnings.catch_warnings():
         # The path that chose C has reported how this C converges.

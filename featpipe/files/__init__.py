@@ -1,16 +1,17 @@
-"""Writing files that appear whole or not at all, and locks that name their holder.
+"""Write files atomically, and lock them against a second writer.
 
-Every output of featpipe goes through here: codes, models, score records, CSV, ONNX
-and caches. Imports nothing else of featpipe and knows nothing of what a file means.
+This package writes every output of featpipe: codes, models, score records, CSV, ONNX
+and caches. It imports no other package of featpipe, and does not know what the files
+mean.
 
-| module | what lives there |
+| module | contents |
 |---|---|
-| `atomic` | write under a temporary name, sync, rename; devices and FIFOs written to |
-| `reserved` | a file for libhdf5 whose space is taken from the disk beforehand |
-| `lock` | one writer a file |
-| `records` | small JSON documents from anywhere |
-| `names` | names as text that a terminal may show |
-| `outputs` | which names are one file, and which files belong to an output |
+| `atomic` | writing under a temporary name, sync and rename; devices and FIFOs |
+| `reserved` | a file for libhdf5 whose disk space is reserved beforehand |
+| `lock` | a lock file that allows one writer for each file |
+| `records` | reading small JSON documents that may be damaged |
+| `names` | names as text that is safe on a terminal |
+| `outputs` | which names mean the same file, and which files belong to an output |
 """
 
 from featpipe.files.atomic import (

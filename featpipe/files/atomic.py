@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all.
+"""Write files that appear whole or not at all.
 
-A file is built under a temporary name in the folder of its final one, synced,
-renamed, and the folder synced. What is no regular file (a device, a FIFO, a
-descriptor of this process) is never replaced but written to.
+A file is written under a temporary name in the folder of its final one, synced and
+renamed; then the folder is synced. Devices, FIFOs and descriptors of this process are
+written to, never replaced.
 """
 
 import errno
@@ -43,7 +43,8 @@ __all__ = [
 # A name that leaves room for what `temporary_name` adds, in the 255 bytes of most
 # file systems.
 _LONGEST_NAME = 200
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Also of a quota, and of a limit of a file's size.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def temporary_name(path: Path) -> Path:
@@ -58,12 +59,12 @@ def create(path: Path) -> io.BufferedRandom:
 
 @contextmanager
 def replacing(path: Path, *, sweep: bool = True) -> Iterator[io.BufferedRandom]:
-    """Open a temporary file that takes the name ``path`` when the block ends well.
+    """Open a temporary file that replaces ``path`` when the block ends without error.
 
-    On any exception the temporary file is removed and ``path`` is left as it was. A
-    link stays a link: the file that it leads to is replaced, and keeps its permissions.
-    A device, a FIFO or an open descriptor (``/dev/stdout``) is written to when the
-    block ends well; a FIFO without a reader makes the writer wait, as everywhere.
+    On any exception the temporary file is removed and ``path`` stays as it was. A link
+    stays a link: the file that it leads to is replaced, and keeps its permissions. A
+    device, a FIFO or an open descriptor (``/dev/stdout``) gets the content when the
+    block ends without error; a FIFO without a reader makes the writer wait, as usual.
 
     Parameters
     ----------
@@ -99,23 +100,21 @@ def replacing(path: Path, *, sweep: bool = True) -> Iterator[io.BufferedRandom]:
     # The file that a link leads to is replaced, not the link.
     path = follow_links(path)
     if is_stream(path):
-        # A pipe or a device cannot be renamed over; it gets everything at the end, in
-        # one go.
-        with tempfile.NamedTemporaryFile() as whole:
-            yield cast(io.BufferedRandom, whole.file)
-            whole.seek(0)
-            _send(whole.file, path)
+        # No rename replaces a pipe or a device; it gets the whole content at the end.
+        with tempfile.NamedTemporaryFile() as buffer:
+            yield cast(io.BufferedRandom, buffer.file)
+            buffer.seek(0)
+            _send(buffer.file, path)
         return
     temporary, file = _create_locked(path)
     try:
         with file:
             yield file
             file.flush()
-            # Before the rename: the file must not be readable by others for even a
-            # moment.
+            # Before the rename, so that others can at no time read a private file.
             _copy_permissions(path, file)
             os.fsync(file.fileno())
-            # Renamed while the lock is still held, or another writer could remove it.
+            # Before the lock is released, or another writer could remove the file.
             temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -142,7 +141,7 @@ def write_bytes(
     Raises
     ------
     OSError
-        If it cannot be written; the message tells the bytes needed and free.
+        If it cannot be written; the message has the bytes needed and free.
 
     Examples
     --------
@@ -158,7 +157,7 @@ def write_bytes(
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all.
 
-    File names that are no UTF-8 come out as the bytes that they are on the disk.
+    File names that are not UTF-8 are written as the bytes that the disk has.
 
     Raises
     ------
@@ -178,7 +177,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 @contextmanager
 def explained(path: Path, needed: int) -> Iterator[None]:
-    """Turn an error of the system into one sentence: what, where, bytes and remedy.
+    """Raise a system error of the block again, with the path, the bytes and a remedy.
+
+    Parameters
+    ----------
+    path : Path
+        The file that the block writes.
+    needed : int
+        Bytes that it needs.
+
+    Raises
+    ------
+    OSError
+        With the number of the error that the block raised.
 
     Examples
     --------
@@ -193,15 +204,15 @@ def explained(path: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        # A quota (EDQUOT) and a file size limit (EFBIG) are room that is missing too.
-        no_room = error.errno in _NO_ROOM
-        remedy = "make room there" if no_room else "choose another place or mend it"
+        is_full = error.errno in _DISK_FULL
+        remedy = "make room there" if is_full else "choose another place or mend it"
         text = (
             f"cannot write {path}: {error.strerror}; it needs {needed:,} bytes"
             f"{free_space(path)}; {remedy} and run the same command again"
         )
         if error.errno == errno.EPIPE:
-            # With its number it would be a BrokenPipeError: the end of a `| head`.
+            # The number would make it a BrokenPipeError, which `cli` takes for the
+            # normal end of a `| head`.
             raise OSError(text) from error
         raise OSError(error.errno, text) from error
 
@@ -209,7 +220,7 @@ def explained(path: Path, needed: int) -> Iterator[None]:
 def remove_temporaries(path: Path) -> None:
     """Remove the temporary files of ``path`` whose writers were killed.
 
-    A writer holds a lock on its temporary file for as long as it lives.
+    A living writer holds a lock on its temporary file.
 
     Examples
     --------
@@ -221,13 +232,13 @@ def remove_temporaries(path: Path) -> None:
         return
     name = re.compile(rf"\.{re.escape(_short(path.name))}\.[0-9a-f]{{32}}\.tmp")
     with suppress(OSError), os.scandir(path.parent) as entries:
-        left = [Path(each.path) for each in entries if name.fullmatch(each.name)]
-        for temporary in left:
+        matching = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+        for temporary in matching:
             _remove_unless_held(temporary)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable.
+    """Write the entries of a folder to the disk, so that renames survive a crash.
 
     Examples
     --------
@@ -235,7 +246,7 @@ def sync_folder(folder: Path) -> None:
     >>> from featpipe import files
     >>> files.sync_folder(Path("."))
     """
-    # Some file systems refuse to sync a folder; the rename itself has happened.
+    # Some file systems cannot sync a folder; the rename itself has happened.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -252,16 +263,16 @@ def _short(name: str) -> str:
 
 
 def _create_locked(path: Path) -> tuple[Path, io.BufferedRandom]:
-    """Create a temporary file and lock it, as long as it is open."""
+    """Create a temporary file, and lock it until it is closed."""
     while True:
         temporary = temporary_name(path)
         file = create(temporary)
         if fcntl is None:
             return temporary, file
-        # Some network file systems cannot lock; their temporary files are kept.
+        # Some network file systems have no locks; there a killed writer's file stays.
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        # Between its creation and its lock another writer may have removed it.
+        # Before it was locked, another writer may have removed it.
         if temporary.exists():
             return temporary, file
         file.close()
@@ -269,21 +280,20 @@ def _create_locked(path: Path) -> tuple[Path, io.BufferedRandom]:
 
 def _remove_unless_held(temporary: Path) -> None:
     with suppress(OSError):
-        # Another user may have put a link or a FIFO under this name: neither followed
-        # nor waited for.
+        # Another user may have made a link or a FIFO of this name: do not follow the
+        # one, or wait for the other.
         descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Only reached if nobody holds the lock: the writer of this file is
-                # dead.
+                # `flock` raises while the writer lives.
                 temporary.unlink()
         finally:
             os.close(descriptor)
 
 
 def _copy_permissions(path: Path, file: IO[bytes]) -> None:
-    """Copy owner and permissions of the file that is replaced to the new one."""
+    """Copy owner and permissions of ``path`` to the file that replaces it."""
     with suppress(OSError, AttributeError):
         before = path.stat()
         if os.fstat(file.fileno()).st_uid != before.st_uid:
@@ -292,7 +302,7 @@ def _copy_permissions(path: Path, file: IO[bytes]) -> None:
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
-    """Return whether ``path`` is there and neither a regular file nor a folder.
+    """Return whether ``path`` exists and is neither a regular file nor a folder.
 
     Examples
     --------
@@ -314,7 +324,7 @@ def _send(file: IO[bytes], path: Path) -> None:
     if number is None:
         descriptor = os.open(path, os.O_WRONLY)
     else:
-        # What was printed before comes first.
+        # So that text printed before comes before this content.
         sys.stdout.flush()
         sys.stderr.flush()
         # A copy, because closing the stream must not close the caller's descriptor.
@@ -324,7 +334,7 @@ def _send(file: IO[bytes], path: Path) -> None:
 
 
 def free_space(path: Path) -> str:
-    """Return words for the bytes that are free where ``path`` is; none if unknown."""
+    """Return " and N are free" for the disk of ``path``; an empty text if unknown."""
     try:
         return f" and {shutil.disk_usage(follow_links(path).parent).free:,} are free"
     except OSError:

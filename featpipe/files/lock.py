@@ -1,7 +1,7 @@
-"""One writer a file: a lock that names its holder.
+"""A lock file that allows one writer for each file, and names its holder.
 
-HDF5's own locks can be off and fail on network file systems; this one is a file made
-by a hard link, which is atomic everywhere.
+HDF5's own locks can be switched off, and fail on network file systems. This lock is a
+file that a hard link creates, which is atomic on every file system.
 """
 
 import errno
@@ -26,9 +26,9 @@ except ModuleNotFoundError:  # not on Windows
 
 __all__ = ["Lock", "LockedError", "key_of"]
 
-# A lock of ours has some 150 bytes.
+# Bytes that are read of a lock file; featpipe's own have some 150.
 _LONGEST = 4096
-_PATIENCE = 5.0  # seconds, for others that look at a lock of the same folder
+_TIMEOUT = 5.0  # seconds, for other processes that change a lock in the same folder
 
 
 class LockedError(RuntimeError):
@@ -48,29 +48,32 @@ class LockedError(RuntimeError):
 
 
 class Lock:
-    """Hold ``FILE.lock`` while the file is being made.
+    """Hold ``FILE.lock`` while a file is being written.
 
-    A lock whose holder ran on this host and is gone is taken over; any other is
+    The lock of a process of this host that has ended is taken over; every other lock is
     respected.
 
     Parameters
     ----------
     path : Path
-        What is being made.
+        The file to write.
     break_lock : bool
-        Take over whatever lock there is.
+        Take over the lock of any other process.
 
     Raises
     ------
     LockedError
-        On entering, if another process holds it; names host, process and start.
+        On entering, if another process holds the lock; the message has its host and
+        number.
     OSError
         If no file can be made in the folder.
 
     Attributes
     ----------
+    path : Path
+        The lock file.
     key : str
-        No other lock has it; by `key_of` another process sees whose lock is there.
+        Different for every lock; `key_of` reads it from the lock file.
 
     Examples
     --------
@@ -85,29 +88,27 @@ class Lock:
         self.path = path.with_name(f"{path.name}.lock")
         self._break = break_lock
         self.key = uuid.uuid4().hex
-        self._mine = json.dumps(
+        self._content = json.dumps(
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                # A process number alone is given out again after a restart of the
-                # machine.
+                # After a restart of the machine another process may have this number.
                 "started": _start_of(os.getpid()),
                 "key": self.key,
             }
         )
 
     def __enter__(self) -> "Lock":
-        # Reading the holder and removing its lock have to be one step, or two processes
-        # could both take over the lock of a dead one.
-        with _alone_on_this_host(self.path.parent):
+        # One step, or two processes could both take over the lock of a dead one.
+        with _exclusive_on_host(self.path.parent):
             if not self._take():
-                holder = self._holder()
+                holder = _holder(self.path)
                 if holder is not None and not self._break and not _is_dead(holder):
-                    raise LockedError(self._held_by(holder))
+                    raise LockedError(self._locked_message(holder))
                 self._remove()
                 if not self._take():
-                    raise LockedError(self._held_by(self._holder() or {}))
-            # Of processes that were killed while they requested the lock.
+                    raise LockedError(self._locked_message(_holder(self.path) or {}))
+            # Processes that were killed on the way to the lock leave files behind.
             remove_temporaries(self.path)
         return self
 
@@ -117,19 +118,17 @@ class Lock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(OSError, LockedError), _alone_on_this_host(self.path.parent):
-            # The lock may have been broken with --break-lock, and then belongs to
-            # another process.
-            if self._read() == self._mine:
+        with suppress(OSError, LockedError), _exclusive_on_host(self.path.parent):
+            # After --break-lock in another process, the lock file is that of the other.
+            if _read(self.path) == self._content:
                 self.path.unlink()
 
     def _take(self) -> bool:
         temporary = temporary_name(self.path)
         try:
-            # Written under another name first: a lock that is there but still empty
-            # would name no holder.
+            # Under a temporary name first: an empty lock file would name no holder.
             with create(temporary) as file:
-                file.write(self._mine.encode())
+                file.write(self._content.encode())
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
@@ -137,20 +136,20 @@ class Lock:
             raise OSError(
                 error.errno,
                 f"no file can be made in {self.path.parent} ({error.strerror}); it "
-                f"needs {len(self._mine):,} bytes{free_space(self.path)}; make room "
+                f"needs {len(self._content):,} bytes{free_space(self.path)}; make room "
                 f"there or choose another place for {target}",
             ) from error
         try:
-            # Fails if the name exists, also on network file systems, where O_EXCL has
-            # not always been reliable (open(2)).
+            # Unlike O_EXCL, a link also fails on old network file systems if the name
+            # exists (open(2)).
             os.link(temporary, self.path)
         except FileExistsError:
             return False
         except OSError:
-            # No hard links here (some network and FAT file systems).
+            # FAT and some network file systems have no hard links.
             return self._take_exclusively()
         finally:
-            # Or who takes the lock next removes it.
+            # If this fails, the next process that takes the lock removes the file.
             with suppress(OSError):
                 temporary.unlink()
         return True
@@ -158,11 +157,11 @@ class Lock:
     def _take_exclusively(self) -> bool:
         try:
             with create(self.path) as file:
-                file.write(self._mine.encode())
+                file.write(self._content.encode())
         except FileExistsError:
             return False
         except OSError:
-            # A lock without a name in it would be respected for ever.
+            # A lock file without a holder would be respected for ever.
             with suppress(OSError):
                 self.path.unlink()
             raise
@@ -176,13 +175,7 @@ class Lock:
                 error.errno, f"{self.path} is in the way of a lock; remove it"
             ) from error
 
-    def _read(self) -> str:
-        return _read(self.path)
-
-    def _holder(self) -> dict[str, Any] | None:
-        return _holder(self.path)
-
-    def _held_by(self, holder: dict[str, Any]) -> str:
+    def _locked_message(self, holder: dict[str, Any]) -> str:
         name = str(self.path)[: -len(".lock")]
         return (
             f"{name} is being written by process {holder.get('pid', '?')} on host "
@@ -192,7 +185,7 @@ class Lock:
 
 
 def key_of(path: Path) -> str | None:
-    """Return the key of the `Lock` on ``path``; None if it is not locked.
+    """Return the key of the `Lock` on ``path``; None if there is no lock.
 
     Examples
     --------
@@ -206,7 +199,7 @@ def key_of(path: Path) -> str | None:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Return the facts of a lock about its holder; None if there is no lock."""
+    """Return what a lock file records of its holder; None if there is no lock."""
     try:
         holder = json.loads(_read(path))
     except FileNotFoundError:
@@ -217,8 +210,8 @@ def _holder(path: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> str:
-    # A FIFO in its place would make an ordinary open wait for ever.
-    # Neither flag exists on Windows.
+    # O_NONBLOCK: to open a FIFO of this name would otherwise wait for ever. Windows has
+    # neither flag.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
     with os.fdopen(descriptor, "rb") as file:
@@ -228,11 +221,11 @@ def _read(path: Path) -> str:
 
 
 @contextmanager
-def _alone_on_this_host(folder: Path) -> Iterator[None]:
+def _exclusive_on_host(folder: Path) -> Iterator[None]:
     """Exclude other processes of this host while a lock is read and changed.
 
-    Only a lock of this host is ever taken over, so this host is all that matters. Some
-    network file systems cannot do it; there the danger is that of a few microseconds.
+    This host is enough, since only its locks are ever taken over. Some network file
+    systems have no such locks; there two processes can collide within microseconds.
     """
     if fcntl is None:
         yield
@@ -246,7 +239,7 @@ def _alone_on_this_host(folder: Path) -> Iterator[None]:
 
 
 def _wait_for_folder(descriptor: int, folder: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -255,11 +248,11 @@ def _wait_for_folder(descriptor: int, folder: Path) -> None:
             if time.monotonic() > deadline:
                 raise LockedError(
                     f"another process has kept the folder {folder} locked (flock) for "
-                    f"{_PATIENCE:g} seconds; end it, or choose another folder"
+                    f"{_TIMEOUT:g} seconds; end it, or choose another folder"
                 ) from None
             time.sleep(0.002)
         except OSError:
-            return  # this file system knows no such locks
+            return  # this file system has no such locks
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
@@ -275,12 +268,12 @@ def _is_dead(holder: dict[str, Any]) -> bool:
         pass  # another user's process, and so alive
     except (OSError, OverflowError):
         return False
-    # The number may have been given to another process since.
+    # Meanwhile another process may have got the number.
     return holder.get("started") != _start_of(pid)
 
 
 def _start_of(pid: int) -> str | None:
-    """Return when a process started, in a form only fit for comparing."""
+    """Return the start of a process as a text that can only be compared."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # The name in brackets may hold spaces; the start is the 20th field after it.

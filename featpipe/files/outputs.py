@@ -1,10 +1,11 @@
-"""Compare the names of outputs: the same file, and files beside an output."""
+"""Check the names of outputs: what they would replace, and what belongs to them."""
 
 import errno
 import os
 import re
 import stat
 from collections.abc import Callable, Mapping
+from itertools import combinations, product
 from pathlib import Path
 
 __all__ = [
@@ -17,20 +18,20 @@ __all__ = [
 ]
 
 _MOST_LINKS = 40
-# With the last link kept, and with it followed.
+# The first keeps a link at the end of a path, the second follows it.
 _ABSOLUTE = (os.path.abspath, os.path.realpath)
 _DESCRIPTOR = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd/(\d+)|/dev/fd/(\d+)")
-# The files beside FILE while it is being written: `lock`, `extraction.parts`,
-# `finetuning` and `transformer`.
+# Ends of the names that `lock`, `extraction.parts`, `finetuning` and `transformer` give
+# to files beside FILE.
 _COMPANIONS = (".lock", ".parts", ".work", ".cache.lock", ".work.lock")
-# The names of `atomic` for a file that is being written.
+# `atomic.temporary_name` makes such names.
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 def follow_links(path: str | os.PathLike[str]) -> Path:
-    """Return the name at the end of a chain of links, whether it is there or not.
+    """Return the name at the end of a chain of links; a file need not exist there.
 
-    The name of an open descriptor, as in ``/proc/self/fd/1``, ends the chain.
+    The chain ends at an open descriptor, such as ``/proc/self/fd/1``.
 
     Raises
     ------
@@ -46,8 +47,7 @@ def follow_links(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     for _ in range(_MOST_LINKS):
-        # /dev/stdout is a link too, but to an open descriptor, which has no name to
-        # follow.
+        # /dev/stdout is a link to an open descriptor, which may have no name.
         if not path.is_symlink() or descriptor_of(path) is not None:
             return path
         path = path.parent / path.readlink()
@@ -55,7 +55,7 @@ def follow_links(path: str | os.PathLike[str]) -> Path:
 
 
 def descriptor_of(path: Path) -> int | None:
-    """Return the number of the open descriptor of this process that a path names."""
+    """Return the number of the descriptor of this process at a path; None if none."""
     if not path.name.isdecimal():
         return None
     match = _DESCRIPTOR.fullmatch(str(path.parent.resolve() / path.name))
@@ -71,18 +71,18 @@ def require_distinct(
 ) -> None:
     """Raise if an output is an input, or if two outputs are one file.
 
-    Links and hard links are seen through. Two outputs may be one device or FIFO.
+    Links are followed, and hard links compared. Two outputs may be the same device or
+    FIFO.
 
     Parameters
     ----------
     outputs, inputs : mapping of str to path
-        What each file is called on the command line or in the signature; None for
-        what was not given.
+        Each path by its option or parameter; None for one that was not given.
 
     Raises
     ------
     ValueError
-        Naming both, and the path.
+        With both options and the path.
 
     Examples
     --------
@@ -94,27 +94,24 @@ def require_distinct(
     """
     written = {name: Path(path) for name, path in outputs.items() if path is not None}
     read = {name: Path(path) for name, path in inputs.items() if path is not None}
-    seen: list[tuple[str, Path]] = []
-    for name, path in written.items():
-        for other, there in read.items():
-            if _same_file(path, there):
-                raise ValueError(
-                    f"{name} would replace {other}, {there}; give {name} another name"
-                )
-        for other, there in seen:
-            if _same_file(path, there):
-                raise ValueError(
-                    f"{name} and {other} are one file, {there}; give each its own"
-                )
-        seen.append((name, path))
+    for (name, path), (other, source) in product(written.items(), read.items()):
+        if _same_file(path, source):
+            raise ValueError(
+                f"{name} would replace {other}, {source}; give {name} another name"
+            )
+    for (other, first), (name, second) in combinations(written.items(), 2):
+        if _same_file(first, second):
+            raise ValueError(
+                f"{name} and {other} are one file, {first}; give each its own"
+            )
 
 
-def _same_file(one: Path, two: Path) -> bool:
+def _same_file(first: Path, second: Path) -> bool:
     try:
-        a, b = one.stat(), two.stat()
+        a, b = first.stat(), second.stat()
     except OSError:
-        # One of them is not there: they can only be the same name.
-        return os.path.realpath(one) == os.path.realpath(two)
+        # A file that does not exist can only have the same name.
+        return os.path.realpath(first) == os.path.realpath(second)
     # Two outputs may both be /dev/null.
     regular = stat.S_ISREG(a.st_mode) or stat.S_ISDIR(a.st_mode)
     return regular and (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
@@ -126,13 +123,13 @@ def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
     Parameters
     ----------
     *paths : path
-        The outputs; None for what was not given.
+        The outputs; None for one that was not given.
 
     Returns
     -------
     callable
-        Takes an absolute path; true for the output itself, its lock, its unfinished
-        parts and its temporary files.
+        Takes an absolute path; True for an output, its lock, its unfinished parts and
+        its temporary files.
 
     Examples
     --------
@@ -145,12 +142,11 @@ def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
     own = {target + end for target in targets for end in ("", *_COMPANIONS)}
     folders = {os.path.realpath(Path(name).parent) for name in own}
     names = {Path(name).name for name in own}
-
     ends = tuple(names)
 
     def belongs(other: str) -> bool:
-        # Asked of every file of a source, so the cheapest first: following links costs
-        # system calls.
+        # The cheapest test comes first, since every file of a source is tested, and
+        # following links takes system calls.
         if not other.endswith(ends):
             return False
         folder, name = os.path.split(other)
@@ -162,13 +158,13 @@ def belongs_to(*paths: str | os.PathLike[str] | None) -> Callable[[str], bool]:
 def require_own_name(path: str | os.PathLike[str]) -> None:
     """Raise if a name is one that featpipe itself gives to a file beside an output.
 
-    An output of that name would be taken for the lock, the parts or the draft of
-    another, and be swept away or wait for ever.
+    featpipe would take an output of that name for the lock, the parts or the draft of
+    another output, and remove it or wait for it.
 
     Raises
     ------
     ValueError
-        Naming the path and what would do.
+        With the path and the remedy.
 
     Examples
     --------
@@ -194,7 +190,7 @@ def require_writable(path: Path) -> None:
     Raises
     ------
     IsADirectoryError, FileNotFoundError, PermissionError
-        Naming the path and what would do.
+        With the path and the remedy.
     ValueError
         If the name is one that featpipe itself uses; see `require_own_name`.
 
@@ -211,7 +207,7 @@ def require_writable(path: Path) -> None:
         raise IsADirectoryError(
             f"{path} is a folder; give the name of a file, which may be in it"
         )
-    # A pipe or a device is written to as it is; its folder need not be writable.
+    # A pipe or a device is not replaced, so its folder need not be writable.
     if path.exists() and not path.is_file():
         return
     folder = path.parent

@@ -1,4 +1,4 @@
-"""Reading a small JSON document that may come from anywhere."""
+"""Read a small JSON document that another program may have written or damaged."""
 
 import json
 import math
@@ -26,9 +26,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is no regular file (a FIFO would be waited for, a device never ends), no
-        UTF-8, no JSON, holds a number that is not finite or beyond 64 bits, or is
-        nested too deep; the message does not name the file.
+        If it is not a regular file (reading a FIFO may wait, and a device may never
+        end), not UTF-8, not JSON, holds a number that is not finite or has more than
+        64 bits, or is nested too deep. The message does not name the file.
 
     Examples
     --------

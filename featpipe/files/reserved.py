@@ -1,7 +1,7 @@
-"""A file for libhdf5 to write into, its space taken from the disk beforehand.
+"""A file for libhdf5 to write into, whose disk space is reserved beforehand.
 
-libhdf5 ends the process by a signal when a write fails, even after the error was
-reported (h5py#914, #2160); here no error reaches it.
+libhdf5 ends the process by a signal when a write fails, even after it has reported the
+error (h5py#914, #2160). This file hides errors from libhdf5, and raises them later.
 """
 
 import errno
@@ -16,19 +16,18 @@ _CANNOT_RESERVE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class ReservedFile(io.RawIOBase):
-    """A file for libhdf5 to write into, its space taken from the disk beforehand.
+    """A file for libhdf5 to write into, whose disk space is reserved beforehand.
 
-    libhdf5 ends the process by a signal when a write fails, even after the error was
-    reported (h5py#914, #2160). So the space is reserved first, where a full disk is an
-    ordinary OSError; an error that comes later all the same is kept, hidden from
-    libhdf5, and raised by `finish`.
+    A full disk is an ordinary OSError when the file is made. An error that comes later
+    is hidden from libhdf5, which would end the process by a signal, and `finish` raises
+    it.
 
     Parameters
     ----------
     file : io.BufferedRandom
         Empty, open for reading and writing.
     reserve : int
-        Bytes to take from the disk now.
+        Bytes to reserve on the disk now.
 
     Raises
     ------
@@ -48,15 +47,13 @@ class ReservedFile(io.RawIOBase):
     def __init__(self, file: io.BufferedRandom, reserve: int) -> None:
         super().__init__()
         self._file = file
-        # The end of what was written; the file itself is longer from the start.
+        # The end of the written part; the reserved file is longer.
         self._size = self._position = 0
         self._error: Exception | None = None
-        # Absent on some platforms and file systems; there a full disk shows in
-        # `finish`.
+        # Some platforms and file systems lack it; there `finish` raises if the disk is
+        # full.
         if hasattr(os, "posix_fallocate"):
             try:
-                # Raises here, in Python, where libhdf5 would end the process by a
-                # signal when the disk is full.
                 os.posix_fallocate(file.fileno(), 0, reserve)
             except OSError as error:
                 if error.errno not in _CANNOT_RESERVE:
@@ -67,7 +64,7 @@ class ReservedFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, as a file does; the end is what was written, not what is reserved."""
+        """Move to a position; the end is that of the written part."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
         self._position = base[whence] + offset
         return self._position
@@ -78,7 +75,7 @@ class ReservedFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read at the position into ``buffer``."""
-        # What lies beyond the written part is reserved space, not content.
+        # Reserved space after the written part is not content.
         count = max(0, min(len(buffer), self._size - self._position))
         self._try(lambda: self._at().readinto(memoryview(buffer)[:count]))
         self._position += count
@@ -93,16 +90,16 @@ class ReservedFile(io.RawIOBase):
         return count
 
     def truncate(self, size: int | None = None) -> int:
-        """Set where the file ends."""
+        """Set the end of the file."""
         self._size = self._position if size is None else size
         return self._size
 
     def flush(self) -> None:
-        """Write buffered bytes to the system."""
+        """Hand buffered bytes to the system."""
         self._try(self._file.flush)
 
     def finish(self) -> None:
-        """Cut the file at its end, and raise the error that was kept, if any."""
+        """Cut off the reserved space; raise the first error of a write, if any."""
         self._try(lambda: self._file.truncate(self._size))
         if self._error is not None:
             raise self._error
@@ -115,6 +112,6 @@ class ReservedFile(io.RawIOBase):
         if self._error is None:
             try:
                 act()
-            # Whatever it is: an exception that reaches libhdf5 ends the process.
+            # Of every kind, since any exception that reaches libhdf5 ends the process.
             except Exception as error:
                 self._error = error

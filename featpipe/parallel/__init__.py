@@ -1,14 +1,13 @@
-"""Tasks in other processes, on this machine or on a cluster, through joblib.
+"""Run tasks in other processes, on this machine or on a cluster, through joblib.
 
-`Jobs` has the options of a user: the number of processes, and their machines. Every
-task is done at least once: workers may die, come and go, and a task may run twice, so
-tasks must be such that doing them twice changes nothing. Knows nothing of what a task
-is.
+`Jobs` holds a user's options: how many processes, and on which machines. Workers may
+join, leave and die, so every task runs at least once and some run twice: a task that
+runs twice must leave the same result. This package does not know what a task does.
 
-| module | what lives there |
+| module | contents |
 |---|---|
-| `jobs` | the request, and running tasks until each has a result |
-| `cluster` | a Dask cluster: is a scheduler there, are workers, have they our version |
+| `jobs` | the options, and running tasks until each has a result |
+| `cluster` | a Dask cluster: connecting to it, and checking its workers |
 """
 
 from featpipe.parallel.jobs import Jobs, Pool, as_jobs, threads_here, worker_name

@@ -1,8 +1,8 @@
-"""A Dask cluster: is a scheduler there, are workers, and have they our version.
+"""Connect to a Dask cluster, and check its workers before they get a task.
 
 Dask's own client waits half a minute in silence where no scheduler answers, and joblib
-waits for ever for a task that no worker can load. So the address is tried first, and
-workers are asked for their versions before they are given anything.
+waits for ever for a task that no worker can load. So this module first tries the
+address, and compares the version of every worker with the one that runs here.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from featpipe import __version__
 
-__all__ = ["backend", "connected", "deaths", "most_on_one_host"]
+__all__ = ["backend", "connected", "death_errors", "most_on_one_host"]
 
-_PATIENCE = 5.0  # seconds, for a scheduler to answer
+_TIMEOUT = 5.0  # seconds, for a scheduler to answer
 
 
 @contextmanager
@@ -33,9 +33,9 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
     scheduler : str
         Address, or a scheduler file.
     n_workers : int
-        How many are waited for.
+        Number of workers to wait for.
     seconds : float
-        How long.
+        Longest wait for them.
 
     Yields
     ------
@@ -51,22 +51,22 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
     distributed = _distributed()
     address = _address(scheduler)
     _require_answer(address)
-    # What it prints of lost connections is in the errors raised here.
+    # The errors raised here tell all that it would print about lost connections.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         # In a thread of its own, since a notebook has a loop running in this one.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, _shake_hands(address)).result()
+            thread.submit(asyncio.run, _check_handshake(address)).result()
         client = distributed.Client(
             # Not the default client: the user's program may have one of its own.
             address,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             set_as_default=False,
             name="featpipe",
         )
     except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(
-            f"what answers at {address} is no Dask scheduler of a version that fits "
+            f"{address} is not a Dask scheduler of a compatible version "
             f"({_line(error)}); give the address that `dask scheduler` prints"
         ) from error
     with client:
@@ -75,8 +75,8 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
             _require_versions(client)
             yield client
         except Exception as error:
-            # Whatever the error was, a scheduler that is gone is its cause.
-            if _no_answer(address) is not None:
+            # A scheduler that has ended causes many kinds of errors.
+            if _connection_error(address) is not None:
                 raise ConnectionError(
                     f"the scheduler at {address} has ended; start one again, and run "
                     "the same command: what is done is kept"
@@ -85,8 +85,8 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
 
 
 def most_on_one_host(client: Any) -> int:
-    """Return how many workers share a machine, where they are most."""
-    # Workers of one host divide its processors; the busiest host decides for all.
+    """Return the largest number of workers that share a machine."""
+    # Workers of one host divide its processors, and all get the same number of threads.
     hosts = Counter(urlsplit(worker).hostname for worker in client.ncores())
     return max(hosts.values(), default=1)
 
@@ -96,30 +96,30 @@ def backend(client: Any) -> dict[str, Any]:
     from joblib._dask import DaskDistributedBackend
 
     class Backend(DaskDistributedBackend):
-        """joblib's, mended in two places."""
+        """joblib's backend with two corrections."""
 
         def effective_n_jobs(self, n_jobs: int) -> int:
-            # With one thread joblib would do all the work itself.
+            # Below two, joblib runs all tasks in the calling process.
             n_tasks: int = max(2, super().effective_n_jobs(n_jobs))
             return n_tasks
 
         def submit(self, func: Any, callback: Any = None) -> Future[Any]:
-            # joblib waits for ever for what Dask could not run.
+            # joblib does not hear of a task that Dask could not run, and waits for it.
             future: Future[Any] = super().submit(func, callback)
-            future.add_done_callback(lambda done: _tell(done, callback))
+            future.add_done_callback(lambda done: _report_error(done, callback))
             return future
 
     return {"n_jobs": -1, "backend": Backend(client=client)}
 
 
-def _tell(done: Future[Any], callback: Callable[[object], None]) -> None:
+def _report_error(done: Future[Any], callback: Callable[[object], None]) -> None:
     error = done.exception()
     if error is not None:
         callback(error)
 
 
-def deaths() -> tuple[type[BaseException], ...]:
-    """Return what Dask raises where workers have died."""
+def death_errors() -> tuple[type[BaseException], ...]:
+    """Return the exceptions that Dask raises when workers have died."""
     distributed = _distributed()
     return (distributed.scheduler.KilledWorker,)
 
@@ -135,7 +135,7 @@ def _distributed() -> Any:
 
 
 def _address(scheduler: str) -> str:
-    """Return an address; read from a scheduler file if it is one."""
+    """Return the address of a scheduler that is named by its address or its file."""
     path = Path(scheduler)
     if path.suffix == ".json" and not path.is_file():
         raise FileNotFoundError(
@@ -164,7 +164,7 @@ def _require_answer(address: str) -> None:
         raise ValueError(
             f"the scheduler's address is {address!r}; give it as tcp://host:8786"
         )
-    error = _no_answer(address)
+    error = _connection_error(address)
     if error is not None:
         raise ConnectionError(
             f"no scheduler answers at {address} ({_line(error)}); start one with "
@@ -172,23 +172,26 @@ def _require_answer(address: str) -> None:
         )
 
 
-async def _shake_hands(address: str) -> None:
-    """Greet a scheduler as Dask does, which would wait for ever for an answer."""
+async def _check_handshake(address: str) -> None:
+    """Raise unless a scheduler completes Dask's handshake in time.
+
+    Dask's client waits for ever for a program that accepts connections and is silent.
+    """
     from distributed.comm.core import connect
     from distributed.security import Security
 
     arguments = Security().get_connection_args("client")
-    greeting = connect(address, timeout=_PATIENCE, **arguments)
-    comm = await asyncio.wait_for(greeting, _PATIENCE)
+    connecting = connect(address, timeout=_TIMEOUT, **arguments)
+    comm = await asyncio.wait_for(connecting, _TIMEOUT)
     await comm.close()
 
 
-def _no_answer(address: str) -> OSError | None:
-    """Return why nothing answers at an address; None if something does."""
+def _connection_error(address: str) -> OSError | None:
+    """Return the error of connecting to an address; None if there is none."""
     parts = urlsplit(address)
     try:
-        where = str(parts.hostname), int(parts.port or 0)
-        socket.create_connection(where, timeout=_PATIENCE).close()
+        host_and_port = str(parts.hostname), int(parts.port or 0)
+        socket.create_connection(host_and_port, timeout=_TIMEOUT).close()
     except OSError as error:
         return error
     return None
@@ -202,7 +205,7 @@ def _wait_for_workers(
     except TimeoutError:
         raise ConnectionError(
             f"the scheduler at {address} has {len(client.ncores())} workers after "
-            f"{seconds:g} seconds, and {n_workers} are waited for; start more with "
+            f"{seconds:g} seconds, and {n_workers} are needed; start more with "
             f"`dask worker {address}`"
         ) from None
 
@@ -210,16 +213,16 @@ def _wait_for_workers(
 def _require_versions(client: Any) -> None:
     """Raise if a worker has no featpipe, or another version."""
 
-    # A function inside a function: Dask sends its code, which workers without featpipe
-    # can run too.
-    def version_there() -> str | None:
+    # Dask sends the code of an inner function, so that workers without featpipe can
+    # run it too.
+    def installed_version() -> str | None:
         try:
             import featpipe
         except ImportError:
             return None
         return featpipe.__version__
 
-    for worker, version in client.run(version_there, on_error="return").items():
+    for worker, version in client.run(installed_version, on_error="return").items():
         if version is None:
             raise RuntimeError(
                 f"worker {worker} has no featpipe; install featpipe {__version__} in "
@@ -227,8 +230,8 @@ def _require_versions(client: Any) -> None:
             )
         if version != __version__:
             raise RuntimeError(
-                f"worker {worker} has featpipe {version}, and this is {__version__}; "
-                "install the same version in both places"
+                f"worker {worker} has featpipe {version}, and this process has "
+                f"{__version__}; install the same version in both places"
             )
 
 

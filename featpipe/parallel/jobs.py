@@ -15,14 +15,15 @@ from featpipe.bounds import require_number
 __all__ = ["BACKENDS", "Jobs", "Pool", "as_jobs", "threads_here", "worker_name"]
 
 BACKENDS = ("loky", "dask")
-# So often in a row workers may die without one task done; then it is the tasks.
-_BARREN = 3
+# Rounds in a row in which workers may die before any task is done: after that the tasks
+# are to blame, not the machines.
+_MOST_LOST_ROUNDS = 3
 
 _Result = TypeVar("_Result")
 
 
 def worker_name() -> str:
-    """Return the name of this process among those of a cluster: host and number.
+    """Return the name of this process in a cluster: its host and process number.
 
     Examples
     --------
@@ -33,7 +34,7 @@ def worker_name() -> str:
 
 
 def threads_here() -> int | None:
-    """Return the threads of the Dask worker that this process is; None if it is none.
+    """Return the number of threads of this Dask worker; None in any other process.
 
     Dask gives a worker as many tasks at once as it has threads.
 
@@ -42,7 +43,7 @@ def threads_here() -> int | None:
     >>> threads_here() is None
     True
     """
-    # Not imported here: in a process that is no Dask worker it never was.
+    # Looked up, not imported: only a Dask worker needs it, and has imported it.
     distributed = sys.modules.get("distributed")
     if distributed is None:
         return None
@@ -54,25 +55,25 @@ def threads_here() -> int | None:
 
 @dataclass(frozen=True)
 class Jobs:
-    """The number of processes that share the work, and their machines.
+    """The number of processes that share the work, and the machines they run on.
 
     Parameters
     ----------
     n : int, optional
-        With ``"loky"`` that many processes of this machine; with ``"dask"`` that many
-        workers are waited for, default 1, and all that come take part.
+        With ``"loky"`` the number of processes on this machine. With ``"dask"`` the
+        number of workers to wait for, default 1; workers that join later work too.
     backend : str
-        ``"loky"``, processes of this machine, or ``"dask"``, those of a cluster.
+        ``"loky"`` for processes of this machine, ``"dask"`` for those of a cluster.
     scheduler : str, optional
         Address of Dask's scheduler, as ``tcp://host:8786``, or the file that
         ``dask scheduler --scheduler-file`` wrote.
     seconds : float
-        How long workers of a cluster are waited for.
+        Longest wait for the workers of a cluster.
 
     Raises
     ------
     ValueError
-        If these do not go together.
+        If the options contradict one another, or a number is out of its range.
 
     Examples
     --------
@@ -112,12 +113,12 @@ class Jobs:
 
     @property
     def is_here(self) -> bool:
-        """Whether all the work is left to the calling process."""
+        """Whether the calling process does all the work."""
         return self.backend == "loky" and self.n == 1
 
     @contextmanager
     def open(self) -> Iterator["Pool"]:
-        """Connect to the workers for as long as the block lasts.
+        """Connect to the workers until the block ends.
 
         Yields
         ------
@@ -142,11 +143,12 @@ class Jobs:
         assert self.scheduler is not None
         with cluster.connected(self.scheduler, self.n or 1, self.seconds) as client:
             n_here = cluster.most_on_one_host(client)
-            yield Pool(lambda: cluster.backend(client), n_here, cluster.deaths())
+            errors = cluster.death_errors()
+            yield Pool(lambda: cluster.backend(client), n_here, errors)
 
 
 def as_jobs(jobs: Any) -> Jobs | None:
-    """Return what opens processes as it is, and whatever else as a number of them.
+    """Return `Jobs` and None unchanged, and a number of processes as `Jobs`.
 
     Examples
     --------
@@ -164,9 +166,9 @@ class Pool:
     backend : callable
         Returns arguments of `joblib.Parallel`; called once a round.
     n_here : int
-        Workers that share one machine, at most.
-    deaths : tuple of exception classes
-        What comes where a worker has died.
+        Largest number of workers that share a machine.
+    death_errors : tuple of exception classes
+        Exceptions that mean that a worker has died, beside those of loky.
 
     Examples
     --------
@@ -179,53 +181,52 @@ class Pool:
         self,
         backend: Callable[[], dict[str, Any]],
         n_here: int,
-        deaths: tuple[type[BaseException], ...] = (),
+        death_errors: tuple[type[BaseException], ...] = (),
     ) -> None:
         self._backend = backend
         self.n_here = n_here
-        self._deaths: tuple[type[BaseException], ...]
-        # loky's sign of a dead worker, and Dask's of a task that was cancelled with it.
-        self._deaths = (BrokenProcessPool, CancelledError, *deaths)
+        self._death_errors: tuple[type[BaseException], ...]
+        # loky raises the first where a worker died; Dask cancels its tasks.
+        self._death_errors = (BrokenProcessPool, CancelledError, *death_errors)
 
     def run(
         self, function: Callable[[bytes], _Result], tasks: Sequence[bytes]
     ) -> Iterator[_Result]:
-        """Yield the result of every task, in the order in which they come.
+        """Yield the result of every task, in the order in which they end.
 
         Parameters
         ----------
         function : callable
-            Importable by its name; doing it twice must change nothing.
+            Importable by its name; a second run of a task must change nothing.
         tasks : sequence of bytes
-            Bytes, which Dask sends with the task: larger things it lays down on one
-            worker, and they are lost with it.
+            Small: Dask stores large arguments on one worker, and they are lost with it.
 
         Raises
         ------
         RuntimeError
             If workers die again and again.
         Exception
-            What a task raises; what was not done then is given up.
+            The error of the first task that fails; the tasks still to do are dropped.
         """
-        # By number, so that a round after a death repeats only what has no result yet.
+        # By number, so that a round after a death repeats only tasks without a result.
         pending = dict(enumerate(tasks))
-        barren = 0
+        n_lost_rounds = 0
         while pending:
             before = len(pending)
             try:
                 for number, result in self._round(function, pending):
-                    # Dask may do a task twice, and tell of both.
+                    # Dask may run a task twice and return both results.
                     if pending.pop(number, None) is not None:
                         yield result
-            except self._deaths as error:
-                # Progress resets the count: on a cluster workers come and go, and only
-                # a task that kills every worker should end the run.
-                barren = barren + 1 if len(pending) == before else 0
-                if barren == _BARREN:
+            except self._death_errors as error:
+                # A round with a result resets the count: workers of a cluster join and
+                # leave, and only a task that kills every worker should end the run.
+                n_lost_rounds = n_lost_rounds + 1 if len(pending) == before else 0
+                if n_lost_rounds == _MOST_LOST_ROUNDS:
                     raise RuntimeError(
-                        f"workers died {_BARREN} times and not one of {len(pending)} "
-                        "tasks was done; look whether they have memory enough, and "
-                        f"what they print ({type(error).__name__})"
+                        f"workers died {n_lost_rounds} times and not one of "
+                        f"{len(pending)} tasks was done; check that they have enough "
+                        f"memory, and what they print ({type(error).__name__})"
                     ) from error
 
     def _round(
@@ -233,19 +234,20 @@ class Pool:
     ) -> Iterator[tuple[int, _Result]]:
         import joblib
 
-        # Everything is sent at once: workers that join later would find nothing.
+        # All tasks are sent at once, so that workers that join later get some too.
         parallel = joblib.Parallel(
             **self._backend(),
             return_as="generator_unordered",
             pre_dispatch="all",
             batch_size=1,
         )
-        todo = list(pending.items())
-        yield from parallel(joblib.delayed(_numbered)(function, *task) for task in todo)
+        calls = [joblib.delayed(_numbered)(function, *task) for task in pending.items()]
+        yield from parallel(calls)
 
 
 def _loky(n: int) -> dict[str, Any]:
-    # One task too: the memory of networks goes with the process.
+    # Two even for one task: with one, joblib would run it in this process, which would
+    # keep the memory of the network.
     return {"n_jobs": max(n, 2), "backend": "loky", "max_nbytes": None}
 
 

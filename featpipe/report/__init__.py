@@ -1,10 +1,10 @@
-"""Pictures of codes and scores: one HTML page, and the same plots as figures.
+"""Show codes and scores: one HTML page, and the same plots as figures.
 
 ``findings`` computes all that is shown (``out_of_sample`` probabilities, ``doubtful``
-labels, the ``projection`` behind the map), ``plots`` draws it with matplotlib,
-``interactive`` the map with Bokeh, ``thumbnails`` reads pictures from the source, and
-``page`` fills the template. Needs the extra ``report``. Decides nothing: scores come
-from the comparison.
+labels, the ``projection`` of the map), ``plots`` draws it with matplotlib,
+``interactive`` draws the map with Bokeh, ``thumbnails`` reads pictures from the source,
+and ``page`` fills the template. The scores come from the comparison. This package needs
+the extra ``report``.
 """
 
 from featpipe.report.doubtful import Doubtful, doubtful_labels

@@ -1,4 +1,4 @@
-"""Images whose label is doubtful, by confident learning."""
+"""Find images whose label is doubtful, by confident learning."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["Doubtful", "doubtful_labels"]
 
 
 class Doubtful(NamedTuple):
-    """Images in the order in which their labels deserve a look.
+    """Images ranked by how doubtful their labels are.
 
     Attributes
     ----------
     order : (n,) int64
         All images, the most doubtful first.
     margin : (n,) float64
-        By image: probability of the given label less that of the likeliest other one.
+        Probability of the label minus that of the likeliest other class.
     likelier : (n,) int64
-        By image: the likeliest other class.
+        The likeliest other class.
     suspected : (n,) bool
-        By image: whether confident learning counts the label as wrong.
+        Whether confident learning counts the label as wrong.
 
     Examples
     --------
@@ -38,18 +38,18 @@ class Doubtful(NamedTuple):
 
 
 def doubtful_labels(probabilities: np.ndarray, labels: np.ndarray) -> Doubtful:
-    """Rank labels by how little a model that never saw the image believes them [1]_.
+    """Rank labels by their probability for a model that never saw the image [1]_.
 
     A label is suspected where another class is at least as probable as it is, on
-    average, for the images that carry that class's label (the confident joint). The
-    order is by the normalised margin, the paper's ranking.
+    average, for the images that have that class as their label (the confident joint).
+    The order is that of the normalised margin, as in the paper.
 
     Parameters
     ----------
     probabilities : (n, n_classes) float
-        Of each image, by a model fitted without it.
+        Probabilities of each image by a model that was fitted without it.
     labels : (n,) int64
-        The given class numbers.
+        Class numbers.
 
     Returns
     -------
@@ -72,17 +72,15 @@ def doubtful_labels(probabilities: np.ndarray, labels: np.ndarray) -> Doubtful:
     own = probabilities[np.arange(n), labels]
     size = np.bincount(labels, minlength=n_classes)
     mean_own = np.bincount(labels, weights=own, minlength=n_classes)
-    # A class that no image is labelled with cannot be counted for.
+    # No image can count for a class that is no image's label.
     threshold = np.where(size > 0, mean_own / np.maximum(size, 1), np.inf)
     others = probabilities.copy()
     others[np.arange(n), labels] = -np.inf
     likelier = others.argmax(axis=1)
-    # Ranked by margin and not by `suspected`, which would leave images of equal doubt
-    # in no order.
+    # The order is by margin, since `suspected` alone does not order images.
     margin = own - others.max(axis=1)
-    # An image counts for a class only if it is as likely there as that class's own
-    # images are on average; a class that is hard everywhere does not become suspect by
-    # that.
+    # An image counts for a class if the class is as probable for it as for its own
+    # images on average. So a class that is always improbable is not suspected for that.
     above = np.where(probabilities >= threshold, probabilities, -np.inf)
     counted = above.argmax(axis=1)
     suspected = np.isfinite(above.max(axis=1)) & (counted != labels)

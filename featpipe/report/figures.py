@@ -1,4 +1,4 @@
-"""Every plot of a report, as figures, as SVG for the page and as PNG."""
+"""Draw every plot of a report, as figures, as SVG for the page and as PNG."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["figures_of", "map_groups", "png_of", "svg_of"]
 
-_INK = "#010203"  # what is drawn in it takes the colour of the text around the SVG
+_INK = "#010203"  # replaced in an SVG by the colour of the text around it
 
 _STYLE = {
-    "svg.fonttype": "none",  # text stays text: it can be read aloud and searched
-    "svg.hashsalt": "featpipe",  # the same figure is the same bytes
-    "text.parse_math": False,  # a $ in a class name is a $
+    "svg.fonttype": "none",  # text stays text, for searching and screen readers
+    "svg.hashsalt": "featpipe",  # a figure drawn twice has the same bytes
+    "text.parse_math": False,  # a $ in a class name is no formula
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,7 +33,7 @@ _STYLE = {
 
 
 @contextmanager
-def _quiet(ink: str | None = None) -> Iterator[None]:
+def _styled(ink: str | None = None) -> Iterator[None]:
     import matplotlib
 
     style: dict[Any, Any] = dict(_STYLE)
@@ -41,32 +41,31 @@ def _quiet(ink: str | None = None) -> Iterator[None]:
         names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color")
         style |= dict.fromkeys((*names, "ytick.color"), ink)
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # matplotlib's font lacks letters of many scripts; in SVG the browser draws
-        # them.
+        # matplotlib's font lacks letters of many scripts; for SVG the browser has them.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not")
         yield
 
 
 def figures_of(
-    findings: Findings | None, made: Map, *, ink: str | None = None
+    findings: Findings | None, embedding: Map, *, ink: str | None = None
 ) -> dict[str, Figure]:
-    """Draw every plot that there is something to show in.
+    """Draw every plot for which there is data.
 
     Parameters
     ----------
     findings : Findings or None
-    made : Map
+    embedding : Map
     ink : str, optional
         Colour of text and lines.
 
     Returns
     -------
     dict of str to matplotlib.figure.Figure
-        Not known to pyplot any more, so nothing has to be closed.
+        By name. They need not be closed: pyplot does not keep them.
     """
     drawers: dict[str, Callable[[], Axes]] = {}
-    groups, names, wrong = map_groups(findings, made)
+    groups, names, wrong = map_groups(findings, embedding)
     if findings is not None:
         f = findings
         drawers = {
@@ -76,49 +75,49 @@ def figures_of(
             "class-scores": lambda: plots.plot_class_scores(f.class_scores),
             "learning-curve": lambda: plots.plot_learning_curve(f.curve),
         }
-    drawers["map"] = lambda: plots.plot_map(made, groups, names, wrong)
+    drawers["map"] = lambda: plots.plot_map(embedding, groups, names, wrong)
     import matplotlib.pyplot as plt
 
     figures = {}
-    with _quiet(ink):
+    with _styled(ink):
         for name, draw in drawers.items():
             figure = draw().figure
-            # pyplot keeps every figure it has made, and warns after twenty.
+            # pyplot keeps every figure it has embedding, and warns after twenty.
             plt.close(figure)  # type: ignore[arg-type]  # never a subfigure
             figures[name] = figure
     return figures  # type: ignore[return-value]
 
 
 def map_groups(
-    findings: Findings | None, made: Map
+    findings: Findings | None, embedding: Map
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Return the class or cluster of each point, their names, and who is wrong."""
+    """Return the class or cluster of each point, their names, and which are wrong."""
     if findings is None:
-        assert made.clusters is not None, "images without labels are clustered"
-        n = int(made.clusters.max()) + 1
+        assert embedding.clusters is not None, "images without labels are clustered"
+        n = int(embedding.clusters.max()) + 1
         names = [f"cluster {k + 1}" for k in range(n)]
-        return made.clusters, names, np.zeros(len(made.rows), bool)
-    # Both are ascending row numbers, and the map's are a sample of the others.
-    at = np.searchsorted(findings.rows, made.rows)
+        return embedding.clusters, names, np.zeros(len(embedding.rows), bool)
+    # Both are ascending row numbers, and the map has a sample of the others.
+    at = np.searchsorted(findings.rows, embedding.rows)
     wrong = findings.predicted[at] != findings.labels[at]
     return findings.labels[at], findings.class_names, wrong
 
 
 def svg_of(name: str, figure: Figure) -> str:
-    """Return the figure as an SVG element in the colour of the text around it."""
+    """Return a figure as an SVG element in the colour of the text around it."""
     buffer = io.StringIO()
-    with _quiet(_INK):
+    with _styled(_INK):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # Ids must differ between the figures of a page.
+    # The ids of a page's figures must differ.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
 
 
 def png_of(figure: Figure) -> bytes:
-    """Return the figure as the bytes of a PNG file."""
+    """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    with _quiet():
+    with _styled():
         figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Everything a report shows, computed once: no drawing, no HTML."""
+"""Compute everything that a report shows; `plots` and `page` draw it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from featpipe.scores import Score
 
 __all__ = ["ClassScore", "Findings", "Map", "examine", "examine_unlabelled"]
 
-_MANY = 20_000_000  # codes times classes from which draws are few
-# And from which folds are, too, and probabilities and curve are those of ``linear``,
-# which has a closed form.
+# Numbers in the codes times classes. Above the first the learning curve has fewer
+# draws; above the second there are fewer folds too, and `linear` takes the place of
+# `logistic`, since it has a closed form.
+_MANY = 20_000_000
 _VERY_MANY = 1_000_000_000
 _MOST_CLUSTERS = 10
 
@@ -40,7 +41,7 @@ class ClassScore:
     ----------
     name : str
     n : int
-        Judged images of it.
+        Number of judged images.
     precision, recall, f1 : float
 
     Examples
@@ -66,14 +67,14 @@ class Map:
         Rows of the codes file.
     points : (n_points, 2) float64
     method, depth : str
-        How, and which codes.
+        Name of the projection, and depth of the codes.
     clusters : (n_points,) int64 or None
         K-means clusters, where there are no labels.
 
     Examples
     --------
-    >>> made = Map(np.arange(5), np.zeros((5, 2)), "t-SNE", "penultimate")
-    >>> made.points.shape
+    >>> embedding = Map(np.arange(5), np.zeros((5, 2)), "t-SNE", "penultimate")
+    >>> embedding.points.shape
     (5, 2)
     """
 
@@ -86,7 +87,7 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """The findings from scores and codes about the images.
+    """Facts about the labelled images, from their codes and scores.
 
     Arrays run over ``rows``, the labelled images.
 
@@ -95,24 +96,27 @@ class Findings:
     codes : Codes
         The file of the recommended row.
     scores : list of Score
-        The recommended one first.
+        The recommended row first.
     depth : str
-        Whose codes everything here comes from.
+        The depth of the codes that are used.
     rows : (n,) int64
         Rows of the codes file.
     labels : (n,) int64
+        Class numbers.
     judged : (n,) bool
-        Whether the scores judge it.
+        Whether the scores judge the image.
     predicted : (n,) int64
-        By the recommended row where it judges, elsewhere by `out_of_sample`.
+        Class numbers that the recommended row predicts; where it does not judge, those
+        of `out_of_sample`.
     probabilities : (n, n_classes) float64
-        By `out_of_sample`.
+        Those of `out_of_sample`.
     classifier : str
-        Whose probabilities they are: ``"logistic"``, of very many codes ``"linear"``.
+        The classifier of the probabilities: ``"logistic"``, or ``"linear"`` for very
+        many codes.
     doubtful : Doubtful
     curve : LearningCurve
-    near_duplicates : list
-        As `featpipe.comparison.find_duplicates`, by position in ``rows``.
+    near_duplicates : list of NearDuplicate
+        From `featpipe.comparison.find_duplicates`, by position in ``rows``.
     map : Map
 
     Examples
@@ -139,12 +143,12 @@ class Findings:
 
     @property
     def recommended(self) -> Score:
-        """The row all pictures are about."""
+        """The row that all plots show."""
         return self.scores[0]
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the class numbers."""
+        """The class names, by class number."""
         return self.codes.class_names
 
     @property
@@ -157,13 +161,13 @@ class Findings:
 
     @property
     def mistakes(self) -> np.ndarray:
-        """Judged images predicted wrongly, the most confident first."""
+        """Judged images that are predicted wrongly, the most confident first."""
         wrong = np.flatnonzero(self.judged & (self.predicted != self.labels))
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
     @property
     def least_certain(self) -> np.ndarray:
-        """Judged images, the smallest lead of the likeliest class first."""
+        """Judged images, those whose two likeliest classes are nearest first."""
         judged = np.flatnonzero(self.judged)
         top = np.sort(self.probabilities[judged], axis=1)[:, -2:]
         return judged[np.argsort(top[:, 1] - top[:, 0], kind="stable")]
@@ -179,7 +183,7 @@ class Findings:
 
     @property
     def class_scores(self) -> list[ClassScore]:
-        """Of every class that is judged, the worst F1 first."""
+        """The scores of every judged class, the worst F1 first."""
         labels, predicted = self.labels[self.judged], self.predicted[self.judged]
         present = np.unique(labels)
         columns = precision_recall_fscore_support(
@@ -189,8 +193,7 @@ class Findings:
             ClassScore(self.class_names[c], int(n), float(p), float(r), float(f))
             for c, p, r, f, n in zip(present, *columns, strict=True)
         ]
-        # Worst first: the reader looks for what to mend.
-        return sorted(scores, key=lambda each: each.f1)
+        return sorted(scores, key=lambda score: score.f1)
 
 
 def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> Findings:
@@ -199,18 +202,21 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
     Parameters
     ----------
     files : sequence of Codes
-        The files the scores come from.
+        The files that the scores are about.
     scores : sequence of Score
-        As `featpipe.compare` orders them.
+        In the order of `featpipe.compare`.
     seed : int
-        Of the folds, the sample on the map and its layout.
+        Seed of the folds, of the sample on the map, and of its layout.
+
+    Returns
+    -------
+    Findings
 
     Raises
     ------
     ValueError
         If the scores were judged on images that the files do not have.
     """
-    # All pictures are of the recommended row, so of its file.
     codes = _file_of(files, scores[0])
     depth = _depth(codes, scores)
     rows, judged, predicted = _align(codes, scores[0])
@@ -228,8 +234,7 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
         n_folds=3 if very_large else N_FOLDS,
         seed=seed,
     )
-    # Training images have no prediction in the record; those by a fit without them are
-    # shown.
+    # The record has no prediction of training images; a fit without them has.
     predicted = np.where(judged, predicted, probabilities.argmax(axis=1))
     shown = sample_rows(len(rows), seed=seed)
     points, method = project(X[shown], seed=seed)
@@ -253,14 +258,14 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
 
 
 def examine_unlabelled(codes: Codes, *, seed: int = 0) -> Map:
-    """Lay out images without labels, and group them by k-means."""
+    """Return a map of images without labels, clustered by k-means."""
     from sklearn.cluster import KMeans
 
     depth = _deepest(codes)
     rows = sample_rows(len(codes), seed=seed)
     X = codes.take(depth, rows).astype(np.float32)
     points, method = project(X, seed=seed)
-    # At least five images a cluster, or each image would be one.
+    # At least five images per cluster on average, or each image would be a cluster.
     n = max(1, min(_MOST_CLUSTERS, len(rows) // 5))
     clusters = KMeans(n, n_init=3, random_state=seed).fit_predict(X)
     return Map(rows, points, method, depth, clusters)
@@ -284,7 +289,7 @@ def _deepest(codes: Codes) -> str:
 
 
 def _depth(codes: Codes, scores: Sequence[Score]) -> str:
-    """Return the depth of the recommended row, if one depth is what it looks at."""
+    """Return the depth of the recommended row; the deepest if it has several."""
     depth = scores[0].depth
     try:
         codes.width(depth)
@@ -294,7 +299,7 @@ def _depth(codes: Codes, scores: Sequence[Score]) -> str:
 
 
 def _C_of(classifier: str, depth: str, scores: Sequence[Score]) -> float | None:
-    """Return the C that was chosen for a classifier on these codes, if it was."""
+    """Return the C that was chosen for a classifier on a depth; None if none was."""
     for score in scores:
         if score.classifier == classifier and score.depth == depth:
             return score.C
@@ -306,13 +311,13 @@ def _is_very_large(X: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def _align(codes: Codes, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the labelled rows, which of them are judged, and as what."""
+    """Return the labelled rows, which of them are judged, and their predictions."""
     number = {name: i for i, name in enumerate(codes.class_names)}
     at = {path: i for i, path in enumerate(codes.paths)}
     unknown = [path for path in score.test_paths if path not in at]
-    strange = sorted(set(score.test_predicted) - set(number))
-    if unknown or strange or not score.test_paths:
-        what = unknown[0] if unknown else strange[0] if strange else "no image"
+    extra = sorted(set(score.test_predicted) - set(number))
+    if unknown or extra or not score.test_paths:
+        what = unknown[0] if unknown else extra[0] if extra else "no image"
         raise ValueError(
             f"the scores judge {what!r}, which {codes.path} does not have; give the "
             "scores that `compare --json` wrote for this file"
@@ -322,7 +327,7 @@ def _align(codes: Codes, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarr
         predicted[at[path]] = number[name]
     is_judged = predicted >= 0
     split = codes.splits != ""
-    # Beside images that have a split, those without take no part.
+    # If some images have a split, those without one are not used.
     learned = split if split.any() and is_judged[split].any() else ~split | split
     rows = np.flatnonzero((codes.labels >= 0) & (is_judged | learned))
     return rows, is_judged[rows], predicted[rows]
@@ -336,11 +341,11 @@ def _curve(
     C: float | None,
     seed: int,
 ) -> LearningCurve:
-    """Draw the curve on the judged images, or on a fifth where all are judged."""
+    """Return the learning curve on the judged images; on a fifth if all are judged."""
     rows = np.arange(len(labels))
     if judged.all():
-        # Where every image is judged by cross-validation none is left to draw a curve
-        # on.
+        # Cross-validation judges every image, so that no other image could be learned
+        # from.
         held = np.random.default_rng(seed).permutation(len(labels)) % 5 == 0
     else:
         held = judged
@@ -362,12 +367,12 @@ def _curve(
 def _near_duplicates(
     X: np.ndarray, codes: Codes, rows: np.ndarray, judged: np.ndarray
 ) -> list[NearDuplicate]:
-    """Find judged images that look like one to learn from."""
+    """Return the judged images that look like a training image."""
     if judged.all():
         return []
     sample = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(np.int64))
-    alike = duplicate_threshold(X[sample])
+    threshold = duplicate_threshold(X[sample])
     sides, digests = judged.astype(np.int64), codes.sha256[rows]
     return find_duplicates(
-        X, digests, sides, codes.labels[rows], alike, across_only=True
+        X, digests, sides, codes.labels[rows], threshold, across_only=True
     )

@@ -1,4 +1,4 @@
-"""The interactive map: Bokeh's plot, embedded with its scripts."""
+"""Draw the interactive map: a plot of Bokeh, embedded with its scripts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SHOW = (
 def interactive_map(
     points: np.ndarray, groups: np.ndarray, names: Sequence[str], wrong: np.ndarray
 ) -> dict[str, str]:
-    """Make the plot of a map whose points report to the page.
+    """Return the HTML of a map whose points call a function of the page.
 
-    Hovering over a point, or tapping it, calls ``featpipeShow(index)``; the page's
-    filters set the booleans of the filter named ``shown``.
+    A point under the pointer, or a tapped one, calls ``featpipeShow(index)``. The page
+    hides points by the booleans of the filter named ``shown``.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ def interactive_map(
         Class or cluster of each point; -1 is grey.
     names : sequence of str
     wrong : (n_points,) bool
-        Drawn with a dark edge.
+        Points to draw with a red edge.
 
     Returns
     -------
     dict
-        ``resources``, ``script`` and ``div``: HTML, safe to include as it is. Names
-        are not in it.
+        ``resources``, ``script`` and ``div``: HTML without any name, which needs no
+        escaping.
     """
     from bokeh.embed import components
     from bokeh.models import (
@@ -55,8 +55,7 @@ def interactive_map(
     colours = [*class_colours(len(names)), "#7f7f7f"]
     source = ColumnDataSource(
         {
-            # Three decimals: a map of thousands of points is half as long, and no
-            # screen shows more.
+            # Three decimals halve the page, and no screen shows more.
             "x": np.round(points[:, 0], 3).tolist(),
             "y": np.round(points[:, 1], 3).tolist(),
             "colour": [colours[k] for k in groups.tolist()],
@@ -74,7 +73,7 @@ def interactive_map(
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_color="#7f7f7f",
-        # SVG or WebGL would be slower, or not there, in a browser without a GPU.
+        # In a browser without a GPU, SVG is slower and WebGL may be missing.
         output_backend="canvas",
     )
     plot.axis.visible = plot.grid.visible = False
@@ -96,8 +95,7 @@ def interactive_map(
         nonselection_fill_alpha=0.6,
         **style,
     )
-    # The page draws the picture: Bokeh's own tooltip would need every picture in its
-    # data.
+    # The page shows the picture, since a tooltip of Bokeh would need all in its data.
     hover = CustomJS(code=_SHOW.format("cb_data.index.indices"))
     plot.add_tools(HoverTool(tooltips=None, callback=hover, mode="mouse"), TapTool())
     source.selected.js_on_change(
@@ -105,6 +103,6 @@ def interactive_map(
         CustomJS(code=_SHOW.format("cb_obj.indices")),
     )
     script, div = components(plot)
-    # The core and the plots: widgets and tables are not used.
+    # Only the core and the plots: the page has none of Bokeh's widgets and tables.
     scripts = Resources(mode="inline", components=["bokeh"]).render_js()
     return {"resources": scripts, "script": script, "div": div}

@@ -1,4 +1,4 @@
-"""`make_report`: codes and scores to one HTML page and PNG files."""
+"""`make_report`: turn codes and scores into an HTML page and PNG files."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Report:
     map : Map
         The map of the codes.
     notes : list of str
-        What the comparison printed below its table; empty if the scores were read.
+        The notes of the comparison; empty if the scores were read from a file.
 
     Examples
     --------
     >>> from featpipe.report import make_report
-    >>> made = make_report("flowers.h5", "flowers.json")
-    >>> made.map.points.shape, made.findings.classifier
+    >>> report = make_report("flowers.h5", "flowers.json")
+    >>> report.map.points.shape, report.findings.classifier
     ((42, 2), 'logistic')
     """
 
@@ -53,16 +53,19 @@ class Report:
     notes: list[str]
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the page: one HTML file that loads nothing from anywhere.
+        """Write the page: one HTML file that loads no other file.
+
+        Parameters
+        ----------
+        path : path
 
         Raises
         ------
         OSError
             If it cannot be written.
         """
-        # The whole page is made before the file is touched.
         page = render(self.files, self.findings, self.map, self.notes)
-        # Names of files may hold bytes that are no UTF-8.
+        # File names may hold bytes that are not UTF-8.
         write_bytes(Path(path), page.encode("utf-8", "replace"))
 
     def figures(self) -> dict[str, Figure]:
@@ -72,12 +75,21 @@ class Report:
     def write_png(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write every plot as a PNG file into a folder, which is made if missing.
 
+        Parameters
+        ----------
+        folder : path
+
+        Returns
+        -------
+        list of Path
+            The files written.
+
         Raises
         ------
         OSError
-            If one cannot be written.
+            If a file cannot be written.
         ValueError
-            If one would replace an image that the codes are of.
+            If a plot would replace one of the images.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +102,7 @@ class Report:
         return paths
 
     def _require_no_image(self, path: Path) -> None:
-        """Raise if a plot would replace an image that the codes are of."""
+        """Raise if a plot at ``path`` would replace one of the images."""
         for codes in self.files if path.exists() else ():
             inside = os.path.relpath(
                 os.path.realpath(path), os.path.realpath(codes.images_root)
@@ -109,18 +121,19 @@ def make_report(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
-    """Make a report: which images go wrong, which classes, and what would help.
+    """Make a report: which images and classes go wrong, and what would help.
 
     Parameters
     ----------
     codes : Codes, path, or a sequence of those
         Codes files of the same images.
     scores : sequence of Score or path, optional
-        Of `featpipe.compare` on these files; a path is read. Default: compared now.
+        Scores of `featpipe.compare` on these files, or a file of them. Default: compare
+        the files now.
     notes : sequence of str
-        Printed below the table; default those of the comparison made here.
+        Notes below the table, beside those of a comparison made now.
     seed : int
-        Of folds, sample and layout.
+        Seed of the folds, of the sample on the map, and of its layout.
     progress : callable, optional
         As for `featpipe.compare`.
 
@@ -144,17 +157,15 @@ def make_report(
     >>> report.findings.confusion.shape
     (3, 3)
     """
-    # Before the comparison, which may take minutes.
+    # First, since a comparison may take minutes.
     require_packages()
-    several = [codes] if isinstance(codes, Codes | str | os.PathLike) else codes
-    files = [checked(x) if isinstance(x, Codes) else read(x) for x in several]
-    # Without labels there is nothing to compare, but a map to look at.
+    items = [codes] if isinstance(codes, Codes | str | os.PathLike) else codes
+    files = [checked(item) if isinstance(item, Codes) else read(item) for item in items]
+    # Without labels nothing can be compared, but a map can be drawn.
     if not any((file.labels >= 0).any() for file in files):
         return Report(files, None, examine_unlabelled(files[0], seed=seed), list(notes))
     if scores is None:
         comparison = compare(files, seed=seed, progress=progress)
-        # Notes of a comparison belong to its table; of scores that were read nobody has
-        # them.
         scores, notes = comparison.scores, [*notes, *comparison.notes]
     elif isinstance(scores, str | os.PathLike):
         scores = read_json(scores)
@@ -163,17 +174,18 @@ def make_report(
 
 
 def require_packages() -> None:
-    """Refuse, in one sentence, to report without the extra's packages.
+    """Raise if a package of the extra ``report`` is missing.
 
     Raises
     ------
     ModuleNotFoundError
+        With the missing packages, and how to install them.
 
     Examples
     --------
     >>> require_packages()
     """
-    # Looked for and not imported: together they take two seconds.
+    # `find_spec` does not import them, which would take two seconds.
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(

@@ -1,4 +1,4 @@
-"""Probabilities of every image by a classifier that never saw it."""
+"""Compute the probabilities of every image by a classifier that never saw it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def out_of_sample(
 ) -> np.ndarray:
     """Predict each image by a classifier fitted without it.
 
-    Judged images are predicted by a fit on all others, the others by cross-validation
-    among themselves; where all are judged, all are cross-validated.
+    A fit on all other images predicts the judged ones; cross-validation predicts the
+    others. If all images are judged, cross-validation predicts all of them.
 
     Parameters
     ----------
@@ -46,34 +46,32 @@ def out_of_sample(
     judged : (n,) bool
         The held-out images.
     classifier : {"logistic", "linear"}
-        The scores of ``"linear"`` become probabilities by a softmax; its scale is the
-        one with the lowest log-loss over the cross-validated images.
+        A softmax turns the scores of ``"linear"`` into probabilities, at the scale that
+        has the lowest log-loss over the cross-validated images.
     C : float, optional
-        Default: chosen by cross-validation on at most 4,000 of the images to learn
-        from.
+        Default: chosen by cross-validation on at most 4,000 training images.
     groups : (n,) str, optional
-        Groups are kept together.
+        Images of one group stay in one fold.
     n_folds, seed : int
         As in `featpipe.compare`.
 
     Returns
     -------
     (n, n_classes) float64
-        Zero for classes that a fit did not see.
+        Zero for a class that the fit has not learned.
     """
     learned = np.flatnonzero(~judged) if not judged.all() else np.arange(len(y))
     few = np.random.default_rng(seed).permutation(learned)[:_FEW]
     if C is None:
         C = float(_fit(classifier, X[few], y[few], Cs=_CS).C_)
-    # A class that a fold has not learned gets probability zero.
+    # Minus infinity becomes probability zero, for classes that a fit has not learned.
     scores = np.full((len(y), int(y.max()) + 1), -np.inf)
     inner = None if groups is None else np.asarray(groups, object)[learned]
     for fitted, left_out in folds(y[learned], inner, n_folds=n_folds, seed=seed):
         _score(classifier, C, X, y, learned[fitted], learned[left_out], scores)
     if not judged.all() and judged.any():
         _score(classifier, C, X, y, learned, np.flatnonzero(judged), scores)
-    # Decision values of least squares are no log-odds; one factor makes them
-    # comparable.
+    # Scores of least squares are no log-odds, so a softmax needs their scale.
     scale = 1.0 if classifier == "logistic" else _softmax_scale(scores[few], y[few])
     scores *= scale
     probabilities: np.ndarray = softmax(scores, axis=1)
@@ -89,19 +87,19 @@ def _score(
     rows: np.ndarray,
     scores: np.ndarray,
 ) -> None:
-    """Fit on some rows and write the scores of others."""
+    """Fit on ``fitted``, and write the scores of ``rows`` into ``scores``."""
     model = _fit(classifier, X[fitted], y[fitted], C=C)
     values = model.decision_function(X[rows])
-    if values.ndim == 1:  # of two classes; halves, so that they differ by the score
+    if values.ndim == 1:  # two classes, whose two scores differ by the one score
         values = np.column_stack([-values, values]) / 2
     scores[np.ix_(rows, model.classes_)] = values
 
 
 def _softmax_scale(scores: np.ndarray, y: np.ndarray) -> float:
     """Return the factor of scores whose softmax has the lowest log-loss."""
-    # Images whose class the fold lacked would make every loss infinite.
-    seen = np.isfinite(scores[np.arange(len(y)), y])
-    scores, y = scores[seen], y[seen]
+    # An image whose class the fold lacked would make every loss infinite.
+    is_learned = np.isfinite(scores[np.arange(len(y)), y])
+    scores, y = scores[is_learned], y[is_learned]
 
     def loss(log_scale: float) -> float:
         logs = log_softmax(np.exp(log_scale) * scores, axis=1)
@@ -114,6 +112,6 @@ def _softmax_scale(scores: np.ndarray, y: np.ndarray) -> float:
 
 def _fit(classifier: str, X: np.ndarray, y: np.ndarray, **options: Any) -> Any:
     with warnings.catch_warnings():
-        # The comparison has reported how this depth converges.
+        # The comparison has warned of it already.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return classifiers.make(classifier, **options).fit(X, y)

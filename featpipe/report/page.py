@@ -1,4 +1,4 @@
-"""The page: what the template needs, as plain values."""
+"""Render the page: turn findings into the plain values of the template."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ from featpipe.scores import Score
 __all__ = ["render"]
 
 _GALLERY = 24  # pictures in each gallery
-_LONGEST = 200  # lines in a table
+_LONGEST = 200  # rows of a table
 
 
 def render(
-    files: Sequence[Codes], findings: Findings | None, made: Map, notes: Sequence[str]
+    files: Sequence[Codes],
+    findings: Findings | None,
+    embedding: Map,
+    notes: Sequence[str],
 ) -> str:
     """Render the page.
 
@@ -35,20 +38,20 @@ def render(
     files : sequence of Codes
     findings : Findings or None
         None where no image has a label.
-    made : Map
+    embedding : Map
     notes : sequence of str
 
     Returns
     -------
     str
-        HTML. Everything that came with the images is escaped.
+        HTML. Names of files and classes are escaped.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("featpipe.report", "."),
         autoescape=True,
-        # A misspelt name in the template is an error and no blank.
+        # A misspelt name in the template raises; the default is an empty text.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -56,14 +59,14 @@ def render(
     codes = findings.codes if findings else files[0]
     scores = findings.scores if findings else []
     low = min((score.accuracy_low for score in scores), default=0.0)
-    # Bars from zero would all look alike at 95 %; the axis shows its start.
+    # Not from zero, where bars of 95 % all look alike; the axis shows where they start.
     lowest = float(np.floor(20 * low) / 20)  # whole steps of 5 %
     galleries = _galleries(findings) if findings else []
-    sheet = make_sheet(codes, _wanted_rows(galleries, findings, made))
-    groups, names, wrong = map_groups(findings, made)
+    sheet = make_sheet(codes, _wanted_rows(galleries, findings, embedding))
+    groups, names, wrong = map_groups(findings, embedding)
     svgs = {
         name: svg_of(name, figure)
-        for name, figure in figures_of(findings, made, ink="#010203").items()
+        for name, figure in figures_of(findings, embedding, ink="#010203").items()
         if name != "map"
     }
     return environment.get_template("page.html.jinja").render(
@@ -77,9 +80,9 @@ def render(
         class_scores=findings.class_scores[:_LONGEST] if findings else [],
         galleries=[_gallery(g, findings, sheet) for g in galleries],
         pairs=_pairs(findings, sheet),
-        map=interactive_map(made.points, groups, names, wrong),
-        map_words=_map_words(codes, findings, made),
-        map_data=_map_data(codes, findings, made, sheet, groups, names),
+        map=interactive_map(embedding.points, groups, names, wrong),
+        map_words=_map_words(codes, findings, embedding),
+        map_data=_map_data(codes, findings, embedding, sheet, groups, names),
         names=[_text(name) for name in names],
         labelled=findings is not None,
         sheet=sheet,
@@ -95,7 +98,7 @@ def render(
 
 
 def _text(value: object) -> str:
-    """Return text that UTF-8 can hold: bytes of a path that are none are marked."""
+    """Return a value as text; bytes of a path that are not UTF-8 become marks."""
     return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -106,8 +109,8 @@ def _percent(value: float | None) -> str:
 def _answer(findings: Findings | None, codes: Codes) -> str:
     if findings is None:
         return (
-            f"{len(codes):,} images without labels, laid out by what the network sees "
-            "in them."
+            f"{len(codes):,} images without labels, laid out so that images with "
+            "similar codes are near each other."
         )
     best = findings.recommended
     ties = sum(score.tied_with_recommended for score in findings.scores)
@@ -160,7 +163,7 @@ def _own_notes(findings: Findings | None, notes: Sequence[str]) -> list[str]:
     if findings is None:
         return []
     scores, codes = findings.scores, findings.codes
-    # `compare` has put the rows' names before their warnings already.
+    # Notes of `compare` have these warnings already, after the names of the rows.
     present = tuple(notes)
     warnings = dict.fromkeys(
         f"{score.classifier} on {score.depth}: {text}"
@@ -170,14 +173,14 @@ def _own_notes(findings: Findings | None, notes: Sequence[str]) -> list[str]:
     )
     label_of = dict(zip(codes.paths, codes.labels.tolist(), strict=True))
     names = [codes.class_names[label_of[p]] for p in findings.recommended.test_paths]
-    # Groups count for less than images: Connor's formula does not know them.
+    # Connor's formula assumes independent images, which groups are not.
     grouped = bool((codes.groups != "").any())
     needed = "" if grouped else describe_needed(scores, names)
     return [_text(text) for text in (*warnings, needed) if text]
 
 
 def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:
-    """Return id, title, explanation and images (positions in rows) of each gallery."""
+    """Return the id, title, explanation and positions in ``rows`` of each gallery."""
     mistakes = findings.mistakes
     suspected = int(findings.doubtful.suspected.sum())
     by = f"by {_judge(findings)} that never saw the image"
@@ -207,7 +210,7 @@ def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:
 
 
 def _judge(findings: Findings) -> str:
-    """Return the sentence that names the classifier behind the galleries."""
+    """Return the words for the classifier whose probabilities the galleries show."""
     scores = (
         ", its scores through a softmax," if findings.classifier == "linear" else ""
     )
@@ -217,14 +220,16 @@ def _judge(findings: Findings) -> str:
 def _wanted_rows(
     galleries: Sequence[tuple[str, str, str, np.ndarray]],
     findings: Findings | None,
-    made: Map,
+    embedding: Map,
 ) -> np.ndarray:
     if findings is None:
-        return made.rows
+        return embedding.rows
     shown = [findings.rows[at] for *_, at in galleries]
-    twins = [findings.rows[[t.row, t.other]] for t in
-             findings.near_duplicates[:_GALLERY]]  # fmt: skip
-    return np.concatenate([*shown, *twins, made.rows])
+    pairs = [
+        findings.rows[[pair.row, pair.other]]
+        for pair in findings.near_duplicates[:_GALLERY]
+    ]
+    return np.concatenate([*shown, *pairs, embedding.rows])
 
 
 def _image(findings: Findings, at: int, sheet: Sheet) -> dict[str, Any]:
@@ -249,43 +254,43 @@ def _gallery(
     sheet: Sheet,
 ) -> dict[str, Any]:
     assert findings is not None, "only labelled images have galleries"
-    name, title, words, at = gallery
+    name, title, text, at = gallery
     images = [_image(findings, int(i), sheet) for i in at]
-    return {"id": name, "title": title, "words": words, "images": images}
+    return {"id": name, "title": title, "words": text, "images": images}
 
 
 def _pairs(findings: Findings | None, sheet: Sheet) -> list[dict[str, Any]]:
     if findings is None:
         return []
-    closest = sorted(findings.near_duplicates, key=lambda twin: -twin.cosine)
+    closest = sorted(findings.near_duplicates, key=lambda pair: -pair.cosine)
     return [
         {
-            "first": _image(findings, twin.row, sheet),
-            "second": _image(findings, twin.other, sheet),
-            "words": "same bytes" if twin.exact else f"cosine {twin.cosine:.2f}",
+            "first": _image(findings, pair.row, sheet),
+            "second": _image(findings, pair.other, sheet),
+            "words": "same bytes" if pair.exact else f"cosine {pair.cosine:.2f}",
         }
-        for twin in closest[:_GALLERY]
+        for pair in closest[:_GALLERY]
     ]
 
 
 def _map_data(
     codes: Codes,
     findings: Findings | None,
-    made: Map,
+    embedding: Map,
     sheet: Sheet,
     groups: np.ndarray,
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what hovering shows, a column each."""
-    places = [sheet.position(int(row)) for row in made.rows]
+    """Return what the page shows of a point under the pointer, by column."""
+    places = [sheet.position(int(row)) for row in embedding.rows]
     data: dict[str, Any] = {
         "group": groups.tolist(),
         "names": [_text(name) for name in names],
         "place": places,
-        "path": [_text(codes.paths[row]) for row in made.rows],
+        "path": [_text(codes.paths[row]) for row in embedding.rows],
     }
     if findings is not None:
-        at = np.searchsorted(findings.rows, made.rows)
+        at = np.searchsorted(findings.rows, embedding.rows)
         data |= {
             "predicted": findings.predicted[at].tolist(),
             "judged": findings.judged[at].tolist(),
@@ -294,10 +299,10 @@ def _map_data(
     return data
 
 
-def _map_words(codes: Codes, findings: Findings | None, made: Map) -> str:
-    n, total = len(made.rows), len(codes if findings is None else findings.rows)
+def _map_words(codes: Codes, findings: Findings | None, embedding: Map) -> str:
+    n, total = len(embedding.rows), len(codes if findings is None else findings.rows)
     drawn = f"{n:,} images" if n == total else f"{n:,} of {total:,} images, drawn"
-    return f"{made.method}, {made.depth} codes; {drawn}"
+    return f"{embedding.method}, {embedding.depth} codes; {drawn}"
 
 
 def _missing(codes: Codes, sheet: Sheet) -> str:
@@ -314,46 +319,45 @@ def _missing(codes: Codes, sheet: Sheet) -> str:
 def _provenance(files: Sequence[Codes]) -> list[tuple[str, list[tuple[str, str]]]]:
     rows = []
     for file in files:
-        made = file.provenance
+        provenance = file.provenance
         facts = [
             ("images", f"{len(file):,}, from {_text(file.images_root)}"),
-            ("backbone", _text(made.get("backbone", ""))),
-            ("weights", f"{_text(made.get('weights', ''))}"),
-            ("SHA-256 of the weights", _text(made.get("weights_sha256", ""))),
+            ("backbone", _text(provenance.get("backbone", ""))),
+            ("weights", f"{_text(provenance.get('weights', ''))}"),
+            ("SHA-256 of the weights", _text(provenance.get("weights_sha256", ""))),
             ("depths", ", ".join(_text(d) for d in file.depths)),
-            ("preprocessing", _listed(made.get("preprocessing", ""))),
-            ("precision", _text(made.get("precision", ""))),
-            ("versions", _listed(made.get("versions", ""))),
+            ("preprocessing", _listed(provenance.get("preprocessing", ""))),
+            ("precision", _text(provenance.get("precision", ""))),
+            ("versions", _listed(provenance.get("versions", ""))),
         ]
         rows.append((_text(file.path), facts))
     return rows
 
 
 def _listed(facts: object) -> str:
-    """Return a record as words."""
+    """Return a record on one line."""
     if not isinstance(facts, dict):
         return _text(facts)
     return ", ".join(f"{_text(name)} {_text(value)}" for name, value in facts.items())
 
 
 def _commands(files: Sequence[Codes], findings: Findings | None) -> list[str]:
-    """Return the commands that make this page again."""
+    """Return the commands that produce this page."""
     commands = []
     for file in files:
-        made = file.provenance
-        words = ["featpipe", "extract", file.images_root, "-o", os.fspath(file.path)]
-        words += ["--backbone", str(made.get("backbone", ""))]
-        # The default need not be repeated, and may have another name in another
-        # version.
-        if made.get("weights") not in (None, "", "DEFAULT"):
-            words += ["--weights", str(made["weights"])]
+        provenance = file.provenance
+        command = ["featpipe", "extract", file.images_root, "-o", os.fspath(file.path)]
+        command += ["--backbone", str(provenance.get("backbone", ""))]
+        # The default needs no option, and may have another name in another version.
+        if provenance.get("weights") not in (None, "", "DEFAULT"):
+            command += ["--weights", str(provenance["weights"])]
         for depth in file.depths:
-            words += ["--depth", depth]
-        commands.append(shlex.join(words))
+            command += ["--depth", depth]
+        commands.append(shlex.join(command))
     paths = [os.fspath(file.path) for file in files]
     if findings is not None:
-        words = ["featpipe", "compare", *paths, "--json", "scores.json"]
-        commands.append(shlex.join(words))
+        command = ["featpipe", "compare", *paths, "--json", "scores.json"]
+        commands.append(shlex.join(command))
         paths += ["--scores", "scores.json"]
     commands.append(shlex.join(["featpipe", "report", *paths, "-o", "report.html"]))
     return [_text(command) for command in commands]

@@ -1,4 +1,4 @@
-"""The report's plots as matplotlib figures, each drawn into an axes or a new one."""
+"""The plots of a report, each drawn into matplotlib axes or a new figure."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7f7f7f")
-"""Okabe and Ito's colours, told apart by colour-blind readers; the yellow darkened."""
+"""Okabe and Ito's colours for colour-blind readers, with a darker yellow."""
 
-_MOST_NAMES = 30  # classes whose names fit beside a matrix or bars
+_MOST_NAMES = 30  # class names that fit beside a matrix or bars
 
 
 def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
@@ -72,8 +72,8 @@ def plot_accuracy_by_depth(scores: Sequence[Score], ax: Axes | None = None) -> A
         ax.errorbar(
             x,
             y,
-            # Rounding may put the accuracy an ulp outside its interval, which
-            # matplotlib refuses.
+            # Rounding may put the accuracy just outside its interval, and matplotlib
+            # refuses negative lengths.
             xerr=np.clip([low, high], 0, None),
             fmt="osD^vPX"[k % 7],
             color=COLOURS[k % len(COLOURS)],
@@ -116,7 +116,7 @@ def plot_C_curves(scores: Sequence[Score], ax: Axes | None = None) -> Axes:
         if not score.C_curve or score.C is None:
             continue
         C, value = np.array(score.C_curve, float).T
-        # What was skipped is nan, and would break the line.
+        # A C that was skipped is nan, which would interrupt the line.
         C, value = C[~np.isnan(value)], value[~np.isnan(value)]
         colour = COLOURS[names.index(score.classifier) % len(COLOURS)]
         style = ("-", "--", ":", "-.")[depths.index(score.depth) % 4]
@@ -136,12 +136,12 @@ def plot_C_curves(scores: Sequence[Score], ax: Axes | None = None) -> Axes:
 def plot_confusion(
     confusion: np.ndarray, class_names: Sequence[str], ax: Axes | None = None
 ) -> Axes:
-    """Draw a confusion matrix, each line as shares of its class.
+    """Draw a confusion matrix; colours are shares of the images of a label.
 
     Parameters
     ----------
     confusion : (n_classes, n_classes) int64
-        Images by label (lines) and prediction (columns).
+        Images by label (rows) and prediction (columns).
     class_names : sequence of str
     ax : matplotlib.axes.Axes, optional
         Default: of a new figure.
@@ -165,10 +165,9 @@ def plot_confusion(
     if n <= _MOST_NAMES:
         ax.set_xticks(range(n), class_names, rotation=60, ha="right")
         ax.set_yticks(range(n), class_names)
-    # Counts in the cells are legible up to a dozen classes.
+    # With more classes the counts would be too small to read.
     if n <= 12:
         for i, j in np.ndindex(confusion.shape):
-            # White text on the dark half of the colour scale.
             dark = 2 * confusion[i, j] > totals[i, 0]
             ax.text(
                 j,
@@ -209,9 +208,9 @@ def plot_class_scores(
     """
     shown = list(class_scores)[:_MOST_NAMES]
     ax = _axes(ax, (6.4, 1.6 + 0.25 * len(shown)))
-    values = [100 * each.f1 for each in shown]
+    values = [100 * score.f1 for score in shown]
     ax.barh(range(len(shown)), values, color=COLOURS[0], height=0.7)
-    ax.set_yticks(range(len(shown)), [f"{each.name} ({each.n})" for each in shown])
+    ax.set_yticks(range(len(shown)), [f"{score.name} ({score.n})" for score in shown])
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
     ax.set_xlabel("F1 %, with the number of judged images")
@@ -219,7 +218,7 @@ def plot_class_scores(
 
 
 def plot_learning_curve(curve: LearningCurve, ax: Axes | None = None) -> Axes:
-    """Draw accuracy against labels per class, with the draws and their interval.
+    """Draw accuracy against labels per class, with every draw and an interval.
 
     Parameters
     ----------
@@ -264,7 +263,7 @@ def plot_map(
     wrong: np.ndarray | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the map of the codes, a colour for each class.
+    """Draw a map of codes, with a colour for each class.
 
     Parameters
     ----------
@@ -285,8 +284,8 @@ def plot_map(
     Examples
     --------
     >>> from featpipe.report import Map
-    >>> made = Map(np.arange(4), np.zeros((4, 2)), "t-SNE", "penultimate")
-    >>> ax = plot_map(made, np.array([0, 0, 1, 1]), ["rose", "tulip"])
+    >>> embedding = Map(np.arange(4), np.zeros((4, 2)), "t-SNE", "penultimate")
+    >>> ax = plot_map(embedding, np.array([0, 0, 1, 1]), ["rose", "tulip"])
     >>> len(ax.lines)
     2
     """
@@ -294,7 +293,7 @@ def plot_map(
     colours = class_colours(len(names))
     for k, name in enumerate(names):
         x, y = made.points[groups == k].T
-        # A legend of a hundred classes would cover the map.
+        # A longer legend would cover the map.
         label = name if k < 10 else None
         ax.plot(x, y, ".", color=colours[k], markersize=4, label=label, alpha=0.7)
     if wrong is not None and wrong.any():
@@ -307,13 +306,13 @@ def plot_map(
 
 
 def class_colours(n: int) -> list[str]:
-    """Return a colour for each class: named ones, then evenly spread hues."""
+    """Return a colour for each class: `COLOURS` if they suffice, else spread hues."""
     if n <= len(COLOURS):
         return list(COLOURS[:n])
     import colorsys
 
     def hue(k: int) -> str:
-        # The golden ratio keeps neighbours in the list apart on the wheel.
+        # Steps of the golden ratio keep the hues of neighbouring classes apart.
         red, green, blue = colorsys.hls_to_rgb(
             k * 0.618 % 1, (0.38, 0.5, 0.62)[k % 3], 0.7
         )

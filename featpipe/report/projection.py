@@ -1,4 +1,4 @@
-"""Codes as points on a plane."""
+"""Project codes onto a plane, for the map."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from sklearn.decomposition import PCA
 __all__ = ["MOST_POINTS", "project", "sample_rows"]
 
 MOST_POINTS = 5000
-"""Images on the map: what t-SNE lays out in half a minute."""
+"""Most images on the map: t-SNE takes half a minute for them."""
 
-_COMPONENTS = 50  # what t-SNE is usually given (van der Maaten and Hinton 2008)
+_COMPONENTS = 50  # usual for t-SNE (van der Maaten and Hinton 2008)
 _PERPLEXITY = 30
 
 
 def sample_rows(n: int, *, seed: int = 0) -> np.ndarray:
-    """Draw at most `MOST_POINTS` of ``n`` rows, sorted."""
+    """Draw at most `MOST_POINTS` of ``n`` rows, in ascending order."""
     if n <= MOST_POINTS:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, MOST_POINTS, replace=False))
 
 
 def project(X: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
-    """Lay codes out on a plane so that neighbours stay neighbours.
+    """Project codes onto a plane on which near codes stay near.
 
-    Codes are standardised and reduced to 50 principal components, and laid out by UMAP
-    where the package ``umap`` is installed, else by t-SNE [1]_; fewer than 10 images by
-    their principal components.
+    Codes are standardised and reduced to 50 principal components. UMAP then projects
+    them where the package ``umap`` is installed, else t-SNE [1]_. Fewer than 10 images
+    are shown by their first two principal components.
 
     Parameters
     ----------
     X : (n, width) float
-        Codes, at least one.
+        At least one code.
     seed : int
-        The same seed gives the same layout.
+        The same seed gives the same points.
 
     Returns
     -------
     points : (n, 2) float64
     name : str
-        Of the method.
+        The method.
 
     References
     ----------
@@ -59,7 +59,7 @@ def project(X: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
         if n > 1:
             points[:, :n_components] = PCA(n_components).fit_transform(X)
         return points, "principal components"
-    # Distances between thousands of columns are dominated by noise, and slow.
+    # In thousands of columns, distances are slow and dominated by noise.
     reduced = PCA(min(_COMPONENTS, n - 1, X.shape[1]), random_state=seed).fit_transform(
         X
     )
@@ -72,14 +72,14 @@ def project(X: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, str]:
 
     # t-SNE needs three times as many neighbours as its perplexity.
     perplexity = min(_PERPLEXITY, (n - 1) / 3)
-    made = TSNE(
+    tsne = TSNE(
         perplexity=perplexity,
         init="pca",
         learning_rate="auto",
         random_state=seed,
         n_jobs=os.cpu_count(),
     )
-    points = made.fit_transform(reduced)
+    points = tsne.fit_transform(reduced)
     return (
         np.asarray(points, np.float64),
         f"t-SNE of {reduced.shape[1]} principal components, perplexity "

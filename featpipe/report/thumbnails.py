@@ -1,4 +1,4 @@
-"""Small pictures from the source of a codes file, on one sheet."""
+"""Put small pictures of images, read from their source, on one sheet."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from featpipe.images import (
 
 __all__ = ["Sheet", "make_sheet"]
 
-_MOST_BYTES = 4_500_000  # a third more as base64: leaves the page below 10 MB
-_SIDES = ((1500, 96), (math.inf, 64))  # up to how many pictures, pixels a side
+_MOST_BYTES = 4_500_000  # 6 MB as base64, which keeps the page below 10 MB
+_SIDES = ((1500, 96), (math.inf, 64))  # most pictures, and their side in pixels
 _QUALITIES = (80, 60, 40, 25, 10)
-_PROBE_LINES = 6  # of pictures, by which the size of the sheet is judged
-_PROBE_ERROR = 1.4  # how much more those lines may take than their share of the sheet
+_PROBE_LINES = 6  # lines of pictures that estimate the size of the sheet
+_PROBE_ERROR = 1.4  # how far that estimate may be too large
 _THREADS = 4
 
 
@@ -44,13 +44,13 @@ class Sheet:
     webp : bytes
         The image; empty where there is no picture.
     side : int
-        Pixels of a picture, square.
+        Side of a picture in pixels; pictures are square.
     columns : int
         Pictures in a line.
     place : dict of int to int
-        Number on the sheet of each row that has a picture, line by line.
+        Number of the picture of each row, counted line by line.
     missing : dict of int to str
-        Why a row has none.
+        Why a row has no picture.
     """
 
     webp: bytes = b""
@@ -61,7 +61,7 @@ class Sheet:
 
     @property
     def lines(self) -> int:
-        """Lines of pictures."""
+        """Number of lines of pictures."""
         return math.ceil(len(self.place) / self.columns) if self.place else 0
 
     @property
@@ -76,9 +76,9 @@ class Sheet:
 
 
 def make_sheet(codes: Codes, rows: Sequence[int] | np.ndarray) -> Sheet:
-    """Read pictures of some rows from where the codes came from.
+    """Read pictures of some rows from the source of the codes.
 
-    A picture is shown only if its bytes are still those that gave the code.
+    A picture is left out if its file has changed since the code was computed.
 
     Parameters
     ----------
@@ -104,25 +104,25 @@ def make_sheet(codes: Codes, rows: Sequence[int] | np.ndarray) -> Sheet:
             return str(error) or type(error).__name__
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = dict(zip(distinct, pool.map(picture, distinct), strict=True))
-    pictures = {row: p for row, p in made.items() if isinstance(p, Image.Image)}
-    missing = {row: p for row, p in made.items() if isinstance(p, str)}
+        results = dict(zip(distinct, pool.map(picture, distinct), strict=True))
+    pictures = {row: p for row, p in results.items() if isinstance(p, Image.Image)}
+    missing = {row: p for row, p in results.items() if isinstance(p, str)}
     if not pictures:
         return Sheet(missing=missing)
     columns = math.ceil(math.sqrt(len(pictures)))
     lines = math.ceil(len(pictures) / columns)
     image = Image.new("RGB", (columns * side, lines * side), "white")
-    for number, each in enumerate(pictures.values()):
-        image.paste(each, (number % columns * side, number // columns * side))
+    for number, thumbnail in enumerate(pictures.values()):
+        image.paste(thumbnail, (number % columns * side, number // columns * side))
     place = {row: number for number, row in enumerate(pictures)}
     return Sheet(_webp(image, side), side, columns, place, missing)
 
 
 def _reader(codes: Codes) -> Callable[[int], bytes]:
-    """Return what reads the bytes of a row."""
+    """Return a function that reads the bytes of the image of a row."""
     root = Path(codes.images_root)
     if root.is_dir():
-        # Whoever wrote the file may have named a device or a FIFO in it.
+        # `FileReader` refuses a device or a FIFO that a path in the file may name.
         reader = FileReader(str(root))
         return lambda row: reader.read(codes.paths[row])
     if not codes.images_root or codes.images_root == "arrays:":
@@ -133,7 +133,7 @@ def _reader(codes: Codes) -> Callable[[int], bytes]:
     def read(row: int) -> bytes:
         path = codes.paths[row]
         if path not in at:
-            raise ImageError("read", "not in the source any more")
+            raise ImageError("read", "no longer in the source")
         return source.read(at[path])
 
     return read
@@ -146,14 +146,14 @@ def _thumbnail(
     digest = codes.sha256[row].tobytes()
     if any(digest) and hashlib.sha256(content).digest() != digest:
         raise ImageError("read", "has changed since its code was computed")
-    # As the network saw it: 12 bits of 16 would else be shown nearly black.
+    # With the value range of the extraction: 12 of 16 bits are else nearly black.
     record = codes.provenance.get("decoding") or {}
     value_range = parse_value_range(record.get("value_range", "file"))
     max_pixels = check_max_pixels(record.get("max_pixels", MAX_PIXELS))
     image = decode(
         content, target=side, value_range=value_range, max_pixels=max_pixels
     ).image
-    # Small pictures keep their pixels' edges; large ones are shrunk smoothly.
+    # Small pictures are enlarged by whole pixels, which keeps them sharp.
     if max(image.size) < side:
         return _enlarged(image, side)
     return ImageOps.pad(image, (side, side), Image.Resampling.LANCZOS, color="white")
@@ -169,9 +169,10 @@ def _enlarged(image: Image.Image, side: int) -> Image.Image:
 
 
 def _webp(image: Image.Image, side: int) -> bytes:
-    """Encode at the best quality that keeps the page small.
+    """Return the sheet as WebP, at the best quality that keeps the page small.
 
-    A large sheet takes seconds: a few of its lines tell the quality to begin with.
+    To encode a large sheet takes seconds, so a few of its lines choose the first
+    quality to try.
     """
     probe, times = _probe(image, side)
     most = _MOST_BYTES * _PROBE_ERROR
@@ -185,7 +186,7 @@ def _webp(image: Image.Image, side: int) -> bytes:
 
 
 def _probe(image: Image.Image, side: int) -> tuple[Image.Image, float]:
-    """Return lines spread over the sheet, and how often they go into it."""
+    """Return lines spread over the sheet, and the sheet's size in units of them."""
     n = image.height // side
     lines = np.unique(np.linspace(0, n - 1, _PROBE_LINES).round().astype(int))
     probe = Image.new("RGB", (image.width, len(lines) * side))

@@ -1,7 +1,7 @@
-"""Extraction as a scikit-learn transformer: `CNNCodes`, images in, codes out.
+"""Extraction as a scikit-learn transformer: `CNNCodes` turns images into codes.
 
-`estimator` keeps scikit-learn's contract, `cache` looks images up by their content in
-a codes file. Importing this package imports no torch.
+`estimator` follows scikit-learn's contract, `cache` looks images up by their content in
+a codes file. Importing this package does not import torch.
 """
 
 from featpipe.transformer.estimator import CNNCodes

@@ -1,7 +1,8 @@
 """A codes file in which images are looked up by their content.
 
-Lives here: what is there, what is missing, waiting for other processes. Never here:
-scikit-learn, and how a codes file is made, which is the business of `extraction`.
+This module compares the file with the images that are asked for, has the missing ones
+computed, and waits for other processes. `extraction` makes the file; scikit-learn is
+not used here.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ __all__ = ["Cache"]
 
 @dataclass(frozen=True)
 class Cache:
-    """Codes files in which images are found by their content.
+    """Codes files in which images are looked up by their content.
 
-    An image that was computed here is a row whose path is its digest; rows that
-    `extract` wrote keep all they have.
+    A row that the cache adds has the digest of the image as its path; rows that
+    `extract` wrote stay as they are.
 
     Parameters
     ----------
     path : Path
     recipe : Recipe
     stream : callable
-        Loads the network; asked only where the file does not tell what it holds.
+        Loads the network; called only where the file does not name its depths.
     compute : callable
-        Makes a codes file of an `ImageSet`, keeping what it holds.
+        Writes the codes of an `ImageSet` to a file, and keeps the rows it has.
     """
 
     path: Path
@@ -46,22 +47,33 @@ class Cache:
     compute: Callable[[Recipe, ImageSet, Path], Codes]
 
     def codes(self, image_set: ImageSet, timeout: float) -> np.ndarray:
-        """Return the codes of images, computing those that are nowhere yet."""
+        """Return the codes of images; compute those that no file has yet.
+
+        Parameters
+        ----------
+        image_set : ImageSet
+        timeout : float
+            Seconds to wait for another process that writes to the cache.
+
+        Returns
+        -------
+        (n_images, width) float32
+        """
         digests = [self._digest(image_set, i) for i in range(len(image_set))]
         position = {digest: i for i, digest in enumerate(digests)}
         deadline, pause = time.monotonic() + timeout, 0.05
         checked = False
         while True:
             file = self._existing()
-            whole = file is not None and position.keys() <= _digests(file)
-            if file is not None and whole and (checked or self._is_mine(file)):
+            complete = file is not None and position.keys() <= _digests(file)
+            if file is not None and complete and (checked or self._has_recipe(file)):
                 rows = self._rows(file, digests)
                 if rows is not None:
                     return rows
                 continue
             try:
-                # Not the lock of the file itself, which the job takes: this one
-                # covers reading what is there as well.
+                # A lock of its own, since `compute` locks the file itself; this one
+                # also covers reading the file beforehand.
                 with Lock(self.path.with_name(f"{self.path.name}.cache")):
                     self._add(image_set, position)
                 checked = True
@@ -79,9 +91,8 @@ class Cache:
 
     def _existing(self) -> Codes | None:
         """Read the file that has the requested depths, if there is one."""
-        # The one beside first: it was made because the other lacks them.
-        # `check=False` is enough to see the depths; codes are checked before they are
-        # used.
+        # The sibling comes first: it exists only where the other file lacks the depths.
+        # Its list of depths needs no check; codes are checked before they are used.
         for path in (self._sibling_path, self.path):
             if path.exists():
                 file = codes.read(path, check=False)
@@ -102,15 +113,15 @@ class Cache:
         return [spec for spec in specs if spec is not None]
 
     def _spec(self, file: Codes, depth: str) -> str | None:
-        """Name a depth from the file alone; None if it does not tell."""
+        """Return the canonical name of a depth; None if the file does not tell it."""
         if depth in file.depths:
             return depth
         specs = [spec for spec in file.depths if spec.partition(":")[0] == depth]
         requested = depth in file.provenance.get("asked", ())
         return specs[0] if requested and len(specs) == 1 else None
 
-    def _is_mine(self, file: Codes) -> bool:
-        """Return whether the file itself shows that it was made by this very recipe."""
+    def _has_recipe(self, file: Codes) -> bool:
+        """Return whether the file records that this very recipe made it."""
         provenance = file.provenance
         return (
             not self.recipe.uses_custom_code
@@ -119,7 +130,7 @@ class Cache:
         )
 
     def _add(self, image_set: ImageSet, position: dict[bytes, int]) -> None:
-        """Compute what is missing; raise if the file has another recipe."""
+        """Compute the missing codes; raise if the file has another recipe."""
         old = self._existing()
         if old is None:
             # Never add depths to a file that the user may have extracted with other
@@ -127,28 +138,28 @@ class Cache:
             path = self._sibling_path if self.path.exists() else self.path
         else:
             path = old.path
-        named = {
+        new = {
             digest.hex(): i
             for digest, i in position.items()
             if digest not in _digests(old)
         }
         try:
-            file = self.compute(self.recipe, _union(old, image_set, named), path)
+            file = self.compute(self.recipe, _union(old, image_set, new), path)
         except CodesError:
             raise
         except ValueError as error:
             text = str(error)
-            for name, i in named.items():
-                # Images are named by digest in the cache; the user knows them by path.
+            for name, i in new.items():
+                # The cache names images by digest; the user knows them by path.
                 text = text.replace(name, image_set.paths[i])
             raise ValueError(text) from error
         for name, stage, reason in file.failures:
-            if name in named:
-                raise _failed(image_set.paths[named[name]], stage, reason)
+            if name in new:
+                raise _failed(image_set.paths[new[name]], stage, reason)
 
     def _rows(self, file: Codes, digests: list[bytes]) -> np.ndarray | None:
-        """Read rows; None if another process has replaced the file meanwhile."""
-        # By content: the same picture under two names has one row.
+        """Return the codes of images; None if the file has been replaced meanwhile."""
+        # By content: an image that has two names has one row.
         row = {digest.tobytes(): k for k, digest in enumerate(file.sha256)}
         at = np.array([row[digest] for digest in digests], np.int64)
         try:
@@ -166,43 +177,42 @@ def _digests(file: Codes | None) -> set[bytes]:
 
 
 def _failed(path: str, stage: str, reason: str) -> ValueError:
-    return ValueError(f"{path}: {stage}: {reason}; leave it out, or mend it")
+    return ValueError(f"{path}: {stage}: {reason}; leave the image out, or repair it")
 
 
 @dataclass(frozen=True)
 class _NewReader:
-    """Reads the images that are new, by their digest."""
+    """Reads new images by their digest."""
 
     images: ImageSet
     position: Mapping[str, int]
 
     def read(self, path: str) -> bytes:
         if path not in self.position:
-            raise ImageError("read", "in the cache, and not among the images given")
+            raise ImageError("read", "this image of the cache is not among those given")
         return self.images.read(self.position[path])
 
 
-def _union(
-    old: Codes | None, image_set: ImageSet, named: Mapping[str, int]
-) -> ImageSet:
-    """List what a cache holds, and the new images, which alone can be read.
+def _union(old: Codes | None, image_set: ImageSet, new: Mapping[str, int]) -> ImageSet:
+    """Return the images of a cache and the new ones; only the new ones can be read.
 
     Parameters
     ----------
     old : Codes, optional
     image_set : ImageSet
         As given by the user.
-    named : dict of str to int
+    new : dict of str to int
         Digest of each new image to its position there.
     """
     sizes = image_set.sizes.tolist()
-    # What is named by its content never changes: any time will do, but 0 is none.
-    rows = [ImageRow(name, size=sizes[i], mtime=1) for name, i in named.items()]
+    # A file that is named by its content never changes, so any time but 0, which means
+    # "unknown", is right.
+    rows = [ImageRow(name, size=sizes[i], mtime=1) for name, i in new.items()]
     if old is not None:
         if not old.mtimes.all():
             raise CodesError(
-                f"{old.path} was extracted from images without a time, so nothing can "
-                "be added to it; give another file as the cache"
+                f"{old.path} was extracted from images without a modification time, so "
+                "nothing can be added to it; give another file as the cache"
             )
         names = [*old.class_names, ""]
         tables = old.tables
@@ -223,7 +233,7 @@ def _union(
         "the cache",
         "content:" if old is None else old.images_root,
         rows,
-        _NewReader(image_set, named),
-        # Listed again, or they would be forgotten.
-        failures=[Failure(*failure) for failure in before if failure[0] not in named],
+        _NewReader(image_set, new),
+        # Repeated, since the new file has only the failures listed here.
+        failures=[Failure(*failure) for failure in before if failure[0] not in new],
     )

@@ -1,7 +1,7 @@
 """`CNNCodes`: extraction as a scikit-learn transformer.
 
-Lives here: the estimator's contract. Never here: classifiers, the cache, and how
-codes are computed.
+This module follows scikit-learn's contract; `cache` stores codes, and `inference`
+computes them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = ["CNNCodes"]
 class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Codes of images from a frozen, pretrained network.
 
-    Nothing is learned from the images: `fit` only finds out the width. The network
-    itself is no part of the estimator, so that a clone or a pickle is small.
+    `fit` learns nothing from the images; it only sets the width. The network itself is
+    no part of the estimator, so that a clone or a pickle is small.
 
     Parameters
     ----------
@@ -43,16 +43,16 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     weights : str, optional
         As `featpipe.extract`.
     depth : str
-        ``NODE[:POOL]``; ``"a+b"`` puts the codes of two side by side.
+        ``NODE[:POOL]``; ``"a+b"`` puts the codes of two depths side by side.
     cache : path, optional
-        A codes file in which an image is looked up by its content, and to which what
-        is computed is added: an image is never computed twice, in whatever fold, fit
-        or process. It may be one that `featpipe.extract` wrote. A depth that this
-        file lacks gets a file of its own beside it, ``FILE-DEPTH.h5``.
+        A codes file that keeps every computed code. Images are looked up in it by
+        their content, so that no fold, fit or process computes an image twice. The
+        file may be one that `featpipe.extract` wrote. A depth that it lacks gets a
+        file of its own beside it, ``FILE-DEPTH.h5``.
     device, precision, decoding, value_range, max_pixels, batch_size, workers, hflip
-        As `featpipe.extract`; "auto" is the cache's where there is one.
+        As `featpipe.extract`; with a cache, "auto" takes what the cache was made with.
     seed : int
-        Of random weights.
+        Seed of random weights.
     input_size, resize, crop, interpolation, mean, std
         As `featpipe.extract`.
     timeout : float
@@ -125,14 +125,14 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.timeout = timeout
 
     def fit(self, X: Any, y: Any = None) -> CNNCodes:
-        """Set the width of the codes; compute none.
+        """Set the width of the codes; compute no codes.
 
         Parameters
         ----------
         X : sequence of path, PIL image or uint8 array
-            Not looked at.
+            Not used.
         y : None
-            Not looked at.
+            Not used.
 
         Returns
         -------
@@ -154,14 +154,14 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         X : sequence of path, PIL image or uint8 array
             As `transform`.
         y : None
-            Not looked at.
+            Not used.
 
         Returns
         -------
         (n_images, width) float32
         """
-        # One pass: computing the width first and then the codes would run a cached set
-        # twice.
+        # The width comes from the codes: `fit` would load a network that a complete
+        # cache does not need.
         codes = self._codes(X)
         self.width_ = codes.shape[1]
         return codes
@@ -182,7 +182,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Raises
         ------
         ValueError
-            If an image cannot be read; a row is never that of another image.
+            If an image cannot be read: to skip it would shift the rows after it.
         CodesError
             If the cache was made with another backbone, weights or preprocessing.
         LockedError
@@ -206,9 +206,10 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _codes(self, X: Any) -> np.ndarray:
         require_number("timeout", self.timeout, 0, 1e9, whole=False)
-        # A path is refused: it would be a folder, of which y knows nothing.
-        alone = isinstance(X, str | os.PathLike)
-        image_set = from_items(X) if alone else image_set_of(X)
+        # `from_items` refuses a single path: the images of a folder come in an order
+        # that `y` cannot follow.
+        is_path = isinstance(X, str | os.PathLike)
+        image_set = from_items(X) if is_path else image_set_of(X)
         if self.cache is None:
             return self._stream().whole(image_set)
         cache = Cache(Path(self.cache), self._recipe(), self._stream, self._job)
@@ -240,9 +241,9 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _stream(self) -> Stream:
         recipe = self._recipe()
         # Part of the key: a weights file may be replaced under the same name.
-        changes = str(recipe.request()["weights_file_sha256"])
+        digest = str(recipe.request()["weights_file_sha256"])
         machine = Machine(self.device, self.batch_size, self.workers)
-        return _stream(recipe, machine, changes)
+        return _stream(recipe, machine, digest)
 
     def _job(self, recipe: Recipe, image_set: ImageSet, path: Path) -> Codes:
         return Extraction(
@@ -254,10 +255,6 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
 
 @lru_cache(maxsize=1)
-def _stream(
-    recipe: Recipe,
-    machine: Machine,
-    weights_file: str,
-) -> Stream:
-    """Keep the network last used: a search clones its transformer for every fit."""
+def _stream(recipe: Recipe, machine: Machine, weights_digest: str) -> Stream:
+    """Return a stream of images; keep the last, since searches clone for every fit."""
     return Stream(recipe, machine)
