@@ -185,12 +185,12 @@ def test_global_options_do_the_same_on_both_sides(tmp_path):
         "extract six -o x.h5": "finished images are kept; the same command goes on",
         "run six": "finished images are kept; the same command goes on",
         "extract six -o x.h5 --plan": "nothing was changed",
-        "run six --overwrite": "with --overwrite the same command begins anew",
+        "run six --overwrite": "with --overwrite the same command starts again",
         "finetune six": "nothing is kept: with -o MODEL each finished epoch would be",
         "finetune six -o m": "finished epochs are kept; the same command goes on to m",
-        "compare x.h5": "the codes are as they were; the same command begins anew",
-        "fit x.h5 -o m": "the codes are as they were, and no model was written",
-        "merge a.h5 b.h5 -o c.h5": "the files given are as they were, and no other",
+        "compare x.h5": "the codes are unchanged; the same command starts again",
+        "fit x.h5 -o m": "the codes are unchanged, and no model was written",
+        "merge a.h5 b.h5 -o c.h5": "the given files are unchanged, and no other",
     }.items(),
 )
 def test_ctrl_c_ends_with_what_is_kept(command, kept, monkeypatch, tmp_path):

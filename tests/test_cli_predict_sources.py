@@ -70,7 +70,7 @@ def test_a_list_of_paths_comes_on_stdin(folder: Path, tmp_path: Path) -> None:
         assert paths == [str(odd), str(other)]
     nothing = CliRunner().invoke(app, ["predict", str(folder / "svm"), "-"], input="\n")
     assert nothing.exit_code == 1
-    assert "no path came on stdin" in nothing.stderr
+    assert "stdin has no path" in nothing.stderr
 
 
 def test_a_folder_beside_files_is_refused(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""``python -m featpipe``: parses, calls, prints, and nothing else."""
+"""The command line: parse arguments, call the package, print the results."""
 
 from featpipe.cli.starting import main
 

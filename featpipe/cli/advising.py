@@ -1,4 +1,4 @@
-"""`advise`: what to do with these images, on the command line."""
+"""The command `advise`: recommend a depth and a classifier."""
 
 from typing import Annotated
 
@@ -30,7 +30,7 @@ def advise(
         featpipe advise flowers.h5
         featpipe advise flowers.h5 --check
     """
-    # Inside the function, here and in every command: `--help` must not load numpy or
+    # Commands import inside the function, so that `--help` loads neither numpy nor
     # torch.
     from featpipe.advice import advise as advice_of
     from featpipe.advice import check_advice

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and the options before them."""
+"""The typer app: its commands, and the options before a command."""
 
 import os
 import warnings
@@ -30,14 +30,14 @@ from featpipe.cli.terminal import terminal, with_exit_status
 
 __all__ = ["app", "run_app"]
 
-# Before torch is loaded: threads that wait for one another sleep instead of spinning.
-# Beside busy processes a fit took 21 s with spinning threads, and 5 s with these.
+# Set before torch is loaded: threads that wait sleep, where they would spin. Beside
+# busy processes a fit took 21 s with spinning threads, and 5 s with sleeping ones.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     name="featpipe",
-    # Typer's own tracebacks print local variables, whole arrays among them.
     no_args_is_help=True,
+    # typer's tracebacks would print local variables, which may be large arrays.
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -59,14 +59,13 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        # In this order: typer reads the signature of the outer one, which has the
-        # global options.
-        _ready = with_exit_status(_command)
-        app.command(rich_help_panel=_panel)(with_global_options(_ready))
+        # typer reads the signature of the outer function, which has the global options.
+        _wrapped = with_global_options(with_exit_status(_command))
+        app.command(rich_help_panel=_panel)(_wrapped)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """Print a warning as one line; of ours the text alone."""
+    """Print a warning as one line; a UserWarning without its class."""
     text = " ".join(str(message).split())
     terminal.info(text if category is UserWarning else f"{category.__name__}: {text}")
 
@@ -84,14 +83,14 @@ def _globals(
     compares classifiers on them. `featpipe demo` shows the whole job offline;
     `featpipe run FOLDER` does it on your own images.
     """
-    # Pillow warns of odd EXIF and TIFF tags; what matters of them is in the notes.
+    # Pillow warns of odd EXIF and TIFF tags; notes in the codes file have what matters.
     warnings.filterwarnings("ignore", module="PIL")
-    # Python's own prints file and line, of no use to a reader of the command line.
+    # Python's own function prints a line of code too, which does not help here.
     warnings.showwarning = _show_warning  # type: ignore[assignment]  # for lines of code
     terminal.quiet, terminal.verbose, terminal.debug = quiet, verbose, debug
 
 
 def run_app() -> None:
-    """Parse the arguments of the process, and run the command they name."""
+    """Parse the arguments of the process, and run its command."""
     allow_any_encoding()
     app(prog_name="featpipe")

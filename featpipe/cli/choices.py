@@ -1,4 +1,4 @@
-"""The values of the options that have a fixed set of them."""
+"""The values of options that take one of a fixed set."""
 
 from enum import StrEnum
 
@@ -16,10 +16,9 @@ __all__ = [
 ]
 
 
-# StrEnum, here and below: typer shows the values, and a comparison with plain text
-# works.
+# StrEnum, so that typer lists the values and they compare with plain text.
 class Precision(StrEnum):
-    """Arithmetic of the network."""
+    """The arithmetic of the network."""
 
     auto = "auto"
     fp32 = "fp32"
@@ -36,7 +35,7 @@ class DecodingMode(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Numbers as stored."""
+    """The type of stored numbers."""
 
     float32 = "float32"
     float16 = "float16"
@@ -64,7 +63,7 @@ class Metric(StrEnum):
     macro_f1 = "macro_f1"
 
 
-# Weights for single classes are for Python: on a command line they would be a table.
+# Only Python takes a weight for each class, which would be a table on a command line.
 class ClassWeight(StrEnum):
     """The weights of classes of different size."""
 

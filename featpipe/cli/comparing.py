@@ -1,4 +1,4 @@
-"""`compare` and `run`: stage two, and the whole job, on the command line."""
+"""The commands `compare` (stage two) and `run` (both stages)."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -67,21 +67,21 @@ def compare(
 
 
 def compare_codes(values: dict[str, Any]) -> None:
-    """Compare by the options of `compare`."""
-    from featpipe.comparison import compare as comparison_of
+    """Compare with the options of `compare`."""
+    from featpipe.comparison import compare as compare_files
 
-    # First, since a bad grid is wrong usage (exit 2) and not a failure.
+    # First, since a bad grid is wrong usage, with exit status 2.
     options = _comparison_options(values)
     require_outputs(
         _outputs(values), {"FILE.h5": values["files"], "--with": values["with_"]}
     )
     if values["report_path"]:
-        # Before the fits: a missing extra should not be found out afterwards.
+        # A missing extra must stop the command before the fits, not after them.
         from featpipe.report import require_packages
 
         require_packages()
     with fit_progress() as progress:
-        comparison = comparison_of(
+        comparison = compare_files(
             values["files"],
             depth=values["depth"] or None,
             with_=values["with_"] or (),
@@ -105,7 +105,7 @@ def _comparison_options(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(values: dict[str, Any]) -> dict[str, Path | None]:
-    """Return the files that the options of `compare` name, by option."""
+    """Return the output files of `compare`, by option."""
     return {
         "--json": values["json_path"],
         "--csv": values["csv_path"],
@@ -149,21 +149,17 @@ def _print(comparison: "Comparison") -> None:
         terminal.out.print(part)
 
 
-def _join_signatures(
-    one: Callable[..., None], two: Callable[..., None], drop: set[str]
-) -> inspect.Signature:
-    """Return the signature with the options of both commands, each once."""
-    both = dict(inspect.signature(one).parameters)
-    both |= {
-        name: parameter
-        for name, parameter in inspect.signature(two).parameters.items()
-        if name not in both and name not in drop
-    }
-    # Three options mean something else in `run` than in `extract`.
+def _run_signature() -> inspect.Signature:
+    """Return the signature of `run`: the options of `extract` and of `compare`."""
+    of_compare = inspect.signature(compare).parameters
+    of_extract = inspect.signature(extract).parameters
+    # Options that both have are those of `extract`, whose order comes first.
+    both = {**of_extract, **of_compare, **of_extract}
+    del both["files"]
+    # In `run`, -o is a folder, and --json is that of `compare`.
     both["output"] = both["output"].replace(annotation=_Folder, default=None)
-    both["json_path"] = inspect.signature(two).parameters["json_path"]
-    both["depth"] = both["depth"].replace(annotation=o.ExtractDepths)
-    # Python wants parameters without a default first.
+    both["json_path"] = of_compare["json_path"]
+    # Python needs parameters without a default first.
     parameters = sorted(both.values(), key=lambda p: p.default is not p.empty)
     return inspect.Signature(
         [p.replace(kind=p.KEYWORD_ONLY) for p in parameters], return_annotation=None
@@ -177,7 +173,7 @@ _Folder = Annotated[
         "-o",
         "--output",
         metavar="DIR",
-        help="A folder for codes and scores, of one source. Default: "
+        help="A folder for the codes and scores of one source. Default: "
         "featpipe-SOURCE-BACKBONE here.",
     ),
 ]
@@ -200,8 +196,8 @@ def run(**values: Any) -> None:
         raise NotADirectoryError(
             f"{folder} is a file; give -o a folder for codes and scores"
         )
-    # Only a folder of our own making may be removed again.
-    made = not folder.exists()
+    # Only a folder that this command made may be removed again.
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         _check_comparison(values)
@@ -224,21 +220,21 @@ def run(**values: Any) -> None:
             )
         _run_in(folder, values)
     finally:
-        # Bad input leaves no trace; unfinished work stays, to be gone on with.
-        if made and {path.name for path in folder.iterdir()} <= {RECORD}:
+        # Bad input leaves no folder; unfinished work stays, for the next run.
+        if is_new and {path.name for path in folder.iterdir()} <= {RECORD}:
             (folder / RECORD).unlink(missing_ok=True)
             folder.rmdir()
 
 
 def _check_comparison(values: dict[str, Any]) -> None:
-    """Refuse before the extraction what `compare` would refuse after it."""
+    """Raise before the extraction if `compare` would refuse its options after it."""
     from featpipe.comparison import ComparisonOptions
 
     ComparisonOptions(**_comparison_options(values))
 
 
 def _run_in(folder: Path, values: dict[str, Any]) -> None:
-    # stdout is for the table, which comes when the files are written.
+    # stdout is for the table of `compare`, so `extract` prints to stderr.
     request = {**values, "output": folder / _CODES, "json_path": None}
     codes = extract_codes(
         request,
@@ -256,7 +252,7 @@ def _run_in(folder: Path, values: dict[str, Any]) -> None:
 
 
 def _require_protocol(image_set: "ImageSet", values: dict[str, Any]) -> None:
-    """Raise before a long extraction where there is nothing to compare afterwards."""
+    """Raise before a long extraction if its codes could not be compared."""
     from featpipe.protocol import labelled_rows, plan
 
     present = sorted({image_set.class_names[k] for k in image_set.labels if k >= 0})
@@ -277,13 +273,12 @@ def _require_protocol(image_set: "ImageSet", values: dict[str, Any]) -> None:
     )
 
 
-# typer reads the signature: `run` offers every option of both commands without naming
-# them again.
-run.__signature__ = _join_signatures(extract, compare, {"files"})  # type: ignore[attr-defined]  # typer reads it
+# typer reads the signature, so `run` has the options of both commands.
+run.__signature__ = _run_signature()  # type: ignore[attr-defined]  # typer reads it
 
 
 def grid(text: str | None) -> list[float] | None:
-    """Read ``lo:hi:n``, the values that C is chosen from."""
+    """Return the values of C of ``--C-grid``, ``lo:hi:n``."""
     if text is None:
         return None
     import numpy as np
@@ -299,6 +294,6 @@ def grid(text: str | None) -> list[float] | None:
             f"--C-grid is {text!r}; give the smallest, the largest (both from 1e-30 to "
             "1e30) and how many (1 to 1,000), as 1e-6:1e5:45"
         )
-    # Unique: with first == last all n values are one.
+    # `unique`, since all n values are equal where first == last.
     values: list[float] = np.unique(np.geomspace(first, last, n)).tolist()
     return values

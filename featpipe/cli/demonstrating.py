@@ -1,4 +1,4 @@
-"""`demo`: the whole job on images that come with scikit-learn."""
+"""The command `demo`: both stages on images that come with scikit-learn."""
 
 import inspect
 from pathlib import Path
@@ -11,8 +11,8 @@ from featpipe.cli.terminal import terminal
 
 __all__ = ["demo"]
 
-# Digits differ by where their strokes lie, so one depth keeps the places; of 8 pixels a
-# side the smallest input loses nothing.
+# Digits differ by the position of their strokes, which `flatten` keeps. The smallest
+# input is enough for digits of 8 pixels a side.
 _DEPTHS = ["stage2", "stage3:flatten", "penultimate"]
 _INPUT_SIZE = 32
 
@@ -39,9 +39,9 @@ def demo(
     terminal.info(f"{count:,} digits in {images}, as train/… and test/… class folders")
     options = f"--backbone mini --input-size {_INPUT_SIZE} "
     options += " ".join(f"--depth {depth}" for depth in _DEPTHS)
-    # The very command, so that the user can repeat it with another depth.
+    # The user can repeat this command with another depth.
     terminal.info(f"$ featpipe run {images} -o {folder} {options}")
-    # `run` is called as a function, so typer fills in nothing.
+    # typer does not fill in the defaults of a function that is called directly.
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(run).parameters.items()
@@ -49,10 +49,11 @@ def demo(
     values = {"source": str(images), "output": folder, "backbone": "mini"}
     run(**{**defaults, **values, "depth": _DEPTHS, "input_size": _INPUT_SIZE})
     for line in (
-        f"left behind: {folder / 'codes.h5'} (featpipe inspect), "
+        f"files: {folder / 'codes.h5'} (see featpipe inspect), "
         f"{folder / 'scores.json'}, {folder / 'scores.csv'}",
-        "next, on your own images, one folder a class (or train/ and test/ above):",
+        "next, on your own images, in one folder per class (in train/ and test/, or "
+        "without):",
         "  featpipe run YOUR_FOLDER --backbone mini     offline, in seconds",
-        "  featpipe run YOUR_FOLDER                     ResNet-50, the better codes",
+        "  featpipe run YOUR_FOLDER                     ResNet-50, with better codes",
     ):
         terminal.info(line)

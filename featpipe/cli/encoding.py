@@ -1,6 +1,6 @@
-"""Output for every encoding: plain characters where the encoding lacks one.
+"""Print to any encoding: plain characters replace those that it lacks.
 
-A table must not be lost because a terminal of cp1252 or ASCII has no star.
+So a table is not lost because the encoding of a terminal, such as ASCII, has no star.
 """
 
 import codecs
@@ -37,10 +37,10 @@ _PLAIN = {
 
 
 def replace_characters(error: UnicodeError) -> tuple[str, int]:
-    r"""Return plain characters for those that an encoding lacks: a codec error handler.
+    r"""Return plain characters for those that an encoding lacks, as an error handler.
 
-    What has no plain form, such as a letter of a class name or a byte of a file name
-    that is no text, becomes its escape.
+    A character without a plain form, such as a letter of a class name, becomes its
+    escape, and so does a byte of a file name that is not text.
 
     Parameters
     ----------
@@ -48,7 +48,9 @@ def replace_characters(error: UnicodeError) -> tuple[str, int]:
 
     Returns
     -------
-    (replacement, where to go on)
+    replacement : str
+    position : int
+        Where encoding goes on.
 
     Examples
     --------
@@ -58,17 +60,17 @@ def replace_characters(error: UnicodeError) -> tuple[str, int]:
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    shown = (_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode()
-             for c in lacking)  # fmt: skip
-    return "".join(shown), error.end
+    plain = (
+        _PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode()
+        for c in error.object[error.start : error.end]
+    )
+    return "".join(plain), error.end
 
 
 def allow_any_encoding() -> None:
-    """Let stdout and stderr replace what their encoding lacks, instead of failing."""
-    # As an error handler, so that only what the encoding lacks is replaced.
+    """Let stdout and stderr replace characters that their encoding lacks."""
     codecs.register_error(_NAME, replace_characters)
     for stream in (sys.stdout, sys.stderr):
-        # None where there is no console; a stand-in of a notebook has no encoding.
+        # It may be None without a console, or an object of a notebook.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_NAME)

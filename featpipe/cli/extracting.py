@@ -1,4 +1,4 @@
-"""`extract`: stage one on the command line."""
+"""The command `extract` (stage one)."""
 
 import json
 from collections.abc import Callable
@@ -60,8 +60,8 @@ def extract(
 ) -> None:
     """Run images through a frozen network and keep the codes in a file.
 
-    Stopped or killed, the same command goes on; run again, it computes only what is
-    new. Every input is a row, or a failure with its reason.
+    After an interruption the same command goes on; run again, it computes only codes
+    of new images. Every input becomes a row, or a failure with its reason.
 
     For example:
 
@@ -79,16 +79,15 @@ def extract_codes(
     *,
     check: "Callable[[ImageSet], None] | None" = None,
 ) -> "Codes | None":
-    """Extract by the options of `extract`; return None after ``--plan``.
+    """Extract with the options of `extract`; return None after ``--plan``.
 
-    ``finish`` prints the last line; ``check`` raises where the images will not do.
+    ``finish`` prints the last line; ``check`` raises if the images cannot be used.
     """
     from featpipe import files, images
     from featpipe.extraction import Extraction
     from featpipe.inference import Machine, Recipe
 
-    # Checked before the images are listed: a slip in an option costs no scan of a
-    # network disk.
+    # A wrong option raises here, before a scan of images that may take minutes.
     recipe = Recipe(
         backbone=values["backbone"],
         weights=values["weights"],
@@ -118,19 +117,19 @@ def extract_codes(
         values["source"],
         unlabelled=values["unlabelled"],
         limit=values["limit"],
-        # The codes file may lie inside the folder of images; it is no image.
+        # The outputs may lie inside the folder of images.
         ignore=files.belongs_to(values["output"], values["json_path"]),
     )
     print_set_aside(image_set)
     if check is not None:
         check(image_set)
-    seen: list[Progress] = []
-    with image_progress() as tell:
+    latest: list[Progress] = []
+    with image_progress() as show:
 
         def progress(tally: "Progress") -> None:
-            # The last one is needed after the bar is gone.
-            seen[:] = [tally]
-            tell(tally)
+            # The summary needs the last one.
+            latest[:] = [tally]
+            show(tally)
 
         job = Extraction(
             recipe,
@@ -147,9 +146,9 @@ def extract_codes(
             return None
         codes = job.run(overwrite=values["overwrite"], break_lock=values["break_lock"])
     if values["json_path"]:
-        _write_json(values["json_path"], codes, seen[0])
-    _print_done(codes, seen[0])
-    finish(summary(seen[0]))
+        _write_json(values["json_path"], codes, latest[0])
+    _print_done(codes, latest[0])
+    finish(summary(latest[0]))
     return codes
 
 
@@ -159,11 +158,11 @@ def print_set_aside(image_set: "ImageSet") -> None:
         (image_set.n_hidden, "hidden"),
         (
             image_set.n_set_aside,
-            "of systems or of no images (README, checksums, tables)",
+            "that are no images (README, checksums, tables, files of systems)",
         ),
     )
-    if aside := [f"{count:,} {which}" for count, which in counts if count]:
-        terminal.info(f"files and folders set aside: {' and '.join(aside)}")
+    if parts := [f"{count:,} {kind}" for count, kind in counts if count]:
+        terminal.info(f"files and folders set aside: {' and '.join(parts)}")
 
 
 def _print_done(codes: "Codes", tally: "Progress") -> None:
@@ -185,7 +184,7 @@ def _print_done(codes: "Codes", tally: "Progress") -> None:
         f"{provenance['precision']}, {provenance['decoding'].get('mode')} decoding; "
         f"{widths}"
     )
-    # Three show what kind of failure it is; thousands would hide the summary.
+    # Three are examples; thousands would hide the summary.
     shown = len(codes.failures) if terminal.verbose else 3
     for path, stage, reason in codes.failures[:shown]:
         terminal.info(f"failed: {path}: {stage}: {reason}")
@@ -212,16 +211,16 @@ def _write_json(path: Path, codes: "Codes", tally: "Progress") -> None:
         "failures": codes.failures,
         "provenance": codes.provenance,
     }
-    # Paths may hold bytes that are no UTF-8; JSON has to be.
+    # JSON is UTF-8, and paths may hold other bytes.
     write_bytes(path, json.dumps(document, indent=1).encode("utf-8", "replace"))
 
 
 def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    """Read numbers with commas between them."""
+    """Return the numbers of an option, given with commas between them."""
     if text is None:
         return None
     try:
-        # One number or three; `Preprocessing` checks how many and how large.
+        # `Preprocessing` checks how many there are, and how large.
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(
@@ -230,7 +229,7 @@ def numbers(text: str | None, option: str) -> tuple[float, ...] | None:
 
 
 def pixel_limit(text: str | None) -> int | None:
-    """Read ``--max-pixels``: a number, or none for no limit."""
+    """Return the limit of ``--max-pixels``; None for "none"."""
     from featpipe.images import MAX_PIXELS
 
     if text is None:

@@ -1,4 +1,4 @@
-"""A table of two columns: names and values."""
+"""Print a table of two columns: names and values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["as_text", "describe_decoding", "format_mapping", "print_facts"]
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Print a table of two columns as a result."""
+    """Print names and values as a table of two columns."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -22,15 +22,15 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 
 def as_text(text: str) -> Any:
-    """Make a cell that shows brackets and odd bytes as they are."""
+    """Return a cell that shows brackets as they are, and control characters escaped."""
     from rich.text import Text
 
-    # Not a string: rich would take `[red]` in a file name for markup.
+    # In a string, rich would take `[red]` in a file name for markup.
     return Text(visible(text))
 
 
 def format_mapping(values: Any) -> str:
-    """Return a dict of JSON as one line; anything else as its text.
+    """Return a dict of JSON on one line, and any other value as text.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def format_mapping(values: Any) -> str:
 
 
 def describe_decoding(record: Mapping[str, Any]) -> str:
-    """Return what was chosen of decoding: how exactly, which values, how large.
+    """Return the settings of decoding: mode, value range, and a limit of pixels.
 
     Examples
     --------

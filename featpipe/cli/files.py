@@ -1,4 +1,4 @@
-"""`inspect`, `verify`, `merge`: codes files on the command line."""
+"""The commands for codes files: `inspect`, `verify` and `merge`."""
 
 from collections import Counter
 from pathlib import Path
@@ -30,7 +30,7 @@ def inspect(path: o.CodesPath) -> None:
     """
     from featpipe import codes
 
-    # An interrupted extraction has parts but no file yet.
+    # An interrupted extraction has parts, and no file yet.
     parts = path.with_name(f"{path.name}.parts")
     if not path.exists() and parts.is_dir():
         done = len(list(parts.glob("*.h5")))
@@ -39,7 +39,7 @@ def inspect(path: o.CodesPath) -> None:
             "command again to go on"
         )
         return
-    # The header only: a file of many gigabytes answers at once.
+    # Without the check, which reads the whole file.
     file = codes.read(path, check=False)
     _print_facts(file)
     _print_classes(file)
@@ -75,13 +75,13 @@ def _print_facts(file: "Codes") -> None:
 
 
 def _print_classes(file: "Codes") -> None:
-    """Count the images of each class in each split."""
+    """Print the number of images of each class in each split."""
     from rich import box
     from rich.table import Table
 
     from featpipe import codes
 
-    # In the order train, val, test and not alphabetically.
+    # In the order train, val, test.
     splits = [s for s in codes.SPLITS if s in set(file.tables.splits)]
     counts = Counter(zip(file.labels.tolist(), file.tables.splits, strict=True))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -112,7 +112,7 @@ def _print_rows(what: str, rows: list[tuple[str, str, str]]) -> None:
 def verify(path: o.CodesPath) -> None:
     """Check that a codes file is whole: every byte, and every code finite.
 
-    Run it after a file was copied, and before it is archived.
+    Run it after you copy a file, and before you archive it.
 
     For example:
 
@@ -123,7 +123,7 @@ def verify(path: o.CodesPath) -> None:
     file = codes.verify(path)
     terminal.result(
         f"{path} is whole: {len(file):,} rows at {len(file.depths)} depths, every "
-        "byte under its SHA-256, every code finite"
+        "byte matches its SHA-256, every code is finite"
     )
 
 
@@ -136,10 +136,10 @@ def merge(
         Path, typer.Option("-o", "--output", metavar="FILE.h5", help="The merged file.")
     ],
 ) -> None:
-    """Put codes files together: the shards of one extraction.
+    """Join codes files: the shards of one extraction.
 
-    Give all shards at once. Files of several folders will do too, if they were made
-    alike and below one root.
+    Give all shards at once. Files of several folders can be joined too, if they were
+    extracted with the same options and lie below one root.
 
     For example:
 

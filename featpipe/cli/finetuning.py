@@ -1,4 +1,4 @@
-"""`finetune`: training the network itself, on the command line."""
+"""The command `finetune`: train the network itself."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ __all__ = ["finetune"]
 
 
 def finetune(
-    # Defaults are those of `featpipe.finetune`, so that both do the same.
+    # The defaults are those of `featpipe.finetune`.
     source: o.Source,
     output: to.TunedModel = None,
     backbone: o.Backbone = "resnet50",
@@ -61,10 +61,10 @@ def finetune(
     seed: o.Seed = 0,
     overwrite: to.TrainAnew = False,
 ) -> None:
-    """Train the network itself: the rival of cached codes, on the same split.
+    """Train the network itself, on the same split as `compare`.
 
-    Learning rate and epoch are chosen on a part of the training images; held-out images
-    are those of `compare`, which takes the scores with `--with`.
+    A part of the training images chooses learning rate and epoch. The held-out images
+    are those of `compare`, which shows the scores beside its own with `--with`.
 
     For example:
 
@@ -72,14 +72,14 @@ def finetune(
         featpipe finetune flowers --train from:layer4 --json tuned.json
         featpipe compare flowers.h5 --with tuned.json
     """
-    from featpipe.finetuning import finetune as finetuned
+    from featpipe.finetuning import finetune as train_network
 
     require_outputs(
         {"-o": output, "--json": json_path, "--codes": codes},
         {"SOURCE": source, "--weights": weights},
     )
     with training_progress() as progress:
-        result = finetuned(
+        result = train_network(
             source,
             output,
             backbone=backbone,

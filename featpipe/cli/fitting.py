@@ -1,4 +1,4 @@
-"""`fit` and `export`: model files and ONNX networks, on the command line."""
+"""The commands `fit` and `export`: write model files and ONNX networks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,10 +39,10 @@ def fit(
     seed: o.Seed = 0,
     scores: mo.RecordedScores = None,
 ) -> None:
-    """Fit one classifier on all training rows, bound to the recipe of its codes.
+    """Fit one classifier on all training rows, and keep the recipe of its codes.
 
-    C is chosen as `compare` chooses it; held-out images choose nothing and give the
-    accuracy that the model carries.
+    C is chosen as in `compare`. Held-out images choose nothing; the model records the
+    accuracy on them.
 
     For example:
 
@@ -51,10 +51,10 @@ def fit(
         featpipe fit flowers.h5 -o flowers.model --embed-weights
         featpipe fit flowers.h5 -o flowers.model --scores scores.json
     """
-    from featpipe.predictor import fit as fitted
+    from featpipe.predictor import fit as fit_model
 
     require_outputs({"-o": output}, {"FILE.h5": path, "--weights": weights})
-    model = fitted(
+    model = fit_model(
         path,
         classifier.value,
         depth=depth,
@@ -69,7 +69,7 @@ def fit(
         weights=weights,
         recorded=scores,
     )
-    # The backbone named here may be a callable, which embedding has to run.
+    # --backbone may name a callable, which has to run to embed its weights.
     model.using(backbone=backbone).save(output, embed_weights=embed_weights)
     _print_fit(model, output)
 
@@ -126,7 +126,7 @@ def export(
         featpipe export flowers.model -o flowers.onnx
         featpipe export flowers.model -o flowers.onnx --check new_photos
     """
-    from featpipe.predictor import export as exported
+    from featpipe.predictor import export as export_model
     from featpipe.predictor import load
 
     require_outputs(
@@ -139,9 +139,8 @@ def export(
         device="cpu",
         max_pixels=pixel_limit(max_pixels),
     )
-    report = exported(predictor, output, check=check)
-    # The graph is float32 whatever the codes were: the user should know where labels
-    # may differ.
+    report = export_model(predictor, output, check=check)
+    # The exported graph is always float32.
     precision = predictor.model.fingerprint["precision"]
     if precision != "fp32":
         terminal.info(

@@ -56,38 +56,38 @@ _OPTIONS = {
 
 
 def with_global_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take the global options after its name too.
+    """Return a command that takes the global options after its name too.
 
     Parameters
     ----------
     command : callable
-        With a signature that typer reads.
+        With a signature that typer can read.
 
     Returns
     -------
     callable
-        With the global options added to that signature. What was given before the
-        command holds as well.
+        With the global options added to that signature. Options before the name of the
+        command stay in force.
     """
     signature = inspect.signature(command)
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name, False) for name in _OPTIONS}
-        # Or: the option may have stood before the command already.
+        # The options before the command have been set already.
         terminal.quiet |= options["quiet_"]
         terminal.verbose |= options["verbose_"]
         terminal.debug |= options["debug_"]
         command(*args, **kwargs)
 
-    # Under names with an underscore: a command may have an option `version` of its own.
-    more = [
+    # With an underscore, since a command may have an option of the same name.
+    extra = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option
         )
         for name, option in _OPTIONS.items()
     ]
-    parameters = [*signature.parameters.values(), *more]
+    parameters = [*signature.parameters.values(), *extra]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # typer reads it
     run.__annotations__ = {**command.__annotations__, **_OPTIONS}
     return run

@@ -1,4 +1,4 @@
-"""`backbones` and `depths`: the lists, on the command line."""
+"""The commands `backbones` and `depths`, which print lists."""
 
 from typing import Annotated
 
@@ -26,13 +26,12 @@ def backbones(
         featpipe backbones
         featpipe backbones resnet
     """
-    # Here: torch takes seconds to import, and `--help` needs none of it.
     from featpipe.backbones import catalogue
 
     rows = [row for row in catalogue() if pattern.lower() in row.name]
     if not rows:
         raise ValueError(
-            f"no backbone's name contains {pattern!r}; leave it out to see all"
+            f"no backbone's name contains {pattern!r}; leave out PATTERN to see all"
         )
     columns = (
         Column("backbone"),
@@ -49,13 +48,13 @@ def backbones(
                 str(row.input_size),
                 f"{row.n_parameters / 1e6:,.1f} M",
                 "" if row.accuracy is None else f"{row.accuracy:.1f}",
-                # The default first, and once.
+                # `fromkeys` drops the default where it comes again.
                 ", ".join(dict.fromkeys([row.default, *row.weights])),
             )
             for row in rows
         ),
     )
-    # Each note once below the table, not once a row.
+    # Many rows have the same note.
     for note in dict.fromkeys(row.note for row in rows if row.note):
         terminal.info(f"{note}.")
     terminal.info(
@@ -74,9 +73,9 @@ def depths(
         typer.Option("--all", help="Every node, also those inside blocks."),
     ] = False,
 ) -> None:
-    """List where codes can be taken: shape, width, parameters, cost.
+    """List the depths of a backbone: shape, width, parameters, cost.
 
-    Each of them can be given to `extract --depth`.
+    `extract --depth` takes any of them.
 
     For example:
 
@@ -109,6 +108,7 @@ def depths(
         ),
     )
     terminal.info(
-        "shape: what the node gives for one image; width: of its code; parameters and "
-        "cost: of everything up to there, cost as a share of the whole network."
+        "shape: that of the node's output for one image; width: that of its code; "
+        "parameters and cost: those of all layers up to the node, cost as a share of "
+        "the whole network."
     )

@@ -1,4 +1,4 @@
-"""The options of model files: of `fit`, `predict` and `export`."""
+"""The options of `fit`, `predict` and `export`, which use model files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +13,14 @@ __all__: list[str] = []
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model file, written by `fit`.")
 ]
-# Other words than for `extract`: here the weights are known, and only their place may
+# Not the option of `extract`: the model knows its weights, and only their place may
 # have changed.
 WeightsNow = Annotated[
     Path | None,
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="Where the backbone's weights file is, if not where it was.",
+        help="The backbone's weights file, if it has been moved.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -29,8 +29,8 @@ BackboneNow = Annotated[
     typer.Option(
         "--backbone",
         metavar="NAME",
-        help="What the backbone is called now. Needed where it is your own callable: "
-        "a model file alone never runs code.",
+        help="The present name of the backbone. Needed for your own callable, since a "
+        "model file alone never runs code.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -38,7 +38,7 @@ FittedModel = Annotated[
     Path, typer.Option("-o", "--output", metavar="MODEL", help="The model file.")
 ]
 Classifier = Annotated[
-    FitClassifier, typer.Option("--classifier", help="What is fitted.")
+    FitClassifier, typer.Option("--classifier", help="The classifier to fit.")
 ]
 # One depth, or a concatenation: a model has one classifier.
 FitDepth = Annotated[
@@ -55,13 +55,13 @@ COption = Annotated[
     str,
     typer.Option("--C", metavar="auto|x", help="auto chooses it, as `compare` does."),
 ]
-# Off: the weights are often a thousand times larger than the classifier, and are
-# already on the machine.
+# Off, since weights are often a thousand times larger than the classifier, and are on
+# the machine already.
 EmbedWeights = Annotated[
     bool,
     typer.Option(
         "--embed-weights",
-        help="Put the backbone's weights into the file: it is then the whole model.",
+        help="Put the backbone's weights into the file, which is then the whole model.",
     ),
 ]
 # The search for C takes most of the time of a fit.
@@ -77,46 +77,46 @@ RecordedScores = Annotated[
 OnnxOutput = Annotated[
     Path, typer.Option("-o", "--output", metavar="F.onnx", help="The network.")
 ]
-# Photos that every installation has, so that each export is checked.
+# The default checks every export, since every installation has these photos.
 CheckSource = Annotated[
     str | None,
     typer.Option(
         "--check",
         metavar="SOURCE",
-        help="Images on which the network has to agree with `predict`. Default: "
+        help="Images for which the network must agree with `predict`. Default: "
         "20 views of the two photos that come with scikit-learn.",
     ),
 ]
-# Several, since a shell expands `*.jpg` to as many arguments.
+# A list, since a shell expands `*.jpg` to many arguments.
 PredictSources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="A source as `extract` takes it; or image files; or - for a list of "
-        "their paths on stdin, one in each line.",
+        help="A source as for `extract`; or image files; or - to read paths from "
+        "stdin, one per line.",
     ),
 ]
-# Optional: a few labels are read from the terminal.
+# Optional, since a few labels can be read on the terminal.
 PredictionsCsv = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--output",
         metavar="F.csv",
-        help="Write path, label, probability, score of every image, and the truth "
-        "where there is one; what could not be read goes to F.failures.csv.",
+        help="Write path, label, probability and score of every image, and its true "
+        "label if known; images that could not be read go to F.failures.csv.",
     ),
 ]
 Top = Annotated[
-    int, typer.Option("--top", metavar="K", min=1, help="The K likeliest classes.")
+    int, typer.Option("--top", metavar="K", min=1, help="Show the K likeliest classes.")
 ]
-# Off: an answer of `unknown` would surprise users who did not ask for it.
+# Off, since `unknown` would surprise users who did not ask for it.
 Reject = Annotated[
     float | None,
     typer.Option(
         "--reject",
         metavar="P",
         help="Answer `unknown` where a label is too doubtful, so that at most a "
-        "share P of the labels given is wrong, as 0.05.",
+        "share P of the other labels is wrong, such as 0.05.",
     ),
 ]

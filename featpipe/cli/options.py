@@ -1,6 +1,6 @@
-"""The options, each defined once for all commands that have it.
+"""The options of more than one command, each defined once.
 
-Types only; typer reads them from the commands' signatures.
+Each is a type, which typer reads from the signature of a command.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from featpipe.cli.choices import (
 
 __all__ = ["MACHINE", "NETWORK", "WRITING"]
 
-# Panels of `--help`: forty options in one list would not be read.
+# Panels of `--help`, since nobody reads a list of forty options.
 NETWORK = "The network"
 _PREPROCESSING = "Preprocessing (default: that of the weights)"
 MACHINE = "The machine"
@@ -65,9 +65,9 @@ ExtractDepths = Annotated[
     typer.Option(
         "--depth",
         metavar="NODE[:POOL]",
-        help="Where codes are taken; may be repeated. POOL is avg, max, gem, flatten, "
-        "cls, mean or map. Default: penultimate. `featpipe depths NAME` lists the "
-        "nodes.",
+        help="A depth to take codes at; may be repeated. POOL is avg, max, gem, "
+        "flatten, cls, mean or map. Default: penultimate. `featpipe depths NAME` lists "
+        "the nodes.",
         rich_help_panel=NETWORK,
     ),
 ]
@@ -92,8 +92,8 @@ PrecisionOption = Annotated[
     Precision,
     typer.Option(
         "--precision",
-        help="auto: that of an existing file, else bf16 where the processor computes "
-        "with it, else fp32.",
+        help="auto: that of an existing file, else bf16 where the processor has "
+        "instructions for it, else fp32.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -101,9 +101,9 @@ DecodingOption = Annotated[
     DecodingMode,
     typer.Option(
         "--decoding",
-        help="scaled decodes large JPEGs at a smaller size: faster, and codes change "
-        "about as much as by bf16. auto: that of an existing file, else exact with "
-        "fp32 and scaled otherwise.",
+        help="scaled decodes large JPEGs at a smaller size, which is faster and "
+        "changes codes about as much as bf16. auto: that of an existing file, else "
+        "exact with fp32 and scaled otherwise.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -111,21 +111,20 @@ DtypeOption = Annotated[
     Dtype | None,
     typer.Option(
         "--dtype",
-        help="Numbers as stored. Default: that of the file, else float32.",
+        help="Type of stored numbers. Default: that of an existing file, else float32.",
         rich_help_panel=WRITING,
     ),
 ]
-# None means a choice by device and image size, which is made when the network is
-# known.
+# None: device and image size choose it, once the network is loaded.
 BatchSize = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
         metavar="N",
         min=1,
-        help="Images in a batch, at most 128 (512 where there are over 10,000 "
-        "images). Default: before a long run the fastest of a short trial; else as "
-        "many as the cache of the CPU holds, at most 32, and 128 on a GPU.",
+        help="Images in a batch, at most 128 (512 for more than 10,000 images). "
+        "Default: the fastest in a short trial before a long run; else as many as the "
+        "cache of the CPU holds, at most 32, and 128 on a GPU.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -135,8 +134,8 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         min=1,
-        help="Images read and decoded at once: up to four threads, else processes. "
-        "Default: one for each processor.",
+        help="Images that are read and decoded at once, by threads up to four and by "
+        "processes beyond. Default: one for each processor.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -146,7 +145,7 @@ InputSize = Annotated[
         "--input-size",
         metavar="PX",
         min=1,
-        help="Side of the square the network sees; resize and crop follow.",
+        help="Side of the network's square input; sets resize and crop too.",
         rich_help_panel=_PREPROCESSING,
     ),
 ]
@@ -156,7 +155,7 @@ Resize = Annotated[
         "--resize",
         metavar="PX",
         min=0,
-        help="Shorter side before the crop; 0: no resizing.",
+        help="Length of the shorter side before the crop; 0: no resizing.",
         rich_help_panel=_PREPROCESSING,
     ),
 ]
@@ -197,14 +196,15 @@ Interpolation = Annotated[
         rich_help_panel=_PREPROCESSING,
     ),
 ]
-# Text and no pair: `auto` and `file` are values too.
+# A text, since `auto` and `file` are values too.
 ValueRange = Annotated[
     str,
     typer.Option(
         "--value-range",
         metavar="LO:HI|auto|file",
-        help="Values of images of more than 8 bits that become black and white, as "
-        "0:4095 for 12 bits. auto: each image's own; file: all that its bits can hold.",
+        help="Values that become black and white, for images of more than 8 bits, such "
+        "as 0:4095 for 12 bits. auto: the smallest and largest of each image; file: "
+        "all that its bits can hold.",
         rich_help_panel=_PREPROCESSING,
     ),
 ]
@@ -213,8 +213,8 @@ MaxPixels = Annotated[
     typer.Option(
         "--max-pixels",
         metavar="N|none",
-        help="Width times height of the largest image that is decoded; larger ones "
-        "fail. none: no limit. Default: 89478485.",
+        help="Width times height of the largest image to decode; larger ones fail. "
+        "none: no limit. Default: 89478485.",
         rich_help_panel=_PREPROCESSING,
     ),
 ]
@@ -228,7 +228,7 @@ AllowRandom = Annotated[
 ]
 Unlabelled = Annotated[
     bool,
-    typer.Option("--unlabelled", help="Take no labels and splits from folder names."),
+    typer.Option("--unlabelled", help="Ignore labels and splits in folder names."),
 ]
 Limit = Annotated[
     int | None,
@@ -236,16 +236,15 @@ Limit = Annotated[
         "--limit",
         metavar="N",
         min=1,
-        help="At most N images, spread over the classes: a first look.",
+        help="Use at most N images, spread over the classes, for a first look.",
     ),
 ]
-# Skipping is the default: one broken file must not cost a night's work, and it is
-# listed.
+# skip, since one broken file must not cost a night's work; the codes file lists it.
 OnErrorOption = Annotated[
     OnError,
     typer.Option(
         "--on-error",
-        help="skip lists a broken image in the file, fail stops at the first.",
+        help="skip lists broken images in the file; fail stops at the first.",
     ),
 ]
 Shard = Annotated[
@@ -253,8 +252,8 @@ Shard = Annotated[
     typer.Option(
         "--shard",
         metavar="i/n",
-        help="Only the i-th of n parts of the work, counted from 0; `featpipe merge` "
-        "joins them.",
+        help="Compute only the i-th of n parts, counted from 0; `featpipe merge` joins "
+        "them.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -262,7 +261,7 @@ PlanOnly = Annotated[
     bool,
     typer.Option(
         "--plan",
-        help="Show what would be done, and what it would take; do nothing.",
+        help="Show what would be done, and its time and memory; do nothing.",
         rich_help_panel=WRITING,
     ),
 ]
@@ -275,22 +274,21 @@ ExtractJson = Annotated[
         rich_help_panel=WRITING,
     ),
 ]
-# Never implied: the codes in a file may have taken days.
+# Off, since the codes in a file may have taken days.
 Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Compute everything anew and replace the file.",
+        help="Compute all codes again and replace the file.",
         rich_help_panel=WRITING,
     ),
 ]
-# By hand only: a lock of another host cannot be told from one of a process that died
-# there.
+# Off, since this host cannot tell whether a process of another host still runs.
 BreakLock = Annotated[
     bool,
     typer.Option(
         "--break-lock",
-        help="Take over the lock of a process that is gone for good.",
+        help="Take over the lock of a process that has ended.",
         rich_help_panel=WRITING,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Output files: checked before any work, written before anything is printed."""
+"""Check output files before any work, and write all of them even if one fails."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -21,16 +21,16 @@ def require_outputs(
     Parameters
     ----------
     outputs : mapping of str to Path
-        What each is called on the command line; None for what was not given.
+        Each file by its option; None for one that was not given.
     inputs : mapping of str to path, or list of paths
-        The same.
+        The files to read, by option.
     codes : collection of str
-        The outputs that replace codes files only, which is checked elsewhere.
+        Options of codes files: `extract` checks that they replace no other file.
 
     Raises
     ------
     ValueError, OSError
-        Naming the path and what would do.
+        With the path and the remedy.
     """
     for name, path in outputs.items():
         if path is not None:
@@ -44,10 +44,9 @@ def require_outputs(
 
 
 def _require_no_image(name: str, path: Path) -> None:
-    """Raise if an output would replace an image, for it may be one of the source."""
+    """Raise if an output would replace an image, which may be one of the source."""
     if not path.exists():
         return
-    # Not for `--help`, which has to be quick.
     from featpipe.images import is_image_file
 
     if is_image_file(path):
@@ -58,21 +57,21 @@ def _require_no_image(name: str, path: Path) -> None:
 
 def _require_outside(name: str, path: Path, outputs: Mapping[str, Path | None]) -> None:
     """Raise if an output would lie among the unfinished parts of another one."""
-    for other, there in outputs.items():
-        if files.belongs_to(there)(str(path.absolute().parent)):
+    for other, output in outputs.items():
+        if files.belongs_to(output)(str(path.absolute().parent)):
             raise ValueError(
-                f"{name} would lie in {path.parent}, which goes when {other} is done; "
-                f"give {name} another folder"
+                f"{name} would lie in {path.parent}, which is removed when {other} is "
+                f"complete; give {name} another folder"
             )
 
 
 def run_all(*steps: Callable[[], None]) -> None:
-    """Run each step, also after one that has failed; raise the last error in the end.
+    """Run every step, also after one that fails; then raise the last error.
 
-    Results take long: a full disk must not keep a table from being printed, nor a
-    broken terminal a file from being written.
+    Results take long to compute: a full disk must not prevent a table from being
+    printed, nor a broken terminal a file from being written.
     """
     with ExitStack() as stack:
-        # An ExitStack runs its callbacks last in, first out, also after one has failed.
+        # It runs the callback that was added last first, and the rest after an error.
         for step in reversed(steps):
             stack.callback(step)

@@ -1,4 +1,4 @@
-"""The options that share work among processes."""
+"""The options that divide the work among processes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +19,8 @@ JobsOption = Annotated[
         "--jobs",
         metavar="N",
         min=1,
-        help="Processes that share the work; with dask, workers to wait for. Default: "
-        "this process alone.",
+        help="Number of processes; with dask, of workers to wait for. Default: this "
+        "process alone.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -28,7 +28,7 @@ BackendOption = Annotated[
     Backend,
     typer.Option(
         "--backend",
-        help="joblib's: loky is processes of this machine, dask those of a cluster.",
+        help="loky: processes of this machine; dask: those of a cluster.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -44,9 +44,8 @@ SchedulerOption = Annotated[
 
 
 def jobs_of(values: Mapping[str, Any]) -> "Jobs | None":
-    """Return the processes that the options ask for; None for this one alone."""
+    """Return the processes that the options select; None for this one alone."""
     n, backend, scheduler = (values[name] for name in ("jobs", "backend", "scheduler"))
-    # All three have their defaults.
     if n is None and backend is Backend.loky and scheduler is None:
         return None
     from featpipe.parallel import Jobs

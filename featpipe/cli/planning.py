@@ -1,4 +1,4 @@
-"""`extract --plan`: what would be done, and what it would take."""
+"""Print `extract --plan`: what would be done, and its time and memory."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ __all__ = ["print_plan"]
 
 
 def print_plan(job: "Extraction", *, overwrite: bool) -> None:
-    """Print what an extraction would do, and take, as a table."""
+    """Print what an extraction would do, and its cost, as a table."""
     update = job.plan_update(overwrite=overwrite)
     facts: dict[str, object] = {"images": _images(update)}
     if len(update.todo) or update.added:
@@ -44,7 +44,7 @@ def _costs(cost: "Cost") -> dict[str, object]:
     stages = ", ".join(
         f"{stage} {duration(seconds)}"
         for stage, seconds in cost.seconds.items()
-        # Stages that take no time would only blur which one matters.
+        # Stages that take hardly any time would hide the ones that matter.
         if seconds >= 0.5 or stage == cost.bottleneck
     )
     return {
@@ -56,7 +56,7 @@ def _costs(cost: "Cost") -> dict[str, object]:
 
 
 def _size(n_bytes: int) -> str:
-    """Write bytes with a unit.
+    """Return a number of bytes with its unit.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`predict`: labels for new images, on the command line."""
+"""The command `predict`: label new images."""
 
 import os
 import sys
@@ -41,9 +41,9 @@ def predict(
     unlabelled: o.Unlabelled = False,
     limit: o.Limit = None,
 ) -> None:
-    """Label new images through the very recipe of the codes.
+    """Label new images, with the recipe of the model's codes.
 
-    Where the source is labelled, the accuracy is printed too.
+    If the source has labels, the accuracy is printed too.
 
     For example:
 
@@ -55,16 +55,16 @@ def predict(
     from featpipe.files import belongs_to
     from featpipe.predictor import failures_path, load
 
-    beside = None if output is None else failures_path(output)
+    failures = None if output is None else failures_path(output)
     require_outputs(
-        {"-o": output, "the failures of -o": beside},
+        {"-o": output, "the failures of -o": failures},
         {
             "MODEL": model,
             "SOURCE": [s for s in sources if s != "-"],
             "--weights": weights,
         },
     )
-    # Before the images are listed: a model that cannot be loaded should say so at once.
+    # Before the images are listed, which may take minutes.
     predictor = load(
         model,
         weights=weights,
@@ -75,14 +75,14 @@ def predict(
         max_pixels=pixel_limit(max_pixels),
     )
     if reject is not None:
-        predictor.threshold(reject)  # out of reach: before any image is read
-    image_set = _image_set(sources, unlabelled, limit, belongs_to(output, beside))
+        predictor.threshold(reject)  # raises if no threshold reaches that share
+    image_set = _image_set(sources, unlabelled, limit, belongs_to(output, failures))
     with image_progress() as progress:
         predictions = predictor.classify(image_set, reject=reject, progress=progress)
     if output is not None:
         predictions.write_csv(output, top=top)
         terminal.info(f"wrote {output}")
-    # Every one of them: an image without a label must not be overlooked.
+    # All of them, since nobody should overlook an image without a label.
     for path, stage, reason in (failure[:3] for failure in predictions.failures):
         terminal.info(f"failed: {path}: {stage}: {reason}")
     if not len(predictions):
@@ -111,7 +111,7 @@ def _image_set(
     from featpipe import images
     from featpipe.inference import from_items, image_set_of
 
-    # `-` is replaced by the paths on stdin, in its place among the others.
+    # The paths on stdin take the place of `-` among the others.
     paths = [path for source in sources for path in _listed(source)]
     if sources == paths and len(paths) == 1:
         return image_set_of(paths[0], unlabelled=unlabelled, limit=limit, ignore=ignore)
@@ -125,16 +125,16 @@ def _image_set(
 
 
 def _listed(source: str) -> list[str]:
-    """Return a path itself, or for - the paths on stdin."""
+    """Return the paths that an argument means; those on stdin for "-"."""
     if source != "-":
         return [source]
+    # Bytes, since file names need not be UTF-8.
     content = sys.stdin.buffer.read()
-    # As `find -print0` writes them where names hold line ends.
-    # As bytes: file names need not be UTF-8.
+    # `find -print0` ends paths with a zero byte.
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
     paths = [os.fsdecode(line) for line in lines if line.strip()]
     if not paths:
-        raise ValueError("no path came on stdin; give one in each line")
+        raise ValueError("stdin has no path; give one per line")
     return paths
 
 
@@ -145,20 +145,19 @@ def _named(sources: list[str]) -> str:
 def _print_rejected(
     predictions: "Predictions", predictor: "Predictor", reject: float | None
 ) -> None:
-    """Print how many labels were rejected, or what 5 % of errors would reject."""
+    """Print how many labels are rejected, or would be with `--reject 0.05`."""
     if reject is not None:
         n = int(predictions.rejected.sum())
         terminal.result(
             f"{n:,} of {len(predictions):,} are 'unknown': their likeliest class has a "
-            f"probability below {predictions.threshold:.3f}; of the labels given at "
-            f"most {100 * reject:g} % are wrong, for images like the training images"
+            f"probability below {predictions.threshold:.3f}; at most {100 * reject:g} "
+            "% of the other labels are wrong, for images like the training images"
         )
         return
     try:
-        # 5 % is an example of a rate; the user chooses with --reject.
         threshold = predictor.threshold(_ADVISED)
     except ValueError:
-        return  # nothing to advise
+        return  # no threshold reaches it
     n = int(replace(predictions, threshold=threshold).rejected.sum())
     if n:
         terminal.info(
@@ -193,7 +192,7 @@ def _print_labels(predictions: "Predictions", top: int) -> None:
 
 
 def _print_measures(predictions: "Predictions") -> None:
-    """Print how right the labels are, split by split, and what is taken for what."""
+    """Print the scores of every split that has labels, and the confusion matrix."""
     from featpipe.protocol import learned_splits
 
     _print_unknown_classes(predictions)
@@ -205,14 +204,14 @@ def _print_measures(predictions: "Predictions") -> None:
             terminal.result(_judged(split, measures))
     if learned := learned_splits(predictions.splits):
         terminal.info(
-            f"fit learns from {' and '.join(learned)}: where the model did so on these "
-            "images, their accuracy flatters"
+            f"`fit` learns from {' and '.join(learned)}: if the model learned from "
+            "these images, their accuracy is too high"
         )
     _print_confusion(predictions)
 
 
 def _print_unknown_classes(predictions: "Predictions") -> None:
-    """Name the classes of the source that the model does not have."""
+    """Print which classes of the source the model does not have."""
     unknown = sorted(set(predictions.truth) - {"", *predictions.class_names})
     if not unknown:
         return
@@ -226,13 +225,13 @@ def _print_unknown_classes(predictions: "Predictions") -> None:
         f"{len(unknown)} class(es) of the source are not the model's ({names}): "
         f"{what}; the model has {classes}"
     )
-    # A class that differs by capitals alone is nearly always the same class.
+    # Names that differ only by capitals nearly always mean the same class.
     folded = {_folded(name): name for name in predictions.class_names}
     alike = [
         (name, folded[_folded(name)]) for name in unknown if _folded(name) in folded
     ]
     if alike:
-        pairs = ", ".join(f"{name!r} to {mine!r}" for name, mine in alike[:5])
+        pairs = ", ".join(f"{name!r} to {known!r}" for name, known in alike[:5])
         terminal.info(
             f"{len(alike)} of them differ only by capitals, blanks or Unicode form; "
             f"rename {pairs}"
@@ -240,10 +239,10 @@ def _print_unknown_classes(predictions: "Predictions") -> None:
 
 
 def _folded(name: str) -> str:
-    """Return a name without what people do not mean by it."""
-    # macOS stores names decomposed (e and a combining accent), Linux composed.
-    words = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(c for c in words if c.isalnum())
+    """Return a name without capitals, blanks, signs and differences of Unicode form."""
+    # macOS stores an accented letter as two characters, Linux as one.
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in folded if c.isalnum())
 
 
 def _judged(split: str, measures: dict[str, Any]) -> str:
@@ -259,7 +258,7 @@ def _judged(split: str, measures: dict[str, Any]) -> str:
 
 
 def _print_confusion(predictions: "Predictions") -> None:
-    """Show the table of true against predicted; of many classes the worst pairs."""
+    """Print the confusion matrix; of many classes only the largest mistakes."""
     names, counts = predictions.confusion()
     if len(names) > _FEW or len(predictions.class_names) > _FEW:
         _print_worst(names, predictions.class_names, counts)
@@ -278,4 +277,4 @@ def _print_worst(names: list[str], class_names: list[str], counts: Any) -> None:
         if name != class_name and counts[t, p]
     ]
     for count, name, class_name in sorted(pairs, key=lambda pair: -pair[0])[:10]:
-        terminal.result(f"{count:,} of {name!r} taken for {class_name!r}")
+        terminal.result(f"{count:,} of {name!r} labelled {class_name!r}")

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, lines elsewhere."""
+"""Show the progress of long work: a bar on a terminal, lines elsewhere."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,26 +14,26 @@ __all__ = ["duration", "fit_progress", "image_progress", "summary", "training_pr
 
 @contextmanager
 def image_progress() -> Iterator[Callable[["Progress"], None]]:
-    """Show how far an extraction is, for as long as the block lasts.
+    """Show the progress of an extraction until the block ends.
 
     Yields
     ------
     callable
         Takes the `Progress`.
     """
-    # The time left comes from `Progress`: the bar would count rows that were kept.
+    # `Progress` knows the time left; the bar would count kept rows as computed.
     with _shown("images", guess=False) as show:
         yield lambda tally: show(tally.done, tally.n_images, pace(tally))
 
 
 @contextmanager
 def fit_progress() -> Iterator[Callable[[int, int, str], None]]:
-    """Show how far a comparison is.
+    """Show the progress of a comparison until the block ends.
 
     Yields
     ------
     callable
-        Takes fits done, fits in all, and what is being fitted.
+        Takes the number of fits done, that of all fits, and the name of the present.
     """
     with _shown("fits", guess=True) as show:
         yield show
@@ -41,12 +41,12 @@ def fit_progress() -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def training_progress() -> Iterator[Callable[[int, int, str], None]]:
-    """Show how far a training is.
+    """Show the progress of a training until the block ends.
 
     Yields
     ------
     callable
-        Takes images done, images in all, and what is being done.
+        Takes the number of images done, that of all images, and the present step.
     """
     with _shown("images", guess=True) as show:
         yield show
@@ -86,7 +86,7 @@ def _bar(what: str, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
         *([TimeRemainingColumn()] if guess else []),
         TextColumn("{task.description}", markup=False),
     )
-    # Transient: what is left on the screen are the results.
+    # Transient, so that only the results stay on the screen.
     with Progress(*columns, console=terminal.err, transient=True) as bar:
         task = bar.add_task("", total=None)
 
@@ -97,16 +97,7 @@ def _bar(what: str, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def pace(tally: "Progress") -> str:
-    """Return the rate, the time left and the bottleneck in words.
-
-    Parameters
-    ----------
-    tally : Progress
-
-    Returns
-    -------
-    str
-    """
+    """Return the rate, the time left and the bottleneck as text."""
     left = tally.left
     if left is None:
         return "reusing rows" if tally.kept else "starting"
@@ -117,9 +108,8 @@ def pace(tally: "Progress") -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as text with two units at most."""
+    """Return a time as text, with at most two units."""
     whole = round(seconds)
-    # Two units: nobody needs the seconds of a day.
     for size, unit, smaller, name in (
         (86_400, "d", 3_600, "h"),
         (3_600, "h", 60, "min"),
@@ -131,16 +121,7 @@ def duration(seconds: float) -> str:
 
 
 def summary(tally: "Progress") -> str:
-    """Return in one line how many images have codes, and the time taken.
-
-    Parameters
-    ----------
-    tally : Progress
-
-    Returns
-    -------
-    str
-    """
+    """Return on one line how many images have codes, and the time taken."""
     rows = tally.computed + tally.kept
     text = (
         f"{rows:,} of {tally.n_images:,} images have codes: {tally.computed:,} "

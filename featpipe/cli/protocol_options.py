@@ -1,4 +1,4 @@
-"""The options of the protocol: how `compare`, `fit` and `finetune` choose and judge."""
+"""The options that set how `compare`, `fit` and `finetune` choose and judge."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from featpipe.cli.options import MACHINE, WRITING
 __all__: list[str] = []
 
 _PROTOCOL = "The protocol"
-# One text with commas: a list option would have to be repeated for each name.
+# One text, since a list option would have to be repeated for each name.
 Classifiers = Annotated[
     str,
     typer.Option(
@@ -37,11 +37,11 @@ Folds = Annotated[
         "--folds",
         metavar="N",
         min=2,
-        help="Folds that choose, and that judge where there is no split.",
+        help="Number of folds, which choose C and, without a split, also judge.",
         rich_help_panel=_PROTOCOL,
     ),
 ]
-# Off: the C left out could hardly have won, and take most of the time.
+# Off, since the C that are skipped could hardly win, and would take most of the time.
 FullPath = Annotated[
     bool,
     typer.Option(
@@ -50,7 +50,6 @@ FullPath = Annotated[
         rich_help_panel=_PROTOCOL,
     ),
 ]
-# The shape of numpy's logspace, without its exponents.
 CGrid = Annotated[
     str | None,
     typer.Option(
@@ -65,8 +64,8 @@ MetricOption = Annotated[
     typer.Option(
         "--metric",
         metavar="NAME",
-        help="The measure that choices are made by: accuracy, balanced_accuracy or "
-        "macro_f1.",
+        help="The score that chooses C and the recommended row: accuracy, "
+        "balanced_accuracy or macro_f1.",
         rich_help_panel=_PROTOCOL,
     ),
 ]
@@ -78,13 +77,13 @@ ClassWeightOption = Annotated[
         rich_help_panel=_PROTOCOL,
     ),
 ]
-# None and no default share: without it cross-validation uses every image.
+# None by default, so that cross-validation uses every image.
 TestSize = Annotated[
     float | None,
     typer.Option(
         "--test-size",
         metavar="SHARE",
-        help="Hold out this share where the images have no split, as 0.2.",
+        help="Hold out this share if the images have no split, such as 0.2.",
         rich_help_panel=_PROTOCOL,
     ),
 ]
@@ -93,8 +92,8 @@ With = Annotated[
     typer.Option(
         "--with",
         metavar="F.json",
-        help="Scores of other models on the same images, as `finetune --json` writes "
-        "them; may be repeated.",
+        help="Scores of other models on the same images, such as `finetune --json` "
+        "writes; may be repeated.",
         rich_help_panel=_PROTOCOL,
     ),
 ]
@@ -103,8 +102,8 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Memory for the program, as 8GB; larger codes are read from the file "
-        "on every pass. Default: half of what the machine has available.",
+        help="Memory for the program, such as 8GB; every pass reads larger codes from "
+        "the file. Default: half of what the machine has available.",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -128,7 +127,8 @@ Predictions = Annotated[
     typer.Option(
         "--predictions",
         metavar="F",
-        help="Write the prediction of every row for every held-out image, as CSV.",
+        help="Write what every row of the table predicts for every held-out image, as "
+        "CSV.",
         rich_help_panel=WRITING,
     ),
 ]

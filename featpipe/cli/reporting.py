@@ -1,4 +1,4 @@
-"""`report`: pictures, on the command line."""
+"""The command `report`: write a page with pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,16 +50,15 @@ def report(
 ) -> None:
     """Write a page that shows which images go wrong, and what would help.
 
-    One HTML file that loads nothing: scores, confusion, mistakes and doubtful labels
-    with pictures, a learning curve, and a map of the images. Unlabelled images get
-    the map.
+    It is one HTML file that loads no other: scores, confusion, mistakes and doubtful
+    labels with pictures, a learning curve, and a map of the images. Unlabelled images
+    get the map alone.
 
     For example:
 
         featpipe report flowers.h5 -o flowers.html
         featpipe report flowers.h5 --scores scores.json -o flowers.html --png plots
     """
-    # Wrong usage, so a BadParameter with exit status 2.
     if output is None and png is None:
         raise typer.BadParameter("nothing to write; give -o F.html, --png DIR, or both")
     _check_outputs(files, output, scores, png)
@@ -69,7 +68,7 @@ def report(
 def _check_outputs(
     files: Sequence[Path], output: Path | None, scores: Path | None, png: Path | None
 ) -> None:
-    """Refuse a page that would replace an input, or cannot be written."""
+    """Raise if an output would replace an input, or cannot be written."""
     codes = {f"codes file {k}": path for k, path in enumerate(files, 1)}
     require_outputs({"-o": output}, {**codes, "--scores": scores})
     if png is not None:
@@ -103,10 +102,10 @@ def write_report(
     from featpipe.report import make_report
 
     with fit_progress() as progress:
-        made = make_report(files, scores, notes=notes, seed=seed, progress=progress)
+        page = make_report(files, scores, notes=notes, seed=seed, progress=progress)
     if output is not None:
-        made.write(output)
+        page.write(output)
         terminal.info(f"wrote {output}")
     if png is not None:
-        written = made.write_png(png)
+        written = page.write_png(png)
         terminal.info(f"wrote {len(written)} plots to {png}")

@@ -1,4 +1,4 @@
-"""The folder of `run`: one for each source and backbone, never two sources in one."""
+"""Choose the folder of `run`: one for each source and backbone."""
 
 import json
 import re
@@ -14,13 +14,13 @@ RECORD = "run.json"
 
 
 def default_folder(source: str, backbone: str) -> Path:
-    """Return the folder that `run` takes where none is given.
+    """Return the folder of `run` without ``-o``.
 
     Parameters
     ----------
     source : str
-        With its suffix, so that ``six.csv``, ``six.zip`` and ``six`` have folders of
-        their own.
+        Its suffix is kept, so that ``six.csv``, ``six.zip`` and ``six`` have different
+        folders.
     backbone : str
 
     Examples
@@ -38,20 +38,20 @@ def default_folder(source: str, backbone: str) -> Path:
 
 
 def _plain(name: str) -> str:
-    """Replace what some file system or shell would not take in a name."""
+    """Replace characters that a file system or shell does not take in a name."""
     return re.sub(r"[^\w.+]+", "-", name).strip("-")
 
 
 def claim_folder(folder: Path, source: str, backbone: str, *, overwrite: bool) -> None:
-    """Record what is run in a folder, or refuse one that holds another source.
+    """Record source and backbone in a folder; raise if it holds another source.
 
     Parameters
     ----------
     folder : Path
-        There already.
+        An existing folder.
     source, backbone : str
     overwrite : bool
-        Whatever it holds is to be replaced.
+        Whether to replace the run of another source.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def claim_folder(folder: Path, source: str, backbone: str, *, overwrite: bool) -
     """
     now = _located(source)
     before = _recorded(folder / RECORD).get("source")
-    # Two sources in one folder would each replace the other's codes.
+    # A run of another source would replace its codes.
     if isinstance(before, str) and not overwrite and not _same(before, now):
         raise ValueError(
             f"{folder} holds the run of {before}, not of {now}; give -o another "
@@ -84,7 +84,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def _same(before: str, now: str) -> bool:
-    """Return whether two sources are one: by name, by a link, or moved meanwhile."""
+    """Return whether two sources are the same: by path, by a link, or after a move."""
     if before == now:
         return True
     if "torchvision:" in before[:12] + now[:12]:
@@ -92,5 +92,5 @@ def _same(before: str, now: str) -> bool:
     try:
         return Path(before).samefile(now)
     except (OSError, ValueError):
-        # Moved meanwhile: the same name, and nothing at the old place.
+        # A moved source has the same name, and nothing is left at its old place.
         return Path(before).name == Path(now).name and not Path(before).exists()

@@ -1,8 +1,8 @@
-"""The start and end of the command line, and what Ctrl-C does there.
+"""Start and end the command line, and handle Ctrl-C at every moment.
 
-While a command works, Ctrl-C raises KeyboardInterrupt, so that it cleans up. Before
-that nothing has been begun and after it nothing is left to do: the process ends at
-once, without a traceback. This module imports nothing that takes time.
+While a command works, Ctrl-C raises KeyboardInterrupt, so that the command cleans up.
+Before and after that there is nothing to clean up, and the process ends at once,
+without a traceback. This module imports only what is quick to import.
 """
 
 import _thread
@@ -17,7 +17,7 @@ from types import FrameType
 
 __all__ = ["INTERRUPTED", "interruptible", "main", "uninterrupted"]
 
-INTERRUPTED = 130  # what shells report of a process that Ctrl-C ended
+INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended, by convention
 
 
 class _Phase(Enum):
@@ -32,7 +32,7 @@ _phase = _Phase.STARTING
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt inside; afterwards it ends the process."""
+    """Let Ctrl-C raise KeyboardInterrupt in the block, and end the process after it."""
     global _phase
     _phase = _Phase.WORKING
     try:
@@ -46,8 +46,8 @@ def uninterrupted() -> Iterator[None]:
     """Ignore a second Ctrl-C while the line about the first is printed."""
     global _phase
     _phase = _Phase.REPORTING
-    # CPython ends by the signal itself, not with our status, if the KeyboardInterrupt
-    # passed through an exec of text (as of `dataclass`). Another exec resets that.
+    # If the KeyboardInterrupt passed through an exec of text (such as `dataclass`
+    # uses), CPython ends by the signal, not with our status. Another exec resets that.
     exec("")
     try:
         yield
@@ -72,20 +72,21 @@ def main() -> None:
     """
     global _phase
     _phase = _Phase.STARTING
-    # A shell ignores it for jobs in the background; then it stays ignored.
+    # Jobs in the background of a shell ignore Ctrl-C, and go on doing so.
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if default:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _repeat_lost_interrupt
-        # Registered first, so run last: while modules are unloaded the status is set.
+        # Registered first, so run last: an interruption while modules are unloaded
+        # would change the exit status.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         from featpipe.cli.app import run_app
 
         run_app()
     finally:
-        # After a command the process ends. While threads are joined and modules are
-        # unloaded, an exception of Ctrl-C would be a traceback.
+        # After a command our handler stays: the process ends, and KeyboardInterrupt
+        # would print a traceback while threads are joined and modules unloaded.
         if default and _phase is _Phase.STARTING:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.unraisablehook = sys.__unraisablehook__
@@ -98,12 +99,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         return
     if _phase is _Phase.STARTING and sys.__stderr__ is not None:
         os.write(sys.__stderr__.fileno(), b"interrupted; nothing was begun\n")
-    # Not by an exception: imports that it ends turn it into errors of their own.
+    # Without an exception, since an import may turn it into another error.
     os._exit(INTERRUPTED)
 
 
 def _repeat_lost_interrupt(lost: "sys.UnraisableHookArgs") -> None:
-    """Interrupt again where an object was just being deleted: Python drops the first.
+    """Interrupt again after Python dropped a KeyboardInterrupt in a ``__del__``.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def _repeat_lost_interrupt(lost: "sys.UnraisableHookArgs") -> None:
         return
     from threading import Timer
 
-    # A moment later: here it would be dropped once more.
+    # A moment later, since Python would drop it here once more.
     again = Timer(0.01, _thread.interrupt_main)
     again.daemon = True
     again.start()

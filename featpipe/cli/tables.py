@@ -1,4 +1,4 @@
-"""Tables that fit the terminal: columns that matter less go before a name is broken."""
+"""Print tables that fit the terminal, if need be without their optional columns."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class Column:
     ----------
     title : str
     number : bool
-        Whether it is aligned to the right.
+        Whether to align the column to the right.
     optional : int
-        In which order columns are left out of a table that is too wide, 1 first; 0:
-        never.
+        Order in which columns are left out of a table that is too wide, 1 first; 0 is
+        never left out.
     folds : bool
-        Whether a cell may be broken inside a word, as a path has to be.
+        Whether a cell may break inside a word, as long paths must.
     """
 
     title: str
@@ -41,11 +41,11 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
     """Print a table as a result, without the optional columns that do not fit."""
     cells = [list(row) for row in rows]
     keep = list(range(len(columns)))
-    spare = sorted(
+    optional = sorted(
         (k for k in keep if columns[k].optional), key=lambda k: columns[k].optional
     )
     table = _table(columns, cells, keep)
-    for k in spare:
+    for k in optional:
         if _least_width(table) <= terminal.out.width:
             break
         keep.remove(k)
@@ -72,7 +72,7 @@ def _table(
             justify="right" if column.number else "left",
             no_wrap=column.number,
             overflow="fold",
-            # Cells break between words only.
+            # So wide that cells break only between words.
             min_width=None if column.folds else max(map(len, words), default=0),
         )
     for row in rows:

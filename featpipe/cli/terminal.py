@@ -1,6 +1,6 @@
-"""The output of the command line: tables on stdout, everything else on stderr.
+"""Print to the terminal: results on stdout, everything else on stderr.
 
-Also the one place where errors become a line and an exit status.
+This module also turns errors into one line and an exit status.
 """
 
 import functools
@@ -25,16 +25,16 @@ __all__ = ["Terminal", "Throttle", "terminal", "with_exit_status"]
 
 @dataclass
 class Terminal:
-    """The two output streams, and the global options that govern them.
+    """The two output streams, and the global options about them.
 
     Parameters
     ----------
     quiet : bool
-        No progress, no messages; tables, results and errors only.
+        Whether to print results and errors only.
     verbose : bool
-        More detail.
+        Whether to print more detail.
     debug : bool
-        Tracebacks.
+        Whether to print tracebacks.
     """
 
     quiet: bool = False
@@ -52,7 +52,7 @@ class Terminal:
         return _console(stderr=True)
 
     def info(self, text: str) -> None:
-        """Print a line that is no result to stderr, unless ``--quiet``."""
+        """Print a message to stderr, unless ``--quiet``."""
         if not self.quiet:
             self.err.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
@@ -61,15 +61,13 @@ class Terminal:
         self.out.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Print the error as one line and exit with status 1."""
+        """Print an error as one line and exit with status 1."""
         if self.debug:
             raise error
         text = " ".join(str(error).split()) or type(error).__name__
-        # A KeyError or the like is a mistake of ours, and should not look like the
-        # user's.
         if not isinstance(error, _EXPECTED):
             text = (
-                f"unexpected {type(error).__name__}: {text}; this is a fault of "
+                f"unexpected {type(error).__name__}: {text}; this is a bug in "
                 "featpipe: run again with --debug and report what it prints"
             )
         self.err.print(
@@ -81,7 +79,7 @@ class Terminal:
         raise typer.Exit(1)
 
 
-# KeyError and the like are not among them: they would be our own mistakes.
+# Other errors, such as a KeyError, are mistakes of this program, not of its user.
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
 terminal = Terminal()
@@ -91,22 +89,22 @@ def _console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
     class PipeConsole(Console):
-        """Ends neither work nor status 0 where a reader (head, less) has enough."""
+        """A console whose closed pipe (of head, less) is no error of the command."""
 
         def on_broken_pipe(self) -> None:
             if not self.stderr:
                 raise BrokenPipeError
-            self.quiet = True  # progress that nobody reads must not stop the work
+            self.quiet = True  # the work goes on if nobody reads its progress
 
     console = PipeConsole(stderr=stderr)
     if not console.is_terminal:
-        # Redirected output is read by programs and by less: never fold a path.
+        # Programs read redirected output, so its paths should not be folded.
         console = PipeConsole(stderr=stderr, width=max(console.width, 120))
     return console
 
 
 def with_exit_status(command: Callable[..., None]) -> Callable[..., None]:
-    """Make a command exit with 0, 1 with one line, or 130 when interrupted.
+    """Return a command that exits with status 0, 1 for an error, or 130 for Ctrl-C.
 
     Parameters
     ----------
@@ -115,12 +113,12 @@ def with_exit_status(command: Callable[..., None]) -> Callable[..., None]:
     Returns
     -------
     callable
-        With the same signature, for typer to read.
+        With the same signature, which typer reads.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        # A batch system ends jobs by SIGTERM: they get the same orderly end as Ctrl-C.
+        # Batch systems end jobs by SIGTERM, which is handled like Ctrl-C.
         before = signal.signal(signal.SIGTERM, _interrupt)
         output = file_id(kwargs)
         try:
@@ -129,17 +127,17 @@ def with_exit_status(command: Callable[..., None]) -> Callable[..., None]:
                 _flush()
         except KeyboardInterrupt:
             with uninterrupted():
-                what = describe_kept(command.__name__, kwargs, output)
+                kept = describe_kept(command.__name__, kwargs, output)
                 terminal.err.print(
-                    f"interrupted; {visible(what)}",
+                    f"interrupted; {visible(kept)}",
                     markup=False,
                     highlight=False,
                     soft_wrap=True,
                 )
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader (head, less) has enough.
-            # Or Python would complain at its end that it cannot flush it.
+            # The reader, such as `head`, has closed the pipe. Python would report at
+            # its end that it cannot flush stdout.
             sys.stdout = None
             raise typer.Exit(0) from None
         except (typer.Exit, typer.BadParameter):
@@ -167,7 +165,7 @@ class Throttle:
     Parameters
     ----------
     seconds : float
-        Between two lines.
+        Least time between two lines.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
@@ -175,7 +173,7 @@ class Throttle:
         self._next = time.monotonic() + seconds
 
     def is_due(self) -> bool:
-        """Return whether the seconds have passed since the last True."""
+        """Return whether that time has passed since the last True."""
         now = time.monotonic()
         if now < self._next:
             return False

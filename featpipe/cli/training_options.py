@@ -1,4 +1,4 @@
-"""The options of `finetune`: what learns, how, and from which cache."""
+"""The options of `finetune` alone."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,37 +10,36 @@ from featpipe.cli.options import NETWORK
 
 __all__: list[str] = []
 
-# Panels of their own: the options of `extract` come after those of training.
 _TRAINING = "The training"
 _CACHE = "The cache"
 
-# Optional: a training may be for its score alone.
+# Optional, since a training may be for its scores alone.
 TunedModel = Annotated[
     Path | None,
     typer.Option(
         "-o",
         "--output",
         metavar="MODEL",
-        help="The model file. With it, a stopped training goes on where it was.",
+        help="The model file. With it, an interrupted training can go on.",
     ),
 ]
-# One depth, unlike that of `extract`: the head has one input.
+# One depth, since the head has one input.
 HeadDepth = Annotated[
     str,
     typer.Option(
         "--depth",
         metavar="NODE[:POOL]",
-        help="What the new head sits on.",
+        help="The depth whose codes the new head takes.",
         rich_help_panel=NETWORK,
     ),
 ]
-# Text: whether there is such a node shows only once the network is loaded.
+# A text, since the nodes are known only when the network is loaded.
 Train = Annotated[
     str,
     typer.Option(
         "--train",
         metavar="all|from:NODE|head",
-        help="What learns; all that runs before NODE is frozen.",
+        help="The layers to train; those before NODE are frozen.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -58,7 +57,7 @@ Epochs = Annotated[
         "--epochs",
         min=1,
         metavar="N",
-        help="Passes over the training images; the best of them is kept.",
+        help="Passes over the training images; the best epoch is kept.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -67,12 +66,12 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="SECONDS",
-        help="Stop after this time; sooner where the probe is beaten beyond noise, or "
-        "cannot be. Needs --init probe.",
+        help="Stop after this time, or sooner: when the network is significantly "
+        "better than the probe, or cannot become so. Needs --init probe.",
         rich_help_panel=_TRAINING,
     ),
 ]
-# None: no rate suits all networks and depths, so a few are tried.
+# None, since no rate suits all networks and depths; a few are tried.
 LearningRate = Annotated[
     float | None,
     typer.Option(
@@ -82,7 +81,7 @@ LearningRate = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
-# A share: pretrained layers need smaller steps than a new head.
+# A share, since pretrained layers need smaller steps than a new head.
 BackboneRate = Annotated[
     float,
     typer.Option(
@@ -100,11 +99,12 @@ ScheduleOption = Annotated[
     Schedule,
     typer.Option(
         "--schedule",
-        help="step: a tenth after each third of the epochs.",
+        help="step: divide the rate by ten after each third of the epochs.",
         rich_help_panel=_TRAINING,
     ),
 ]
-# The first gradients of a new head are large, and would spoil pretrained layers.
+# Not 0, since the first gradients of a new head are large, and would spoil pretrained
+# layers.
 Warmup = Annotated[
     float,
     typer.Option(
@@ -119,11 +119,11 @@ WeightDecay = Annotated[
     typer.Option(
         "--weight-decay",
         metavar="x",
-        help="How much each step draws the weights to 0.",
+        help="How strongly each step pulls the weights towards 0.",
         rich_help_panel=_TRAINING,
     ),
 ]
-# One odd batch must not undo an epoch.
+# Not 0, since one odd batch could undo an epoch.
 Clip = Annotated[
     float,
     typer.Option(
@@ -133,7 +133,7 @@ Clip = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
-# None: 32 of few images would leave too few steps in an epoch.
+# None, since 32 of few images would be too few steps in an epoch.
 TrainingBatch = Annotated[
     int | None,
     typer.Option(
@@ -144,14 +144,14 @@ TrainingBatch = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
-# By default a probe decides: a mirrored bee is a bee, a mirrored 2 is no 2.
+# auto, since a mirrored bee is a bee, and a mirrored 2 is no 2.
 Augment = Annotated[
     str,
     typer.Option(
         "--augment",
         metavar="A,B,…",
-        help="flip, vflip, crop, colour; none; or auto: flip and crop, as far as "
-        "a probe still recognises such images.",
+        help="flip, vflip, crop, colour; none; or auto: flip and crop, if a probe "
+        "still recognises such images.",
         rich_help_panel=_TRAINING,
     ),
 ]
@@ -164,43 +164,43 @@ LabelSmoothing = Annotated[
         rich_help_panel=_TRAINING,
     ),
 ]
-# The images that choose are labelled too, and few users can spare them.
+# On, since few users can spare the labelled images that choose.
 Refit = Annotated[
     bool,
     typer.Option(
         "--refit/--no-refit",
-        help="Train anew on all training images once rate and epoch are chosen.",
+        help="Train again on all training images once rate and epoch are chosen.",
         rich_help_panel=_TRAINING,
     ),
 ]
-# None: four, or one where four would take more than a gigabyte.
+# None means four, or one if four would take more than a gigabyte.
 Views = Annotated[
     int | None,
     typer.Option(
         "--views",
         metavar="N",
         min=0,
-        help="With from:NODE and head: how many views of each image are cached; 0 "
-        "runs the whole network in every epoch. Default: 4.",
+        help="With from:NODE and head: number of views of each image to cache; 0 runs "
+        "the whole network in every epoch. Default: 4.",
         rich_help_panel=_CACHE,
     ),
 ]
-# Where nearly all layers are frozen, the codes take most of the time.
+# Kept, since codes take most of the time if nearly all layers are frozen.
 CachedCodes = Annotated[
     Path | None,
     typer.Option(
         "--codes",
         metavar="FILE.h5",
-        help="The codes file: kept, and used if it is there.",
+        help="A codes file to use if it exists, and to keep the codes in.",
         rich_help_panel=_CACHE,
     ),
 ]
-# Never implied: the model in the file may have taken days.
+# Off, since the model in the file may have taken days.
 TrainAnew = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Train anew, whatever model is there.",
+        help="Train again and replace the model.",
         rich_help_panel=_TRAINING,
     ),
 ]
