@@ -259,7 +259,7 @@ def test_a_damaged_header_within_a_tar_is_not_taken_for_its_end(tmp_path):
 
 
 def test_a_tar_that_decompresses_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tararchive, "_ROOM", 2**20)
+    monkeypatch.setattr(tararchive, "_LEAST_LIMIT", 2**20)
     file = tmp_path / "t.tar.gz"
     file.write_bytes(gzip.compress(b"x") + gzip.compress(bytes(2**25), 9))
     with pytest.raises(ValueError, match="decompresses to more than"):

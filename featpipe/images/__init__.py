@@ -2,32 +2,32 @@
 
 `scan` lists the images of a folder, table, archive or dataset as an `ImageSet`,
 `from_arrays` makes one of arrays, and `decode` turns the bytes of an image into
-pixels by the rules of `DECODING`. Every input is accounted for: an image, or a
-`Failure` with path, stage and reason. Never here: networks, and the size they want.
+pixels by the rules of `DECODING`. Every input becomes an image, or a `Failure` with
+path, stage and reason. This package does not know networks or their input sizes.
 
-| module | what lives there |
+| module | contents |
 |---|---|
-| `imageset` | the list of images, and the one error of an image |
-| `scanning` | telling the kinds of sources apart |
-| `naming` | what names of folders mean: splits and classes |
+| `imageset` | the list of images, and the error of one image |
+| `scanning` | recognising the kind of a source |
+| `naming` | splits and classes from names of folders |
 | `set_aside` | names that a scan counts and does not list; suffixes of images |
-| `reading` | the bytes of one file |
-| `folder`, `table`, `ziparchive`, `tararchive` | a kind of source each |
-| `datasets`, `arrays` | those of torchvision, and pictures in memory |
+| `reading` | reading the bytes of one file |
+| `folder`, `table`, `ziparchive`, `tararchive` | listing one kind of source |
+| `datasets`, `arrays` | datasets of torchvision, and pictures in memory |
 | `columns` | the columns of tables and frames |
-| `classes` | whether labels make classes |
+| `classes` | checking that labels make classes |
 | `labelling` | labels and splits of lists |
-| `archive` | what both kinds of archives share |
+| `archive` | the common part of zip and tar archives |
 | `decoding` | bytes to pixels |
 | `colour` | the modes of Pillow to RGB |
 | `values` | values of more than 8 bits, and which of them become black and white |
 | `turbo` | the same pixels of plain JPEGs, faster |
-| `memory` | pixels of Pillow's without a copy |
+| `memory` | the pixels of a Pillow image without a copy |
 | `orientation` | EXIF rotation |
-| `frames` | how many frames a GIF or TIFF has |
-| `structure`, `png` | what a file may hold beside its pixels; PNGs that end early |
-| `sniffing` | whether a file begins as an image does |
-| `non_images` | what a file is that is no image |
+| `frames` | the number of frames of a GIF or TIFF |
+| `structure`, `png` | limits of what is beside the pixels; PNGs that end early |
+| `sniffing` | recognising an image file by its first bytes |
+| `non_images` | describing files that are not images |
 """
 
 from featpipe.images.arrays import from_arrays

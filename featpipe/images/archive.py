@@ -1,10 +1,11 @@
-"""The common part of zip and tar archives of images. Members are read in place.
+"""The common part of zip and tar archives of images, which are read in place.
 
-Lives here: sorting members out, refusing the unsafe, and reading a slice of an archive.
-Never here: the formats themselves, nor extracting, so that no name can do harm.
+This module sorts members, refuses unsafe names, and reads a slice of an archive. It
+never extracts files, so that no name can do harm; `ziparchive` and `tararchive` know
+the formats.
 
-A read opens the archive, copies one slice of it and closes it again: no lock, nothing
-shared between threads, nothing left open, and a set that can go to other processes.
+A read opens the archive, copies one slice of it and closes it again. So threads share
+nothing, need no lock, and a set can be sent to other processes.
 """
 
 # Paths are text as in `folder`.
@@ -39,14 +40,14 @@ __all__ = [
     "ArchiveMember",
     "archive_errors",
     "identity_of",
-    "listed",
-    "opened",
+    "image_set_of_members",
+    "reopened",
     "slice_of",
 ]
 
 
 class ArchiveMember(NamedTuple):
-    """One entry of an archive; ``reason`` is set where it is not an image."""
+    """One entry of an archive; ``reason`` tells why it cannot be read, if it cannot."""
 
     name: str
     size: int
@@ -55,20 +56,20 @@ class ArchiveMember(NamedTuple):
     is_folder: bool = False
 
 
-def listed(
+def image_set_of_members(
     source: str,
     identity: tuple[int, int],
     members: Iterable[ArchiveMember],
     reader: Callable[[dict[str, tuple[int, ...]]], ImageReader],
     unlabelled: bool,
 ) -> ImageSet:
-    """Make an `ImageSet` of the members of any archive."""
-    # Names are cleaned first: everything after this relies on plain relative paths.
-    kept, aside, failures = _sorted_out(_with_slashes(list(members)))
+    """Return the members of any archive as an `ImageSet`."""
+    # Names are cleaned first, since all that follows needs plain relative paths.
+    kept, aside, failures = _sort_members(_with_slashes(list(members)))
     hidden = {name for name in aside if name.split("/")[-1].startswith(".")}
     wrapper = wrapping_folder(
         (member.name.split("/")[0] for member in kept),
-        # A file beside the one folder means that the folder is a class and no wrapper.
+        # A folder that has files beside it is a class, not a wrapper.
         loose=any("/" not in m.name and not m.is_folder for m in kept),
     )
     inside = [m.name.removeprefix(wrapper) + "/" * m.is_folder for m in kept]
@@ -93,8 +94,7 @@ def listed(
         if path in rows:
             reason = "a later member of the archive has the same name"
             failures.append(Failure(path, "scan", reason))
-        # The archive's own time: members may carry any, and unpacking programs differ
-        # on time zones.
+        # The time of the archive, since a member may have any time, in any time zone.
         rows[path] = ImageRow(path, size=member.size, mtime=identity[1])
         places[path] = member.place
     labelled = list(rows.values())
@@ -112,29 +112,29 @@ def listed(
 
 
 def _with_slashes(members: list[ArchiveMember]) -> list[ArchiveMember]:
-    """Return the members with slashes in their names; some programs turn them.
+    """Return the members with slashes for the backslashes that some programs write.
 
-    A backslash may also be part of a file's name. So where other members are written
-    with slashes, a name is changed only if it then lies as deep as one of them.
+    A backslash may also be part of a file's name. So if other members have slashes, a
+    name is changed only if it then has as many slashes as one of them.
     """
     depths = {
         m.name.count("/") for m in members if "/" in m.name and "\\" not in m.name
     }
 
-    def turned(member: ArchiveMember) -> ArchiveMember:
+    def with_slashes(member: ArchiveMember) -> ArchiveMember:
         name = member.name.replace("\\", "/")
         fits = not depths or name.count("/") in depths
-        # A drive makes the name unsafe, and the failure shows it as it is written.
+        # A name with a drive is unsafe, and its failure shows it as it is written.
         drive = ntpath.splitdrive(member.name)[0]
         return member._replace(name=name) if fits and not drive else member
 
-    return [turned(member) for member in members]
+    return [with_slashes(member) for member in members]
 
 
-def _sorted_out(
+def _sort_members(
     members: Iterable[ArchiveMember],
 ) -> tuple[list[ArchiveMember], set[str], list[Failure]]:
-    """Sort the members into images, names set aside, and failures."""
+    """Return the images and folders, the names set aside, and the failures."""
     kept: list[ArchiveMember] = []
     aside: set[str] = set()
     failures: list[Failure] = []
@@ -142,16 +142,15 @@ def _sorted_out(
         name = member.name
         if _ODD.search(name):
             parts = [part for part in name.split("/") if part not in ("", ".")]
-            # Nothing is ever unpacked to such a name; it is refused so that no path in
-            # a codes file leads out of its source.
+            # Refused, so that no path in a codes file leads out of its source.
             if name.startswith("/") or ".." in parts or _DRIVE.match(name):
                 failures.append(Failure(name, "scan", _UNSAFE))
                 continue
             if name.endswith("/"):
                 member = member._replace(is_folder=True)
             name = "/".join(parts)
-        if hides := _set_aside(name, member.is_folder):
-            aside.add(hides)
+        if top := _set_aside(name, member.is_folder):
+            aside.add(top)
         elif member.reason:
             failures.append(Failure(name, "scan", member.reason))
         elif name:
@@ -159,14 +158,14 @@ def _sorted_out(
     return kept, aside, failures
 
 
-# Most names have nothing of this, and tens of thousands of them take a while.
 _UNSAFE = "unsafe name: it leads out of the archive"
 _DRIVE = re.compile("[A-Za-z]:")
+# Only names that match are taken apart, which takes long for tens of thousands.
 _ODD = re.compile(r"^[A-Za-z]:|^/|//|/$|(^|/)\.")
 
 
 def _set_aside(name: str, is_folder: bool) -> str:
-    """Return the file or folder set aside that a name is or leads into, or nothing."""
+    """Return the file or folder set aside that a name is or lies in; "" if none."""
     parts = name.split("/")
     last = len(parts) - 1
     for k, part in enumerate(parts):
@@ -177,10 +176,10 @@ def _set_aside(name: str, is_folder: bool) -> str:
 
 @contextmanager
 def archive_errors(source: str, kind: str) -> Iterator[None]:
-    """Turn whatever a damaged archive makes the standard library raise into one."""
+    """Turn any error of reading an archive into a ValueError that names it."""
     try:
         yield
-    except ImageError as error:  # it cannot be read, whether or not it is whole
+    except ImageError as error:  # not a sign of damage
         raise ValueError(f"{source!r} cannot be read: {error}") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -190,14 +189,14 @@ def archive_errors(source: str, kind: str) -> Iterator[None]:
 
 
 def identity_of(file: IO[bytes]) -> tuple[int, int]:
-    """Return size and time of an open archive, by which a change is noticed."""
+    """Return size and time of an open archive, which show whether it has changed."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
 
 
 @contextmanager
-def opened(archive: str, identity: tuple[int, int]) -> Iterator[IO[bytes]]:
-    """Open an archive again, if it is still the one that was listed."""
+def reopened(archive: str, identity: tuple[int, int]) -> Iterator[IO[bytes]]:
+    """Open an archive again; raise if it has changed since it was listed."""
     try:
         with open(archive, "rb") as file:
             if identity_of(file) != identity:
@@ -208,10 +207,10 @@ def opened(archive: str, identity: tuple[int, int]) -> Iterator[IO[bytes]]:
 
 
 def slice_of(file: IO[bytes], offset: int, size: int) -> bytes:
-    """Return exactly these bytes of an archive."""
+    """Return ``size`` bytes of an archive; raise if there are fewer."""
     file.seek(offset)
     content = file.read(size)
-    # Checked here: a short read would otherwise be reported as a damaged image.
+    # Else decoding would report a damaged image.
     if len(content) != size:
         raise ImageError("read", "the archive ends before the member does")
     return content

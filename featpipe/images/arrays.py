@@ -1,9 +1,8 @@
-"""Pictures in memory: arrays and PIL images, as a list of images.
+"""List pictures in memory: arrays and PIL images.
 
-`ImageSet.read` must return bytes whose digest is the same wherever the picture is the
-same, so pictures become binary PPM or PGM: plain pixels behind a short header, without
-loss, quick, and unlike PNG without a compressor that changes from version to version.
-Never here: files.
+`ImageSet.read` returns bytes, and equal pictures must have the same bytes. So pictures
+become binary PPM or PGM: pixels behind a short header, without loss and without a
+compressor, whose output would change from version to version.
 """
 
 from __future__ import annotations
@@ -37,24 +36,28 @@ def from_arrays(
     ----------
     images : sequence of arrays or PIL images
         uint8 (height, width), (height, width, 1), (height, width, 3) in the order RGB,
-        or (height, width, 4) with alpha. An (n, height, width, channels) array will do.
-        They are kept by reference. PIL images go through the rules of `DECODING`.
+        or (height, width, 4) with alpha; also one (n, height, width, channels) array.
+        They are not copied. PIL images are converted by the rules of `DECODING`.
     labels : (n,), optional
-        Class names or numbers. ``""``, None and -1 are unlabelled. Numbers get leading
-        zeros where needed, so that the sorted class names keep their order.
+        Class names or numbers. ``""``, None and -1 mean no label. Numbers get leading
+        zeros, so that the sorted class names are in the order of the numbers.
     splits : (n,) of str, optional
-        ``"train"``, ``"val"`` or ``"test"``, or another name of these.
+        ``"train"``, ``"val"`` or ``"test"``, or another spelling of these.
     groups : (n,) of str, optional
-        Images of one group are never on both sides of a split.
+        Images of one group stay on the same side of every split.
     paths : (n,) of str, optional
-        Names, each once. By default ``"000000"``, ``"000001"``, and so on. The set is
-        sorted by them.
+        Names, each different, by which the set is sorted. Default: ``"000000"``,
+        ``"000001"``, and so on.
+
+    Returns
+    -------
+    ImageSet
 
     Raises
     ------
     ValueError
-        If there is no image, lengths differ, an array has another shape or dtype, a
-        path comes twice, or a split has an unknown name.
+        If there is no image, lengths differ, an array has another shape or dtype, two
+        paths are the same, or a split has an unknown name.
 
     Examples
     --------
@@ -66,7 +69,7 @@ def from_arrays(
     """
     n = len(images)
     width = max(6, len(str(n - 1)))
-    # Zeros in front, so that sorting by name keeps the order of the arrays.
+    # With leading zeros, so that the order of names is that of the arrays.
     names = [f"{i:0{width}d}" for i in range(n)] if paths is None else list(paths)
     columns = {
         "labels": [""] * n if labels is None else class_names_of(labels),
@@ -82,7 +85,7 @@ def from_arrays(
         raise ValueError(
             f"path {twice!r} comes twice in paths; give each image its own"
         )
-    # Checked now, encoded when read: a copy of each would double the memory.
+    # Encoded only when they are read, since copies would double the memory.
     pictures = [check_picture(image, i) for i, image in enumerate(images)]
     rows = [
         ImageRow(name, label, split, group, size)
@@ -106,24 +109,23 @@ class _ArrayReader:
     def read(self, path: str) -> bytes:
         try:
             return encode_picture(self.pictures[path])
-        except Exception as error:  # an opened file that Pillow loads only now
+        except Exception as error:  # Pillow may load an opened file only now
             raise ImageError("read", one_line(error)) from error
 
     def only(self, paths: Iterable[str]) -> _ArrayReader:
-        """Return a reader of these pictures alone."""
-        # For another process: only what it will read is sent.
+        """Return a reader of these pictures alone, to send to another process."""
         return _ArrayReader({path: self.pictures[path] for path in paths})
 
 
 def check_picture(image: Any, i: int) -> Any:
-    """Check an array, and leave a PIL image as it is until it is read."""
+    """Return an image to be read later; raise if it is not a usable picture."""
     if not isinstance(image, np.ndarray):
         if hasattr(image, "getexif"):
             return image
         raise ValueError(
             f"image {i} is {type(image).__name__}; give uint8 arrays or PIL images"
         )
-    # Grey with an axis for its only channel, as many libraries have it.
+    # Many libraries give grey images an axis of one channel.
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
@@ -131,12 +133,12 @@ def check_picture(image: Any, i: int) -> Any:
         raise ValueError(
             f"image {i} is {image.dtype} of shape {image.shape}; give uint8 of shape "
             "(height, width), (height, width, 3) or (height, width, 4)"
-            + "; from 0 to 1 it becomes that by (255 * image).round().astype('uint8')"
+            + "; convert values from 0 to 1 by (255 * image).round().astype('uint8')"
             * (image.dtype.kind == "f")
         )
     if np.ma.is_masked(image):
         raise ValueError(
-            f"image {i} has masked pixels; fill them, as image.filled(255)"
+            f"image {i} has masked pixels; fill them, with image.filled(255)"
         )
     return image
 
@@ -149,7 +151,7 @@ def _n_bytes(picture: Any) -> int:
 
 
 def encode_picture(picture: Any) -> bytes:
-    """Return binary PGM (grey) or PPM (RGB) of a picture, TIFF of more than 8 bits."""
+    """Return a picture as binary PGM (grey of 8 or 16 bits), PPM (RGB) or TIFF."""
     if _is_deep(picture):
         return _encoded_deep(picture)
     if not isinstance(picture, np.ndarray) or picture.shape[2:] == (4,):
@@ -166,8 +168,7 @@ def _is_deep(picture: Any) -> bool:
 
 
 def _encoded_deep(picture: Any) -> bytes:
-    """Keep all bits: what becomes black and white is decided where it is decoded."""
-    # An opened file is read only now; its errors are those of reading.
+    """Return a picture of more than 8 bits with all its bits, for `decode` to scale."""
     picture.load()
     picture = upright(picture, picture, [])
     if picture.mode in ("I", "F"):

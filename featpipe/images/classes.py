@@ -1,6 +1,6 @@
-"""Whether the labels of images make classes that can be learned and judged.
+"""Check that the labels of images make classes that can be learned and judged.
 
-Never here: which labels images have; that is `naming` and `labelling`.
+`naming` and `labelling` decide which labels the images have.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from featpipe.images.imageset import ImageSet
-from featpipe.images.naming import listed
+from featpipe.images.naming import quoted
 
 __all__ = ["check_classes"]
 
-# Texts that programs write where a value is missing.
+# Texts that programs write for a missing value.
 _MISSING = {"nan", "<na>", "n/a", "#n/a", "null"}
 _SEPARATORS = re.compile(r"\s*[,;|]\s*")
-# Fewer labels than these are too few to say what they look like.
+# With fewer labels the checks of their form would often be wrong.
 _ENOUGH = 10
 
 
 def check_classes(images: ImageSet) -> None:
-    """Check that classes can be told apart and learned, and splits judge each other.
+    """Raise or warn if classes cannot be told apart, learned or judged.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def check_classes(images: ImageSet) -> None:
     Raises
     ------
     ValueError
-        If train and a held-out split have no class in common.
+        If ``train`` and a held-out split have no class in common.
 
     Warns
     -----
@@ -59,19 +59,19 @@ def check_classes(images: ImageSet) -> None:
                 continue
             raise ValueError(
                 f"{images.source!r}: no class of train "
-                f"({listed(sorted(classes['train']))}) is in {split} "
-                f"({listed(sorted(classes[split]))}); give the class folders of all "
+                f"({quoted(sorted(classes['train']))}) is in {split} "
+                f"({quoted(sorted(classes[split]))}); give the class folders of all "
                 "splits the same names"
             )
 
 
 def _odd_labels(images: ImageSet) -> Iterator[str]:
-    """Yield what is odd about labels, and what to do about it."""
+    """Yield a sentence about each oddity of the labels, with what to do."""
     names = images.class_names
-    yield from _twins(names)
+    yield from _similar_names(names)
     if missing := [name for name in names if name.casefold() in _MISSING]:
         yield (
-            f"{listed(missing)} is taken for a class; leave the label empty where "
+            f"{quoted(missing)} is taken for a class; leave the label empty where "
             "there is none"
         )
     n_labelled = int((images.labels >= 0).sum())
@@ -90,32 +90,31 @@ def _odd_labels(images: ImageSet) -> Iterator[str]:
     elif len(names) > n_labelled / 2 and not _are_folders(images):
         yield (
             f"{len(names):,} classes for {n_labelled:,} labelled images, such as "
-            f"{listed(names[:3])}; is this the class of an image, or its name?"
+            f"{quoted(names[:3])}; is this the class of an image, or its name?"
         )
 
 
 def _are_folders(images: ImageSet) -> bool:
-    """Return whether the class names are folders, which are not made by mistake."""
+    """Return whether the class names are folders, which are rarely mistakes."""
     pairs = zip(images.labels.tolist(), images.paths, strict=True)
     first = [(images.class_names[k], path) for k, path in pairs if k >= 0][:_ENOUGH]
     return all(name in path.split("/")[:-1] for name, path in first)
 
 
-def _twins(names: Sequence[str]) -> Iterator[str]:
-    alike: dict[str, list[str]] = {}
+def _similar_names(names: Sequence[str]) -> Iterator[str]:
+    groups: dict[str, list[str]] = {}
     for name in names:
-        # "Café" can be written in two ways that look the same; macOS and Linux choose
-        # differently.
+        # "Café" has two Unicode forms that look the same; macOS and Linux differ.
         plain = unicodedata.normalize("NFKC", name).casefold()
-        # Nor are marks seen that only say how text is laid out, as zero-width blanks.
-        seen = "".join(c for c in plain if unicodedata.category(c) != "Cf")
-        alike.setdefault(re.sub(r"[\s_-]+", "", seen), []).append(name)
-    for twins in (twins for twins in alike.values() if len(twins) > 1):
-        composed = {unicodedata.normalize("NFC", name) for name in twins}
+        # Characters of layout, such as zero-width blanks, are invisible too.
+        visible = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+        groups.setdefault(re.sub(r"[\s_-]+", "", visible), []).append(name)
+    for similar in (names for names in groups.values() if len(names) > 1):
+        composed = {unicodedata.normalize("NFC", name) for name in similar}
         composed = {"".join(c for c in n if c.isprintable()) for n in composed}
-        # Printed as they are, two of them would look like one.
-        hidden = len(composed) < len(twins)
-        shown = ", ".join(map(ascii, twins)) if hidden else listed(twins)
+        # `ascii` where two of them would look the same in the message.
+        hidden = len(composed) < len(similar)
+        shown = ", ".join(map(ascii, similar)) if hidden else quoted(similar)
         yield (
             f"the classes {shown} differ only by capitals, blanks or Unicode form, and "
             "are kept apart; rename one if they are the same"
@@ -123,7 +122,7 @@ def _twins(names: Sequence[str]) -> Iterator[str]:
 
 
 def _measurement(names: Sequence[str]) -> str:
-    """Return a number with a fraction, if all labels are numbers; else nothing."""
+    """Return a number with a fraction, if all labels are numbers; else ""."""
     try:
         values = [float(name) for name in names]
     except ValueError:
@@ -133,10 +132,10 @@ def _measurement(names: Sequence[str]) -> str:
 
 
 def _combination(names: Sequence[str]) -> str:
-    """Return a label made of labels, if most that could be are; else nothing."""
+    """Return a label that joins other labels, if most with a separator do; else ""."""
     parts = {name: set(_SEPARATORS.split(name)) for name in names}
     composed = [name for name, words in parts.items() if len(words) > 1]
-    # A word of one label that is in another label too: "cat|dog" beside "cat".
+    # Both words of "cat|dog" must be in other labels too, such as "cat".
     counts = Counter(word for words in parts.values() for word in words)
     mixed = [name for name in composed if all(counts[w] > 1 for w in parts[name])]
     return mixed[0] if 2 * len(mixed) > len(composed) else ""

@@ -1,7 +1,8 @@
-"""From the modes of Pillow to RGB by the rules of `decoding.DECODING`.
+"""Convert the modes of Pillow to RGB by the rules of `decoding.DECODING`.
 
-Lives here: 16-bit and float values, transparency, palettes. What needs many bytes a
-pixel is done some rows at a time, so that the largest image takes 12 bytes a pixel.
+The rules concern 16-bit and float values, transparency and palettes. Conversions that
+need many bytes per pixel take some rows at a time, so that the largest image takes 12
+bytes per pixel.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["in_range", "to_rgb"]
 
-# Rows that are converted at once, where a conversion needs many bytes a pixel.
+# Rows that are converted at once, where a conversion needs many bytes per pixel.
 _BAND = 256
-# Values outside the requested range are noted from this share on.
+# Smaller shares of values outside the requested range are not noted.
 _NOTED = 0.01
 
 _Rows = Iterator[tuple[int, np.ndarray]]
@@ -30,8 +31,8 @@ _Grey = Callable[[np.ndarray], np.ndarray]
 def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Image:
     """Return the pixels as RGB by the rules of `decoding.DECODING`; add to ``notes``.
 
-    An image that is RGB already comes back itself. ``depth`` is the text of
-    ``image.tile`` before loading, which alone tells how wide the stored samples were.
+    An RGB image is returned as it is. ``depth`` is ``image.tile`` before loading as
+    text; only there are the bits of a stored sample.
     """
     mode = image.mode
     if mode == "F" or mode.startswith("I"):
@@ -45,15 +46,14 @@ def to_rgb(image: Image.Image, notes: list[str], *, depth: str = "") -> Image.Im
 
 def _from_numbers(image: Image.Image, notes: list[str]) -> Image.Image:
     """Apply the rules for 16 bits, 32 bits and floats."""
-    # Sixteen bits are scaled by their range and not by what is in the image, so that
-    # two images of one series stay comparable.
+    # 16 bits are scaled by their whole range, not by the values of the image, so that
+    # the images of a series stay comparable.
     deep = image.mode.startswith("I;16") or image.format == "PPM"
     low, high = (0, 65535) if deep and image.mode != "F" else extremes(bands(image))
     if image.mode == "F" or low < 0 or high > 65535:
         notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
         return _painted(image, bands(image), _stretch(low, high), notes)
-    # 32-bit files that hold 8-bit values are common: masks and screenshots saved as
-    # integers.
+    # Masks and screenshots are often stored as 32-bit files with 8-bit values.
     if not deep and high <= 255:
         return _painted(image, bands(image), lambda values: values, notes)
     notes.append("16-bit scaled")
@@ -68,7 +68,7 @@ def in_range(
     Parameters
     ----------
     image : PIL.Image.Image
-        Loaded.
+        A loaded image.
     samples : Samples
         Its values.
     value_range : ValueRange
@@ -81,8 +81,7 @@ def in_range(
     else:
         low, high = value_range
         notes.append(f"values {low:g} to {high:g} scaled to 0 to 255")
-        # A few hot pixels outside are normal; only a share of them hints at a wrong
-        # range.
+        # A few hot pixels are normal; a larger share suggests a wrong range.
         share = _share_outside(samples.bands(), low, high)
         if share >= _NOTED:
             notes.append(f"{100 * share:.0f} % of the values lie outside")
@@ -95,8 +94,8 @@ def in_range(
 
 
 def _stretch(low: float, high: float) -> _Grey:
-    """Return what takes ``low`` to 0 and ``high`` to 255, rounded down."""
-    # A constant image becomes black, not a division by zero.
+    """Return a function that scales ``low`` to 0 and ``high`` to 255."""
+    # 0 for a constant image, which becomes black.
     scale = 255 / (high - low) if high > low else 0.0
 
     def grey(values: np.ndarray) -> np.ndarray:
@@ -117,7 +116,7 @@ def _share_outside(rows: _Rows, low: float, high: float) -> float:
 def _painted(
     image: Image.Image, rows: _Rows, grey: _Grey, notes: list[str]
 ) -> Image.Image:
-    """Return RGB, values made grey, the colour that the image hides made white."""
+    """Return values as grey RGB, with the transparent colour of the image as white."""
     from PIL import Image
 
     hidden = image.info.get("transparency")
@@ -126,7 +125,7 @@ def _painted(
         band = Image.fromarray(grey(values).astype(np.uint8)).convert("RGB")
         if isinstance(hidden, int | tuple):
             mask = values == hidden
-            # A transparent colour is hidden only where all three channels match.
+            # A transparent colour needs a match in all three channels.
             mask = mask.all(axis=-1) if mask.ndim == 3 else mask
             if mask.any():
                 hides = True
@@ -142,15 +141,15 @@ def _over_white(image: Image.Image, notes: list[str], depth: str) -> Image.Image
 
     hidden = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(hidden, tuple) and "16B" in depth:
-        # The PNG names a 16-bit colour, of whose pixels only the high bytes are left.
+        # The transparent colour has 16 bits; Pillow's pixels are the high bytes alone.
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in hidden)
     if image.mode == "L" and isinstance(hidden, int):
-        # Pillow widens 2- and 4-bit greys to 8 bits, but not the hidden one.
+        # Pillow widens pixels of 2 and 4 bits to 8, but not the transparent grey.
         factor = 85 if "L;2" in depth else 17 if "L;4" in depth else 1
         image = image.copy()
         image.info["transparency"] = min(hidden * factor, 255)
-    # In bands: the whole at once would take 20 bytes a pixel and not 8.
+    # In bands, since the whole image at once would take 20 bytes per pixel, not 8.
     result = Image.new("RGB", image.size)
     hides = False
     for top in range(0, image.height, _BAND):

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from featpipe.images.naming import listed
+from featpipe.images.naming import quoted
 
 __all__ = ["COLUMNS", "describe_unread"]
 
 COLUMNS = ("path", "label", "split", "group")
-"""Those that are read, in small letters."""
+"""The columns that are read, in small letters."""
 
 
 def describe_unread(header: Sequence[str], splits: Sequence[str]) -> Iterator[str]:
-    """Yield what columns of other names may have been meant to say.
+    """Yield warnings about columns that were not read but may hold labels or splits.
 
-    A split under another name would be passed over, and the scores would be of another
-    protocol.
+    A column of splits under another name is not read, so that the scores would follow
+    another protocol.
 
     Parameters
     ----------
     header : sequence of str
-        All names, in small letters.
+        The names of all columns, in small letters.
     splits : sequence of str
-        Those outside `COLUMNS` whose every value names a split.
+        Columns outside `COLUMNS` that hold only names of splits.
 
     Yields
     ------
     str
-        The end of a sentence about the table.
+        The end of a sentence that begins with the name of the table.
 
     Examples
     --------
@@ -41,10 +41,10 @@ def describe_unread(header: Sequence[str], splits: Sequence[str]) -> Iterator[st
     if others and "label" not in header:
         yield (
             f"has no column 'label', so its images are unlabelled; not read: "
-            f"{listed(others)}; rename the one that has the classes"
+            f"{quoted(others)}; rename the one that has the classes"
         )
     if splits and "split" not in header:
         yield (
-            f"has no column 'split', and {listed(splits)}, which holds splits, was not "
+            f"has no column 'split', and {quoted(splits)}, which holds splits, was not "
             "read; rename it"
         )

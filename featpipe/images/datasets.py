@@ -1,7 +1,7 @@
-"""The datasets of torchvision, as lists of images.
+"""List the images of torchvision's datasets.
 
-They yield pictures, not files, which become bytes as in `arrays`. Never here:
-downloads.
+Their items are pictures, not files, and become bytes as in `arrays`. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from featpipe.images.reading import FileReader
 
 __all__ = ["scan_torchvision"]
 
-_DONE_BY_US = {"download", "transform", "target_transform", "transforms", "loader"}
+# Parameters of datasets that a source cannot set.
+_FIXED = {"download", "transform", "target_transform", "transforms", "loader"}
 _TYPICAL_SPLITS = ("train", "trainval", "val", "valid", "test")
 
 
@@ -38,11 +39,11 @@ def scan_torchvision(source: str, *, unlabelled: bool = False) -> ImageSet:
     Parameters
     ----------
     source : str
-        ``torchvision:NAME?key=value&...``; NAME a class of `torchvision.datasets`, the
-        keys its parameters, such as ``root``. Where the class has ``train`` or
-        ``split`` and neither is given, all splits that are there are listed.
+        ``torchvision:NAME?key=value&...``: NAME is a class of `torchvision.datasets`,
+        the keys are its parameters, such as ``root``. If the class has a parameter
+        ``train`` or ``split`` and it is not given, all splits on the disk are listed.
     unlabelled : bool
-        Do not ask for labels, nor fail where there is no single one per image.
+        Whether to read no labels; datasets without one label per image need it.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def _factory(name: str) -> Any:
 
 
 def _value(key: str, text: str) -> Any:
-    """Read a value as the bool, number or tuple of numbers that it looks like."""
+    """Return the bool, number or tuple of numbers that a text stands for, or itself."""
     if key == "root":
         return text
     if text.casefold() in ("true", "false"):
@@ -97,9 +98,9 @@ def _value(key: str, text: str) -> Any:
 def _parts(
     source: str, factory: Any, options: dict[str, Any]
 ) -> tuple[dict[str, tuple[str, Any]], list[Failure]]:
-    """Open every requested split: part of the path -> (split, dataset)."""
+    """Return (split, dataset) for every split, by the first part of its paths."""
     parameters = inspect.signature(factory).parameters
-    accepted = set(parameters) - _DONE_BY_US
+    accepted = set(parameters) - _FIXED
     if unknown := sorted(set(options) - accepted):
         raise ValueError(
             f"{source!r}: {factory.__name__} takes no {', '.join(map(repr, unknown))} "
@@ -107,25 +108,25 @@ def _parts(
         )
     root = parameters.get("root")
     if root is not None and root.default is root.empty and "root" not in options:
-        raise ValueError(f"{source!r} needs root=FOLDER; say where the dataset is")
+        raise ValueError(f"{source!r} needs root=FOLDER, the folder of the dataset")
     parts: dict[str, tuple[str, Any]] = {}
     failures: list[Failure] = []
-    for part, more in _choices(accepted, options):
-        # It would hold the training images a second time.
+    for part, choice in _choices(accepted, options):
+        # trainval holds the images of train too.
         if part == "trainval" and "train" in parts:
             continue
         try:
-            dataset = _open(factory, options | more)
+            dataset = _open(factory, options | choice)
         except (OSError, RuntimeError) as error:
             failures.append(Failure(part, "scan", one_line(error)))
         except (ValueError, TypeError) as error:
-            # A class refuses the names of splits that it does not have.
-            if not more:
+            # A class refuses the name of a split that it does not have.
+            if not choice:
                 raise ValueError(f"{source!r}: {one_line(error)}") from error
         else:
             parts[part] = (_part_split(part), dataset)
     if not parts:
-        reason = failures[0].reason if failures else "none of the usual splits is there"
+        reason = failures[0].reason if failures else "it has none of the usual splits"
         raise FileNotFoundError(
             f"{source!r} cannot be opened: {reason}; featpipe downloads nothing, give "
             "the folder that has it as root="
@@ -152,17 +153,15 @@ def _part_split(part: str) -> str:
 
 def _open(factory: Any, options: dict[str, Any]) -> Any:
     if "download" in inspect.signature(factory).parameters:
-        # Never the network: a source is what lies on the disk.
         options = options | {"download": False}
     return factory(**options)
 
 
 def _labels(source: str, dataset: Any) -> list[str]:
-    """Return a class name for each image, without decoding where the class allows."""
+    """Return a class name for each image, if possible without decoding the images."""
     targets = None
+    # torchvision's classes have three names for it.
     for name in ("targets", "labels", "_labels"):
-        # Three spellings within torchvision. Asking the images instead would decode all
-        # of them.
         values = getattr(dataset, name, None)
         if values is not None and len(values) == len(dataset):
             targets = [t.item() if hasattr(t, "item") else t for t in values]
@@ -175,7 +174,7 @@ def _labels(source: str, dataset: Any) -> list[str]:
     targets = [t.item() if getattr(t, "ndim", None) == 0 else t for t in targets]
     if not all(isinstance(target, int) for target in targets):
         raise ValueError(
-            f"{source!r} has no single class per image; list it as unlabelled"
+            f"{source!r} does not have one class per image; list it as unlabelled"
         )
     names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None)
     if isinstance(names, list) and len(names) > max(targets, default=-1):
@@ -204,11 +203,11 @@ class _DatasetReader:
     def read(self, path: str) -> bytes:
         part, _, number = path.rpartition("/")
         dataset, i = self.datasets[part], int(number)
-        # Datasets that are folders of files: the file itself, as from a folder.
+        # Datasets of files list them as samples; their bytes are read as from a folder.
         if samples := getattr(dataset, "samples", None):
             return FileReader("").read(str(samples[i][0]))
         try:
-            # Nobody promises that datasets are safe in threads, and FakeData is not.
+            # Some datasets, such as FakeData, are not safe in threads.
             with self.lock:
                 return encode_picture(check_picture(dataset[i][0], i))
         except Exception as error:

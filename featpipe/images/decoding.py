@@ -1,11 +1,11 @@
-"""From the bytes of a file to one upright RGB image, by stated rules.
+"""Decode the bytes of a file to one upright RGB image, by stated rules.
 
-Lives here: the formats allowed, the limits, and the rules that change pixels
-(`DECODING`). Knows nothing of files, labels or networks.
+This module has the allowed formats, the limits, and the rules that change pixels
+(`DECODING`). It uses no files, labels or networks.
 
-Pillow is the reference: other decoders were seen to end the process on damaged files.
-None of Pillow's process-wide settings is read or changed, so that an image is the same
-in every thread and program. Pillow is imported by the first image, not before.
+Pillow decodes: other decoders have ended the process on damaged files. None of Pillow's
+process-wide settings is used or changed, so that an image is the same in every thread
+and program. The first image imports Pillow.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ __all__ = [
 ]
 
 MAX_PIXELS = 1024**3 // 4 // 3
-"""89,478,485: Pillow's own limit. Pillow warns; here it is an error. A small
-file may claim to be a huge picture, and so end the process that decodes it."""
+"""89,478,485, the size at which Pillow warns; here a larger image is an error. A small
+file may declare a huge image, which could end the process that decodes it."""
 
 _LARGEST_LIMIT = 10**11
-# Each row has its price, so that one of a pixel's width costs most.
+# The time of decoding grows with the number of rows too.
 _MAX_SIDE = 2**20
 
 _PLUGINS = {
@@ -60,10 +60,10 @@ _PLUGINS = {
     "JPEG2000": "Jpeg2K",
 }
 
-# JPEG's own scaling is a coarse filter, and what comes after it has to have pixels to
-# spare. 384 photos for 64 px moved the codes of two networks to a cosine of 0.9976 at
-# worst between twice and three times the size that is wanted, of 0.9992 above.
-_SPARE = 3
+# Least size of a scaled JPEG, in multiples of the target. JPEG's own scaling is a
+# coarse filter: of 384 photos for 64 px, the codes of two networks had a cosine of at
+# least 0.9976 with the exact codes at two to three times the target, of 0.9992 above.
+_LEAST_SCALE = 3
 
 
 DECODING: dict[str, Any] = {
@@ -73,8 +73,8 @@ DECODING: dict[str, Any] = {
     "max_pixels": MAX_PIXELS,
     "exif": "upright; orientation 0 is 1; unreadable is not rotated",
     "frames": "first",
-    # White is the page that cut-out pictures, scans and drawings are made for; on
-    # black, dark lines on a transparent ground would vanish.
+    # Cut-out pictures, scans and drawings are made for white paper; on black, dark
+    # lines would vanish.
     "alpha": "composited over white (255, 255, 255)",
     "16-bit": "divided by 256, rounded down",
     "32-bit": "kept if within 0..255, as 16-bit if within 0..65535, else as float",
@@ -83,21 +83,21 @@ DECODING: dict[str, Any] = {
     "icc": "ignored",
     "truncated": "refused",
 }
-"""The rules of `decode`, for the provenance of codes. ``version`` rises when the pixels
-of any image change."""
+"""The rules of `decode`, for the provenance of codes. ``version`` increases when a
+change of the rules changes the pixels of any image."""
 
 
 class Decoded:
-    """An upright RGB image, and what was done that its user might want to know.
+    """An upright RGB image, with notes about its decoding.
 
     Parameters
     ----------
     picture : PIL.Image.Image or (H, W, 3) uint8
-        As it was decoded: of mode RGB.
+        Of mode RGB.
     notes : tuple of str
         Such as ``"16-bit scaled"`` or ``"first of 12 frames"``.
     full : (width, height)
-        Of the upright image before JPEG's own scaling, if there was any.
+        Size of the upright image without JPEG's own scaling.
 
     Examples
     --------
@@ -124,7 +124,7 @@ class Decoded:
 
     @property
     def image(self) -> Image.Image:
-        """The image as Pillow has it."""
+        """The image as a Pillow image."""
         from PIL import Image
 
         picture = self._picture
@@ -132,7 +132,7 @@ class Decoded:
 
     @property
     def pixels(self) -> np.ndarray:
-        """The image in memory: (H, W, 3 or 4) uint8, the fourth without meaning."""
+        """The pixels: (H, W, 3 or 4) uint8; a fourth channel has no meaning."""
         picture = self._picture
         return picture if isinstance(picture, np.ndarray) else pixel_view(picture)
 
@@ -146,23 +146,24 @@ class Decoded:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Width and height of what was pictured, in pixels of the image.
+        """Width and height of the scene, in pixels of the image.
 
-        Not always its size: at a half, JPEG makes 188 rows of 375, which show 187.5.
+        They may be smaller than its size: at half size, JPEG makes 188 rows of 375,
+        which show 187.5.
         """
-        # JPEG's scales are powers of two, and a side is rounded up.
-        # The exact share, where the rounded size would move every pixel a little.
+        # JPEG's scales are powers of two, and it rounds sides up. Resizing by the
+        # rounded size would move every pixel a little.
         scale = 1 << math.ceil(math.log2(self.full[0] / self.size[0]))
         return self.full[0] / scale, self.full[1] / scale
 
 
 def check_max_pixels(value: Any) -> int | None:
-    """Return the largest image to be decoded, in pixels; None is no limit.
+    """Return the limit of pixels as an int; None means no limit.
 
     Raises
     ------
     ValueError
-        If it is no whole number from 1 to 1e11.
+        If it is not a whole number from 1 to 1e11.
 
     Examples
     --------
@@ -186,30 +187,29 @@ def decode(
 ) -> Decoded:
     """Decode the first frame of an image file to upright RGB.
 
-    Thread-safe. Whatever bytes come, the answer is an image or an `ImageError`.
-    Pillow's own warnings (odd TIFF tags, for instance) are left to the program's
-    filters, which belong to the whole process; one that makes them errors makes such
-    images failures.
+    Any bytes give an image or an `ImageError`. The function is thread-safe. Pillow's
+    warnings, such as those of odd TIFF tags, follow the filters of the process; if a
+    filter turns them into errors, such images fail.
 
     Parameters
     ----------
     content : bytes
-        The whole file, of a format in ``DECODING["formats"]``, recognised by its
-        content.
+        The whole file. Its format is recognised by its content, and must be in
+        ``DECODING["formats"]``.
     target : int, optional
-        Length in pixels of the shorter side that the image will be resized to. JPEGs
-        are then decoded at 1/2, 1/4 or 1/8 of their size, as long as both sides stay
-        above three times that length. A JPEG that EXIF rotates is decoded whole unless
-        its sides are multiples of 8. Plain ones are decoded by `turbo`. None, the
-        default, is exact, and by Pillow alone.
+        Length in pixels to which the shorter side will be resized. JPEGs are then
+        decoded at 1/2, 1/4 or 1/8 of their size, if both sides stay at least three
+        times that long; plain ones by `turbo`. A JPEG that EXIF rotates is decoded at
+        full size unless its sides are multiples of 8. None, the default, decodes at
+        full size, by Pillow alone.
     value_range : str or (low, high)
-        What becomes black and white in images of more than 8 bits: ``"file"``, by the
-        rules of `DECODING`; ``"auto"``, the lowest and the highest value of this
-        image; or two values as they are stored. AVIF, colour JPEG 2000 and 16-bit
-        inks are always as the file says.
+        The values that become black and white in images of more than 8 bits:
+        ``"file"``, by the rules of `DECODING`; ``"auto"``, the lowest and the highest
+        value of the image; or two values as they are stored. It does not apply to AVIF,
+        colour JPEG 2000 and 16-bit inks.
     max_pixels : int, optional
-        Width times height of the largest image that is decoded; None: no limit but
-        Pillow's own of 178,956,970 for WebP and the tiles of TIFF.
+        Width times height of the largest image to decode. None is no limit, except
+        Pillow's own of 178,956,970 for WebP and for the tiles of TIFF.
 
     Returns
     -------
@@ -218,8 +218,8 @@ def decode(
     Raises
     ------
     ImageError
-        Of stage ``"decode"``: format not allowed, damaged or truncated content, or
-        more than ``max_pixels``.
+        With stage ``"decode"``, if the format is not allowed, the content is damaged or
+        truncated, or the image has more than ``max_pixels``.
 
     Examples
     --------
@@ -237,8 +237,8 @@ def decode(
     except ImageError:
         raise
     except Exception as error:
-        # Not only OSError: damaged files make Pillow raise ValueError, SyntaxError,
-        # struct.error, NotImplementedError, MemoryError and others.
+        # Damaged files make Pillow raise OSError, ValueError, SyntaxError, MemoryError,
+        # struct.error, NotImplementedError and others.
         raise ImageError("decode", _reason(error)) from error
 
 
@@ -266,18 +266,18 @@ def _decode(
             "max_pixels)",
         )
     if scales := target is not None and _may_be_scaled(image):
-        # libjpeg then decodes 1/2, 1/4 or 1/8 of the size, by leaving out coefficients.
-        image.draft(None, (_SPARE * target, _SPARE * target))
+        # libjpeg then leaves out coefficients, and decodes 1/2, 1/4 or 1/8 of the size.
+        image.draft(None, (_LEAST_SCALE * target, _LEAST_SCALE * target))
         plain = _plain(content, image, (width, height))
         if plain is not None:
             return plain
-    tile = list(image.tile)  # the stored layout, which loading forgets
-    # The order matters: asking a PNG for EXIF or frames may decode it, and if that
-    # fails the next load() would pass a half-decoded picture off as whole.
+    tile = list(image.tile)  # the stored layout, which `load` removes
+    # Loaded before EXIF and frames are read, which may decode a PNG: if that failed, a
+    # later `load` would return a half-decoded picture without an error.
     image.load()
     require_all_rows(content, image)
     notes: list[str] = []
-    # A second opening, because loading has turned 16 bits into 8.
+    # The file may be opened a second time, since loading turned 16 bits into 8.
     samples = samples_of(image, tile, lambda: _open(content), content)
     if samples is None or value_range == "file":
         unfilled: list[str] = []
@@ -288,7 +288,7 @@ def _decode(
     else:
         pixels = in_range(image, samples, value_range, notes)
     if pixels is image and image.format != "JPEG":
-        pixels = image.copy()  # counting frames may seek, and so empty `image`
+        pixels = image.copy()  # counting frames below may replace those of `image`
     orientation = orientation_of(image, notes)
     pixels = turned(pixels, orientation)
     note_frames(image, notes, len(content))
@@ -301,13 +301,13 @@ def _decode(
 def _may_be_scaled(image: Any) -> bool:
     if image.format not in ("JPEG", "MPO"):
         return False
-    # Part of a pixel is left over at the right and the bottom; see `Decoded.extent`.
-    # Turned, it would be elsewhere. Cameras, which ask for turns, leave none over.
+    # Scaling may leave part of a pixel at the right and the bottom (`Decoded.extent`),
+    # which a rotation would move. Photos of cameras have sides that leave none.
     return not any(side % 8 for side in image.size) or orientation_of(image, []) == 1
 
 
 def _plain(content: bytes, image: Any, full: tuple[int, int]) -> Decoded | None:
-    """Decode a JPEG without Pillow, if nothing is to be done but that."""
+    """Return a JPEG decoded without Pillow; None if it needs anything else."""
     notes: list[str] = []
     upright = orientation_of(image, notes) == 1
     if image.format != "JPEG" or image.mode != "RGB" or not upright:
@@ -327,10 +327,10 @@ def _formats() -> dict[str, tuple[Callable[..., Any], Callable[[bytes], Any] | N
 
 
 def _open(content: bytes) -> Any:
-    """Open an image as `PIL.Image.open` for the known formats, without warnings.
+    """Open an image like `PIL.Image.open`, for the known formats, without warnings.
 
-    Its check for bombs and its failure to identify both go through `warnings`, whose
-    filters belong to the whole process and cannot be set for one thread.
+    `PIL.Image.open` warns of large images and of unknown formats, and the filters of
+    `warnings` cannot be set for one thread alone.
     """
     from PIL import Image
 
@@ -338,7 +338,7 @@ def _open(content: bytes) -> Any:
         raise ImageError("decode", "empty file (0 bytes)")
     damage = ""
     for name, (factory, accept) in _formats().items():
-        # Pillow's `accept` may also return a text, a warning about the format.
+        # Pillow's `accept` may also return a warning as text.
         if accept is not None and accept(content[:16]) is not True:
             continue
         try:
@@ -358,10 +358,10 @@ def _open(content: bytes) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Return one line that is the same each time: no addresses, no line breaks."""
+    """Return the message of an error on one line, the same in every run."""
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
-    # Addresses differ from run to run, and with them the bytes of the codes file.
+    # Addresses would change the bytes of the codes file from run to run.
     text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", str(error))
     text = " ".join(text.split())[:200]
     return text or type(error).__name__

@@ -1,10 +1,9 @@
-"""Folders of images: which files are in them.
+"""List the files of a folder.
 
-Lives here: the walk over a folder. Never here: what names mean (`naming`), and reading
-files (`reading`).
+`naming` reads labels and splits from names, and `reading` reads files.
 
-Paths are text here and not `pathlib.Path`, which takes several times as long over tens
-of thousands of files, and forgets a leading ``./`` and a trailing slash.
+Paths are text: `pathlib.Path` takes several times as long for tens of thousands of
+files, and drops a leading ``./`` and a trailing slash.
 """
 # ruff: noqa: PTH100, PTH116, PTH118
 
@@ -31,7 +30,7 @@ from featpipe.images.set_aside import is_set_aside
 
 __all__ = ["scan_folder"]
 
-_LEVELS = 6  # of folders: some around everything, a split, a class
+_LEVELS = 6  # of folders that are compared: wrapping folders, splits and classes
 
 
 def scan_folder(
@@ -39,12 +38,24 @@ def scan_folder(
     unlabelled: bool = False,
     ignore: Callable[[str], bool] | None = None,
 ) -> ImageSet:
-    """List every regular file below a folder, but those that ``ignore`` is true for.
+    """List every regular file below a folder.
 
-    Links to files are files. A link to a folder is followed once: not where it leads
-    back to a folder that it lies in, and not where another link led before. What is
-    hidden, of the system or a known non-image is counted, and everything else that is
-    no file becomes a `Failure`. Folders around everything are taken off.
+    Links to files are files. A link to a folder is followed, unless it leads to a
+    folder that it lies in, or that another link led to before. Hidden names, names of
+    systems and known non-images are counted; all else that is not a file is a
+    `Failure`. Folders that wrap all others are left out of the paths.
+
+    Parameters
+    ----------
+    source : str
+    unlabelled : bool
+        Whether to read no labels and splits from folder names.
+    ignore : callable, optional
+        Takes the absolute path of an entry; true leaves it out.
+
+    Returns
+    -------
+    ImageSet
 
     Raises
     ------
@@ -53,12 +64,12 @@ def scan_folder(
     OSError
         If the folder itself cannot be listed.
     """
-    # Not `resolve`: the user's own links stay in the paths that are shown.
+    # Unlike `realpath`, this keeps the user's links in the paths that are shown.
     root = os.path.abspath(source)
     walk = _Walk(root, ignore)
     rows = list(walk.files())
     failures = walk.failures
-    # Archives are often unpacked into a folder of their own name, which is no class.
+    # Archives are often unpacked into a folder of their name, which is not a class.
     wrapper = wrapping_folders(walk.folders, [row.path for row in rows])
     if wrapper:
         root = os.path.join(root, wrapper.rstrip("/"))
@@ -81,7 +92,7 @@ def scan_folder(
 
 @dataclass
 class _Folder:
-    """A folder to be listed, and the identities of those that it lies in."""
+    """A folder to list, and the identities of the folders that it lies in."""
 
     prefix: str
     ancestors: frozenset[tuple[int, int]]
@@ -89,7 +100,7 @@ class _Folder:
 
 @dataclass
 class _Walk:
-    """One walk over a tree; a stack and no recursion, since trees may be deep."""
+    """A walk over a folder, with a stack, since a deep tree would break a recursion."""
 
     root: str
     ignore: Callable[[str], bool] | None = None
@@ -101,7 +112,7 @@ class _Walk:
 
     def files(self) -> Iterator[ImageRow]:
         status = os.stat(self.root)
-        # Device and inode identify a folder under whatever name.
+        # Device and inode identify a folder under any name.
         stack = [_Folder("", frozenset([(status.st_dev, status.st_ino)]))]
         while stack:
             folder = stack.pop()
@@ -128,8 +139,7 @@ class _Walk:
         try:
             status = entry.stat()
         except OSError as error:
-            # Otherwise the message would say that a name that `ls` shows does not
-            # exist.
+            # "No such file" would be misleading for a link that `ls` shows.
             dangling = entry.is_symlink() and error.errno == errno.ENOENT
             self._fail(path, "link to nothing" if dangling else problem(error))
             return None
@@ -156,7 +166,7 @@ class _Walk:
             self._fail(path, "loop: a link to a folder that it lies in")
             return
         if entry.is_symlink():
-            # Without this, folders that link to each other are read n! times.
+            # n folders that link to each other would else be read n! times.
             before = self.linked.setdefault(identity, path)
             if before != path:
                 self._fail(path, f"link to a folder already read as {before!r}")

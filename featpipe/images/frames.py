@@ -1,4 +1,4 @@
-"""Counting the frames of a file, of which the first is decoded."""
+"""Count the frames of a file; only the first is decoded."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from typing import Any
 
 __all__ = ["is_preview", "note_frames"]
 
-# Counting stops here, and a GIF of more bytes than this is not counted.
+# More frames than these are not counted, nor those of a GIF of more bytes.
 _MOST_FRAMES = 100
-
-
 _LONG_GIF = 2**24
 
-# Tags of TIFF: what kind of image a page is, and where further images lie.
+# Tags of TIFF: the kind of image that a page is, and the places of further images.
 _SUBFILE_TYPE, _SUB_IFDS = 254, 330
 
 
 def is_preview(source: Any) -> bool:
-    """Return whether the first page of a TIFF is a small copy of an image behind it.
+    """Return whether the first page of a TIFF is a preview of an image behind it.
 
-    Raw files of cameras (DNG, NEF, ARW) are TIFFs that begin so.
+    That is so in raw files of cameras (DNG, NEF, ARW).
     """
     if source.format != "TIFF":
         return False
@@ -28,7 +26,7 @@ def is_preview(source: Any) -> bool:
 
 
 def note_frames(source: Any, notes: list[str], size: int) -> None:
-    """Add to ``notes`` how many frames a file of ``size`` bytes has, if several."""
+    """Add the number of frames of a file of ``size`` bytes to ``notes``, if above 1."""
     if source.format == "GIF" and size > _LONG_GIF:
         mebibytes = _LONG_GIF >> 20
         notes.append(f"first frame; of a GIF over {mebibytes} MiB none are counted")
@@ -45,10 +43,10 @@ def note_frames(source: Any, notes: list[str], size: int) -> None:
 
 
 def _n_frames(source: Any) -> int | None:
-    """Count the frames; None if there are too many to count them in good time.
+    """Return the number of frames; None if it would take too long to count them.
 
-    Pillow reads a TIFF page by page, 20,000 of them in 11 seconds; a GIF frame by
-    frame, faster; the other formats tell the number.
+    Pillow reads a TIFF page by page, 20,000 of them in 11 seconds, and a GIF frame by
+    frame, which is faster. The other formats store the number.
     """
     if source.format == "TIFF":
         for k in range(1, _MOST_FRAMES + 1):

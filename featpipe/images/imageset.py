@@ -1,7 +1,6 @@
-"""The list of images of one source, and how the bytes of each are read.
+"""The list of images of one source: `ImageSet`, `Failure` and `ImageError`.
 
-Lives here: `ImageSet`, what could not be listed (`Failure`), the one error of an image
-(`ImageError`). Never here: where lists come from, and what the bytes mean.
+The modules of the sources make the lists, and `decoding` reads the bytes.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ __all__ = [
 ]
 
 MAX_BYTES = 2**30
-"""The largest file taken for an image. The largest picture that decoding allows has
-716 MB as plain 16-bit RGBA, so that what is larger is a video, or an attack."""
+"""The largest file that is read as an image. The largest image that decoding allows has
+716 MB as plain 16-bit RGBA, so a larger file is a video, or an attack."""
 
 
 class Failure(NamedTuple):
-    """An input that gave no code: where, at what stage, and why in one line.
+    """An input that has no code: its path, the stage of the error, and the reason.
 
     Examples
     --------
@@ -48,15 +47,15 @@ class Failure(NamedTuple):
 
 
 class ImageError(ValueError):
-    """One image cannot be read or decoded.
+    """An image cannot be read or decoded.
 
     Attributes
     ----------
     stage : str
         ``"read"`` or ``"decode"``.
     reason : str
-        One line, the same every time for the same bytes, without the path (the caller
-        knows it and makes a `Failure` of both).
+        One line, the same for the same bytes. The caller adds the path, and makes a
+        `Failure`.
 
     Examples
     --------
@@ -69,7 +68,7 @@ class ImageError(ValueError):
     """
 
     def __init__(self, stage: str, reason: str) -> None:
-        # Both go to `args`, or the error could not travel between processes.
+        # Both are in `args`, so that the error can be pickled.
         super().__init__(stage, reason)
         self.stage = stage
         self.reason = reason
@@ -95,7 +94,7 @@ class ImageReader(Protocol):
 
 
 class ImageRow(NamedTuple):
-    """One image as a source finds it; `ImageSet` holds the same by columns.
+    """One image of a source; `ImageSet` has the same fields as columns.
 
     Examples
     --------
@@ -123,31 +122,32 @@ class ImageSet:
     source : str
         As the user gave it.
     root : str
-        What `paths` are relative to: an absolute folder, the absolute path of an
-        archive, the ``torchvision:`` text, or ``"arrays:"``.
+        The place that `paths` are relative to: an absolute folder, the absolute path of
+        an archive, the ``torchvision:`` text, or ``"arrays:"``.
     paths : list of str
-        Separated by ``/``; bytes that are no UTF-8 come as `os.fsdecode` gives them,
-        and `os.fsencode` gives them back. Absolute where they are absolute in a table.
+        Separated by ``/``, and absolute where a table has absolute paths. Bytes that
+        are not UTF-8 are those of `os.fsdecode`; `os.fsencode` returns them.
     labels : (n,) int64
-        Numbers into `class_names`, -1 where unlabelled.
+        Indices into `class_names`, -1 without a label.
     class_names : list of str
         Sorted.
     splits : list of str
         ``""``, ``"train"``, ``"val"`` or ``"test"``.
     groups : list of str
-        ``""`` where there is none.
+        ``""`` without a group.
     sizes : (n,) int64
-        Bytes; 0 where the source does not know.
+        Bytes; 0 if unknown.
     mtimes : (n,) int64
-        Nanoseconds since 1970, that of the whole file for the members of an archive.
-        0 where the source has none: then only the content tells whether an image
-        changed.
+        Modification times in nanoseconds since 1970; members of an archive have that of
+        the archive. 0 if unknown: then only the content shows whether an image changed.
     failures : list of Failure
-        What could not be listed, stage ``"scan"``; `take` keeps them all.
+        Inputs that could not be listed, with stage ``"scan"``; `take` keeps them all.
     n_hidden : int
-        Files and folders whose name begins with a dot; a hidden folder counts once.
+        Number of files and folders whose name begins with a dot; a hidden folder counts
+        once.
     n_set_aside : int
-        Files and folders of systems, and known non-images; see `is_set_aside`.
+        Number of files and folders of systems, and of known non-images; see
+        `is_set_aside`.
 
     Examples
     --------
@@ -176,7 +176,7 @@ class ImageSet:
         return len(self.paths)
 
     def __repr__(self) -> str:
-        """Return one line: how many images there are, and where; no list of paths."""
+        """Return one line: the source, and the number of images and classes."""
         failed = f", {len(self.failures):,} failures" * bool(self.failures)
         return (
             f"<ImageSet {self.source}: {len(self):,} images in "
@@ -202,25 +202,23 @@ class ImageSet:
         )
 
     def read(self, i: int) -> bytes:
-        """Return the bytes of image ``i``; several threads may do so at once.
+        """Return the bytes of image ``i``; several threads may read at once.
 
         Raises
         ------
         ImageError
-            Of stage ``"read"``, if the image has gone, may not be read, is no regular
-            file any more, or is larger than `MAX_BYTES`.
+            With stage ``"read"``, if the image no longer exists, may not be read, is
+            not a regular file, or is larger than `MAX_BYTES`.
         """
-        # Before it is opened, by the size of the scan; `read` checks again what it
-        # gets.
+        # By the size of the scan; the reader checks the size of the file again.
         if self.sizes[i] > MAX_BYTES:
             raise ImageError("read", too_large(int(self.sizes[i])))
         return self.reader.read(self.paths[i])
 
     def take(self, indices: Iterable[int] | np.ndarray) -> ImageSet:
-        """Return the set of these images only, in the order given.
+        """Return the set of these images, in the order of ``indices``.
 
-        Class names, and with them the meaning of labels, stay; so do `failures` and
-        `n_hidden`, which belong to the scan.
+        `class_names`, `failures` and `n_hidden` stay as they are.
         """
         rows = np.asarray(list(indices), dtype=np.int64)
         return replace(
@@ -234,35 +232,31 @@ class ImageSet:
         )
 
     def detached(self, indices: Iterable[int] | np.ndarray) -> ImageSet:
-        """Return these images in the order given, with nothing of the others.
+        """Return these images without data of the others, to send to another process.
 
-        For another process: `take` keeps the failures of the scan, and a reader that
-        knows where every member of an archive lies.
+        `take` keeps the failures, and the reader of all arrays or members.
         """
-        some = self.take(indices)
-        # A reader of arrays or of an archive would otherwise travel with all its
-        # content.
+        taken = self.take(indices)
         only = getattr(self.reader, "only", None)
-        reader = self.reader if only is None else only(some.paths)
-        return replace(some, failures=[], reader=reader)
+        reader = self.reader if only is None else only(taken.paths)
+        return replace(taken, failures=[], reader=reader)
 
     def without_labels(self) -> ImageSet:
-        """Return the same images with no label, split or class name."""
-        nothing = [""] * len(self)
+        """Return the same images without labels, splits and class names."""
         labels = np.full(len(self), -1, dtype=np.int64)
-        return replace(self, labels=labels, class_names=[], splits=nothing)
+        splits = [""] * len(self)
+        return replace(self, labels=labels, class_names=[], splits=splits)
 
     def first(self, limit: int) -> ImageSet:
         """Return ``limit`` images, spread evenly over classes and splits.
 
-        The first ``limit`` paths would be of one class. Instead every class (and in it
-        every split) gives its first image, then every one its second, and so on; those
-        taken keep the sorted order. No chance is involved.
+        Every split of every class gives its first image, then its second, and so on.
+        The images keep their sorted order. Nothing is random.
 
         Raises
         ------
         ValueError
-            If ``limit`` is no whole number of at least one.
+            If ``limit`` is not a whole number of at least one.
         """
         require_number("limit", limit, 1, 10**12, instead="or None")
         if limit >= len(self):
@@ -271,11 +265,9 @@ class ImageSet:
         turns = []
         for label, split in zip(self.labels.tolist(), self.splits, strict=True):
             cell = (label < 0, label, _SPLIT_ORDER[split])  # unlabelled ones last
-            # Sorting by turn first deals the images out class by class, like cards.
             turns.append((cells.get(cell, 0), cell))
             cells[cell] = cells.get(cell, 0) + 1
         order = sorted(range(len(self)), key=turns.__getitem__)
-        # Back in the order of the source.
         return self.take(sorted(order[:limit]))
 
 
@@ -283,7 +275,7 @@ _SPLIT_ORDER = {"train": "0", "val": "1", "test": "2", "": "3"}
 
 
 def too_large(size: int) -> str:
-    """Return the reason why a file of this size is not read."""
+    """Return the reason why a file of ``size`` bytes is not read."""
     return f"{size:,} bytes, more than the {MAX_BYTES:,} that an image file may have"
 
 
@@ -297,14 +289,13 @@ def build_image_set(
     n_hidden: int = 0,
     n_set_aside: int = 0,
 ) -> ImageSet:
-    """Sort rows into an `ImageSet` and number the classes.
+    """Return rows as an `ImageSet`, sorted by path, with numbered classes.
 
     Raises
     ------
     ValueError
-        If there is no row: the sentence says what was found instead. If names are not
-        ASCII and Python does not read file names as UTF-8: files written so could not
-        be used elsewhere.
+        If there is no row. If a name is not ASCII and Python does not read file names
+        as UTF-8, since other systems could not use the files written.
 
     Examples
     --------
@@ -315,7 +306,7 @@ def build_image_set(
     >>> pictures.paths, pictures.labels.tolist(), pictures.class_names
     (['daisy/00.png', 'rose/00.png'], [0, 1], ['daisy', 'rose'])
     """
-    # By bytes: the order must not depend on the locale, and names need not be UTF-8.
+    # By bytes, since the order must not depend on the locale.
     failures = sorted(failures, key=lambda failure: os.fsencode(failure.path))
     if not rows:
         raise ValueError(_no_images(source, failures, n_hidden, n_set_aside))
@@ -341,7 +332,7 @@ def build_image_set(
 
 
 def _require_readable_names(names: Iterable[str]) -> None:
-    """Raise where a name is not what it would be to a Python with UTF-8."""
+    """Raise if Python does not read a name as it would with UTF-8."""
     encoding = sys.getfilesystemencoding()
     if encoding.lower().replace("-", "") == "utf8":
         return

@@ -1,4 +1,4 @@
-"""Labels and splits of images in lists, as class names and as our three splits."""
+"""Turn lists of labels and splits into class names, and train, val and test."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["class_names_of", "splits_from"]
 
 
 def class_names_of(labels: Iterable[Any]) -> list[str]:
-    """Return labels as texts; numbers with leading zeros, so that their order stays.
+    """Return labels as text; numbers get leading zeros, so that they sort as numbers.
 
     Examples
     --------
@@ -17,24 +17,23 @@ def class_names_of(labels: Iterable[Any]) -> list[str]:
     (['02', '10', ''], ['rose', ''])
     """
     values = [label.item() if hasattr(label, "item") else label for label in labels]
-    # -1 is torchvision's and our own sign for no label.
+    # As in torchvision, -1 means no label.
     if not all(isinstance(value, int) and value >= -1 for value in values):
         return ["" if v is None or v == -1 else str(v) for v in values]
-    # Zeros in front: class 10 sorts behind class 9.
     width = len(str(max(values, default=0)))
     return ["" if value < 0 else f"{value:0{width}d}" for value in values]
 
 
 def splits_from(names: Sequence[str]) -> list[str]:
-    """Return the splits that names mean, or raise for a name that means none.
+    """Return the split that each name means; raise if a name means none.
 
     Examples
     --------
     >>> splits_from(["Training", "dev", ""])
     ['train', 'val', '']
     """
-    meant = splits_of(name for name in names if name) | {"": ""}
+    splits = splits_of(name for name in names if name) | {"": ""}
     for name in names:
-        if name not in meant:
+        if name not in splits:
             raise ValueError(f"{name!r} is no split; give train, val, test or ''")
-    return [meant[name] for name in names]
+    return [splits[name] for name in names]

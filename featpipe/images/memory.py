@@ -1,9 +1,9 @@
-"""The pixels of a Pillow image where they lie, without a copy.
+"""View the pixels of a Pillow image without a copy.
 
-Copying them out, Pillow packs four bytes a pixel into three, which takes a tenth of the
-time that decoding does. It also lends its memory, by the Arrow PyCapsule interface
-(https://arrow.apache.org/docs/format/CDataInterface), whose few fields are read here;
-a library that reads all of Arrow would be as large as Pillow.
+A copy packs Pillow's four bytes per pixel into three, which takes a tenth of the time
+of decoding. Pillow also shares its memory, by the Arrow PyCapsule interface
+(https://arrow.apache.org/docs/format/CDataInterface). This module reads its few fields;
+a library for all of Arrow would be as large as Pillow.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ __all__ = ["pixel_view"]
 
 
 class _Array(ctypes.Structure):
-    """Arrow's ``struct ArrowArray``, up to what is read of it."""
+    """Arrow's ``struct ArrowArray``, up to the last field that is read."""
 
 
 _Array._fields_ = [
@@ -45,15 +45,15 @@ _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 class _ArrowView:
-    """An image's memory as numpy asks for it; lives as long as an array of it."""
+    """The memory of an image, for numpy; numpy keeps it as long as an array of it."""
 
     def __init__(self, image: "Image.Image") -> None:
         width, height = image.size
-        # The capsule keeps the memory alive, whatever becomes of the image.
+        # The capsule keeps the memory after the image is gone.
         schema, self._capsule = image.__arrow_c_array__()
         kind = _Schema.from_address(_pointer(schema, b"arrow_schema")).format
         array = _Array.from_address(_pointer(self._capsule, b"arrow_array"))
-        # Lists of four, one a pixel.
+        # A list of four values for each pixel.
         if (kind, array.length, array.offset) != (b"+w:4", width * height, 0):
             raise ValueError(f"Arrow array of {array.length} {kind!r}")
         values = array.children[0].contents
@@ -76,12 +76,12 @@ def pixel_view(image: "Image.Image") -> np.ndarray:
     Returns
     -------
     (H, W, 4) or (H, W, 3) uint8
-        Red, green, blue, and a byte without meaning where the memory is the image's
-        own. Not to be written to. Three channels, a copy, of an image that Pillow
-        keeps in several pieces: beyond 16 MB.
+        Four channels are the memory of the image, which must not be written to: red,
+        green, blue, and a byte without meaning. Three channels are a copy, made of
+        images that Pillow keeps in several pieces, above 16 MB.
     """
     try:
         return np.asarray(_ArrowView(image))
     except ValueError:
-        # A Pillow without Arrow, or an image in several blocks.
+        # The image has several pieces, or Pillow was built without Arrow.
         return np.array(image)

@@ -47,7 +47,7 @@ _FOREIGN = (
 
 
 def describe_non_image(content: bytes) -> str:
-    """Name what is certainly something else than an image of ours; else empty."""
+    """Return what a file is that is certainly not a readable image; "" if not known."""
     head = content[:512]
     for pattern, name in _FOREIGN:
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):

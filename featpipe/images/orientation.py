@@ -10,24 +10,24 @@ if TYPE_CHECKING:
 __all__ = ["SIDEWAYS", "orientation_of", "turned", "upright"]
 
 SIDEWAYS = range(5, 9)
-"""The EXIF orientations that exchange width and height."""
+"""The EXIF orientations that swap width and height."""
 
 
 def upright(pixels: Image.Image, source: Any, notes: list[str]) -> Image.Image:
-    """Turn ``pixels`` by the EXIF orientation of ``source``; add to ``notes``."""
+    """Return ``pixels`` turned by the EXIF orientation of ``source``; add ``notes``."""
     return turned(pixels, orientation_of(source, notes))
 
 
 def orientation_of(source: Any, notes: list[str]) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 where there is none that makes sense."""
+    """Return the EXIF orientation, 1 to 8; 1 if there is none, or an invalid one."""
     from PIL.Image import Exif
 
-    # Not ImageOps.exif_transpose: it also writes the EXIF anew, and fails where that
-    # cannot be done although the orientation is clear.
+    # Pillow's `exif_transpose` also rewrites the EXIF, and fails where that cannot be
+    # done although the orientation is clear.
     try:
         orientation = source.getexif().get(0x0112, 1)
         if orientation == 1 and (block := source.info.get("exif")):
-            # Opening a JPEG may have met the damage before, and forgotten it.
+            # Opening a JPEG ignores damaged EXIF; this raises.
             Exif().load(block)
     except Exception:
         notes.append("EXIF unreadable, not rotated")
@@ -40,7 +40,7 @@ def orientation_of(source: Any, notes: list[str]) -> int:
 
 
 def turned(pixels: Image.Image, orientation: int) -> Image.Image:
-    """Return the pixels turned and mirrored as an EXIF orientation, 1 to 8, means."""
+    """Return the pixels turned and mirrored by an EXIF orientation, 1 to 8."""
     from PIL.Image import Transpose
 
     turns = {

@@ -1,7 +1,6 @@
-"""Reading one image file, whole and without waiting; naming what cannot be read.
+"""Read one image file, and describe paths that cannot be read.
 
-Paths are text here and not `pathlib.Path`, which forgets a leading ``./`` and a
-trailing slash.
+Paths are text: `pathlib.Path` drops a leading ``./`` and a trailing slash.
 """
 # ruff: noqa: PTH116, PTH118
 
@@ -17,13 +16,13 @@ from featpipe.images.imageset import MAX_BYTES, ImageError, too_large
 
 __all__ = ["FileReader", "kind", "problem", "stat_file"]
 
-# Bytes at a time, of a file that is longer than its stated size.
+# Bytes to read at a time, from a file that is longer than its stated size.
 _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads files below a folder, or anywhere if their path is absolute.
+    """A reader of files below a folder, and of files with an absolute path.
 
     Examples
     --------
@@ -45,8 +44,8 @@ class FileReader:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    # Opening a FIFO waits for its writer, for ever if there is none; so does not this.
-    # It changes nothing for regular files, and Windows has neither flag nor FIFOs.
+    # To open a FIFO would else wait for a writer. The flag does not change regular
+    # files; Windows has neither the flag nor FIFOs.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -57,7 +56,7 @@ def _read_file(path: str) -> bytes:
             raise ImageError("read", kind(status.st_mode))
         if status.st_size > MAX_BYTES:
             raise ImageError("read", too_large(status.st_size))
-        # Not up to what is allowed: Python takes the memory for what is asked.
+        # One byte more than its size, since Python allocates what is asked for.
         content = file.read(status.st_size + 1)
         if len(content) != status.st_size:
             content = _to_the_end(file, content)
@@ -65,7 +64,7 @@ def _read_file(path: str) -> bytes:
 
 
 def _to_the_end(file: io.FileIO, begin: bytes) -> bytes:
-    """Read on in a file that grows, or that comes in pieces, as over a network."""
+    """Read the rest of a file that grows, or that a network sends in pieces."""
     pieces, length = [begin], len(begin)
     while length <= MAX_BYTES and (piece := file.read(_PIECE)):
         pieces.append(piece)
@@ -76,12 +75,12 @@ def _to_the_end(file: io.FileIO, begin: bytes) -> bytes:
 
 
 def stat_file(path: str) -> os.stat_result:
-    """Return the status of a regular file, links followed.
+    """Return the status of a regular file; follow links.
 
     Raises
     ------
     OSError
-        If there is none, or it is something else: see `problem`.
+        If it does not exist, or is not a regular file; `problem` describes the error.
 
     Examples
     --------
@@ -95,7 +94,7 @@ def stat_file(path: str) -> os.stat_result:
 
 
 def kind(mode: int) -> str:
-    """Name what is not a regular file."""
+    """Return what a path is that is not a regular file."""
     names = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a FIFO (named pipe)",
@@ -107,7 +106,7 @@ def kind(mode: int) -> str:
 
 
 def problem(error: Exception) -> str:
-    """Return in a few words why a path cannot be read."""
+    """Return a short reason why a path cannot be read."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

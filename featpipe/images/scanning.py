@@ -1,7 +1,6 @@
-"""From what the user calls a source to its `ImageSet`.
+"""Recognise the kind of a source, and list its images.
 
-Lives here: telling the kinds of sources apart, and the one-sentence errors for what is
-none. Never here: how a kind is listed, which is the business of its own module.
+Each kind has a module that lists it.
 """
 
 from __future__ import annotations
@@ -36,33 +35,33 @@ def scan(
     limit: int | None = None,
     ignore: Callable[[str], bool] | None = None,
 ) -> ImageSet:
-    """List the images of a source, without looking into them.
+    """List the images of a source, without decoding them.
 
-    Every regular file is an image (decoding decides later whether that is true).
-    Hidden names, those of systems (``@eaDir``, ``Thumbs.db``) and well-known non-images
-    (``README``, checksums, CSV) are counted, and everything else is a `Failure`.
+    Every regular file counts as an image, until decoding fails. Hidden names, names of
+    systems (``@eaDir``, ``Thumbs.db``) and well-known non-images (``README``,
+    checksums, CSV) are only counted; all else is a `Failure`.
 
     Parameters
     ----------
     source : path, str or ImageSet
-        - A folder. Its folders are classes; or, if all have names of splits, they are
-          splits (``train``, ``Training_Set``, ``val``, ``dev``, ``testing``, …; see
-          `naming.splits_of`) and the folders in them classes. Deeper folders belong to
-          the class, files beside the class folders are unlabelled. One folder around
-          several others is taken off.
+        - A folder. Its folders are classes. If all of them have names of splits
+          (``train``, ``Training_Set``, ``val``, ``dev``, ``testing``, …; see
+          `naming.splits_of`), they are splits, and the folders in them are classes.
+          Deeper folders belong to the class; files beside the class folders have no
+          label. Folders that wrap all others are left out of the paths.
         - A ``.csv`` or ``.tsv`` table with a header and the columns
-          ``path[,label][,split][,group]``; others are ignored. Paths are relative to
-          the folder of the table, or absolute.
-        - A ``.zip`` or ``.tar`` (also gzip, bzip2, xz) of such a folder. One folder
-          around everything is taken off. Members are read in place; a compressed tar is
-          decompressed once into a temporary file without a name.
-        - ``torchvision:NAME?root=FOLDER&key=value``: a dataset of torchvision that is
-          already there; nothing is downloaded.
-        - An `ImageSet`, which comes back, limited.
+          ``path[,label][,split][,group]``; other columns are ignored. Paths are
+          absolute, or relative to the folder of the table.
+        - A ``.zip`` or ``.tar`` (also gzip, bzip2, xz) of such a folder. Members are
+          read in place; a compressed tar is decompressed once, into a temporary file
+          without a name.
+        - ``torchvision:NAME?root=FOLDER&key=value``: a dataset of torchvision on the
+          disk; nothing is downloaded.
+        - An `ImageSet`, to which the other parameters are applied.
     unlabelled : bool
-        Ignore what folder names (labels, columns) say: no label, no split.
+        Whether to leave out labels and splits.
     limit : int, optional
-        Take this many images, evenly from all classes and splits, the first of each.
+        Number of images to take, evenly from all classes and splits.
     ignore : callable, optional
         Takes the absolute path of an entry of a folder; true leaves it out, such as an
         output that is written into the folder.
@@ -79,16 +78,15 @@ def scan(
     PermissionError
         If it may not be read.
     ValueError
-        If it is no source or holds no image, if folder names or a table contradict
-        themselves, if splits have no class in common, or if ``limit`` is below one.
+        If it is not a source or has no image, if folder names or a table are
+        contradictory, if splits have no class in common, or if ``limit`` is below one.
 
     Warns
     -----
     UserWarning
-        If folders with other names than train, val and test were taken for splits, if
-        folders that look like splits were taken for classes, if class names differ
-        only by capitals, blanks or Unicode form, or if labels look like something else
-        than classes.
+        If folders with other names than train, val and test are read as splits, if
+        folders that look like splits are read as classes, if class names differ only by
+        capitals, blanks or Unicode form, or if labels do not look like classes.
 
     Examples
     --------
@@ -103,7 +101,7 @@ def scan(
     )
     if unlabelled:
         images = images.without_labels()
-    # An ImageSet that is passed in has been checked when it was made.
+    # An ImageSet that is passed in has been checked already.
     elif images is not source:
         check_classes(images)
     return images if limit is None else images.first(limit)
@@ -137,7 +135,7 @@ def _scan(
 
 
 def _hint(path: str) -> str:
-    """Return what to do about a path that names nothing, or nothing."""
+    """Return what to do about a path that does not exist; "" if not known."""
     if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
         return "; featpipe downloads no images: fetch them, and give the folder"
     if path.startswith("~"):
@@ -146,7 +144,7 @@ def _hint(path: str) -> str:
 
 
 def _opener(path: str) -> Callable[[str, bool], ImageSet]:
-    """Return the scanner for a path of this kind; never open a FIFO or a device."""
+    """Return the function that lists a path of this kind; open only regular files."""
     # The system would raise an error that names no path.
     if "\0" in path:
         raise ValueError(f"{path!r} is no path; give {_KINDS}")
@@ -155,11 +153,11 @@ def _opener(path: str) -> Callable[[str, bool], ImageSet]:
         return scan_folder
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path!r} is {kind(mode)}; give {_KINDS}")
-    # The name first: a tar that ends with a zip as a member looks like a zip.
     with open(path, "rb") as file:  # noqa: PTH123 - as above
         described = describe_kind(file.read(HEAD))
     if described and described not in ("a zip archive", "an image"):
         raise ValueError(f"{path!r} is {described}, not images; give {_KINDS}")
+    # By name before content: a tar whose last member is a zip looks like a zip.
     name = path.lower()
     if name.endswith(_TABLES):
         return _table
@@ -174,7 +172,7 @@ def _opener(path: str) -> Callable[[str, bool], ImageSet]:
     )
 
 
-# Most sources are folders; the modules of the other kinds are loaded when met.
+# Most sources are folders, so the modules of other kinds are imported when needed.
 
 
 def _table(path: str, unlabelled: bool) -> ImageSet:

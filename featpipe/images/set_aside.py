@@ -1,4 +1,4 @@
-"""Names that a scan counts and does not list: of systems, and of non-images."""
+"""Recognise names that a scan counts and does not list: systems' and non-images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SYSTEM = {
     *("lost+found", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini"),
     *("ehthumbs_vista.db", "icon\r", "picasa.ini", "zbthumbnail.info"),
 }
-_REPAIRED = re.compile(r"found\.\d{3}", re.IGNORECASE)  # by chkdsk of Windows
+_REPAIRED = re.compile(r"found\.\d{3}", re.IGNORECASE)  # chkdsk of Windows makes it
 _DOCUMENTS = re.compile(
     r"(readme|licen[cs]e|copying|changelog|citation|authors|notice)([ ._-].*)?"
     r"|.*\.(md5|sha1|sha256|sha512|sfv|crc32)"
@@ -31,8 +31,8 @@ _IMAGE_SUFFIX = re.compile(
 def is_set_aside(name: str, *, is_folder: bool) -> bool:
     """Return whether a file or folder of this name is counted and not listed.
 
-    That is what systems leave behind (``@eaDir``, ``Thumbs.db``), what a collection
-    says of itself (``README``, checksums, tables), and every name with a leading dot.
+    These are files of systems (``@eaDir``, ``Thumbs.db``), files about a collection
+    (``README``, checksums, tables), and all names with a leading dot.
 
     Examples
     --------
@@ -43,14 +43,14 @@ def is_set_aside(name: str, *, is_folder: bool) -> bool:
         return True
     if is_folder:
         return _REPAIRED.fullmatch(name) is not None
-    # readme.png is an image.
+    # An image may be called readme.png.
     if _IMAGE_SUFFIX.fullmatch(name):
         return False
     return _DOCUMENTS.fullmatch(name) is not None
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file name ends as those of images do.
+    """Return whether a file name has the suffix of an image format.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Whether a file is an image, by how it begins."""
+"""Recognise an image file by its first bytes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 __all__ = ["is_image_file"]
 
-# The first bytes of each format that `decoding` reads. For BMP they include its
-# reserved bytes: its own two letters, "BM", begin many a text as well.
+# The first bytes of each format that `decoding` reads; for BMP with the four reserved
+# bytes, since many texts begin with "BM".
 _BEGINNING = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*"
     rb"|....ftypavi[fs]|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"
@@ -20,12 +20,12 @@ _LONGEST = 32
 
 
 def is_image_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a regular file begins as an image does; only its start is read.
+    """Return whether a path is a regular file that begins like an image.
 
     Parameters
     ----------
     path : path
-        Of whatever is there, or is not.
+        It need not exist.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
     """
     path = Path(path)
     try:
-        # A FIFO would be waited for.
+        # To read a FIFO would wait.
         if not path.is_file():
             return False
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Bounds of what an image file holds beside its pixels.
+"""Limit what an image file may hold beside its pixels.
 
-Pillow reads some of it byte by byte, or copies what it has with every piece that is
-added, so that a few megabytes take it minutes. No sound image comes near these bounds.
+Pillow reads some of it byte by byte, or copies all of it for every piece, so that a few
+megabytes take minutes. No normal image comes near these limits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST_EXIF = 16 * 2**20  # bytes
 _MOST_TILES = 2**17
 _MOST_COMMENTS = 1000
 _LONGEST_PPM_HEADER = 2**16
-# Each byte in one way only, or a long header would take the matching itself minutes.
+# Each byte matches in one way only, or matching a long header would take minutes.
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PPM_HEADER = re.compile(rb"P\d(?:%b\d+){2}" % _BETWEEN)
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
@@ -39,7 +39,7 @@ def require_plain_structure(content: bytes) -> None:
     Raises
     ------
     ImageError
-        Naming what there is too much of, and the bound.
+        With the limit that the file exceeds.
 
     Examples
     --------
@@ -55,12 +55,12 @@ def require_plain_structure(content: bytes) -> None:
 
 
 def require_few_tiles(image: Image) -> None:
-    """Raise if an image is stored in more pieces than can be decoded in seconds."""
+    """Raise if an image is stored in so many pieces that decoding takes too long."""
     n = len(getattr(image, "tile", ()))
     if n > _MOST_TILES:
         raise ImageError(
             "decode",
-            f"stored in {n:,} pieces, more than {_MOST_TILES:,}; store it anew",
+            f"stored in {n:,} pieces, more than {_MOST_TILES:,}; save it again",
         )
 
 
@@ -68,7 +68,7 @@ def _require_plain_jpeg(content: bytes) -> None:
     at, n_segments, n_exif = 2, 0, 0
     while at + 1 < len(content) and content[at + 1] != _START_OF_SCAN:
         marker = content[at + 1] if content[at] == 0xFF else 0
-        if marker in (0, 0xFF):  # neither: Pillow goes on with the next byte
+        if marker in (0, 0xFF):  # not a marker; Pillow goes on with the next byte
             at += 1
         elif marker in _WITHOUT_LENGTH:
             at += 2
@@ -88,7 +88,7 @@ def _require_plain_jpeg(content: bytes) -> None:
 
 
 def _require_plain_ppm(content: bytes) -> None:
-    # Plain ones may have a comment between any two numbers.
+    # Formats of text may have a comment between any two numbers.
     if content[1:2] in b"123" and content.count(b"#") > _MOST_COMMENTS:
         raise ImageError("decode", f"more than {_MOST_COMMENTS:,} comments")
     start = content[:_LONGEST_PPM_HEADER]

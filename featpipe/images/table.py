@@ -1,10 +1,6 @@
-"""Tables of images: CSV and TSV with ``path[,label][,split][,group]``.
+"""Read tables of images: CSV and TSV with ``path[,label][,split][,group]``."""
 
-Lives here: reading the table, and finding the files that it names. Never here: what is
-in them.
-"""
-
-# Paths are text as in `folder`, so that they stay as the table has them.
+# Paths are text, as in `folder`, so that they stay as in the table.
 # ruff: noqa: PTH100, PTH118, PTH120, PTH123
 
 from __future__ import annotations
@@ -34,13 +30,13 @@ class _Line(NamedTuple):
 def scan_table(source: str) -> ImageSet:
     """List the images that a table names.
 
-    The table is UTF-8 or UTF-16, with or without a byte order mark, or cp1252 where it
-    is no UTF-8, and quoted as spreadsheets do. Backslashes in a path are slashes, and
-    blanks around it are none of it, where no file has such a name. Its delimiter is the
-    first of comma, semicolon, tab and bar (tab first in a ``.tsv``) under which the
-    header has a column ``path``; capitals do not matter in the header, columns in any
-    order, others are not read. A file that does not exist is a `Failure`: the rest of
-    the table is still good.
+    The table is UTF-8 or UTF-16, with or without a byte order mark, or cp1252 if it is
+    not UTF-8. Fields are quoted as in spreadsheets. The delimiter is the first of
+    comma, semicolon, tab and bar (tab first in a ``.tsv``) with which the header has a
+    column ``path``. Columns come in any order, and their names in capitals or small
+    letters; other columns are not read. If no file has the name of a path, its
+    backslashes are read as slashes, and blanks around it are dropped. A file that does
+    not exist is a `Failure`, and the rest of the table is used.
 
     Raises
     ------
@@ -51,7 +47,8 @@ def scan_table(source: str) -> ImageSet:
     Warns
     -----
     UserWarning
-        If there is no column ``label``, or none ``split`` but one that holds splits.
+        If there is no column ``label``, or if another column than ``split`` has the
+        splits.
     """
     root = os.path.dirname(os.path.abspath(source))
     rows: list[ImageRow] = []
@@ -68,7 +65,7 @@ def scan_table(source: str) -> ImageSet:
 
 
 def _missing(path: str, error: Exception) -> str:
-    """Return why no image is at a path."""
+    """Return why there is no image at a path."""
     if "://" in path:
         return "a URL; featpipe downloads no images, fetch them first"
     hint = ""
@@ -78,8 +75,8 @@ def _missing(path: str, error: Exception) -> str:
 
 
 def _existing(root: str, path: str) -> str:
-    """Return the spelling of a path that names a file; as it is if none does."""
-    # As it is first: a file name may well be cp1252 bytes on disk.
+    """Return the spelling of a path for which a file exists; itself if none does."""
+    # The path itself first, since file names on the disk may be cp1252 too.
     for spelling in dict.fromkeys((path, _as_text(path))):
         slashed = spelling.replace("\\", "/")
         for candidate in dict.fromkeys((spelling, slashed, slashed.strip())):
@@ -97,7 +94,7 @@ def _exists(path: str) -> bool:
 
 
 def _as_text(text: str) -> str:
-    """Read bytes that are no UTF-8 as cp1252, which old spreadsheets write."""
+    """Return text whose bytes are not UTF-8 as cp1252, which old spreadsheets write."""
     if text.isascii():
         return text
     content = text.encode("utf-8", "surrogateescape")
@@ -108,11 +105,11 @@ def _as_text(text: str) -> str:
 
 
 def _decoded(content: bytes) -> str:
-    """Decode a table; bytes that are no UTF-8 become surrogates, as in file names."""
+    """Return a table as text; bytes that are not UTF-8 become surrogates."""
     head = content[:64]
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
-    # UTF-16 without a mark, as some spreadsheets export it.
+    # Some spreadsheets export UTF-16 without a byte order mark.
     if head.count(b"\0") >= len(head) // 3 > 0:
         encoding = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
         return content.decode(encoding, "replace")
@@ -126,7 +123,7 @@ def _checked(source: str) -> Iterator[ImageRow]:
     for number, row in lines:
         if not row.path:
             raise ValueError(f"{source!r}, line {number}: the path is empty; give one")
-        # `a/b.png` and `a/./b.png` are one image.
+        # `a/b.png` and `a/./b.png` are the same image.
         before = first.setdefault(os.path.normpath(row.path), number)
         if before != number:
             raise ValueError(
@@ -142,7 +139,7 @@ def _checked(source: str) -> Iterator[ImageRow]:
 
 
 def _lines(source: str) -> Iterator[_Line]:
-    """Yield each line of the table with its number, texts as they are."""
+    """Yield each line of the table with its number; splits are not read yet."""
     with open(source, "rb") as file:
         content = file.read()
     decoded = _decoded(content)
@@ -151,11 +148,11 @@ def _lines(source: str) -> Iterator[_Line]:
     with io.StringIO(decoded, newline="") as text:
         delimiter, header = _header(source, text.readline())
         columns = {name: k for k, name in enumerate(header) if name in COLUMNS}
-        # Columns of other names whose every value is a split.
+        # Other columns, until one of their values is not a split.
         splits = [k for k, name in enumerate(header) if name not in COLUMNS]
         reader = csv.reader(text, delimiter=delimiter)
         while True:
-            # The header is line 1 and was read before; a quoted field may span lines.
+            # The header was line 1; a quoted field may span lines.
             number = reader.line_num + 2
             try:
                 cells = next(reader, None)
@@ -175,23 +172,23 @@ def _lines(source: str) -> Iterator[_Line]:
             splits = [k for k in splits if is_split(cells[k].strip())]
             texts = {name: _as_text(cells[k].strip()) for name, k in columns.items()}
             label, split, group = (texts.get(name, "") for name in COLUMNS[1:])
-            # The path alone is not stripped: file names may begin and end with spaces.
+            # Paths are not stripped, since file names may begin and end with spaces.
             path = cells[columns["path"]].removeprefix("./")
             yield _Line(number, ImageRow(path, label, split, group))
 
 
 def _unreadable(source: str, number: int, error: csv.Error) -> ValueError:
     return ValueError(
-        f"{source!r}, line {number}: {error}; a table of images has short fields: look "
-        "for a quotation mark that is never closed"
+        f"{source!r}, line {number}: {error}; look for a quotation mark that is never "
+        "closed"
     )
 
 
 def _header(source: str, line: str) -> tuple[str, list[str]]:
     """Return the delimiter, and the names of the columns in small letters."""
-    tabbed = source.lower().endswith((".tsv", ".tab"))
-    # A semicolon is what spreadsheets write where the comma is the decimal mark.
-    for delimiter in "\t,;|" if tabbed else ",;\t|":
+    has_tabs = source.lower().endswith((".tsv", ".tab"))
+    # Spreadsheets write semicolons in languages with a decimal comma.
+    for delimiter in "\t,;|" if has_tabs else ",;\t|":
         try:
             cells = next(csv.reader([line], delimiter=delimiter), [])
         except csv.Error as error:

@@ -1,12 +1,9 @@
-"""Tar archives of images, plain or compressed: their members, and the bytes of one.
+"""List tar archives of images, plain or compressed, and read their members.
 
-Lives here: what of the tar format it takes to read one member out of a slice of the
-file. Never here: what names and folders mean.
-
-A compressed tar has no slices. Each process decompresses it once, into a temporary
-file without a name, which the system removes with the process whatever happens. So it
-takes the space of the plain tar in the temporary folder, and time before the first
-image: a plain tar or a zip is the better choice, since images hardly compress.
+A member of a compressed tar cannot be read alone. So each process decompresses the tar
+once, into a temporary file without a name, which the system removes when the process
+ends. That takes the space of the plain tar in the temporary folder, and time before the
+first image. A plain tar or a zip is the better choice, since images hardly compress.
 """
 
 # ruff: noqa: PTH100, PTH123 - paths are text as in `folder`
@@ -30,8 +27,8 @@ from featpipe.images.archive import (
     ArchiveMember,
     archive_errors,
     identity_of,
-    listed,
-    opened,
+    image_set_of_members,
+    reopened,
     slice_of,
 )
 from featpipe.images.imageset import (
@@ -63,7 +60,7 @@ def scan_tar(source: str, unlabelled: bool = False) -> ImageSet:
         if packed:
             members = _tar_members(spool.file())
         else:
-            with opened(path, identity) as plain:
+            with reopened(path, identity) as plain:
                 members = _tar_members(plain)
 
     def reader(places: dict[str, tuple[int, ...]]) -> ImageReader:
@@ -71,7 +68,7 @@ def scan_tar(source: str, unlabelled: bool = False) -> ImageSet:
             return _PackedReader(spool, places)
         return _TarReader(path, identity, places)
 
-    return listed(source, identity, members, reader, unlabelled)
+    return image_set_of_members(source, identity, members, reader, unlabelled)
 
 
 def _tar_members(file: IO[bytes]) -> list[ArchiveMember]:
@@ -81,16 +78,16 @@ def _tar_members(file: IO[bytes]) -> list[ArchiveMember]:
     offset = -1
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         for info in archive:
-            # Members that overlap or go back would make a small archive list gigabytes.
+            # With overlapping members, a small archive could list gigabytes.
             if info.offset <= offset or info.size < 0:
                 raise tarfile.ReadError("its members overlap")
             offset = info.offset
             if _end(info) > size:
                 raise tarfile.ReadError("it ends within a member")
             members.append(_tar_member(info))
-            archive.members = []  # type: ignore[attr-defined]  # it would keep all
-        # tarfile takes a damaged header, and the end of the file, for the end of the
-        # archive. A cut between two members shows by the missing mark alone.
+            archive.members = []  # type: ignore[attr-defined]  # would keep them all
+        # tarfile reads a damaged header, and a cut between two members, as the end of
+        # the archive. Only the end mark shows that it is whole.
         file.seek(archive.offset)
         if file.read(512) != bytes(512):
             raise tarfile.ReadError(
@@ -121,7 +118,7 @@ class _TarReader:
     places: dict[str, tuple[int, ...]]
 
     def read(self, path: str) -> bytes:
-        with opened(self.archive, self.identity) as file:
+        with reopened(self.archive, self.identity) as file:
             offset, size = self.places[path]
             return slice_of(file, offset, size)
 
@@ -150,10 +147,10 @@ class _PackedReader:
 
 @dataclass
 class _Spool:
-    """The decompressed content of an archive, made when first needed in a process.
+    """The decompressed content of an archive, made when a process first needs it.
 
-    What is unpickled in a process is one object for one archive, so that tasks that
-    come one after another decompress it once.
+    Unpickling returns the same object for the same archive, so that the tasks of a
+    process decompress it once.
     """
 
     archive: str
@@ -162,18 +159,18 @@ class _Spool:
     _file: IO[bytes] | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[Callable[..., _Spool], tuple[Any, ...]]:
-        return _spool_here, (self.archive, self.identity)
+        return _spool_of_process, (self.archive, self.identity)
 
     def file(self) -> IO[bytes]:
         if self._file is None:
-            with opened(self.archive, self.identity) as packed:
+            with reopened(self.archive, self.identity) as packed:
                 self._file = _decompressed(packed)
             weakref.finalize(self, self._file.close)
         return self._file
 
 
 @lru_cache(maxsize=1)
-def _spool_here(archive: str, identity: tuple[int, int]) -> _Spool:
+def _spool_of_process(archive: str, identity: tuple[int, int]) -> _Spool:
     return _Spool(archive, identity)
 
 
@@ -190,15 +187,15 @@ def _decompressor(file: IO[bytes]) -> Callable[[IO[bytes]], Any] | None:
     return next((_MAGIC[magic] for magic in _MAGIC if head.startswith(magic)), None)
 
 
-_ROOM = 2**30
+_LEAST_LIMIT = 2**30  # bytes that every archive may decompress to
 
 
 def _decompressed(packed: IO[bytes]) -> IO[bytes]:
     unpack = _decompressor(packed)
     assert unpack is not None
-    # A bomb decompresses a thousandfold; text hardly ten times, images not at all.
-    most = _ROOM + 100 * os.fstat(packed.fileno()).st_size
-    # Seeking in a compressed stream would decompress it from the start for each member.
+    # A bomb decompresses to a thousand times its size, text to less than ten times.
+    most = _LEAST_LIMIT + 100 * os.fstat(packed.fileno()).st_size
+    # To seek in a compressed stream would decompress it again for each member.
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its _Spool
     try:
         with unpack(packed) as stream:

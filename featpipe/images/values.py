@@ -1,8 +1,7 @@
-"""Numbers of more than 8 bits to greys and colours of 8, by a stated range.
+"""Read the stored values of images of more than 8 bits, and their value range.
 
-Lives here: which values a file holds, as they are stored, and which of them become
-black and white (`value_range`). Pillow keeps only the high bytes of 16-bit colours:
-the low ones are read in a second pass, and only where they are needed.
+The value range are the values that become black and white. Pillow keeps only the high
+bytes of 16-bit colours; a second pass reads the low bytes where they are needed.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ __all__ = [
 ValueRange = str | tuple[float, float]
 """``"file"``, ``"auto"``, or the values that become black and white."""
 
-# Rows that are converted at once, where a conversion needs many bytes a pixel.
+# Rows that are converted at once, where a conversion needs many bytes per pixel.
 _BAND = 256
 _MOST = 65535
-# Pillow's names of 16-bit colours as stored, and which of a sample's bytes it keeps.
+# Pillow's names for stored 16-bit colours, with the byte of a sample that it keeps.
 _COLOURS = re.compile(r"(RGB|RGBA|RGBX);16([LBN])$")
 _SCALED = "scaled to 0 to 255"
 _OUTSIDE = re.compile(r"(\d+) % of the values lie outside$")
@@ -40,13 +39,14 @@ _NOTE = re.compile(r"(?:brightest value|values ([\d,]+) to) ([\d,]+) of ([\d,]+)
 
 
 def parse_value_range(value: object) -> ValueRange:
-    """Return a value range as it is kept, from what a user wrote.
+    """Return a value range as `decode` takes it.
 
     Parameters
     ----------
     value : str or sequence of two numbers
-        ``"file"``: 0 to what the bits can hold. ``"auto"``: the lowest to the highest
-        value of each image. ``"LO:HI"`` or ``(LO, HI)``: these, for all images.
+        ``"file"``: from 0 to the highest value that the bits can hold. ``"auto"``: from
+        the lowest to the highest value of each image. ``"LO:HI"`` or ``(LO, HI)``:
+        these values, for all images.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def parse_value_range(value: object) -> ValueRange:
     Raises
     ------
     ValueError
-        If it is nothing of the kind, or not finite, or LO is not below HI.
+        If it is none of these, not finite, or LO is not below HI.
 
     Examples
     --------
@@ -73,17 +73,17 @@ def parse_value_range(value: object) -> ValueRange:
         low, high = (_number(part) for part in parts)
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
-    # A nan fails the comparison, and an infinite range has no scale.
+    # A nan fails the first comparison; an infinite range has no scale.
     if not low < high or not math.isfinite(high - low):
         raise ValueError(
-            f"the value range is {value!r}; use LO:HI (LO below HI, as 0:4095 for "
+            f"the value range is {value!r}; use LO:HI (LO below HI, such as 0:4095 for "
             "images of 12 bits), auto, or file"
         )
     return low, high
 
 
 def _number(part: object) -> float:
-    # True is a number to Python.
+    # To Python, True is a number.
     if isinstance(part, bool) or not isinstance(part, str | Real):
         raise TypeError
     return float(part)
@@ -91,12 +91,12 @@ def _number(part: object) -> float:
 
 @dataclass(frozen=True)
 class Samples:
-    """The values of an image of more than 8 bits, as they are stored.
+    """The stored values of an image of more than 8 bits.
 
     Parameters
     ----------
     bands : callable
-        Yields rows some at a time: the first row's number and (n, W) or (n, W, 3).
+        Yields some rows at a time: the number of the first, and (n, W) or (n, W, 3).
     highest : float
         The highest value that the bits can hold; infinity for floats and 32 bits.
     alpha : PIL.Image.Image, optional
@@ -109,25 +109,25 @@ class Samples:
 
 
 def samples_of(
-    image: Image.Image, tile: Sequence[Any], again: Callable[[], Any], content: bytes
+    image: Image.Image, tile: Sequence[Any], reopen: Callable[[], Any], content: bytes
 ) -> Samples | None:
-    """Return the values of an image; None where none has more than 8 bits.
+    """Return the stored values of an image; None if they have no more than 8 bits.
 
     Parameters
     ----------
     image : PIL.Image.Image
-        Loaded.
+        A loaded image.
     tile : sequence
-        Of `image` before it was loaded: how its samples are stored.
-    again : callable
-        Opens the same image anew, not loaded.
+        ``image.tile`` before loading, which tells how samples are stored.
+    reopen : callable
+        Opens the same image again, without loading it.
     content : bytes
         The file.
 
     Returns
     -------
     Samples or None
-        None also for 16-bit inks, and 16-bit colours multiplied by their opacity.
+        None also for 16-bit inks, and for 16-bit colours multiplied by their opacity.
     """
     mode = image.mode
     if mode == "F" or mode.startswith("I"):
@@ -135,31 +135,32 @@ def samples_of(
     stored = _rawmode(tile)
     if image.format == "PPM" and tile and tile[0][0].startswith("ppm"):
         most = _ppm_highest(tile)
-        wide = cache(lambda: _ppm_as_numbers(again()))
+        wide = cache(lambda: _ppm_as_numbers(reopen()))
         return None if most < 256 else Samples(lambda: _ppm_bands(wide(), most), most)
     if match := _COLOURS.match(stored):
         kept = "L" if sys.byteorder == "little" else "B"
         kept = kept if match[2] == "N" else match[2]
-        # Pillow keeps one byte of each sample. Read with the other byte order it keeps
-        # the other one, and both together are the 16 bits.
+        # Pillow keeps one byte of each sample. With the other byte order it keeps the
+        # other one; the two together are the 16 bits.
         other = match[1] + ";16" + ("B" if kept == "L" else "L")
         alpha = image.getchannel("A") if image.mode == "RGBA" else None
-        low = cache(lambda: _reread(again(), other))
+        low = cache(lambda: _reread(reopen(), other))
         return Samples(lambda: _two_bytes(image, low()), _MOST, alpha)
     if stored == "LA;16B":
-        alpha, whole = image.getchannel("A"), cache(lambda: _reread(again(), "RGBA"))
-        return Samples(lambda: _grey_bytes(whole()), _MOST, alpha)
+        # Four bytes, two of grey and two of opacity, read as if they were RGBA.
+        bytes_ = cache(lambda: _reread(reopen(), "RGBA"))
+        return Samples(lambda: _grey_bytes(bytes_()), _MOST, image.getchannel("A"))
     return None
 
 
 def _rawmode(tile: Sequence[Any]) -> str:
-    """Return Pillow's name of the stored layout, ``""`` if its tiles have several."""
+    """Return Pillow's name of the stored layout; "" if the tiles have several."""
     args = {t[3] if isinstance(t[3], str) else str(t[3][0]) for t in tile if t[3]}
     return args.pop() if len(args) == 1 else ""
 
 
 def _reread(image: Any, rawmode: str) -> Image.Image:
-    """Load an image as if its bytes were stored otherwise."""
+    """Load an image as if its bytes had another layout."""
     image.tile = [
         tile._replace(
             args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:])
@@ -174,25 +175,25 @@ def _reread(image: Any, rawmode: str) -> Image.Image:
 
 
 def _two_bytes(high: Any, low: Any) -> Iterator[tuple[int, np.ndarray]]:
-    for (top, one), (_, two) in zip(bands(high), bands(low), strict=True):
-        yield top, one[..., :3].astype(np.uint16) << 8 | two[..., :3]
+    for (top, first), (_, second) in zip(bands(high), bands(low), strict=True):
+        yield top, first[..., :3].astype(np.uint16) << 8 | second[..., :3]
 
 
 def _grey_bytes(image: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield 16-bit greys beside opacity, of which all four bytes were read as such."""
+    """Yield 16-bit greys, whose two bytes were read as red and green."""
     for top, rows in bands(image):
         yield top, rows[..., 0].astype(np.uint16) << 8 | rows[..., 1]
 
 
 def _ppm_highest(tile: Sequence[Any]) -> int:
-    """Return the highest value that a PPM declares; 65535 where Pillow drops it."""
+    """Return the highest value that a PPM declares; 65535 if Pillow drops it."""
     args = tile[0][3]
     last = args if isinstance(args, int | str) else args[-1]
     return last if isinstance(last, int) else _MOST
 
 
 def _ppm_as_numbers(image: Any) -> Image.Image:
-    """Load the colours of a PPM as greys, three a pixel, which keep 16 bits."""
+    """Load the colours of a PPM as three greys per pixel, which keep 16 bits."""
     width, height = image.size
     image._mode, image._size = "I", (3 * width, height)
     image.tile = [t._replace(extents=(0, 0, 3 * width, height)) for t in image.tile]
@@ -207,7 +208,7 @@ def _ppm_bands(image: Image.Image, most: int) -> Iterator[tuple[int, np.ndarray]
 
 
 def _unscaled(rows: np.ndarray, most: int) -> np.ndarray:
-    """Return values that Pillow has scaled to 16 bits as they were stored."""
+    """Return the stored values of a PPM, which Pillow scales to 16 bits."""
     return np.rint(rows * (most / _MOST))
 
 
@@ -218,8 +219,7 @@ def _of_numbers(image: Any, tile: Sequence[Any], content: bytes) -> Samples:
             lambda: ((top, _unscaled(rows, most)) for top, rows in bands(image)), most
         )
     if image.format == "JPEG2000":
-        # Pillow shifts the bits that the file declares up to 16.
-        # So 12 bits come as multiples of 16.
+        # Pillow shifts values up to 16 bits: those of 12 bits become multiples of 16.
         shift = 16 - _jpeg2000_bits(content)
         return Samples(
             lambda: ((top, rows >> shift) for top, rows in bands(image)), _MOST >> shift
@@ -229,21 +229,21 @@ def _of_numbers(image: Any, tile: Sequence[Any], content: bytes) -> Samples:
 
 
 def _jpeg2000_bits(content: bytes) -> int:
-    """Return the bits of a sample that the codestream's SIZ marker declares."""
+    """Return the bits per sample that the SIZ marker of the codestream declares."""
     at = content.find(b"\xff\x4f\xff\x51")
     bits = (content[at + 42 : at + 43] or b"\x0f")[0] % 128 + 1 if at >= 0 else 16
     return min(max(bits, 1), 16)
 
 
 def bands(image: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the values of an image some rows at a time, with the first row's number."""
+    """Yield some rows of values at a time, with the number of the first row."""
     for top in range(0, image.height, _BAND):
         box = (0, top, image.width, min(top + _BAND, image.height))
         yield top, np.asarray(image.crop(box))
 
 
 def extremes(rows: Iterable[tuple[int, np.ndarray]]) -> tuple[float, float]:
-    """Return the lowest and the highest finite value; 0 and 0 if there is none."""
+    """Return the lowest and the highest finite value; 0 and 0 if none is finite."""
     low, high = np.inf, -np.inf
     for _, values in rows:
         finite = values[np.isfinite(values)]
@@ -253,21 +253,21 @@ def extremes(rows: Iterable[tuple[int, np.ndarray]]) -> tuple[float, float]:
 
 
 def unfilled(low: float, high: float, highest: float) -> str:
-    """Return a note where values leave much of their range empty, else ``""``.
+    """Return a note if values leave much of their range unused; else "".
 
     Parameters
     ----------
     low, high : float
         The lowest and the highest value of an image.
     highest : float
-        The highest that its bits can hold.
+        The highest value that its bits can hold.
 
     Examples
     --------
     >>> unfilled(0, 4080, 65535)
     'brightest value 4,080 of 65,535'
     """
-    # At least one of its bits is never used.
+    # At least one of its bits is unused.
     if 2 * high <= highest:
         return f"brightest value {high:,.0f} of {highest:,.0f}"
     if low < high and 4 * (high - low) <= highest:
@@ -276,21 +276,21 @@ def unfilled(low: float, high: float, highest: float) -> str:
 
 
 def note_unfilled(image: Any, samples: Samples | None, notes: list[str]) -> None:
-    """Add to ``notes`` where values of up to 16 bits leave much of their range empty.
+    """Add to ``notes`` if values of up to 16 bits leave much of their range unused.
 
     Parameters
     ----------
     image : PIL.Image.Image
-        Loaded.
+        A loaded image.
     samples : Samples or None
-        Its values, as `samples_of` returned them.
+        Its values, from `samples_of`.
     notes : list of str
     """
     if samples is None or image.mode == "F" or _fills(image):
         return
     low, high = extremes(samples.bands())
     highest = samples.highest
-    if highest == math.inf:  # 32 bits, of which values up to 65535 are taken for 16
+    if highest == math.inf:  # 32 bits, whose values up to 65535 are read as 16 bits
         if not (low >= 0 and 255 < high <= _MOST):
             return
         highest = _MOST
@@ -307,14 +307,19 @@ def _fills(image: Any) -> bool:
 
 
 def describe_values(notes: Iterable[str], value_range: ValueRange = "file") -> str:
-    """Return one sentence about all images of more than 8 bits, ``""`` if all is well.
+    """Return a sentence about images of more than 8 bits that do not fit their range.
 
     Parameters
     ----------
     notes : iterable of str
-        Of all images, as `images.decode` returns them.
+        The notes of all images, from `images.decode`.
     value_range : str or (low, high)
-        That they were decoded with.
+        The value range that they were decoded with.
+
+    Returns
+    -------
+    str
+        Empty if there is nothing to report.
 
     Examples
     --------
@@ -330,8 +335,8 @@ stretches each image by itself
     if not matches:
         return ""
     values = [[_plain(text) for text in match.groups("0")] for match in matches]
-    low = min(each[0] for each in values)
-    high, highest = max(each[1] for each in values), max(each[2] for each in values)
+    lows, highs, limits = zip(*values, strict=True)
+    low, high, highest = min(lows), max(highs), max(limits)
     what = f"brightest value {high:,} of {highest:,}"
     if low > 0:
         what = f"values {low:,} to {high:,} of {highest:,}"

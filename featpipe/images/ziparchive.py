@@ -1,8 +1,4 @@
-"""Zip archives of images: their members, and the bytes of one.
-
-Lives here: what of the zip format it takes to read one member out of a slice of the
-file. Never here: what names and folders mean.
-"""
+"""List zip archives of images, and read their members."""
 
 # ruff: noqa: PTH100, PTH123 - paths are text as in `folder`
 
@@ -21,17 +17,17 @@ from featpipe.images.archive import (
     ArchiveMember,
     archive_errors,
     identity_of,
-    listed,
-    opened,
+    image_set_of_members,
+    reopened,
     slice_of,
 )
 from featpipe.images.imageset import MAX_BYTES, ImageError, ImageSet, too_large
 
 __all__ = ["scan_zip"]
 
-# No image file holds so much air; a bomb does. Small members cost nothing.
-_RATIO = 100
-_UNSUSPECTED = 2**24
+# Image files never compress so far, but bombs do. Smaller members do no harm.
+_MOST_RATIO = 100
+_HARMLESS = 2**24
 
 
 def scan_zip(source: str, unlabelled: bool = False) -> ImageSet:
@@ -47,7 +43,7 @@ def scan_zip(source: str, unlabelled: bool = False) -> ImageSet:
         with archive_errors(source, "zip"), zipfile.ZipFile(file) as archive:
             members = [_zip_member(info) for info in archive.infolist()]
     path = os.path.abspath(source)
-    return listed(
+    return image_set_of_members(
         source,
         identity,
         members,
@@ -75,17 +71,17 @@ def _zip_reason(info: zipfile.ZipInfo) -> str:
         return "encrypted"
     if max(info.file_size, info.compress_size) > MAX_BYTES:
         return too_large(max(info.file_size, info.compress_size))
-    if info.file_size > _UNSUSPECTED and info.file_size > _RATIO * info.compress_size:
+    if info.file_size > _HARMLESS and info.file_size > _MOST_RATIO * info.compress_size:
         return (
             f"{info.file_size:,} bytes out of {info.compress_size:,}, more than "
-            f"{_RATIO} times as many; store it uncompressed if it is an image"
+            f"{_MOST_RATIO} times as many; store it uncompressed if it is an image"
         )
     if info.compress_type not in _DECOMPRESS:
         return f"compressed by method {info.compress_type}; use deflate"
     return ""
 
 
-# Each takes the stored bytes and the most that may come out.
+# Each takes the stored bytes, and the most bytes to return.
 _DECOMPRESS: dict[int, Callable[[bytes, int], bytes]] = {
     zipfile.ZIP_STORED: lambda stored, most: stored,
     zipfile.ZIP_DEFLATED: lambda stored, most: zlib.decompressobj(-15).decompress(
@@ -105,17 +101,17 @@ class _ZipReader:
 
     def read(self, path: str) -> bytes:
         offset, stored_size, method, size, crc = self.places[path]
-        with opened(self.archive, self.identity) as file:
-            # The name and the extra field may be longer here than in the directory.
+        with reopened(self.archive, self.identity) as file:
+            # Name and extra field may have another length than in the directory.
             head = slice_of(file, offset, 30)
             if head[:4] != b"PK\x03\x04":
                 raise ImageError("read", "the archive is damaged: no member there")
             n_name, n_extra = struct.unpack("<HH", head[26:30])
-            # Sizes of the central directory: the local header may have zeros where the
-            # archive was streamed.
+            # With the size of the central directory, since the local header of a
+            # streamed archive has none.
             stored = slice_of(file, offset + 30 + n_name + n_extra, stored_size)
         try:
-            # One byte more than declared shows a member that is longer than declared.
+            # One byte more, which shows whether a member is longer than declared.
             content = _DECOMPRESS[method](stored, size + 1)
         except (zlib.error, OSError, ValueError, EOFError) as error:
             raise ImageError("read", f"damaged member: {error}") from error
