@@ -186,7 +186,7 @@ def test_global_options_do_the_same_on_both_sides(tmp_path):
         "run six": "finished images are kept; the same command goes on",
         "extract six -o x.h5 --plan": "nothing was changed",
         "run six --overwrite": "with --overwrite the same command starts again",
-        "finetune six": "nothing is kept: with -o MODEL each finished epoch would be",
+        "finetune six": "nothing is kept; with -o MODEL finished epochs are kept",
         "finetune six -o m": "finished epochs are kept; the same command goes on to m",
         "compare x.h5": "the codes are unchanged; the same command starts again",
         "fit x.h5 -o m": "the codes are unchanged, and no model was written",
