@@ -6,6 +6,11 @@ own, a plan and the extraction, by the clock from before torch is imported::
     python benchmarks/cost_model.py tinyimagenet.zip --networks mini --limits 400,4000
 
 Networks whose weights are not at hand get random ones, which take the same time.
+
+    python benchmarks/cost_model.py --solve
+
+compares the range that a plan prints for each classifier with fits of codes drawn at
+random, some shapes and distances of the classes.
 """
 
 import argparse
@@ -18,6 +23,12 @@ from pathlib import Path
 import numpy as np
 
 from featpipe import images
+from featpipe.classifiers import (
+    LinearClassifier,
+    LogisticClassifier,
+    SVMClassifier,
+    solve_cost,
+)
 from featpipe.codes import assembly, layout
 from featpipe.extraction import Extraction
 from featpipe.inference import Machine, Recipe
@@ -27,13 +38,19 @@ from featpipe.inference.progress import Progress
 def main() -> None:
     """Run every case, its plan and its extraction each in a fresh process."""
     parser = argparse.ArgumentParser(description="Plans against runs.")
-    parser.add_argument("source")
+    parser.add_argument("source", nargs="?")
+    parser.add_argument("--solve", action="store_true")
     parser.add_argument("--networks", default="mini,squeezenet1_0,resnet50")
     parser.add_argument("--limits", default="400,4000")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--here", choices=["plan", "run"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.solve:
+        solves()
+        return
+    if options.source is None:
+        parser.error("give the images, or --solve")
     if options.here:
         case(options)
         return
@@ -69,6 +86,50 @@ def case(options: argparse.Namespace) -> None:
         seconds = {k: v / threads[k] for k, v in last[-1].seconds.items()}
     each = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
     print(f"{name} {limit} {options.here}: {total:.2f} s ({each}){more}", flush=True)
+
+
+SHAPES = (
+    *((250, 512, 2, 1.0), (1200, 64, 10, 0.5), (2000, 512, 10, 1.0)),
+    *((2000, 512, 10, 0.3), (3000, 512, 50, 1.0), (3000, 2048, 10, 0.3)),
+    *((5000, 384, 10, 0.5), (20_000, 512, 10, 0.5), (20_000, 512, 10, 0.1)),
+)
+
+
+def solves() -> None:
+    """Print what is planned for each classifier and what a fit then takes."""
+    classes = (LinearClassifier, SVMClassifier, LogisticClassifier)
+    for n, width, n_classes, separation in SHAPES:
+        X, y = drawn(n, width, n_classes, separation)
+        cost = solve_cost(n, width, n_classes)
+        print(
+            f"{n} x {width}, {n_classes} classes {separation} apart: a pass of "
+            f"{cost.operations / 1e9:.3g} GFLOP in {1e3 * cost.pass_seconds:.3g} ms"
+        )
+        for (name, (least, most)), made in zip(
+            cost.seconds.items(), classes, strict=True
+        ):
+            start = time.perf_counter()
+            score = made().fit(X, y).score(X, y)
+            took = time.perf_counter() - start
+            print(
+                f"  {name}: planned {least:.2f} to {most:.2f} s, took {took:.2f} "
+                f"({took / cost.pass_seconds:.0f} passes; {score:.3f} right)",
+                flush=True,
+            )
+
+
+def drawn(
+    n: int, width: int, n_classes: int, separation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return correlated codes, none negative, of classes so far apart."""
+    random = np.random.default_rng(0)
+    y = random.integers(0, n_classes, n)
+    centres = separation * (512 / width) ** 0.5 / 5 * random.normal(
+        size=(n_classes, width)
+    )  # fmt: skip
+    mixed = random.normal(size=(width, width)) / width**0.5
+    X = (centres[y] + random.normal(size=(n, width))) @ mixed
+    return np.maximum(X, 0).astype(np.float32), y
 
 
 def rates() -> None:

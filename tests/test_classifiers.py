@@ -22,7 +22,12 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featpipe import classifiers
-from featpipe.classifiers import LinearClassifier, LogisticClassifier, SVMClassifier
+from featpipe.classifiers import (
+    LinearClassifier,
+    LogisticClassifier,
+    SVMClassifier,
+    solve_cost,
+)
 
 ALL = (LinearClassifier, SVMClassifier, LogisticClassifier)
 FEW = (1e-3, 1e-1, 1e1)
@@ -288,3 +293,18 @@ def test_nested_parts_with_counted_weights_or_fewer_classes_are_fitted_alone():
     )
     alone = clone(weighted).set_params(cv=[(np.arange(0, 90, 2), np.arange(1, 90, 2))])
     np.testing.assert_allclose(model.coef_, alone.fit(X[:90], y[:90]).coef_, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "n_classes", "columns"),
+    [(30, 7, 2, 5), (40, 9, 3, 15), (6, 9, 4, 20)],
+)
+def test_the_operations_of_a_pass_are_those_of_its_two_products(
+    n, width, n_classes, columns
+):
+    cost = solve_cost(n, width, n_classes)
+    rank = min(n, width)
+    # Of (n, rank) @ (rank, columns), and of its transpose with what that gives.
+    assert cost.operations == 2 * (2 * n * rank * columns)
+    assert cost.n_bytes == np.zeros((n, width), np.float32).nbytes
+    assert all(0 < least < most for least, most in cost.seconds.values())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,11 @@ def test_plan_computes_and_writes_nothing(shapes: Path, tmp_path: Path) -> None:
     assert said.exit_code == 0
     assert "33 images to compute" in said.stdout
     assert "precision" in said.stdout
+    assert re.search(r"compare +linear under \d+ s, svm .*, logistic ", said.stdout)
     assert list(tmp_path.iterdir()) == []
+    said = featpipe_says("extract", shapes / "val", "-o", path, *SMALL, "--plan",
+                         "--unlabelled")  # fmt: skip
+    assert "GFLOP" not in said.stdout
 
 
 def test_extract_json_says_what_was_done(shapes: Path, tmp_path: Path) -> None:

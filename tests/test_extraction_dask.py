@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from extracting import run
 
-from featpipe import codes
+from featpipe import __version__, codes
 from featpipe.extraction import plan
 from featpipe.extraction.parts import Parts
 from featpipe.parallel import Jobs, cluster
@@ -20,6 +21,7 @@ pytest.importorskip("distributed", reason="Dask is not installed: featpipe[dask]
 
 from clusters import Cluster
 from clusters import cluster as started
+from distributed.comm.core import CommClosedError
 
 N_IMAGES = 160
 
@@ -136,6 +138,15 @@ def test_a_worker_without_featpipe_or_with_another_version_is_named(
         finally:
             three.kill_worker(pid)
     assert not (tmp_path / "a.h5.lock").exists()
+
+
+def test_a_worker_that_dies_while_it_is_asked_for_its_version_is_passed_over():
+    answers = {"gone": CommClosedError("Stream is closed"), "here": __version__}
+    client = SimpleNamespace(run=lambda act, on_error: answers)
+    cluster._require_versions(client)
+    answers["broken"] = SyntaxError("a file was cut off")
+    with pytest.raises(RuntimeError, match="worker broken cannot import featpipe"):
+        cluster._require_versions(client)
 
 
 def test_a_worker_without_featpipe_that_joins_later_is_one_that_dies(

@@ -8,6 +8,7 @@ does not compare classifiers.
 
 from featpipe.classifiers.budgeting import Budget, budget
 from featpipe.classifiers.checking import BlockReader, check_C_grid
+from featpipe.classifiers.costing import SolveCost, solve_cost
 from featpipe.classifiers.estimators import (
     NAMES,
     LinearClassifier,
@@ -26,9 +27,11 @@ __all__ = [
     "LogisticClassifier",
     "NestedPart",
     "SVMClassifier",
+    "SolveCost",
     "budget",
     "check_C_grid",
     "fit_nested",
     "make",
     "repeated_score",
+    "solve_cost",
 ]

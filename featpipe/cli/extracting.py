@@ -142,7 +142,7 @@ def extract_codes(
             progress=progress,
         )
         if values["plan"]:
-            print_plan(job, overwrite=values["overwrite"])
+            print_plan(job, image_set, overwrite=values["overwrite"])
             return None
         codes = job.run(overwrite=values["overwrite"], break_lock=values["break_lock"])
     if values["json_path"]:

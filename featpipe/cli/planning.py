@@ -8,16 +8,18 @@ from featpipe.cli.terminal import terminal
 
 if TYPE_CHECKING:
     from featpipe.extraction import Cost, Extraction, UpdatePlan
+    from featpipe.images import ImageSet
 
 __all__ = ["print_plan"]
 
 
-def print_plan(job: "Extraction", *, overwrite: bool) -> None:
+def print_plan(job: "Extraction", image_set: "ImageSet", *, overwrite: bool) -> None:
     """Print what an extraction would do, and its cost, as a table."""
     update = job.plan_update(overwrite=overwrite)
     facts: dict[str, object] = {"images": _images(update)}
     if len(update.todo) or update.added:
-        facts |= _costs(job.cost(update))
+        cost = job.cost(update)
+        facts |= _costs(cost) | _solving(image_set, cost.width)
     facts["depths"] = ", ".join(update.depths)
     facts["weights"] = update.provenance["weights"]
     facts |= {name: format_mapping(value) for name, value in update.fingerprint.items()}
@@ -28,8 +30,8 @@ def print_plan(job: "Extraction", *, overwrite: bool) -> None:
     if len(update.todo) or update.added:
         terminal.info(
             "times are of one process on this machine as it is now, from a second of "
-            "trying the network and a sample of the images; nothing was downloaded or "
-            "written"
+            "trying the network, a sample of the images and a product as the solver's; "
+            "nothing was downloaded or written"
         )
 
 
@@ -52,6 +54,33 @@ def _costs(cost: "Cost") -> dict[str, object]:
         "bottleneck": cost.bottleneck,
         "disk": f"{_size(cost.disk)}; at the end twice that for a moment",
         "memory": f"about {_size(cost.memory)}",
+    }
+
+
+def _solving(image_set: "ImageSet", width: int) -> dict[str, object]:
+    """Return what `compare` will take, if the images have two classes to learn."""
+    import numpy as np
+
+    from featpipe.classifiers import solve_cost
+    from featpipe.defaults import N_FOLDS
+
+    labels = image_set.labels[~np.isin(image_set.splits, ("val", "test"))]
+    labels = labels[labels >= 0]
+    n_classes = len(np.unique(labels))
+    if n_classes < 2 or not width:
+        return {}
+    cost = solve_cost(len(labels), width, n_classes)
+    each = ", ".join(
+        f"{name} {duration(least)} to {duration(most)}"
+        if round(least)
+        else f"{name} under {duration(most)}"
+        for name, (least, most) in cost.seconds.items()
+    )
+    codes = f"{len(labels):,} x {width:,} codes ({_size(cost.n_bytes)})"
+    return {
+        "compare": f"{each}, by how separable {n_classes:,} classes are; a pass over "
+        f"{codes} in {N_FOLDS} folds is {cost.operations / 1e9:.3g} GFLOP and takes "
+        f"{1e3 * cost.pass_seconds:.3g} ms"
     }
 
 

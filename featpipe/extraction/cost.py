@@ -51,10 +51,12 @@ class Cost:
         Bytes of the file; twice that while there are parts too.
     memory : int
         Bytes, on the CPU.
+    width : int
+        Numbers in a code, of the depth that has most.
 
     Examples
     --------
-    >>> cost = Cost(100, {"network": 2.0}, 2.5, "network", 400_000, 2**28)
+    >>> cost = Cost(100, {"network": 2.0}, 2.5, "network", 400_000, 2**28, 384)
     >>> cost.total, cost.bottleneck
     (2.5, 'network')
     """
@@ -65,6 +67,7 @@ class Cost:
     bottleneck: str
     disk: int
     memory: int
+    width: int
 
 
 def estimate(
@@ -96,7 +99,7 @@ def estimate(
     n_rows = n + len(update.kept)
     if not n:
         none = dict.fromkeys(("start", *_STAGES), 0.0)
-        return Cost(0, none, FIXED_SECONDS, "start", 0, _memory())
+        return Cost(0, none, FIXED_SECONDS, "start", 0, _memory(), 0)
     backbone = network.backbone(update.depths)
     precision = update.provenance["precision"]
     side = backbone.preprocessing.crop
@@ -130,7 +133,7 @@ def estimate(
     busy = together if network.kind == "cpu" else max(loading, seconds["network"])
     total = seconds["start"] + max(busy, seconds["write"]) + seconds["merge"]
     bottleneck = max(_STAGES, key=lambda stage: seconds[stage])
-    return Cost(n, seconds, total, bottleneck, n_rows * row, _memory())
+    return Cost(n, seconds, total, bottleneck, n_rows * row, _memory(), max(shapes))
 
 
 _STAGES = ("read", "decode", "network", "write", "merge")

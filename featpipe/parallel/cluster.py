@@ -212,6 +212,7 @@ def _wait_for_workers(
 
 def _require_versions(client: Any) -> None:
     """Raise if a worker has no featpipe, or another version."""
+    from distributed.comm.core import CommClosedError
 
     # Dask sends the code of an inner function, so that workers without featpipe can
     # run it too.
@@ -223,6 +224,13 @@ def _require_versions(client: Any) -> None:
         return featpipe.__version__
 
     for worker, version in client.run(installed_version, on_error="return").items():
+        if isinstance(version, CommClosedError | ConnectionError | TimeoutError):
+            continue  # it died since it was listed, and others do its work
+        if isinstance(version, Exception):
+            raise RuntimeError(
+                f"worker {worker} cannot import featpipe ({_line(version)}); run "
+                "`featpipe --version` there"
+            )
         if version is None:
             raise RuntimeError(
                 f"worker {worker} has no featpipe; install featpipe {__version__} in "
