@@ -181,13 +181,13 @@ def test_what_is_no_scheduler_is_one_sentence(many, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_TIMEOUT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
-        with pytest.raises(ConnectionError, match=f"answers at {address} is no Dask"):
+        with pytest.raises(ConnectionError, match=f"{address} is not a Dask scheduler"):
             run(many, tmp_path / "a.h5", jobs=Jobs(1, "dask", address))
 
 
 def test_workers_that_do_not_come_are_one_sentence(three, many, tmp_path):
     few = Jobs(9, "dask", three.address, seconds=0.2)
-    with pytest.raises(ConnectionError, match=r"after 0\.2 seconds, and 9 are waited"):
+    with pytest.raises(ConnectionError, match=r"after 0\.2 seconds, and 9 are needed"):
         run(many, tmp_path / "a.h5", jobs=few)
 
 
