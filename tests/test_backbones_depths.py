@@ -217,7 +217,7 @@ def test_codes_never_share_memory_with_the_map():
         ("layer1+layer2", "one depth at a time"),
         ("layer1:mode", "unknown pool 'mode'; choose from avg, max, gem"),
         ("layer1:cls", r"gives a map .* choose from avg, max, gem, flatten, map"),
-        ("flatten:avg", "gives a vector .* leave it away"),
+        ("flatten:avg", "is a vector .* leave it out"),
     ],
 )
 def test_unknown_depths_say_what_there_is(spec, message):
@@ -228,7 +228,7 @@ def test_unknown_depths_say_what_there_is(spec, message):
 
 
 def test_no_depth_at_all_is_refused():
-    with pytest.raises(ValueError, match="no depth was asked for"):
+    with pytest.raises(ValueError, match="no depth was given"):
         backbones.load("mini", weights="none", depths=[])
 
 
@@ -237,7 +237,7 @@ def test_no_depth_at_all_is_refused():
     [
         ("resnet5", "unknown backbone 'resnet5'; did you mean resnet50"),
         ("small_nets:broken", r"could not be built \(KeyError: 'nothing here'\)"),
-        ("small_nets:number", "gave 3, not an nn.Module"),
+        ("small_nets:number", "returned 3, not an nn.Module"),
         ("small_nets:absent", "has no attribute 'absent'"),
         ("no_such_package:net", "No module named 'no_such_package'"),
         ("small_nets:Small?depth=3", "unexpected keyword argument 'depth'"),

@@ -213,7 +213,7 @@ class Hostile:
 def test_nothing_in_a_file_is_run(tmp_path, network, capsys):
     for content in (Hostile(), {"w": Hostile()}, network, argparse.Namespace(a=1)):
         torch.save(content, tmp_path / "w")
-        with pytest.raises(ValueError, match="nothing in it was run"):
+        with pytest.raises(ValueError, match="code in files is not run"):
             load(tmp_path / "w")
     assert capsys.readouterr().out == ""
 

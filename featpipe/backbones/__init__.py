@@ -1,9 +1,9 @@
-"""Names to frozen networks: their weights, preprocessing and named depths.
+"""Load frozen networks by name, with their weights, preprocessing and named depths.
 
-``load`` gives a `Backbone`, which turns uint8 images into codes; ``names``,
-``catalogue`` and ``describe_depths`` say what there is. Each of them imports torch when
-it is first used, so stage two and ``--help`` use them only where they must;
-`Preprocessing` does without, and so do processes that only decode.
+``load`` returns a `Backbone`, which turns uint8 images into codes; ``names``,
+``catalogue`` and ``describe_depths`` list what can be loaded. These names import torch
+when they are first used, so that ``--help``, stage two and processes that only decode
+do not. `Preprocessing` does not need torch.
 """
 
 from importlib import import_module

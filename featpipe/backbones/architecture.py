@@ -1,7 +1,7 @@
-"""The architecture behind the name of a backbone: a builder, and its weights.
+"""The architecture of a backbone: a function that builds it, and its weights.
 
-Nothing is built before `Architecture.build`, nothing downloaded until
-`Entry.read`. Which names there are is the business of `families`.
+`Architecture.build` builds the network, and `Entry.read` downloads weights; nothing
+does so before. `families` turns names into architectures.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """Weights that can be had by name.
+    """Weights that have a name.
 
     Parameters
     ----------
     name : str
-        ``IMAGENET1K_V1``.
+        Such as ``IMAGENET1K_V1``.
     preprocessing : Preprocessing
-        What these weights were trained to see.
+        That of the images that the weights were trained on.
     read : callable
         Returns the state dict; may download it.
     n_parameters : int or None
@@ -37,9 +37,9 @@ class Entry:
     build_arguments : dict
         Arguments of the builder for these weights.
     url : str or None
-        Where they are downloaded from.
+        Address of the download.
     is_bundled : bool
-        They come with featpipe, and are never downloaded.
+        Whether they are part of featpipe, and never downloaded.
     """
 
     name: str
@@ -65,15 +65,15 @@ class Architecture:
     entries : dict of str to Entry
         Empty for your own networks.
     default : str or None
-        The entry taken when no weights are named; None: as the builder leaves them.
+        The entry to use if no weights are named; None keeps those of the builder.
     newest : str or None
-        The entry that ``DEFAULT`` names: torchvision's own choice.
+        The entry that ``DEFAULT`` means, which is torchvision's choice.
     trusted : bool
-        Its recorded graph is known to compute what the network computes.
+        Whether the recorded graph is known to compute what the network computes.
     renamed : callable
-        From the names of old weights files to today's.
+        Takes a name in an old weights file, and returns the present one.
     preprocessing : Preprocessing or None
-        What a network without entries is made for, if that is known.
+        That of a network without entries, if known.
     """
 
     name: str
@@ -86,12 +86,10 @@ class Architecture:
     preprocessing: Preprocessing | None = None
 
     def build(self, entry: Entry | None) -> nn.Module:
-        """Build the network as these weights need it, filled at random.
+        """Build the network for these weights, with random ones.
 
-        ``entry`` None takes the arguments of the newest entry, so that a weights
-        file, and no weights, meet the network that the entry is made for.
+        Without an entry, as for random weights and files, it is built for the newest.
         """
         if entry is None and self.newest is not None:
-            # Random weights and files have no entry: the newest is what is usual.
             entry = self.entries[self.newest]
         return self.builder(**(entry.build_arguments if entry else {}))

@@ -1,4 +1,4 @@
-"""A run of a traced network on blank images, for the shapes and the costs."""
+"""Run a traced network on blank images, to get its shapes and costs."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from featpipe.backbones.depths import Shape
 
 __all__ = ["BlankRun"]
 
-# Two images: a node whose first axis is not the batch gives itself away.
+# With two images, an output whose first axis is not the batch can be recognised.
 _N_PROBE = 2
 
-# Up to so many parameters and pixels a side, blank images really run: torch computes
-# shapes alone in Python, and first imports its compiler, which takes two seconds.
+# Networks and images up to this size really run: to compute shapes alone, torch first
+# imports its compiler, which takes two seconds.
 _FEW_PARAMETERS, _SMALL_SIDE = 5_000_000, 256
 
 
 class BlankRun(fx.Interpreter):
-    """Runs a graph on blank images, noting the shape and the cost of each node.
+    """A run of a graph on blank images that records the shape and cost of each node.
 
     Parameters
     ----------
     module : fx.GraphModule
         Takes images (n, 3, H, W) float32.
     costs : bool
-        Count the operations of each node as well, which takes longer.
+        Whether to count the operations of each node, which takes longer.
 
     Attributes
     ----------
     shapes : dict of fx.Node to tuple of int
-        What each node gives, without the number of images in front. Nodes that give
-        no tensor of one row an image are not there.
+        Shape of the output of each node for one image. Nodes whose output has no row
+        for each image are left out.
     costs : dict of fx.Node to int
-        Floating-point operations, of all images.
+        Floating-point operations for all images of the run.
     """
 
     def __init__(self, module: fx.GraphModule, *, costs: bool = False) -> None:
@@ -46,7 +46,7 @@ class BlankRun(fx.Interpreter):
         self._counter = FlopCounterMode(display=False) if costs else None
 
     def run_blank(self, height: int, width: int) -> None:
-        """Run on the meta device, which computes shapes only, or on the processor."""
+        """Run on the meta device, which only computes shapes, or on the processor."""
         walk = _AsModule(self)
         small = _is_small(walk) and max(height, width) <= _SMALL_SIDE
         device = torch.device("cpu" if small else "meta")
@@ -58,13 +58,13 @@ class BlankRun(fx.Interpreter):
         with torch.no_grad():
             try:
                 torch.func.functional_call(walk, state, (blank.to(device),))
-            # Tensors made inside forward, operations without a meta kernel: the real
-            # run then also says what is truly wrong.
+            # The forward may make tensors, or use operations that the meta device
+            # lacks. If a real run fails too, its error is the one to show.
             except Exception:
                 walk(blank)
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node as fx does, and note its shape and its cost."""
+        """Run a node as fx does, and record its shape and its cost."""
         if self._counter is None:
             output = super().run_node(n)
         else:
@@ -77,15 +77,15 @@ class BlankRun(fx.Interpreter):
 
 
 def _is_small(network: nn.Module) -> bool:
-    """Return whether it has few parameters, and numbers in them."""
+    """Return whether a network has few parameters, none of them on the meta device."""
     parameters = list(network.parameters())
-    return not any(each.is_meta for each in parameters) and (
-        sum(each.numel() for each in parameters) <= _FEW_PARAMETERS
+    return not any(parameter.is_meta for parameter in parameters) and (
+        sum(parameter.numel() for parameter in parameters) <= _FEW_PARAMETERS
     )
 
 
 class _AsModule(nn.Module):
-    """An interpreter as a module, so that its weights can be stood in for."""
+    """An interpreter as a module, whose weights `functional_call` can replace."""
 
     def __init__(self, walk: BlankRun) -> None:
         super().__init__()

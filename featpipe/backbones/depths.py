@@ -1,7 +1,7 @@
-"""Words for depths: ``NODE[:POOL]``, and what pooling does to a map or to tokens.
+"""Parse and name depths, ``NODE[:POOL]``, and pool maps and tokens.
 
-Which shape a node gives is looked at elsewhere (`network_graph`); here that shape gets
-its meaning, a pool and a canonical name. No network is built or run here.
+`network_graph` runs networks to get the shapes of their nodes; this module gives each
+shape a meaning, a pool and a canonical name.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Layout:
     kind : str
         ``vector`` (n, width), ``map`` (n, C, H, W) or ``tokens`` (n, tokens, width).
     channels_last : bool
-        A map given as (n, H, W, C).
+        Whether a map is (n, H, W, C).
     n_prefix : int
-        Tokens before those of the image's patches: class token, registers.
+        Number of tokens before those of the patches, such as a class token.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Depth:
-    """A place in the network where codes are taken, and how they are pooled.
+    """A node of a network whose output gives codes, and the pool that makes them.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ class Depth:
     pool : str or None
         None for a vector.
     width : int
-        Numbers stored per image.
+        Numbers per code.
     shape : tuple of int
-        Their shape: ``(width,)``; for ``map`` (C, H, W), for tokens kept whole
-        (tokens, width).
+        Shape of a code: ``(width,)``; (C, H, W) for a map, (tokens, width) for tokens
+        that are not pooled.
     layout : Layout
-        What the node itself gives.
+        That of the node's output.
 
     Examples
     --------
@@ -88,7 +88,7 @@ class Depth:
     layout: Layout
 
     def pooling(self) -> dict[str, Any]:
-        """Return the arguments of `pool` that belong to this depth."""
+        """Return the arguments of `pool` for this depth."""
         return {
             "how": self.pool,
             "channels_last": self.layout.channels_last,
@@ -98,16 +98,16 @@ class Depth:
 
 @dataclass(frozen=True)
 class NodeInfo:
-    """The shape and layout of the output of a node, from a trial run.
+    """The shape and cost of the output of a node, from a trial run.
 
     Parameters
     ----------
     shape : tuple of int
-        For one image, the batch left out.
+        For one image.
     n_parameters : int
-        Of the layers that have to run for it.
+        Number of parameters of all layers that the node needs, itself included.
     cost : int
-        Floating-point operations that have to run for it, per probe.
+        Floating-point operations of all these layers, for the images of the trial.
     """
 
     shape: Shape
@@ -116,14 +116,14 @@ class NodeInfo:
 
 
 def parse(spec: str, nodes: Sequence[str], *, backbone: str) -> tuple[str, str | None]:
-    """Split ``NODE[:POOL]`` into a node that exists and a pool that exists.
+    """Split ``NODE[:POOL]`` into a node and a pool; raise if one does not exist.
 
     Parameters
     ----------
     spec : str
         As the user wrote it.
     nodes : sequence of str
-        The nodes there are.
+        The nodes of the network.
     backbone : str
         Its name, for the message.
 
@@ -131,31 +131,31 @@ def parse(spec: str, nodes: Sequence[str], *, backbone: str) -> tuple[str, str |
     -------
     node : str
     pool : str or None
-        None where the spec names none.
+        None if the spec has no pool.
 
     Raises
     ------
     ValueError
-        If there is no such node or pool; the choices are in the message.
+        If there is no such node or pool; the message has the choices.
     """
     node, colon, how = spec.partition(":")
     if node == PENULTIMATE and nodes and node not in nodes:
         raise ValueError(
-            f"which layer makes the class scores of backbone {backbone!r} cannot be "
-            "told, and so not what enters it; name a depth, as --depth "
-            f"{nodes[-1]} (`featpipe depths {backbone}` lists all), or call a module "
-            f"of the network {PENULTIMATE!r}"
+            f"featpipe cannot tell which layer of backbone {backbone!r} computes the "
+            f"class scores, so it has no depth {PENULTIMATE!r}; name a depth, such as "
+            f"--depth {nodes[-1]} (`featpipe depths {backbone}` lists all), or call a "
+            f"module of the network {PENULTIMATE!r}"
         )
     if node not in nodes:
         choices = ", ".join(_nearest(node, nodes))
-        hint = "; one depth at a time, please" if "+" in node else ""
+        hint = "; give one depth at a time" if "+" in node else ""
         raise ValueError(
             f"backbone {backbone!r} has no depth {node!r}{hint}; choose from {choices} "
             f"(`featpipe depths {backbone}` lists all)"
         )
     if colon and how not in _ALL_POOLS:
         raise ValueError(
-            f"depth {spec!r} asks for the unknown pool {how!r}; choose from "
+            f"depth {spec!r} has the unknown pool {how!r}; choose from "
             f"{', '.join(_ALL_POOLS)}"
         )
     return node, how or None
@@ -168,30 +168,34 @@ def name_depth(node: str, how: str | None, shape: Shape, layout: Layout) -> Dept
     ----------
     node : str
     how : str or None
-        The requested pool; None takes the default: ``avg`` of maps, ``cls`` of
-        tokens that have a class token, ``mean`` of other tokens.
+        The requested pool. None is the default: ``avg`` for maps, ``cls`` for tokens
+        with a class token, ``mean`` for other tokens.
     shape : tuple of int
-        What the node gives for one image.
+        That of the node's output for one image.
     layout : Layout
+
+    Returns
+    -------
+    Depth
 
     Raises
     ------
     ValueError
-        If this kind of output takes no such pool.
+        If this kind of output does not take the pool.
     """
     allowed = _POOLS[layout.kind]
     if how is not None and how not in allowed:
-        takes = f"choose from {', '.join(allowed)}" if allowed else "leave it away"
+        remedy = f"choose from {', '.join(allowed)}" if allowed else "leave it out"
         raise ValueError(
-            f"depth {f'{node}:{how}'!r}: {node!r} gives a {layout.kind} of shape "
-            f"{shape}, which takes no pool {how!r}; {takes}"
+            f"depth {f'{node}:{how}'!r}: the output of {node!r} is a {layout.kind} of "
+            f"shape {shape}, which does not take the pool {how!r}; {remedy}"
         )
     default = _default_pool(layout)
     chosen = how or default
-    plain = chosen is None or (node == PENULTIMATE and chosen == default)
+    is_implied = chosen is None or (node == PENULTIMATE and chosen == default)
     stored = _stored_shape(chosen, shape, layout)
     return Depth(
-        spec=node if plain else f"{node}:{chosen}",
+        spec=node if is_implied else f"{node}:{chosen}",
         node=node,
         pool=chosen,
         width=math.prod(stored),
@@ -203,23 +207,23 @@ def name_depth(node: str, how: str | None, shape: Shape, layout: Layout) -> Dept
 def pool(
     x: Tensor, how: str | None = None, *, channels_last: bool = False, n_prefix: int = 0
 ) -> Tensor:
-    """Turn what a node gives into codes.
+    """Turn the output of a node into codes.
 
-    The result never shares memory with ``x``, because the next layer may well
-    write into ``x`` (``ReLU(inplace=True)``).
+    The result never shares memory with ``x``, since the next layer may write into
+    ``x``, as ``ReLU(inplace=True)`` does.
 
     Parameters
     ----------
     x : (n, width), (n, C, H, W), (n, H, W, C) or (n, tokens, width)
-        Any floating type; the arithmetic is float32.
+        Of any floating type; computed in float32.
     how : str or None
-        ``avg``, ``max``, ``flatten`` or ``gem``, the generalised mean with p = 3 [1]_,
-        of a map; ``cls`` (the first token) or ``mean`` (of the patches' tokens);
-        ``map`` and ``map32`` keep everything; None takes a vector as it is.
+        For maps ``avg``, ``max``, ``flatten`` or ``gem``, the generalised mean with
+        p = 3 [1]_; for tokens ``cls`` (the first token), ``mean`` (of the patches) or
+        ``flatten``; ``map`` and ``map32`` keep all numbers. None for a vector.
     channels_last : bool
-        The map is (n, H, W, C).
+        Whether a map is (n, H, W, C).
     n_prefix : int
-        Tokens before those of the patches.
+        Number of tokens before those of the patches.
 
     Returns
     -------
@@ -239,23 +243,22 @@ def pool(
     [[1.5, 5.5]]
     """
     if channels_last:
-        # A view; every pool below makes its own copy.
+        # A view, which every pool below copies.
         x = x.permute(0, 3, 1, 2)
     if how in _WHOLE:
         order = torch.contiguous_format
-        # A copy, since the network may overwrite the map in place after this node.
         return x.to(_WHOLE[how], copy=True, memory_format=order)
     if how == "cls":
         return x[:, 0].to(torch.float32, copy=True)
     if how == "mean":
         return x[:, n_prefix:].float().mean(1)
     if how == "avg":
-        # Summed in float32: half precision loses digits over thousands of places.
+        # In float32, since sums of thousands of numbers lose digits in half precision.
         return x.float().mean((2, 3))
     if how == "max":
         return x.float().amax((2, 3))
     if how == "gem":
-        # Clamped as by Radenović et al. (TPAMI 2019): roots need positive numbers.
+        # Clamped as in the paper, since roots need positive numbers.
         cubes = x.float().clamp(min=1e-6).pow(_GEM_POWER)
         return cubes.mean((2, 3)).pow(1 / _GEM_POWER)
     return x.to(torch.float32, copy=True).flatten(1)
@@ -263,16 +266,15 @@ def pool(
 
 def _default_pool(layout: Layout) -> str | None:
     if layout.kind == "tokens":
-        # A network without a class token averages its patches (swin, or ViTs with
-        # global pooling).
+        # Networks without a class token (swin, some ViTs) average the patches.
         return "cls" if layout.n_prefix else "mean"
     return "avg" if layout.kind == "map" else None
 
 
 def _stored_shape(how: str | None, shape: Shape, layout: Layout) -> Shape:
-    """Return the shape of what is kept per image."""
+    """Return the shape of the code of one image."""
     if layout.channels_last:
-        # Codes are always channels first, whatever the network does.
+        # Codes are always channels first.
         shape = (shape[2], shape[0], shape[1])
     if how in _WHOLE:
         return shape
@@ -282,7 +284,7 @@ def _stored_shape(how: str | None, shape: Shape, layout: Layout) -> Shape:
 
 
 def _nearest(node: str, nodes: Sequence[str]) -> list[str]:
-    """Return at most ten names: near ones, then `penultimate`, then the outermost."""
+    """Return at most ten names: similar ones, `penultimate`, then the outermost."""
     near = difflib.get_close_matches(node, nodes, n=5, cutoff=0.5)
     outer = sorted(nodes, key=lambda name: name.count("."))
     return list(dict.fromkeys([*near, PENULTIMATE, *outer]))[:10]

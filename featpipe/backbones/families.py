@@ -1,9 +1,8 @@
-"""Names of backbones: what each one is built from, and which weights it has.
+"""Turn the name of a backbone into an `Architecture`.
 
-A name belongs to a *family* (torchvision, the bundled one, timm, your own callable);
-a family turns it into an `Architecture`. Nothing is built until a caller calls
-`Architecture.build`, nothing downloaded until `Entry.read`. To add a family, write
-one function and put it into `_FAMILIES`.
+A name belongs to a *family*: torchvision, the bundled network, timm, or your own
+callable. Each family is a function that returns the `Architecture` of a name, or None.
+To add a family, write a function and put it into `_FAMILIES`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ __all__ = ["Architecture", "Entry", "find", "names"]
 
 
 def names() -> list[str]:
-    """Return the names of the networks that need no further package, sorted.
+    """Return the names of the networks that need no extra package, sorted.
 
     Examples
     --------
@@ -43,30 +42,33 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Architecture:
-    """Look a name up.
+    """Return the architecture of a name.
 
     Parameters
     ----------
     name : str
-        A torchvision classification network, or detection or segmentation network
-        (its image trunk), ``mini``, ``timm:NAME``, or ``package.module:callable``, the
-        callable being a class or a function that gives an ``nn.Module``; arguments
-        follow as ``?width=32&pretrained=false``.
+        A torchvision network (of detection and segmentation networks, its image trunk
+        is used), ``mini``, ``timm:NAME``, or ``package.module:callable``. The callable
+        is a class or function that returns an ``nn.Module``; its arguments may follow,
+        as in ``?width=32&pretrained=false``.
+
+    Returns
+    -------
+    Architecture
 
     Raises
     ------
     ValueError
-        If there is no such network; near matches are in the message. Also if your
-        own callable cannot be found or called, or gives no ``nn.Module``.
+        If there is no such network; the message has similar names.
     ModuleNotFoundError
-        If it takes a package that is not installed.
+        If it needs a package that is not installed.
     """
     for family in _FAMILIES:
         architecture = family(name)
         if architecture is not None:
             return architecture
     all_names = names()
-    # "vit" is near no whole name, but four begin with it.
+    # "vit" resembles no name closely enough, but several names begin with it.
     near = [*difflib.get_close_matches(name, all_names, n=10)]
     near = near or [full for full in all_names if full.startswith(name)][:10]
     near = near or ["resnet50", "mini"]
@@ -95,22 +97,21 @@ def _bundled(name: str) -> Architecture | None:
 
 
 def _own(name: str) -> Architecture | None:
-    """Return your own callable; it may lie in the current folder."""
+    """Return the architecture of the user's callable, also of the current folder."""
     address, _, query = name.partition("?")
     module, colon, attribute = address.partition(":")
     if not colon or not module or not attribute:
         return None
-    # The form of a URL: package.module:callable?width=64.
     arguments = {key: _value(text) for key, text in parse_qsl(query, True)}
 
     def builder() -> nn.Module:
-        # Only while it is imported: the program's own imports must not change.
+        # Only for this import, so that other imports do not change.
         with _current_folder_importable():
             try:
                 network = attrgetter(attribute)(importlib.import_module(module))(
                     **arguments
                 )
-            # Whatever a stranger's code raises, the user needs the name and the reason.
+            # The user's code may raise any error.
             except Exception as err:
                 reason = f"{type(err).__name__}: {err}".splitlines()[0]
                 raise ValueError(
@@ -119,7 +120,7 @@ def _own(name: str) -> Architecture | None:
                 ) from err
         if not isinstance(network, nn.Module):
             raise ValueError(
-                f"backbone {name!r} gave {network!r:.60}, not an nn.Module; name a "
+                f"backbone {name!r} returned {network!r:.60}, not an nn.Module; name a "
                 "class or a function that returns the network"
             )
         return network
@@ -128,10 +129,10 @@ def _own(name: str) -> Architecture | None:
 
 
 def _value(text: str) -> Any:
-    """Read an argument: true, false, none, a Python literal, else text."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    """Return the value of an argument: true, false, none, a Python literal, or text."""
+    constants = {"true": True, "false": False, "none": None}
+    if text.lower() in constants:
+        return constants[text.lower()]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -149,7 +150,7 @@ def _current_folder_importable() -> Iterator[None]:
 
 
 def _torchvision(name: str) -> Architecture | None:
-    # Two seconds to import: only for names that no other family has.
+    # The last family, since its import takes two seconds.
     from featpipe.backbones import torchvision_networks
 
     return torchvision_networks.find(name)

@@ -1,9 +1,9 @@
-"""Convolutions that also do what follows them, on a processor.
+"""Fuse convolutions with the additions and activations that follow them, on a CPU.
 
-oneDNN, which multiplies for torch on x86, adds and activates while a result is still
-at hand, and takes weights in the order in which it reads them. torch has both only in
-what it compiles, for which a compiler must be there; here its kernels are called by
-their names. Where a version of torch has them no longer, nothing is fused.
+oneDNN, torch's library on x86, can add and activate while a result is still in the
+cache, and can pack weights in the order in which it reads them. torch uses this only in
+compiled networks, which need a compiler. This module calls the same kernels by their
+names; if a version of torch lacks them, nothing is fused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["FusedConvolution", "can_fuse", "fuse", "input_sizes"]
 
 
 class _Activation(NamedTuple):
-    """An activation as oneDNN calls it."""
+    """An activation, with its name and numbers in oneDNN."""
 
     name: str
     scalars: tuple[float, ...] = ()
@@ -46,15 +46,16 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], _Activation]] = {
 }
 _SUMS = (operator.add, torch.add)
 _RELUS = (torch.relu, nn.functional.relu)
-# What may lie between a convolution and its sum: it writes into nothing.
+# Layers that change no tensor in place, so that they may lie between a convolution and
+# its sum.
 _PURE = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
 
-# Layers that make no NaN of finite numbers.
+# Layers, functions and methods that make no NaN of finite numbers.
 _NAN_FREE_MODULES = {
     *(*_PURE, *_ACTIVATIONS, nn.Linear, nn.Flatten, nn.Dropout, nn.ELU),
     *(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
 }
-_TAME_FUNCTIONS = {
+_NAN_FREE_FUNCTIONS = {
     *(*_SUMS, *_RELUS, operator.mul, torch.mul, operator.getitem, getattr),
     *(torch.cat, torch.flatten, torch.mean, torch.sigmoid, torch.transpose, pool),
     *(torch.permute, torch.chunk, torch.unsqueeze),
@@ -62,23 +63,23 @@ _TAME_FUNCTIONS = {
     *(nn.functional.adaptive_avg_pool2d, nn.functional.hardtanh),
     *(nn.functional.silu, nn.functional.gelu, nn.functional.hardswish),
 }
-_TAME_METHODS = {
+_NAN_FREE_METHODS = {
     *("size", "view", "reshape", "flatten", "permute", "transpose", "contiguous"),
     *("mean", "chunk", "unsqueeze", "squeeze"),
 }
 
 
 class FusedConvolution(nn.Module):
-    """A convolution with its weights packed, which may add and activate.
+    """A convolution with packed weights, which may also add a tensor and activate.
 
     Parameters
     ----------
     convolution : nn.Conv2d
-        On the CPU, padded with zeros by numbers.
+        On the CPU, with a padding of zeros whose width is a number.
     activation : _Activation
-        Done last; after a sum, only ReLU.
+        Applied last; after a sum, only ReLU is possible.
     size : sequence of int, optional
-        (C, H, W) of its input. Weights packed for another size have to be reordered
+        (C, H, W) of its input. Weights that are packed for another size are reordered
         at every call, which took longer than the convolutions on processors with AVX2.
     """
 
@@ -104,15 +105,14 @@ class FusedConvolution(nn.Module):
         self._activation = activation
 
     def _packed(self, weight: Tensor) -> Tensor:
-        # For one image whatever the batch, so that the numbers never depend on which
-        # batch came first.
+        # For one image, so that the numbers do not depend on the size of a batch.
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             weight, *self._geometry, self._groups, self._input_size
         )
         return packed
 
     def __getstate__(self) -> dict[str, Any]:
-        # Packed weights can be neither pickled nor copied.
+        # Packed weights cannot be pickled or copied.
         return self.__dict__ | {"_weight": self._weight.to_dense()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -120,11 +120,11 @@ class FusedConvolution(nn.Module):
         self._weight = self._packed(self._weight)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """Convolve (n, C, H, W), add ``other`` if there is one, activate."""
+        """Convolve (n, C, H, W), add ``other`` if given, and activate."""
         x = x.to(self._dtype)
         if other is None:
             return self._convolved(x, self._activation)
-        # The kernel adds tensors of one shape only; broadcasting is left to torch.
+        # The kernel adds only tensors of the same shape; torch broadcasts.
         if other.shape == self._shape(x) and other.dtype == x.dtype:
             summed: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
                 *(x, other, self._weight, self._bias, *self._geometry, self._groups),
@@ -154,18 +154,18 @@ class FusedConvolution(nn.Module):
 
 @cache
 def can_fuse(dtype: torch.dtype) -> bool:
-    """Return whether the kernels are there, and do what they should."""
-    # Elsewhere oneDNN is built with other kernels, which were not measured.
+    """Return whether torch has the kernels, and they compute what they should."""
+    # Other machines have other kernels, which were not measured.
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     if not torch.backends.mkldnn.is_available():
         return False
-    draw = torch.Generator().manual_seed(0)
-    # The user's random numbers are not to depend on which network was loaded first.
+    generator = torch.Generator().manual_seed(0)
+    # Forked, so that this test does not change the user's random numbers.
     with torch.random.fork_rng(devices=[]):
         convolution = nn.Conv2d(3, 8, 3, stride=2, padding=1).to(dtype)
-    # Odd sizes and a stride: the cases in which geometry goes wrong first.
-    x = torch.randn(2, 3, 9, 9, generator=draw).to(dtype)
+    # Odd sizes and a stride, with which errors of geometry show first.
+    x = torch.randn(2, 3, 9, 9, generator=generator).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     try:
         with torch.inference_mode():
@@ -183,17 +183,17 @@ def input_sizes(network: fx.GraphModule, side: int) -> dict[str, Shape]:
     Parameters
     ----------
     network : fx.GraphModule
-        Weights in float32.
+        With weights in float32.
     side : int
-        Pixels, of the square images that it will take.
+        Side of its square images, in pixels.
 
     Returns
     -------
     dict of str to tuple of int
-        By the names of the nodes.
+        By the name of the node.
     """
     run = BlankRun(network)
-    # A network that refuses blank images may still run on real ones, only slower.
+    # A network that refuses blank images may run on real ones; it is only slower then.
     with suppress(Exception):
         run.run_blank(side, side)
     return {
@@ -204,37 +204,37 @@ def input_sizes(network: fx.GraphModule, side: int) -> dict[str, Shape]:
 
 
 def fuse(network: fx.GraphModule, sizes: Mapping[str, Shape] | None = None) -> None:
-    """Replace each convolution by one that also adds and activates, where it may.
+    """Replace convolutions, in place, by ones that also add and activate.
 
     Parameters
     ----------
     network : fx.GraphModule
-        Its weights on the CPU, in the dtype in which they will run, of which
-        `can_fuse`. Changed.
+        With weights on the CPU, in the dtype in which they will run, for which
+        `can_fuse` is true.
     sizes : mapping, optional
-        As `input_sizes`; without it the numbers are the same and come later.
+        From `input_sizes`; without it the network is slower, with the same numbers.
     """
     sizes = {} if sizes is None else sizes
     modules: dict[str, nn.Module] = dict(network.named_modules())
-    # oneDNN's activations make 0 of NaN, and what went wrong could not be told.
-    activating = _stays_finite(network, modules)
+    # oneDNN's activations turn NaN into 0, which would hide an error.
+    may_activate = _stays_finite(network, modules)
     graph = network.graph
     for k, node in enumerate(list(graph.nodes)):
         convolution = modules.get(str(node.target))
         if not _has_kernel(convolution, node):
             continue
-        covered, other, activation = [node], None, _NONE
-        if activating:
-            covered, other, activation = _covered(node, modules)
+        replaced, other, activation = [node], None, _NONE
+        if may_activate:
+            replaced, other, activation = _fusible(node, modules)
         name = f"fused_{k}"
         modules[name] = FusedConvolution(convolution, activation, sizes.get(node.name))
         network.add_submodule(name, modules[name])
-        # After the last one, since the summand may be computed between the two.
-        with graph.inserting_after(covered[-1]):
+        # After the last of them, since the summand may be computed before it.
+        with graph.inserting_after(replaced[-1]):
             inputs = (node.args[0],) if other is None else (node.args[0], other)
-            covered[-1].replace_all_uses_with(graph.call_module(name, inputs))
-        for done in reversed(covered):
-            graph.erase_node(done)
+            replaced[-1].replace_all_uses_with(graph.call_module(name, inputs))
+        for old in reversed(replaced):
+            graph.erase_node(old)
     network.delete_all_unused_submodules()
     network.recompile()
 
@@ -244,22 +244,22 @@ def _makes_no_nan(module: nn.Module) -> bool:
 
 
 def _stays_finite(network: fx.GraphModule, modules: _Modules) -> bool:
-    """Return whether finite images give no NaN, short of numbers beyond float32."""
-    tame = {
+    """Return whether finite images give no NaN, unless numbers overflow."""
+    is_nan_free = {
         "placeholder": lambda target: True,
         "output": lambda target: True,
         "get_attr": lambda target: False,
         "call_module": lambda target: _makes_no_nan(modules[target]),
-        "call_function": _TAME_FUNCTIONS.__contains__,
-        "call_method": _TAME_METHODS.__contains__,
+        "call_function": _NAN_FREE_FUNCTIONS.__contains__,
+        "call_method": _NAN_FREE_METHODS.__contains__,
     }
-    if not all(tame[node.op](node.target) for node in network.graph.nodes):
+    if not all(is_nan_free[node.op](node.target) for node in network.graph.nodes):
         return False
     return all(bool(x.isfinite().all()) for x in network.parameters())
 
 
 def _has_kernel(module: nn.Module | None, node: fx.Node) -> TypeGuard[nn.Conv2d]:
-    """Return whether a node is a convolution of the kind that oneDNN computes."""
+    """Return whether a node is a convolution that oneDNN's kernel can compute."""
     return (
         type(module) is nn.Conv2d
         and node.op == "call_module"
@@ -270,12 +270,12 @@ def _has_kernel(module: nn.Module | None, node: fx.Node) -> TypeGuard[nn.Conv2d]
     )
 
 
-def _covered(
+def _fusible(
     node: fx.Node, modules: _Modules
 ) -> tuple[list[fx.Node], fx.Node | None, _Activation]:
-    """Return the nodes one kernel replaces, what it adds, and how it activates."""
+    """Return the nodes that one kernel can replace, its summand and its activation."""
     user = _only_user(node)
-    # What others read too must exist by itself.
+    # An output that several nodes read must stay a tensor of its own.
     if user is None or not _nothing_writes(node, user, modules):
         return [node], None, _NONE
     if (activation := _activation(user, modules)) is not None:
@@ -295,12 +295,12 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _summand(node: fx.Node, one: fx.Node) -> fx.Node | None:
-    """Return what a sum adds to ``one``; None if it is no sum that has ``one``."""
+def _summand(node: fx.Node, first: fx.Node) -> fx.Node | None:
+    """Return what ``node`` adds to ``first``; None if it is not such a sum."""
     if node.op != "call_function" or node.target not in _SUMS or node.kwargs:
         return None
-    others = [x for x in node.args if x is not one]
-    # x + x has no other summand, and x + 1 no second tensor.
+    others = [x for x in node.args if x is not first]
+    # x + x has no other summand, and x + 1 has no second tensor.
     if len(node.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
         return None
     return others[0]
@@ -310,12 +310,12 @@ def _activation(node: fx.Node, modules: _Modules) -> _Activation | None:
     if node.op == "call_function":
         return _RELU if node.target in _RELUS else None
     module = modules.get(str(node.target)) if node.op == "call_module" else None
-    named = _ACTIVATIONS.get(type(module)) if module is not None else None
-    return None if named is None else named(module)
+    make = _ACTIVATIONS.get(type(module)) if module is not None else None
+    return None if make is None else make(module)
 
 
 def _nothing_writes(first: fx.Node, last: fx.Node, modules: _Modules) -> bool:
-    """Return whether nothing between two nodes may change what the first has read."""
+    """Return whether no node between two others may change a tensor in place."""
     node = first.next
     while node is not last:
         pure = node.op == "call_module" and isinstance(

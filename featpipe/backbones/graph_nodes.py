@@ -1,6 +1,6 @@
-"""Questions to the nodes of a recorded graph: what they call, and what they overwrite.
+"""Inspect the nodes of a recorded graph: what they call, and what they overwrite.
 
-Reads a graph and its network, and changes neither; `tracing` records them.
+`tracing` records the graph; these functions change nothing.
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ __all__ = [
     "penultimate_node",
 ]
 
-# `layers.AFTER_SCORES` in the form of functions and methods.
+# The functions and methods that correspond to `layers.AFTER_SCORES`.
 _AFTER_SCORES_NAMES = {
     *("relu", "sigmoid", "softmax", "log_softmax", "dropout", "getitem"),
     *("flatten", "view", "reshape", "squeeze", "mean"),
     *("avg_pool2d", "adaptive_avg_pool2d"),
-    *("mul", "truediv", "add"),  # a temperature, a bias: no second tensor is computed
+    *("mul", "truediv", "add"),  # a temperature or a bias, not a second tensor
 }
 
 _IN_PLACE_OPERATORS = {"iadd", "isub", "imul", "itruediv", "setitem"}
 
 
 def overwritten_node(node: fx.Node, network: nn.Module) -> fx.Node | None:
-    """Return the node whose output this one overwrites, if it does."""
+    """Return the node whose output a node overwrites; None if it overwrites none."""
     in_place = bool(node.kwargs.get("inplace"))
     if node.op == "call_module":
         in_place = bool(getattr(module_of(node, network), "inplace", False))
     elif node.op in ("call_method", "call_function"):
-        # Tensor.add_, torch.relu_, x += y
-        # One underscore at the end is torch's mark of an operation in place; two are
-        # Python's own methods.
+        # As Tensor.add_, torch.relu_ or x += y: operations in place end with one
+        # underscore, Python's own methods with two.
         in_place |= bool(re.search(r"[^_]_$", node_name(node)))
         in_place |= node_name(node) in _IN_PLACE_OPERATORS
     first = node.args[0] if node.args else None
@@ -50,9 +49,10 @@ def overwritten_node(node: fx.Node, network: nn.Module) -> fx.Node | None:
 def penultimate_node(
     graph: fx.Graph, network: nn.Module
 ) -> tuple[fx.Node | None, bool]:
-    """Return the node that enters the last layer making class scores, and False.
+    """Return the input of the last layer that makes class scores, and False.
 
-    Where no such layer ends the network (a trunk without a head), its output and True.
+    If the network does not end with such a layer, as a trunk without a head, return its
+    output, and True.
     """
     output = first_node(next(iter(reversed(graph.nodes))).args)
     node = output
@@ -64,14 +64,14 @@ def penultimate_node(
         is_after_scores = (
             isinstance(module, AFTER_SCORES) or node_name(node) in _AFTER_SCORES_NAMES
         )
-        # Parameters are inputs too, but are not computed.
+        # Parameters are inputs of a node too, but are not computed.
         computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
         node = computed[0] if is_after_scores and len(computed) == 1 else None
     return output, True
 
 
 def skip_dropout(node: fx.Node | None, network: nn.Module) -> fx.Node | None:
-    """Return the node itself, or the one before the dropout that it is."""
+    """Return a node, or the one before it if it is a dropout."""
     while node is not None:
         dropout = isinstance(module_of(node, network), DROPOUTS)
         if not dropout and node_name(node) != "dropout":
@@ -93,7 +93,7 @@ def module_of(node: fx.Node, network: nn.Module) -> nn.Module | None:
 
 
 def first_node(value: Any) -> fx.Node | None:
-    """Return the first node in nested arguments: of several outputs, the first."""
+    """Return the first node in nested arguments; None if there is none."""
     if isinstance(value, fx.Node):
         return value
     if isinstance(value, dict):

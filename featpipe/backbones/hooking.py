@@ -1,7 +1,7 @@
-"""A network seen through forward hooks, for control flow no graph can record.
+"""Take outputs of a network by forward hooks, where no graph can be recorded.
 
-Only modules have names here, not single operations; a module called more than once
-is numbered ``_1``, ``_2`` as in the graph. Hooks are there for one pass only.
+Only modules are nodes, not single operations. Further calls of a module are numbered
+``_1``, ``_2``, as in a recorded graph. Hooks are removed after each pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PRODUCTS = ("linear", "matmul", "__matmul__", "mm", "addmm", "einsum")
 
 @dataclass(frozen=True)
 class _Tap:
-    """A place to take codes: what enters or leaves a module at its k-th call."""
+    """The input or the output of a module at one of its calls, counted from 0."""
 
     module: str
     call: int
@@ -73,8 +73,8 @@ class Hooked:
 
     def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:
         """See `network_graph.NetworkGraph.tail`."""
-        # Called only where there is an input node, and there is none; see above.
-        raise NotImplementedError("a network seen through hooks runs from its start")
+        # Never called, since no node has an input node.
+        raise NotImplementedError("a network with hooks runs from its start")
 
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
@@ -90,11 +90,11 @@ class Hooked:
 
 
 class _Reached(BaseException):
-    """Leaves a forward pass early; no `except Exception` on the way may stop it."""
+    """Ends a forward pass early; no `except Exception` in the network stops it."""
 
 
 class _Cut(nn.Module):
-    """Runs the network up to the last tap and pools what comes by."""
+    """A network that runs up to its last tap, and pools the outputs at the taps."""
 
     def __init__(self, network: nn.Module, stops: list[tuple[_Tap, Depth]]) -> None:
         super().__init__()
@@ -108,11 +108,10 @@ class _Cut(nn.Module):
             for position, (node, stop) in enumerate(self._stops):
                 if node == tap:
                     codes[position] = depths.pool(x, **stop.pooling())
-            # Nothing beyond the deepest depth is computed.
             if len(codes) == len(self._stops):
                 raise _Reached
 
-        # Hooks on these modules alone: each one costs Python time in every pass.
+        # Hooks on these modules alone, since each takes time in every pass.
         names = {tap.module for tap, _ in self._stops}
         with _hooks(self.network, names, take):
             try:
@@ -120,13 +119,13 @@ class _Cut(nn.Module):
             except _Reached:
                 return tuple(codes[i] for i in range(len(self._stops)))
         raise RuntimeError(
-            "the network did not come by every depth asked for: its control flow took "
-            "another way for these images; choose depths that every image reaches"
+            "the network did not reach every requested depth: its control flow differs "
+            "for these images; choose depths that every image reaches"
         )
 
 
 class _Pass:
-    """One real pass over noise, noting what every module gives, in order."""
+    """A pass over noise that records the output of every module, in order."""
 
     def __init__(
         self, network: nn.Module, height: int, width: int, *, costs: bool = False
@@ -145,7 +144,6 @@ class _Pass:
         images = _noise(height, width)
         counting = self._counter or nullcontext()
         products, hooks = _Products(self), _hooks(network, names, self._note)
-        # One pass gives names, shapes and costs.
         with torch.no_grad(), counting, products, hooks:
             output = network(images)
         self._add_penultimate(output)
@@ -179,9 +177,9 @@ class _Pass:
         return NodeInfo(tuple(x.shape[1:]), sum(self._parameters.values()), cost)
 
     def _add_penultimate(self, output: Any) -> None:
-        """Name what enters the last layer making scores, else the output.
+        """Name the input of the last layer that makes scores, or else the output.
 
-        Nothing where several layers end with scores, or one outside of any module.
+        Name nothing if several layers make scores, or an operation outside a module.
         """
         if PENULTIMATE in self.taps:
             return
@@ -208,7 +206,7 @@ def _n_scores(module: nn.Module) -> int:
 
 
 class _Products(TorchFunctionMode):
-    """Notes the last product of a vector and weights that no module computes."""
+    """Records the last product of a tensor and weights."""
 
     def __init__(self, pass_: _Pass) -> None:
         self._pass = pass_
@@ -226,13 +224,12 @@ class _Products(TorchFunctionMode):
 def _hooks(
     network: nn.Module, names: set[str], take: Callable[[_Tap, Any], None]
 ) -> Iterator[None]:
-    """Call ``take`` with what enters and what leaves the named modules."""
+    """Call ``take`` with every input and output of the named modules."""
     entered: Counter[str] = Counter()
     left: Counter[str] = Counter()
 
     def before(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            # A module that is called several times has a depth for each call.
             entered[name] += 1
             take(_Tap(name, entered[name] - 1, leaving=False), args[0] if args else ())
 
@@ -258,7 +255,7 @@ def _hooks(
 
 
 def _noise(height: int, width: int) -> Tensor:
-    """Draw two images of noise: blank ones might take a branch of their own."""
+    """Draw two images of noise, since a network may treat blank ones differently."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(_N_PROBE, 3, height, width, generator=generator)
 

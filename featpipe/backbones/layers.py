@@ -1,6 +1,6 @@
-"""Recognise single layers: leaves, dropout, the layer that makes class scores.
+"""Recognise single layers: leaves, dropout, and layers that make class scores.
 
-Facts about torch's own layers, shared by the two ways of seeing into a network.
+Both `tracing` and `hooking` use these functions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = [
 
 DROPOUTS = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
-# What may lie between the layer that makes class scores and the output
-# (squeezenet: convolution, ReLU, pool, flatten).
+# Layers that may follow the one that makes class scores (in squeezenet ReLU, pool and
+# flatten).
 AFTER_SCORES = (
     *DROPOUTS,
     *(nn.ReLU, nn.Sigmoid, nn.Softmax, nn.LogSoftmax),
@@ -27,23 +27,22 @@ AFTER_SCORES = (
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Return whether it is one of torch's own layers, not a container."""
+    """Return whether a module is one of torch's own layers, not a container."""
     own = type(module).__module__.startswith(("torch.nn.", "torch.ao.nn."))
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     return own and not isinstance(module, containers)
 
 
 def makes_scores(module: nn.Module) -> bool:
-    """Return whether it can be the last layer: a Linear or a 1×1 convolution."""
+    """Return whether a module can be the last layer: Linear or 1×1 convolution."""
     if isinstance(module, nn.Conv2d):
         return tuple(module.kernel_size) == (1, 1)
     return isinstance(module, nn.Linear)
 
 
 def is_stochastic_depth(module: nn.Module) -> bool:
-    """Return whether it is torchvision's layer that skips a branch in training.
+    """Return whether a module is torchvision's layer that skips a branch in training.
 
-    By its name: torchvision takes two seconds to import, and networks of others do
-    without.
+    It is recognised by its name, since torchvision takes two seconds to import.
     """
     return type(module).__module__ == "torchvision.ops.stochastic_depth"

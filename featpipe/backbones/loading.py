@@ -1,6 +1,6 @@
 """Load a frozen backbone by its name.
 
-The one place where names, weights, preprocessing and depths meet.
+Only this module combines names, weights, preprocessing and depths.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from featpipe.backbones.weights import Weights, choose, fill, hash_weights, read
 
 __all__ = ["layouts_of", "load", "outlined", "preprocessing_of", "resolve"]
 
-# What a network without entries gets: the usual square of ImageNet.
+# The usual side for ImageNet, for networks that state none.
 _DEFAULT_SIDE = 224
 
 
@@ -58,33 +58,36 @@ def load(
         A torchvision classification network, ``mini``, ``timm:NAME`` or
         ``package.module:callable?argument=value``.
     weights : str, path or None
-        None: IMAGENET1K_V1 where the network has it, else its default. Or
-        ``DEFAULT``, an entry's name, ``none`` (random, the control), or a file.
+        None: IMAGENET1K_V1 if the network has it, else its default. Or ``DEFAULT``, the
+        name of an entry, ``none`` (random, as a control), or a file.
     depths : sequence of str
-        ``NODE[:POOL]`` each; see `describe_depths` for the nodes.
+        Each ``NODE[:POOL]``; `describe_depths` lists the nodes.
     seed : int
-        Of random weights; the global generator is left alone.
+        Seed of random weights; the global generator does not change.
     input_size : int or None
-        Pixels of the crop; the resize follows in proportion.
+        Side of the crop in pixels; the resize changes in proportion.
     resize, crop, mean, std, interpolation
         Replace those of the weights; see `Preprocessing`. ``resize=0``: no resizing.
     allow_random : bool
-        Accept a network whose codes depend on more than their image; the reason is
-        then in `Backbone.random`.
+        Whether to accept a network whose codes depend on more than the image; the
+        reason is then in `Backbone.random`.
     download : bool
-        Read weights that may first have to be downloaded. Without, the network has
-        random ones in their place, and `Backbone.weights_sha256` is empty: enough to
-        tell shapes and times.
+        Whether to download weights. If not, the network has random ones instead, and
+        `Backbone.weights_sha256` is empty; its shapes and times are right.
+
+    Returns
+    -------
+    Backbone
 
     Raises
     ------
     ValueError
-        Unknown name, weights or depth; weights that do not fit; an input size the
-        network cannot take; codes that are not a function of the image.
+        If a name, the weights or a depth are unknown, the weights do not fit, the
+        network cannot take the input size, or codes depend on more than the image.
     FileNotFoundError
-        No such weights file.
+        If there is no such weights file.
     ConnectionError
-        Weights that cannot be downloaded.
+        If the weights cannot be downloaded.
 
     Examples
     --------
@@ -93,7 +96,7 @@ def load(
     ('features:avg', 512)
     """
     architecture = families.find(name)
-    # Before the network is built: a misspelt entry should not cost seconds.
+    # Before the network is built, which may take seconds.
     chosen = choose(architecture, weights)
     preprocessing = preprocessing_of(architecture, chosen, input_size).overridden(
         resize=resize, crop=crop, mean=mean, std=std, interpolation=interpolation
@@ -110,11 +113,13 @@ def load(
         filled = fill(
             network, file, needed, source=source, renamed=architecture.renamed
         )
-    # Not fused: it may be exported.
+    # Not fused, since the network may be exported.
     cut = prepared(outline.cut(stops), torch.device("cpu"), "fp32", fused_for=None)
     random = ""
     if not architecture.trusted:
-        random = _tried(name, network, cut, preprocessing.crop, allow_random)
+        random = _require_determinism(
+            name, network, cut, preprocessing.crop, allow_random
+        )
     return Backbone(
         architecture.name,
         chosen.name,
@@ -129,21 +134,21 @@ def load(
     )
 
 
-def _tried(
+def _require_determinism(
     name: str, network: nn.Module, cut: nn.Module, side: int, allow_random: bool
 ) -> str:
-    """Return why codes are no function of their image, if that is allowed, or nothing.
+    """Return why codes depend on more than the image; "" if they do not.
 
     Raises
     ------
     ValueError
-        If they are none, and that is not allowed.
+        If they do, and that is not allowed.
     """
     reason = dependence(network, cut, side)
     if reason and not allow_random:
         raise ValueError(
             f"codes of backbone {name!r} are not a function of the image: {reason}; "
-            "mend its forward, or accept it with --allow-random (in Python "
+            "correct its forward, or accept it with --allow-random (in Python "
             "allow_random=True)"
         )
     return reason
@@ -152,12 +157,17 @@ def _tried(
 def resolve(
     name: str = "resnet50", weights: str | os.PathLike[str] | None = None
 ) -> tuple[str, str]:
-    """Return the canonical names of a backbone and its weights; builds nothing.
+    """Return the canonical names of a backbone and its weights; build nothing.
 
     Parameters
     ----------
     name, weights
-        As `load` takes them.
+        As for `load`.
+
+    Returns
+    -------
+    name : str
+    weights : str
 
     Raises
     ------
@@ -176,7 +186,7 @@ def resolve(
 def preprocessing_of(
     architecture: Architecture, chosen: Weights, input_size: int | None
 ) -> Preprocessing:
-    """Take that of the entry; a file and no weights take that of the newest."""
+    """Return the preprocessing of the weights; files have that of the newest entry."""
     entry = chosen.entry
     if entry is None and architecture.newest is not None:
         entry = architecture.entries[architecture.newest]
@@ -188,11 +198,9 @@ def preprocessing_of(
 
 
 def _built(architecture: Architecture, chosen: Weights, seed: int) -> nn.Module:
-    """Build in eval mode without gradients; the global generator is left alone."""
+    """Build a network in eval mode, without gradients."""
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also seed every CUDA generator.
-        # The same seed gives the same random weights, which the codes file records by
-        # digest.
+        # `torch.manual_seed` would also seed the CUDA generators.
         torch.default_generator.manual_seed(seed)
         network = architecture.build(chosen.entry)
         if chosen.name == "none" and not architecture.entries:
@@ -201,17 +209,17 @@ def _built(architecture: Architecture, chosen: Weights, seed: int) -> nn.Module:
 
 
 def _reset(network: nn.Module) -> None:
-    """Make weights random that your own callable may have read from somewhere."""
+    """Set random weights, since the user's callable may have loaded others."""
     for module in network.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):
             reset()
 
 
 def outlined(architecture: Architecture, network: nn.Module, side: int) -> NetworkGraph:
-    """Return the graph of a network, or raise with the image size that it refuses."""
+    """Return the graph of a network; raise if it cannot take images of this size."""
     try:
         return network_graph.outline(network, side=side, trusted=architecture.trusted)
-    # Networks raise different errors for a size that they cannot take.
+    # Networks raise any error for a size that they cannot take.
     except Exception as err:
         raise _size_error(architecture.name, side, err) from err
 
@@ -219,15 +227,15 @@ def outlined(architecture: Architecture, network: nn.Module, side: int) -> Netwo
 def _stops(
     outline: NetworkGraph, specs: Sequence[str], name: str, side: int
 ) -> tuple[Depth, ...]:
-    """Turn specs into depths that exist, each once, with their widths."""
+    """Return the depths of specs, each once; raise if one does not exist."""
     if isinstance(specs, str):
         specs = [specs]
     if not specs:
-        raise ValueError("no depth was asked for; 'penultimate' is the usual one")
+        raise ValueError("no depth was given; 'penultimate' is the usual one")
     requests = [parse(spec, outline.nodes, backbone=name) for spec in specs]
     nodes = list(dict.fromkeys(node for node, _ in requests))
     try:
-        # Run once at the real size: widths depend on it where maps are flattened.
+        # At the real size, on which the width of flattened maps depends.
         seen = outline.look(nodes, side, side)
     except Exception as err:
         raise _size_error(name, side, err) from err
@@ -235,8 +243,8 @@ def _stops(
     for node in nodes:
         if node not in layouts:
             raise ValueError(
-                f"depth {node!r} of backbone {name!r} gives no map, tokens or vector "
-                f"per image; `featpipe depths {name}` lists those that do"
+                f"the output of depth {node!r} of backbone {name!r} is no map, tokens "
+                f"or vector per image; `featpipe depths {name}` lists other depths"
             )
     stops = (
         name_depth(node, how, seen[node].shape, layouts[node]) for node, how in requests
@@ -247,25 +255,26 @@ def _stops(
 def _size_error(name: str, side: int, err: Exception) -> ValueError:
     reason = (str(err).strip() or type(err).__name__).splitlines()[0][:200]
     return ValueError(
-        f"backbone {name!r} cannot take images of {side}x{side} px ({reason}); leave "
-        "the input size at its own, or choose another"
+        f"backbone {name!r} cannot take images of {side}x{side} px ({reason}); use "
+        "its own input size, or choose another"
     )
 
 
 def layouts_of(
     outline: NetworkGraph, seen: dict[str, NodeInfo], side: int
 ) -> dict[str, Layout]:
-    """Return whether a shape is a vector, tokens or a map, and where channels are."""
+    """Return the layout of each node: a vector, tokens or a map, and its channels."""
     shapes = {node: s.shape for node, s in seen.items()}
     unclear = [n for n, s in shapes.items() if len(s) == 3 and not _tells_order(s)]
     wider: dict[str, Shape] = {}
     if unclear:
-        # Twice as wide: the axis that grows is the width. Some cannot take it.
+        # With images twice as wide, the axis that grows is the width. Not every network
+        # takes them.
         try:
-            looked = outline.look(unclear, side, 2 * side)
+            wide = outline.look(unclear, side, 2 * side)
         except Exception:
-            looked = {}
-        wider = {node: s.shape for node, s in looked.items()}
+            wide = {}
+        wider = {node: s.shape for node, s in wide.items()}
     layouts = {}
     for node, shape in shapes.items():
         if len(shape) == 1:
@@ -279,27 +288,27 @@ def layouts_of(
 
 
 def _tells_order(shape: Shape) -> bool:
-    """Return whether two of three axes are equal: then they are height and width."""
+    """Return whether two of three axes are equal, so that they are height and width."""
     return (shape[0] == shape[1]) != (shape[1] == shape[2])
 
 
 def _is_channels_last(shape: Shape, wider: Shape) -> bool:
     if _tells_order(shape):
         return shape[0] == shape[1]
-    # Channels last has the width second; only that axis grew.
+    # With channels last, the second axis is the width, and the only one that grew.
     return shape[1] != wider[1] and shape[2] == wider[2]
 
 
 def _n_prefix(network: nn.Module, shape: Shape) -> int:
-    """Return how many tokens come before the square grid of those of the patches.
+    """Return the number of tokens before those of the patches, which form a square.
 
-    A class token is a parameter of one token's width that is put in front; without
-    such a parameter, or with exactly a square of tokens, there is none.
+    A class token is a parameter of the width of a token. Without such a parameter there
+    is none.
     """
     n_tokens, width = shape
-    # 196 patches and a class token are 14 * 14 + 1.
-    spare = n_tokens - math.isqrt(n_tokens) ** 2
-    learned = any(
+    # 197 tokens are 14 * 14 patches and a class token.
+    n_others = n_tokens - math.isqrt(n_tokens) ** 2
+    has_class_token = any(
         p.ndim == 3 and tuple(p.shape) == (1, 1, width) for p in network.parameters()
     )
-    return spare if learned else 0
+    return n_others if has_class_token else 0

@@ -1,8 +1,8 @@
-"""The bundled network `mini` and where its weights lie; never how it was trained.
+"""The bundled network `mini`, and its weights.
 
-`mini` is a residual CNN of 1.27 M parameters, trained by ``pipelines/pretrain_mini.py``
-on 200 ImageNet classes at 64×64 pixels, so that the whole of featpipe runs without a
-download. ``docs/reference/mini.md`` is its model card.
+`mini` is a residual CNN of 1.27 M parameters, so that featpipe runs without a download.
+``pipelines/pretrain_mini.py`` trained it on 200 ImageNet classes at 64×64 pixels;
+``docs/reference/mini.md`` is its model card.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ __all__ = ["MIN_SIDE_PX", "PREPROCESSING", "WEIGHTS_PATH", "Mini", "load_weights
 
 WEIGHTS_PATH = Path(__file__).with_name("mini.safetensors")
 
-# What the weights were trained and scored with: shorter side to `resize`, then a centre
-# crop, antialiased; the mean and std are ImageNet's, of RGB in 0..1.
+# That of training and scoring: the shorter side to `resize`, then a centre crop,
+# antialiased. Mean and std are ImageNet's, for RGB from 0 to 1.
 PREPROCESSING = {
     "resize": 64,
     "crop": 64,
@@ -26,7 +26,8 @@ PREPROCESSING = {
     "std": (0.229, 0.224, 0.225),
 }
 
-# Below this the deepest maps would be under 4×4, smaller than their own filters reach.
+# With smaller images the deepest maps would be smaller than 4×4, too small for their
+# filters.
 MIN_SIDE_PX = 32
 
 
@@ -36,7 +37,7 @@ class Residual(nn.Module):
     Parameters
     ----------
     n_in
-        Channels that come in.
+        Channels of the input.
     steps
         ``(channels, kernel side)`` of each convolution of the body, in order.
     stride
@@ -56,7 +57,7 @@ class Residual(nn.Module):
             layers += [*_convolution(n, width, side, step), nn.ReLU()]
             n = width
         self.body = nn.Sequential(*layers[:-1])
-        # Averaging first keeps the pixels that a strided 1×1 convolution would drop.
+        # Averaged first, since a strided 1×1 convolution would drop pixels.
         pool = [nn.AvgPool2d(3, stride, padding=1)] if stride > 1 else []
         change = _convolution(n_in, n_out, 1) if n_in != n_out else []
         self.shortcut = nn.Sequential(*pool, *change)
@@ -69,21 +70,22 @@ class Residual(nn.Module):
 
 
 class Mini(nn.Module):
-    """The bundled network: images in, class scores out, codes at every named depth.
+    """The bundled network, from images to class scores.
 
-    Plain 3×3 and 1×1 convolutions, batch norm and ReLU only: batch norm folds into the
-    convolutions and every kernel has a fast bfloat16 form. For an input of 64×64:
+    It has only plain 3×3 and 1×1 convolutions, batch norm and ReLU, so that batch norm
+    folds into the convolutions, and every kernel has a fast bfloat16 form. For an input
+    of 64×64:
 
     ========  ==============  ===================================
-    child     maps            what
+    child     maps            layers
     ========  ==============  ===================================
     stem      32 × 32 × 32    one 3×3 convolution, stride 2
     stage1    32 × 32 × 32    one basic block
     stage2    64 × 16 × 16    two basic blocks
     stage3    128 × 8 × 8     two basic blocks
     stage4    384 × 8 × 8     two bottlenecks (384, 128, 128, 384)
-    pool      384 × 1 × 1     the mean over places
-    flatten   384             the code called ``penultimate``
+    pool      384 × 1 × 1     the mean over positions
+    flatten   384             the code of ``penultimate``
     head      n_classes       the class scores
     ========  ==============  ===================================
 
@@ -110,7 +112,7 @@ class Mini(nn.Module):
         self.head = nn.Linear(384, n_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute class scores (n, n_classes) of (n, 3, H, W), H and W from 32 up."""
+        """Return class scores (n, n_classes) of (n, 3, H, W), H and W at least 32."""
         x = self.stage1(self.stem(images))
         x = self.stage4(self.stage3(self.stage2(x)))
         scores: Tensor = self.head(self.flatten(self.pool(x)))
@@ -118,12 +120,12 @@ class Mini(nn.Module):
 
 
 def load_weights() -> dict[str, Tensor]:
-    """Read the bundled weights, as a state dict of `Mini`.
+    """Return the bundled weights, as a state dict of `Mini`.
 
     Returns
     -------
     dict of str to Tensor
-        float32 (stored as float16; batch norm's counters stay int64), on the CPU.
+        On the CPU, in float32; batch norm's counters are int64.
 
     Raises
     ------
@@ -137,14 +139,14 @@ def load_weights() -> dict[str, Tensor]:
         )
     stored = safetensors.torch.load_file(WEIGHTS_PATH)
     return {
-        # Stored as float16 to keep the package small.
+        # They are stored as float16, to keep the package small.
         name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
         for name, tensor in stored.items()
     }
 
 
 def _convolution(n_in: int, n_out: int, side: int, stride: int = 1) -> list[nn.Module]:
-    """Return a convolution that keeps the size (over `stride`), and its batch norm."""
+    """Return a convolution that divides the size by ``stride``, and a batch norm."""
     return [
         nn.Conv2d(n_in, n_out, side, stride, padding=side // 2, bias=False),
         nn.BatchNorm2d(n_out),

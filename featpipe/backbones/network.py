@@ -1,7 +1,6 @@
 """The frozen backbone: a network cut at the requested depths, on a device.
 
-Images go in, codes by depth come out. Which network and which weights is decided in
-`loading`; reading, decoding and batching images happen elsewhere.
+It turns batches of images into codes. `loading` chooses the network and its weights.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ class Backbone:
     weights : str
         Canonical name: ``IMAGENET1K_V1``, ``none``, ``own``, or that of a file.
     weights_sha256 : str
-        Of the tensors; see `hash_weights`. Empty where they were not read.
+        Digest of the tensors, from `hash_weights`. Empty if they were not read.
     preprocessing : Preprocessing
     depths : tuple of Depth
         In the requested order, each once.
     network : nn.Module
-        The whole network on the CPU, unfused, in eval mode, without gradients. It is
-        never run or changed: what runs is a cut copy of it.
+        The whole network on the CPU, unfused, in eval mode, without gradients. It never
+        runs or changes; a cut copy of it runs.
     device : torch.device
     precision : str
         ``fp32``, ``bf16`` or ``fp16``.
     random : str
-        Why codes depend on more than their image, where that was allowed; else empty.
+        Why codes depend on more than the image, if that was allowed; else empty.
 
     Examples
     --------
@@ -81,13 +80,13 @@ class Backbone:
         Parameters
         ----------
         images : (n, 3, S, S) uint8
-            As `Preprocessing.apply` gives them; moved to the device if elsewhere.
+            From `Preprocessing.apply`; they are moved to the device.
 
         Returns
         -------
         dict of str to Tensor
-            Canonical depth to (n, width) float32, or for ``:map`` (n, C, H, W)
-            float16 and ``:map32`` float32, on the device.
+            By canonical depth, on the device: (n, width) float32; (n, C, H, W) float16
+            for ``:map``, and float32 for ``:map32``.
 
         Raises
         ------
@@ -100,8 +99,8 @@ class Backbone:
                 f"shape {tuple(images.shape)}; use `preprocessing.apply`"
             )
         with torch.inference_mode(), _arithmetic(self.device, self.precision):
-            # Not called: a traced module prints a traceback of its own on the way out
-            # of an error, also of one that is handled, such as running out of memory.
+            # A call of a traced module would print a traceback on any error, even if
+            # the error is handled, such as lack of memory.
             codes = self._cut.forward(self.normalised(images))
         return {depth.spec: x for depth, x in zip(self.depths, codes, strict=True)}
 
@@ -112,7 +111,7 @@ class Backbone:
         *,
         fused: bool = True,
     ) -> Backbone:
-        """Return the same backbone on a device, in a precision; this one stays.
+        """Return a copy of the backbone on a device, in a precision.
 
         Parameters
         ----------
@@ -121,8 +120,12 @@ class Backbone:
             ``fp32`` (true float32, also on CUDA), or ``bf16`` or ``fp16``, which
             torch's autocast uses where it is safe.
         fused : bool
-            Have convolutions add and activate by themselves, where that can be: on an
-            x86 processor, traced networks; see `fusing`.
+            Whether convolutions also add and activate, if possible: in traced networks
+            on an x86 processor; see `fusing`.
+
+        Returns
+        -------
+        Backbone
 
         Raises
         ------
@@ -134,36 +137,34 @@ class Backbone:
                 f"unknown precision {precision!r}; choose from {', '.join(_PRECISIONS)}"
             )
         device = torch.device(device)
-        whole = self._outline.cut(self.depths)
         side = self.preprocessing.crop if fused else None
-        cut = prepared(whole, device, precision, fused_for=side)
+        cut = prepared(
+            self._outline.cut(self.depths), device, precision, fused_for=side
+        )
         return replace(self, device=device, precision=precision, _cut=cut)
 
     @property
     def cut(self) -> nn.Module:
-        """The module that turns normalised images (n, 3, S, S) into a tuple of codes.
+        """The module from normalised images (n, 3, S, S) to codes, one for each depth.
 
-        One for each of `depths`, in the precision and on the device of the backbone.
-        That of a backbone as it is loaded, before `to`, is of torch's own layers.
+        It has the precision and the device of the backbone. Before `to` it has only
+        layers of torch.
         """
         return self._cut
 
     def needed(self) -> dict[str, Tensor]:
-        """Return the weights that run for the depths, by their names in the network.
-
-        Batch norm's counters, which nothing reads, are left out.
-        """
+        """Return the weights that the depths need, by their names in the network."""
         keys = self._outline.keys(depth.node for depth in self.depths)
         state = self.network.state_dict()
         return {
             key: state[key]
             for key in sorted(keys)
-            # It has no effect in eval mode, and older files lack it.
+            # These counters have no effect in eval mode, and older files lack them.
             if not key.endswith("num_batches_tracked")
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what of the backbone changes the numbers, as a JSON-able dict."""
+        """Return everything that changes the numbers of codes, as a dict for JSON."""
         random = {"random": self.random} if self.random else {}
         return {
             "backbone": self.name,
@@ -172,9 +173,9 @@ class Backbone:
         }
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return uint8 images (n, 3, S, S) as the network takes them, on the device."""
+        """Return uint8 images (n, 3, S, S) as input of the network, on the device."""
         x = images.to(self.device, non_blocking=True)
-        # On the device: uint8 is a quarter of the bytes to copy.
+        # After the copy, since uint8 has a quarter of the bytes.
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)
         mean = x.new_tensor(self.preprocessing.mean).view(3, 1, 1)
         std = x.new_tensor(self.preprocessing.std).view(3, 1, 1)
@@ -184,16 +185,13 @@ class Backbone:
 def prepared(
     cut: nn.Module, device: torch.device, precision: str, *, fused_for: int | None
 ) -> nn.Module:
-    """Return a cut network made fast for a device and a precision.
+    """Return a copy of a cut network that is fast on a device, in a precision.
 
-    Everything that makes it faster without changing what it computes is done here:
-    batch norm folded, channels last, weights cast once instead of for every batch,
-    and convolutions that add and activate (see `fusing`) for images of ``fused_for``
-    pixels a side; None for none.
-    The network given stays as it is; weights that need no change are shared with it.
+    Batch norm is folded, maps are channels last, and weights are cast once, not for
+    every batch. With ``fused_for``, the side of the images in pixels, convolutions add
+    and activate (see `fusing`). The copy shares weights that do not change.
     """
-    # The memo keeps the weights out of the deep copy: they are replaced, never written
-    # to.
+    # With this memo the copy shares the weights, which are replaced, never written to.
     tensors = (*cut.parameters(), *cut.buffers())
     network = copy.deepcopy(cut, {id(tensor): tensor for tensor in tensors})
     if isinstance(network, fx.GraphModule):
@@ -210,7 +208,7 @@ def prepared(
 
 
 def _fold_batch_norm(network: fx.GraphModule) -> None:
-    """Fold each batch norm into the convolution that feeds nothing else."""
+    """Fold each batch norm into its convolution, if nothing else reads the latter."""
     modules = dict(network.named_modules())
     n_uses = Counter(n.target for n in network.graph.nodes if n.op == "call_module")
     for node in list(network.graph.nodes):
@@ -220,7 +218,7 @@ def _fold_batch_norm(network: fx.GraphModule) -> None:
         if node.op != "call_module" or before.op != "call_module":
             continue
         norm, convolution = modules[str(node.target)], modules[str(before.target)]
-        # A layer called twice would be folded twice.
+        # A layer that is called twice would be folded twice.
         once = n_uses[node.target] == n_uses[before.target] == 1
         if once and _is_foldable(norm) and type(convolution) is nn.Conv2d:
             _fold(convolution, norm)
@@ -237,7 +235,7 @@ def _is_foldable(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """Fold a batch norm into the weights of the convolution before it."""
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    # In float64, because 1 / sqrt(var + eps) may be large.
+    # In float64, since 1 / sqrt(var + eps) may be large.
     gain = 1 / (var.double() + norm.eps).sqrt()
     bias = -mean.double()
     if convolution.bias is not None:
@@ -253,9 +251,9 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def _place(network: nn.Module, device: torch.device, lower: torch.dtype | None) -> None:
-    """Move to the device, maps channels last, convolutions and Linears in ``lower``.
+    """Move a network to a device, weights of convolutions and Linears in ``lower``.
 
-    Not `nn.Module.to`, which writes into the parameters, and those may be shared.
+    `nn.Module.to` would write into parameters that other networks share.
     """
     for module in network.modules():
         dtype = lower if type(module) in (nn.Conv2d, nn.Linear) else None
@@ -263,7 +261,7 @@ def _place(network: nn.Module, device: torch.device, lower: torch.dtype | None) 
             order = (
                 torch.channels_last if parameter.ndim == 4 else torch.preserve_format
             )
-            # Only layers that autocast would cast anyway: norms stay in float32.
+            # Norms stay in float32, as under autocast.
             moved = parameter.detach().to(device, dtype, memory_format=order)
             setattr(module, name, nn.Parameter(moved, requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
@@ -272,7 +270,7 @@ def _place(network: nn.Module, device: torch.device, lower: torch.dtype | None) 
 
 @contextlib.contextmanager
 def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Compute in the precision of the backbone; float32 without TF32."""
+    """Set the arithmetic of a precision while the block runs; float32 without TF32."""
     lower = _PRECISIONS[precision]
     if lower is not None:
         with torch.autocast(device.type, dtype=lower):
@@ -285,10 +283,10 @@ def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 
 
 class _TrueFloat32:
-    """Keeps CUDA from rounding float32 to TF32, its default for convolutions.
+    """Prevents CUDA from rounding float32 to TF32, its default for convolutions.
 
-    The setting belongs to the process: the first thread in makes it and the last one
-    out puts back what was there.
+    The setting is that of the process, and lanes run in several threads: the first to
+    enter sets it, and the last to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -300,8 +298,6 @@ class _TrueFloat32:
         with self._lock:
             if self._n_inside == 0:
                 self._before = self._exchange("ieee", "ieee")
-            # Lanes run side by side, and the setting is global: the first sets it and
-            # the last puts it back.
             self._n_inside += 1
 
     def __exit__(self, *exception: object) -> None:
@@ -312,7 +308,7 @@ class _TrueFloat32:
 
     @staticmethod
     def _exchange(convolutions: str, products: str) -> tuple[str, str]:
-        # torch.backends.cudnn puts an object in its own place, which mypy cannot see.
+        # torch.backends.cudnn replaces itself by an object, which mypy does not know.
         conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]
         matmul = torch.backends.cuda.matmul
         before = conv.fp32_precision, matmul.fp32_precision

@@ -1,8 +1,8 @@
-"""Choose one of two ways to take outputs of nodes, and define their interface.
+"""Define the graph of a network, and choose how to get it.
 
-`tracing` records the graph, so that nothing beyond the deepest depth is computed
-and batch norm can be folded; `hooking` watches a real pass, for networks whose
-control flow cannot be recorded. Names of backbones and weights never come in here.
+`tracing` records the graph, so that layers after the deepest depth can be left out, and
+batch norm can be folded. `hooking` takes outputs from a real pass, for networks whose
+control flow cannot be recorded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["NetworkGraph", "outline"]
 
 
 class NetworkGraph(Protocol):
-    """The nodes of a network in eval mode, what they give, and cutting it there."""
+    """The nodes of a network in eval mode, and the networks cut at them."""
 
     network: nn.Module
     nodes: tuple[str, ...]
@@ -30,55 +30,53 @@ class NetworkGraph(Protocol):
         """Return the state-dict keys of the layers that these nodes need."""
 
     def before(self, node: str) -> set[str]:
-        """Return the names of the layers and parameters used before a node.
+        """Return the names of the layers and parameters that are used before a node.
 
-        Before anything inside it, if it is a module.
+        For a module, that is before any layer inside it.
         """
 
     def input_node(self, node: str, stops: Sequence[Depth]) -> str | None:
-        """Name of the node whose output is all that a node and what follows needs.
+        """Return the node whose output is all that a node and the nodes after it need.
 
-        None where there is no such node, or its input is unclear.
+        None if there is no such node, or it is not known.
         """
 
     def tail(self, node: str, stops: Sequence[Depth]) -> nn.Module:
-        """Return a module from the output of the input node to a tuple of codes.
+        """Return the module from the output of the input node to a tuple of codes.
 
-        Only where there is an input node.
+        There must be an input node.
         """
 
     def look(
         self, nodes: Iterable[str], height: int, width: int, *, costs: bool = False
     ) -> dict[str, NodeInfo]:
-        """Run the network on blank images and note what these nodes give.
+        """Run the network on two images and return the shapes and costs of nodes.
 
-        Nodes that give no tensor with the batch in front are left out.
+        Nodes whose output is no tensor with the batch as first axis are left out.
         """
 
     def cut(self, stops: Sequence[Depth]) -> nn.Module:
-        """Return a module that gives a tuple of codes and runs nothing beyond."""
+        """Return a module that computes a tuple of codes, and nothing after them."""
 
 
 def outline(network: nn.Module, *, side: int, trusted: bool = False) -> NetworkGraph:
-    """Find the nodes of a network in eval mode.
+    """Return the graph of a network.
 
     Parameters
     ----------
     network : nn.Module
         In eval mode.
     side : int
-        Pixels of a square image it takes.
+        Side of a square image that it takes, in pixels.
     trusted : bool
-        Skip the check that the recorded graph computes what the network computes:
-        recording takes a branch of the Python code once and for all.
+        Whether to skip the check that the recorded graph computes the same as the
+        network. It may not, since only one branch of the Python code is recorded.
     """
     try:
         traced = Traced(network)
-    # A forward in Python may fail in any way when it is fed stand-ins for tensors.
+    # The forward may raise any error when it gets proxies for tensors.
     except Exception:
         return Hooked(network, side=side)
-    # torchvision's networks are known to trace faithfully; yours is compared with
-    # itself.
     if trusted:
         return traced
     if _same_scores(network, traced.whole(), side):
@@ -88,10 +86,10 @@ def outline(network: nn.Module, *, side: int, trusted: bool = False) -> NetworkG
 
 
 def _same_scores(network: nn.Module, recorded: nn.Module, side: int) -> bool:
-    """Return whether both give the same on two unlike images, one of them loud."""
+    """Return whether both networks compute the same for two different images."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, side, side, generator=generator)
-    # Another scale: a branch on the size of the values would show.
+    # Another scale, which shows a branch on the size of the values.
     images[1] *= 3
     with torch.inference_mode():
         try:
@@ -106,7 +104,7 @@ def _same_scores(network: nn.Module, recorded: nn.Module, side: int) -> bool:
 
 
 def _tensors(output: object) -> list[Tensor]:
-    """Return all tensors of an output, in order, however it is wrapped."""
+    """Return all tensors of a nested output, in order."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, dict):

@@ -1,7 +1,7 @@
-"""A backbone parted for training: what stays frozen, and what learns.
+"""Copy the part of a backbone that is to be trained.
 
-The frozen, folded network of a `Backbone` is for extraction; here are plain copies of
-its layers, with weights of their own, that may learn. How they learn is no matter here.
+The network of a `Backbone` is frozen, folded and shared. These copies have plain layers
+and their own weights; `finetuning` trains them.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class TrainablePart:
-    """A copy of a backbone, or of its last part, that may learn.
+    """A copy of a backbone, or of its last part, that can be trained.
 
     Parameters
     ----------
     network : nn.Module
-        Normalised images, or what enters the part, to a tuple of codes, one for each
-        depth of the backbone. In eval mode, without gradients, on the CPU.
+        Turns normalised images, or the input of the part, into a tuple of codes, one
+        for each depth. In eval mode, without gradients, on the CPU.
     prefix : str
-        What comes before the backbone's own names in its state dict.
+        Prefix of the names in its state dict, before those of the backbone.
     frozen : set of str
-        Layers and parameters, by the backbone's names, that run before the part that
-        is to learn.
+        Names of the layers and parameters that run before the part to train.
     channels_last : bool
-        Maps enter as (n, H, W, C), while a codes file has them as (n, C, H, W).
+        Whether it takes maps as (n, H, W, C); a codes file has them as (n, C, H, W).
 
     Examples
     --------
@@ -57,8 +56,8 @@ class TrainablePart:
     channels_last: bool = False
 
     def is_frozen(self, name: str) -> bool:
-        """Return whether a layer or parameter of `network` stays as it is."""
-        # Through hooks the whole network is a part of the module, one level deeper.
+        """Return whether a layer or parameter of `network` is not to be trained."""
+        # With hooks the whole network is one level deeper in the module.
         own = name.removeprefix(self.prefix)
         return any(own == f or own.startswith(f"{f}.") for f in self.frozen)
 
@@ -76,18 +75,22 @@ def node_names(backbone: Backbone) -> tuple[str, ...]:
 
 
 def trainable_whole(backbone: Backbone, node: str | None = None) -> TrainablePart:
-    """Copy the network up to its depths, to learn from a node on.
+    """Copy the network up to its depths, to train it from a node on.
 
     Parameters
     ----------
     backbone : Backbone
     node : str, optional
-        What runs before it is frozen; default nothing.
+        Layers before it are frozen. Default: no layer is frozen.
+
+    Returns
+    -------
+    TrainablePart
 
     Raises
     ------
     ValueError
-        If there is no such node, or nothing from it to the depths can learn.
+        If there is no such node, or no parameter from it to the depths.
 
     Examples
     --------
@@ -101,11 +104,11 @@ def trainable_whole(backbone: Backbone, node: str | None = None) -> TrainablePar
     if node is not None:
         _require_node(backbone, node)
         frozen = outline.before(node)
-    # A copy: the backbone stays frozen, and may be in use elsewhere.
+    # A copy, since the backbone may be in use elsewhere.
     cut = copy.deepcopy(outline.cut(backbone.depths))
     prefix = "network." if isinstance(outline, Hooked) else ""
     part = TrainablePart(cut, prefix, frozenset(frozen))
-    # Layers behind the depth do not count: they never learn anything.
+    # Layers after the depths do not count, since they get no gradient.
     keys = {prefix + key for key in backbone.needed()}
     if not any(not part.is_frozen(n) for n, _ in cut.named_parameters() if n in keys):
         raise ValueError(
@@ -117,21 +120,21 @@ def trainable_whole(backbone: Backbone, node: str | None = None) -> TrainablePar
 
 
 def input_depth(backbone: Backbone, node: str, how: str = "map32") -> Depth | None:
-    """Return the depth whose codes are all that a node and what follows needs.
+    """Return the depth whose codes are all that a node and the nodes after it need.
 
     Parameters
     ----------
     backbone : Backbone
     node : str
     how : str
-        ``map`` in float16 or ``map32`` in float32, where it is no vector.
+        ``map`` in float16 or ``map32`` in float32; not used for a vector.
 
     Returns
     -------
     Depth or None
-        It keeps what is there whole: ``NODE:map32``, or ``NODE`` for a vector. None
-        where several outputs enter, as in the midst of a residual block, or the
-        network's control flow cannot be recorded.
+        ``NODE:map32`` without pooling, or ``NODE`` for a vector. None if a node needs
+        several outputs, such as one inside a residual block, or if the network cannot
+        be recorded.
 
     Examples
     --------
@@ -143,20 +146,18 @@ def input_depth(backbone: Backbone, node: str, how: str = "map32") -> Depth | No
     _require_node(backbone, node)
     outline, side = backbone._outline, backbone.preprocessing.crop
     name = outline.input_node(node, backbone.depths)
-    # A residual block has two entrances in its midst; a file holds one map.
     if name is None:
         return None
     seen = outline.look([name], side, side)
     layout = layouts_of(outline, seen, side).get(name)
     if layout is None:
         return None
-    # A vector is kept as it is: there is nothing to pool.
-    kept = None if layout.kind == "vector" else how
-    return name_depth(name, kept, seen[name].shape, layout)
+    pool = None if layout.kind == "vector" else how
+    return name_depth(name, pool, seen[name].shape, layout)
 
 
 def trainable_tail(backbone: Backbone, node: str) -> TrainablePart:
-    """Copy the network from a node to the depths; takes what `input_depth` names.
+    """Copy the network from a node to the depths; its input is that of `input_depth`.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""From an upright RGB image to the square of pixels a network was trained on.
+"""Resize and crop an upright RGB image to the square that a network takes.
 
-Resize and centre crop are here, on Pillow images and in any thread. Normalisation is
-done on the device, by the backbone. Nothing here needs torch.
+The functions work on Pillow images, in any thread, and do not need torch. The backbone
+normalises the pixels, on the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# torchvision's names of the filters, so that a weights entry's own name is ours.
+# By torchvision's names, which weights entries use.
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "nearest-exact": Image.Resampling.NEAREST,
@@ -33,7 +33,7 @@ _FILTERS = {
 }
 
 
-# 1 where pixels are not divided, 1/255 where a network takes them from 0 to 255.
+# Networks that take pixels from 0 to 255 have a std of 1/255.
 _MIN_STD = 1 / 256
 _MAX_SIDE = 8192
 _CROP_MODES = ("center", "squash", "border")
@@ -46,7 +46,7 @@ class Preprocessing:
     Parameters
     ----------
     resize : int or None
-        Pixels of the shorter side after resizing; None leaves the size alone.
+        Length of the shorter side after resizing, in pixels; None: no resizing.
     crop : int
         Side in pixels of the square cut from the centre.
     interpolation : str
@@ -56,9 +56,9 @@ class Preprocessing:
     mean, std : (3,) float
         Per channel, in units of the 0 to 1 range. The backbone applies them.
     crop_mode : str
-        ``center``; or, as timm's networks may want it, ``squash`` (both sides resized
-        to ``resize``, whatever the shape was) or ``border`` (the longer side resized,
-        and what is lacking filled with the mean).
+        ``center``; or, for some networks of timm, ``squash`` (both sides are resized to
+        ``resize``) or ``border`` (the longer side is resized to ``resize``, and the
+        mean fills the rest of the square).
 
     Raises
     ------
@@ -82,7 +82,6 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        # The dataclass is frozen.
         object.__setattr__(self, "mean", _three("mean", self.mean))
         object.__setattr__(self, "std", _three("std", self.std))
         if self.crop < 1 or (self.resize is not None and self.resize < 1):
@@ -115,26 +114,26 @@ class Preprocessing:
             raise ValueError("antialias=False: Pillow always widens its filter")
 
     def apply(self, image: Image.Image) -> np.ndarray:
-        """Resize and crop one image, exactly as torchvision does on Pillow images.
+        """Resize and crop one image, exactly as torchvision does with Pillow images.
 
         Parameters
         ----------
         image : PIL.Image.Image
-            Upright. Modes other than RGB are converted first.
+            Upright; modes other than RGB are converted.
 
         Returns
         -------
         (3, crop, crop) uint8
-            Channels first, contiguous and writable; not yet normalised. An image left
-            smaller than the crop (``resize=None``) is centred on black, or with
-            ``crop_mode="border"`` on the mean.
+            Channels first, contiguous and writable, not normalised. An image that is
+            smaller than the crop (``resize=None``) is centred on black, or on the mean
+            with ``crop_mode="border"``.
         """
         return self.cropped(self.shrunk(image))
 
     def cropped(self, image: Image.Image) -> np.ndarray:
         """Crop one resized RGB image as `apply` does."""
         image = self._centred(image)
-        # A copy, even where the order is right: Pillow's own memory is read-only.
+        # Always a copy, since Pillow's memory is read-only.
         return np.asarray(image).transpose(2, 0, 1).copy()
 
     def shrunk(
@@ -143,16 +142,15 @@ class Preprocessing:
         full: tuple[int, int] | None = None,
         extent: tuple[float, float] | None = None,
     ) -> Image.Image:
-        """Resize one image as `apply` does, without its crop; RGB.
+        """Resize one image to RGB as `apply` does, without the crop.
 
-        Where JPEG has made it smaller already, ``full`` is the size it had, and
-        ``extent`` how many of its present pixels show the picture; see
-        `images.Decoded`.
+        For an image that JPEG has scaled, ``full`` is its full size, and ``extent`` the
+        size of the scene in its present pixels; see `images.Decoded`.
         """
         if image.mode != "RGB":
             image = image.convert("RGB")
         size = self.resized(full or image.size)
-        # A resize to the same size would still blur with some filters.
+        # Some filters blur even with the same size.
         if size == image.size:
             return image
         box = (0, 0, *(extent or image.size))
@@ -174,7 +172,7 @@ class Preprocessing:
         return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
 
     def _centred(self, image: Image.Image) -> Image.Image:
-        """Cut the central square; an odd pixel of what it lacks is right or bottom."""
+        """Return the central square; an odd pixel of margin is right or bottom."""
         (width, height), side = image.size, self.crop
         if width < side or height < side:
             canvas = Image.new(
@@ -193,11 +191,10 @@ class Preprocessing:
         return red, green, blue
 
     def scaled(self, input_size: int) -> Preprocessing:
-        """Return the same preprocessing for another crop, its resize in proportion."""
+        """Return the preprocessing for another crop, with the resize in proportion."""
         if self.resize is None:
             return replace(self, crop=input_size)
-        # The usual 256 to 224 stays that ratio, so that the same part of the image is
-        # seen.
+        # In proportion, such as 256 to 224, so that the crop shows the same part.
         resize = max(input_size, round(self.resize * input_size / self.crop))
         return replace(self, resize=resize, crop=input_size)
 
@@ -213,8 +210,8 @@ class Preprocessing:
     ) -> Preprocessing:
         """Return a copy with some fields replaced; None keeps a field.
 
-        ``input_size`` comes first and scales resize and crop alike; ``resize=0``
-        means no resizing.
+        ``input_size`` first scales both resize and crop; ``resize=0`` means no
+        resizing.
         """
         if input_size is not None:
             require_number("input_size", input_size, 1, _MAX_SIDE)
@@ -232,21 +229,16 @@ class Preprocessing:
         return replace(base, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a JSON-able dict; :meth:`from_dict` reads it back.
-
-        The usual crop mode is left out, as in files that were written before there
-        were others.
-        """
+        """Return the fields as a dict for JSON, which :meth:`from_dict` reads."""
         fields = asdict(self)
-        # Left out where it is the usual one: files from before there was a choice have
-        # no such field.
+        # Older files have no crop mode, and must have the same fingerprint.
         if self.crop_mode == "center":
             del fields["crop_mode"]
         return fields | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
-        """Make it from the dict of :meth:`as_dict`; ValueError names a wrong field."""
+        """Return the preprocessing of a dict of :meth:`as_dict`."""
         names = set(cls.__dataclass_fields__)
         if {*fields, "crop_mode"} != names:
             raise ValueError(
@@ -258,18 +250,18 @@ class Preprocessing:
 def _require_plausible(
     name: str, values: Sequence[float], low: float, high: float
 ) -> None:
-    """Refuse numbers that pixels between 0 and 1 cannot have."""
+    """Raise if numbers cannot be those of pixels from 0 to 1."""
     if low <= min(values) and max(values) <= high:
         return
     remedy = "; divide by 255" if max(values) > high else ""
     raise ValueError(
-        f"{name}={tuple(values)} is in units of the range 0 to 1 and must be from "
-        f"{low:.4g} to {high:g}{remedy}"
+        f"{name}={tuple(values)} must be from {low:.4g} to {high:g}, for pixels from 0 "
+        f"to 1{remedy}"
     )
 
 
 def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
-    """Return one number per channel; a single number is used for all three."""
+    """Return a number for each channel; a single number counts for all three."""
     numbers = (values,) if isinstance(values, int | float) else tuple(values)
     plain = all(isinstance(x, Real) and not isinstance(x, bool) for x in numbers)
     if len(numbers) not in (1, 3) or not plain or not np.isfinite(numbers).all():
@@ -278,7 +270,7 @@ def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
 
 
 def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Return width and height for a shorter side; the longer one rounds down."""
+    """Return width and height for a shorter side; the longer one is rounded down."""
     width, height = size
     if width <= height:
         return shorter, int(shorter * height / width)

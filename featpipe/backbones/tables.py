@@ -1,6 +1,6 @@
-"""Tables of the backbones, and of the depths of one of them.
+"""List the backbones, and the depths of one of them.
 
-Nothing is downloaded, and of torchvision's networks not even weights are made.
+Nothing is downloaded, and torchvision's networks are built without weights.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _NOTE = (
 class BackboneRow(NamedTuple):
     """One backbone of the catalogue.
 
-    ``accuracy`` is the top-1 of the default entry on ImageNet in percent, None where
-    it has none; ``n_parameters`` includes the head; ``input_size`` is in pixels.
+    ``accuracy`` is the top-1 accuracy of the default entry on ImageNet in percent, None
+    if unknown; ``n_parameters`` includes the head; ``input_size`` is in pixels.
 
     Examples
     --------
@@ -53,10 +53,10 @@ class BackboneRow(NamedTuple):
 class DepthRow(NamedTuple):
     """One depth of a backbone.
 
-    ``shape`` is what the node gives for one image, ``width`` what is stored per image
-    under ``spec``, its canonical name with the default pool. ``n_parameters`` and
-    ``cost_share`` (0 to 1, of the floating-point operations of the whole forward pass)
-    count everything that has to run for it, itself included.
+    ``shape`` is that of the node's output for one image. ``spec`` is its canonical name
+    with the default pool, and ``width`` the width of its codes. ``n_parameters`` and
+    ``cost_share`` (0 to 1, of the floating-point operations of a whole forward pass)
+    count all layers that the node needs, itself included.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class DepthRow(NamedTuple):
 
 
 def catalogue() -> list[BackboneRow]:
-    """List the networks that need no further package, by name.
+    """List the networks that need no extra package, by name.
 
     Examples
     --------
@@ -93,12 +93,16 @@ def describe_depths(
     Parameters
     ----------
     name : str
-        As `load` takes it.
+        As for `load`.
     input_size : int or None
-        Pixels of the crop; None takes the network's own.
+        Side of the crop in pixels; None is that of the weights.
     every : bool
-        Also what lies inside blocks and single operations, every one of which is a
-        depth too; otherwise the outer modules alone.
+        Whether to list all nodes, also those inside blocks and single operations. If
+        not, only the outer modules are listed.
+
+    Returns
+    -------
+    list of DepthRow
 
     Raises
     ------
@@ -111,14 +115,13 @@ def describe_depths(
     [256]
     """
     architecture = families.find(name)
-    # Shapes do not depend on the weights; their preprocessing decides the size.
+    # Shapes depend on the input size, which the preprocessing of the weights sets.
     chosen = choose(architecture, None)
     side = preprocessing_of(architecture, chosen, input_size).crop
     outline = outlined(architecture, _unfilled(architecture), side)
-    # On the meta device where that works: no weights, no computing.
     seen = outline.look(outline.nodes, side, side, costs=True)
     layouts = layouts_of(outline, seen, side)
-    # A network that counts no operations has shares of zero, and no division by it.
+    # 1 for a network without counted operations, whose shares are then 0.
     whole = max((s.cost for s in seen.values()), default=0) or 1
     shown = layouts if every else _outer(outline)
     rows = []
@@ -134,7 +137,7 @@ def describe_depths(
 def _backbone_row(architecture: Architecture) -> BackboneRow:
     assert architecture.default is not None
     entry = architecture.entries[architecture.default]
-    # Where both are there the better classifier makes the worse codes.
+    # Of the two, the better classifier has the worse codes.
     both = {"IMAGENET1K_V1", "IMAGENET1K_V2"} <= architecture.entries.keys()
     return BackboneRow(
         name=architecture.name,
@@ -152,41 +155,41 @@ def _n_parameters(architecture: Architecture) -> int:
 
 
 def _unfilled(architecture: Architecture) -> nn.Module:
-    """Build in eval mode, without making weights where that is known to work."""
-    # The code of others may compute with its weights while it is built.
+    """Build a network in eval mode; a trusted one without weights."""
+    # Other networks may compute with their weights while they are built.
     with _NoWeights() if architecture.trusted else nullcontext():
         return architecture.build(None).eval()
 
 
 class _NoWeights(TorchFunctionMode):
-    """Puts what layers allocate for weights on the meta device, where it is nothing.
+    """Puts the weights of layers on the meta device, where they take no memory.
 
-    Not `torch.device("meta")`: regnet computes its widths with small tensors.
+    `torch.device("meta")` would also put small tensors there, with which regnet
+    computes its widths.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        # Layers allocate their weights by torch.empty, buffers by other functions;
-        # buffers stay real, since some are computed with.
-        placed = {"device": "meta"} if func is torch.empty else {}
-        return func(*args, **(kwargs or {}) | placed)
+        # Layers allocate weights by torch.empty, and buffers by other functions.
+        device = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **(kwargs or {}) | device)
 
 
 def _outer(outline: NetworkGraph) -> set[str]:
-    """Return the outer modules: the network's children and theirs, without blocks.
+    """Return the outer modules: the children of the network, and those of containers.
 
-    Opened are plain containers, and what holds a chain of blocks (vit's encoder).
+    Modules that hold a chain of blocks, such as the encoder of a vit, are containers
+    too.
     """
-    # It is no module of its own in most networks, but the depth most people want.
+    # Not a module in most networks, but the depth that most people need.
     shown = {PENULTIMATE}
     opened = {""}
     for name, module in outline.network.named_modules():
         if not name or name.rpartition(".")[0] not in opened:
             continue
         shown.add(name)
-        # An encoder that is a plain list of blocks would be one line; its blocks are
-        # what a user chooses from.
+        # An encoder would be one row; users choose from its blocks.
         chain = any(
             _is_container(child) and len(list(child.children())) > 2
             for child in module.children()

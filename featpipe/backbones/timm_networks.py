@@ -1,6 +1,6 @@
-"""Networks of timm: built so that `penultimate` is timm's own, seen as timm sees.
+"""The networks of timm, with its own preprocessing and its own `penultimate`.
 
-timm is an extra, which is imported when a name needs it.
+timm is an extra package, imported only when a name needs it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["find"]
 
 
 def find(name: str) -> Architecture | None:
-    """Look up ``timm:NAME``; None for names of other families.
+    """Return the architecture of ``timm:NAME``; None for names of other families.
 
     Raises
     ------
     ModuleNotFoundError
         If timm is not installed.
     ValueError
-        If timm has no such network, or it takes images that are not square or not RGB.
+        If timm has no such network, or its images are not square or not RGB.
     """
     if not name.startswith("timm:"):
         return None
     try:
-        # Only for names that ask for it: it takes a second to import.
+        # Only for names of timm, since the import takes a second.
         timm = importlib.import_module("timm")
     except ModuleNotFoundError as err:
         raise ModuleNotFoundError(
@@ -72,14 +72,14 @@ def find(name: str) -> Architecture | None:
 
 
 def _preprocessing(timm: Any, name: str, configuration: Any) -> Preprocessing:
-    """Return what timm.data.create_transform does to evaluate."""
+    """Return the preprocessing of timm.data.create_transform for evaluation."""
     own = {} if configuration is None else configuration.to_dict()
     facts = timm.data.resolve_data_config(pretrained_cfg=own)
     channels, height, width = facts["input_size"]
     if channels != 3 or height != width:
         raise ValueError(
             f"backbone {name!r} takes images of {height}x{width} px with {channels} "
-            "channels; featpipe gives square RGB images, choose another"
+            "channels; featpipe computes with square RGB images, choose another"
         )
     return Preprocessing(
         # The crop is this share of the resize.
@@ -96,9 +96,9 @@ def _build(timm: Any, model: str) -> nn.Module:
     network: nn.Module = timm.create_model(model, pretrained=False)
     if not (hasattr(network, "forward_features") and hasattr(network, "forward_head")):
         return network
-    # By name, so that whatever way sees into the network meets it as a depth.
+    # A module of this name is a depth for `tracing` and for `hooking`.
     network.add_module(PENULTIMATE, nn.Identity())
-    # On the class: torch.fx records the forward of the class.
+    # On the class, since torch.fx records the forward of the class.
     network.__class__ = type(
         type(network).__name__, (type(network),), {"forward": _pre_logits}
     )
@@ -106,10 +106,10 @@ def _build(timm: Any, model: str) -> nn.Module:
 
 
 def _pre_logits(self: Any, x: Tensor) -> Tensor:
-    """Compute what enters the classifier, as timm defines it for each network.
+    """Return the codes before the classifier, as timm defines them for each network.
 
-    Where several heads are averaged (deit's distilled networks, levit) no single layer
-    has it as its input.
+    In networks that average several heads (levit, distilled deit) they are not the
+    input of a single layer.
     """
     features = self.forward_features(x)
     codes = self.forward_head(features, pre_logits=True)

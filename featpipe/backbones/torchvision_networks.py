@@ -1,4 +1,4 @@
-"""torchvision's networks: what each is built from, and which weights it has."""
+"""The networks of torchvision, and their weights."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ __all__ = ["find", "names"]
 
 def names() -> list[str]:
     """Return the names of the classification networks."""
-    listed: list[str] = models.list_models(module=models)
-    return listed
+    names: list[str] = models.list_models(module=models)
+    return names
 
 
 def find(name: str) -> Architecture | None:
-    """Look up a classification network, or the trunk of another; None if not here.
+    """Return the architecture of a network of torchvision; None for other names.
+
+    Of a detection or segmentation network it is that of the trunk.
 
     Parameters
     ----------
     name : str
-        As `torchvision.models.list_models` has it.
+        As in `torchvision.models.list_models`.
+
+    Returns
+    -------
+    Architecture or None
     """
     return _classifier(name) or _trunk(name)
 
@@ -56,7 +62,7 @@ def _classifier_entry(name: str, choice: models.WeightsEnum) -> Entry:
     transform = choice.transforms()
     arguments: dict[str, Any] = {}
     if name in ("inception_v3", "googlenet"):
-        # As torchvision builds them for its weights, less the auxiliary heads.
+        # Those of torchvision for its weights, without auxiliary heads.
         arguments = {
             "transform_input": True,
             "aux_logits": False,
@@ -83,7 +89,7 @@ def _classifier_entry(name: str, choice: models.WeightsEnum) -> Entry:
 
 
 def _trunk(name: str) -> Architecture | None:
-    """Find what a detection or segmentation network does first to an image."""
+    """Return the architecture of the trunk of a detection or segmentation network."""
     if name not in trunks.names():
         return None
     choices = models.get_model_weights(name)
@@ -107,11 +113,11 @@ def _trunk(name: str) -> Architecture | None:
 
 
 def _download(choice: models.WeightsEnum) -> State:
-    """Download into torch's own cache, with a progress bar on a terminal."""
+    """Download weights into torch's cache, with a progress bar on a terminal."""
     state: State = choice.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     return state
 
 
 def _densenet_key(key: str) -> str:
-    """Bring names in densenet's files, of before 2018, up to date (norm.1: norm1)."""
+    """Return the present name for one in densenet's old files (norm.1 is norm1)."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)

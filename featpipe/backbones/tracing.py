@@ -1,8 +1,8 @@
-"""A network as the graph torch.fx records: named nodes, their costs, the cut.
+"""Record the graph of a network by torch.fx, name its nodes, and cut it.
 
-Node names are those of torchvision's feature extraction: a module's own name
-(``layer3``, ``features.7``), and for operations the name of the module around them
-plus the operation (``layer1.0.add``), repeats numbered ``_1``, ``_2``.
+Names of nodes are those of torchvision's feature extraction: the name of a module
+(``layer3``, ``features.7``), or the name of the module around an operation and that of
+the operation (``layer1.0.add``). Repeated names get ``_1``, ``_2``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from featpipe.backbones.layers import is_leaf, is_stochastic_depth
 
 __all__ = ["Traced"]
 
-# What makes class scores without a layer.
+# Functions that may compute class scores without a layer.
 _PRODUCTS = {"linear", "matmul", "mm", "addmm", "einsum", "bilinear"}
 
 
@@ -41,36 +41,34 @@ class Traced:
     """The recorded graph of a network in eval mode; a `NetworkGraph`."""
 
     def __init__(self, network: nn.Module) -> None:
-        # In eval mode: dropout and batch norm are recorded as they will run.
         tracer = _Tracer()
         with warnings.catch_warnings():
-            # fx warns of default arguments that it could not guard with an assertion.
+            # fx warns of default arguments for which it cannot record an assertion.
             warnings.simplefilter("ignore")
             self._graph = tracer.trace(network, concrete_args=_defaults(network))
         self.network = network
         self._named = tracer.named
         self._begins = tracer.begins
         self._is_output = False
-        if PENULTIMATE not in self._named:  # a module of that name is what it says
+        if PENULTIMATE not in self._named:  # a module may have that name
             penultimate, self._is_output = penultimate_node(self._graph, network)
             if penultimate is not None:
                 self._named[PENULTIMATE] = self._begins[PENULTIMATE] = penultimate
         self.nodes = tuple(self._named)
 
     def drop_class_scores(self, side: int) -> None:
-        """Drop `penultimate` if it is the output and that may be class scores.
+        """Drop `penultimate` if it is the output, and the output may be class scores.
 
-        So it is where several heads are averaged, or scores are scaled in a way of the
-        network's own: the way back from the output meets a Linear before anything that
-        pools a map or tokens into a vector.
+        That is so if the path back from the output reaches a Linear before any layer
+        that pools a map or tokens: several heads may be averaged, or scores scaled.
         """
         if not self._is_output:
             return
         walk = BlankRun(self.whole())
         walk.run_blank(side, side)
-        left, seen = [self._named[PENULTIMATE]], set()
-        while left:
-            node = left.pop()
+        pending, seen = [self._named[PENULTIMATE]], set()
+        while pending:
+            node = pending.pop()
             if node in seen or len(walk.shapes.get(node, (0,))) != 1:
                 continue
             seen.add(node)
@@ -80,10 +78,10 @@ class Traced:
                 self.nodes = tuple(self._named)
                 return
             if module is None or not any(True for _ in module.parameters()):
-                left += node.all_input_nodes
+                pending += node.all_input_nodes
 
     def whole(self) -> fx.GraphModule:
-        """Return the network as recorded, uncut."""
+        """Return the recorded network, uncut."""
         return fx.GraphModule(self.network, self._graph)
 
     def keys(self, nodes: Iterable[str]) -> set[str]:
@@ -108,16 +106,15 @@ class Traced:
         """See `network_graph.NetworkGraph.input_node`."""
         early = self._before(node)
         needed = self._needed(self._named[stop.node] for stop in stops) - early
-        entering = {x for late in needed for x in late.all_input_nodes} & early
-        # Skip connections across the border: more than one tensor would have to be
-        # cached.
-        if len(entering) != 1:
+        inputs = {x for late in needed for x in late.all_input_nodes} & early
+        # With skip connections, several tensors would have to be cached.
+        if len(inputs) != 1:
             return None
-        (input_node,) = entering
+        (input_node,) = inputs
         if any(overwritten_node(other, self.network) is input_node for other in early):
             return None
         names = [name for name, n in self._named.items() if n is input_node]
-        # The outermost is named last, but for the penultimate, whatever that is.
+        # The outermost module is named last, except for `penultimate`.
         return next((name for name in reversed(names) if name != PENULTIMATE), None)
 
     def tail(self, node: str, stops: Sequence[Depth]) -> fx.GraphModule:
@@ -134,7 +131,7 @@ class Traced:
             if other is self._begins[node]:
                 break
             early.add(other)
-        # Parameters are fetched early and may be used late.
+        # Parameters may be fetched early and used late.
         fetched = {
             n for n in early if n.op == "get_attr" and not early & n.users.keys()
         }
@@ -157,10 +154,10 @@ class Traced:
         }
 
     def cut(self, stops: Sequence[Depth]) -> fx.GraphModule:
-        """See `network_graph.NetworkGraph.cut`; pooling comes right behind its node.
+        """See `network_graph.NetworkGraph.cut`.
 
-        So a map is freed once it is pooled, and no in-place layer that follows can
-        write into it first.
+        Each output is pooled right after its node, so that it can be freed, and no
+        later layer overwrites it before.
         """
         return self._cut(stops, lambda n: True)
 
@@ -170,7 +167,7 @@ class Traced:
         runs: Callable[[fx.Node], bool],
         input_node: fx.Node | None = None,
     ) -> fx.GraphModule:
-        """Cut at ``stops``; of what they need, only the nodes that are to run."""
+        """Return the network cut at ``stops``, with only the nodes that ``runs``."""
         wanted: dict[fx.Node, list[int]] = {}
         for position, stop in enumerate(stops):
             wanted.setdefault(self._named[stop.node], []).append(position)
@@ -187,12 +184,11 @@ class Traced:
         return fx.GraphModule(self.network, graph)
 
     def _needed(self, wanted: Iterable[fx.Node]) -> set[fx.Node]:
-        """Return the nodes that have to run, also those that only write in place."""
+        """Return the nodes that must run, also those that overwrite needed outputs."""
         needed = set(wanted)
         for node in reversed(self._graph.nodes):
             if node.op == "output":
                 continue
-            # Seen from behind, an input is needed when a later node reads it.
             if node in needed or overwritten_node(node, self.network) in needed:
                 needed.add(node)
                 needed.update(node.all_input_nodes)
@@ -200,10 +196,10 @@ class Traced:
 
 
 class _Tracer(fx.Tracer):
-    """Records the graph and, for every module and operation, the node it gives."""
+    """Records the graph, and the node of every module and operation."""
 
     def __init__(self) -> None:
-        # As torchvision's own extractor: these take shapes apart with Python's math.
+        # As in torchvision's own extractor, functions of these modules are not traced.
         # A network that calls torchvision's operations has imported them.
         operations = sys.modules.get("torchvision.ops")
         modules = (math,) if operations is None else (math, operations)
@@ -214,7 +210,7 @@ class _Tracer(fx.Tracer):
         self._uses: Counter[str] = Counter()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # Recorded in eval mode, stochastic depth would never come back in training.
+        # Recorded in eval mode, stochastic depth would be missing in training.
         return is_leaf(m) or is_stochastic_depth(m)
 
     def call_module(
@@ -243,7 +239,7 @@ class _Tracer(fx.Tracer):
     def create_proxy(self, kind: str, *args: Any, **kwargs: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, *args, **kwargs)
         if kind in ("call_function", "call_method"):
-            # fx numbers operations over the whole graph; here it is per module.
+            # fx numbers operations across the graph; here they are numbered per module.
             operation = re.sub(r"_\d+$", "", proxy.node.name)
             self._name(
                 f"{self._inside[-1]}.{operation}".lstrip("."), proxy.node, proxy.node
@@ -258,9 +254,9 @@ class _Tracer(fx.Tracer):
 
 
 def _defaults(network: nn.Module) -> dict[str, Any]:
-    """Return the arguments of forward beyond the images, at their defaults.
+    """Return the defaults of the arguments of forward after the images.
 
-    Left open they would be recorded as tensors, and `if mask is None` go wrong.
+    Without them fx would pass proxies, and `if mask is None` would be false.
     """
     arguments = list(inspect.signature(network.forward).parameters.values())[1:]
     return {a.name: a.default for a in arguments if a.default is not a.empty}
@@ -272,9 +268,9 @@ def _copy(
     after: Callable[[fx.Node, fx.Node], None] | None = None,
     input_node: fx.Node | None = None,
 ) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """Copy the needed nodes, in order; ``after`` may add nodes behind each.
+    """Copy the needed nodes, in order; ``after`` may add nodes after each.
 
-    What ``input_node`` gives becomes the input.
+    The output of ``input_node`` becomes the input of the copy.
     """
     new = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -289,12 +285,12 @@ def _copy(
 
 
 def _sums(graph: fx.Graph, walk: BlankRun) -> dict[fx.Node, tuple[int, int]]:
-    """Add up parameters and cost of each node and of all that it needs."""
+    """Return the parameters and cost of each node, with those of all that it needs."""
     sizes: dict[int, int] = {}
     costs: dict[int, int] = {}
     needed: dict[fx.Node, set[int]] = {}
     for node in graph.nodes:
-        # By identity: a layer that is used twice has its parameters once.
+        # By identity, so that the parameters of a layer that is used twice count once.
         own = {id(p): p.numel() for p in _parameters(walk.module, node)}
         sizes |= own
         costs[id(node)] = walk.costs.get(node, 0)

@@ -1,7 +1,7 @@
 """The image trunks of torchvision's detection and segmentation networks.
 
-What such a network does first to an image: a classifier's layers, trained on COCO. Its
-pyramid, boxes and masks never come in here; nor does what weights are.
+A trunk is the first part of such a network: the layers of a classifier, trained on
+COCO, without the parts for pyramids, boxes and masks.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from featpipe.backbones.preprocessing import Preprocessing
 
 __all__ = ["build", "epsilon", "names", "preprocessing"]
 
-# torchvision sets the epsilon of batch norm to 0 for these weights, which came from
-# Detectron, and only in its builders: no file says so.
+# Only torchvision's builders set the epsilon of batch norm to 0 for these weights,
+# which come from Detectron; no file tells it.
 _WITHOUT_EPSILON = (
     *("fasterrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"),
     *("maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn"),
 )
 
-# torch 2.11 refuses 0; in float32 this is 0.
+# 0 in float32; torch 2.11 refuses 0 itself.
 _NO_EPSILON = math.ulp(0.0)
 
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """Return the names of the networks, as torchvision has them."""
+    """Return the names of the networks in torchvision."""
     packages = models.detection, models.segmentation
     return tuple(
         name for package in packages for name in models.list_models(module=package)
@@ -41,21 +41,25 @@ def names() -> tuple[str, ...]:
 
 
 def build(*, name: str, eps: float | None = None) -> nn.Module:
-    """Build the trunk alone, with random weights: its layers one after another.
+    """Build the trunk of a network, with random weights.
 
     Parameters
     ----------
     name : str
-        Of `names`.
+        One of `names`.
     eps : float, optional
-        Of its batch norms.
+        Epsilon of its batch norms.
+
+    Returns
+    -------
+    nn.Module
     """
     trunk: nn.Module = _whole(name).backbone
-    # Detection: behind the body is a pyramid; SSD has its first stage as `features`.
+    # Detection networks have the trunk in `body`, before a pyramid; SSD in `features`.
     for part in ("body", "features"):
         trunk = getattr(trunk, part, trunk)
     if isinstance(trunk, IntermediateLayerGetter):
-        # It calls its children in their order, and gives several maps as a dict.
+        # It calls its children in order, and returns several maps as a dict.
         trunk = nn.Sequential(OrderedDict(trunk.items()))
     if eps is not None:
         for module in trunk.modules():
@@ -65,19 +69,22 @@ def build(*, name: str, eps: float | None = None) -> nn.Module:
 
 
 def epsilon(name: str, entry: str) -> float | None:
-    """Return the epsilon that a weights entry needs; None: the builder's own."""
+    """Return the epsilon that a weights entry needs; None for that of the builder."""
     return _NO_EPSILON if name in _WITHOUT_EPSILON and entry == "COCO_V1" else None
 
 
 def preprocessing(name: str, transform: Any) -> Preprocessing:
-    """Return what the weights were trained to see, as a square.
+    """Return the preprocessing of the weights, for square images.
 
     Parameters
     ----------
     name : str
     transform : callable
-        That of the weights entry. Segmentation's knows; for detection it lies in the
-        network.
+        That of the weights entry. For detection it has no sizes; the network has them.
+
+    Returns
+    -------
+    Preprocessing
     """
     if hasattr(transform, "resize_size"):
         side = transform.resize_size[0]

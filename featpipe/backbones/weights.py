@@ -1,7 +1,6 @@
-"""Weights: which ones are meant, reading them, matching them to a network, hashing.
+"""Choose weights, read them, match them to a network, and hash them.
 
-A file is known by its content, never by its suffix, and nothing in it is executed.
-Building networks and choosing depths happen elsewhere.
+A file is recognised by its content, not by its suffix, and no code in it is run.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ __all__ = ["Weights", "choose", "fill", "hash_weights", "read"]
 
 State = Mapping[str, Tensor]
 
-# Where a checkpoint usually keeps its state dict, likeliest first: it settles which
-# one is meant when two in the same file would fit (`model` beside `model_ema`).
+# The usual keys of a state dict in a checkpoint, likeliest first, for files in which
+# two state dicts fit, such as `model` and `model_ema`.
 _WRAPPERS = (
     *("", "state_dict", "model", "model_state_dict", "net", "network", "backbone"),
     *("module", "encoder", "weights", "params", "teacher", "student"),
@@ -36,20 +35,20 @@ _PREFIXES = (
     *("", "module.", "_orig_mod.", "model.", "backbone.", "net.", "network."),
     *("encoder.", "trunk.", "teacher.", "student."),
 )
-# Counted by batch norm while training, without effect in eval mode, and absent from
-# files written before torch 0.4.1.
+# A counter of batch norm in training. It has no effect in eval mode, and files from
+# before torch 0.4.1 lack it.
 _COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights that are meant, not yet read.
+    """Weights that are chosen, and not yet read.
 
     Parameters
     ----------
     name : str
-        Canonical: an entry's name, ``none``, ``own`` (as your own callable leaves
-        them) or the file's name.
+        Canonical name: that of an entry, ``none``, ``own`` (those of the user's
+        callable), or that of a file.
     entry : Entry or None
     path : Path or None
     """
@@ -60,33 +59,37 @@ class Weights:
 
     @property
     def to_read(self) -> bool:
-        """Whether they lie somewhere, rather than being what the builder leaves."""
+        """Whether they are read, from an entry or a file."""
         return self.entry is not None or self.path is not None
 
     @property
     def is_local(self) -> bool:
-        """Whether they are read without a download, or not read at all."""
+        """Whether they need no download."""
         return self.entry is None or self.entry.is_bundled
 
 
 def choose(
     architecture: Architecture, weights: str | os.PathLike[str] | None
 ) -> Weights:
-    """Return which weights are meant; read nothing but whether a file exists.
+    """Return the weights that a name means; do not read them.
 
     Parameters
     ----------
     architecture : Architecture
     weights : str, path or None
-        None, ``DEFAULT``, an entry's name (``ResNet50_Weights.IMAGENET1K_V2`` will do
-        too), ``none``, or the path of a file.
+        None, ``DEFAULT``, the name of an entry (also in the form
+        ``ResNet50_Weights.IMAGENET1K_V2``), ``none``, or the path of a file.
+
+    Returns
+    -------
+    Weights
 
     Raises
     ------
     ValueError
         If it is neither an entry nor a file.
     FileNotFoundError
-        If it looks like a path and there is no such file.
+        If it looks like a path, and there is no such file.
     """
     entries = architecture.entries
     if weights is None or weights == "DEFAULT":
@@ -95,7 +98,7 @@ def choose(
     name = os.fspath(weights)
     if name.lower() == "none":
         return Weights("none")
-    # Also as torchvision prints it: ResNet50_Weights.IMAGENET1K_V1.
+    # torchvision prints entries as ResNet50_Weights.IMAGENET1K_V1.
     entry = name.rpartition("_Weights.")[2]
     if entry in entries:
         return Weights(entry, entries[entry])
@@ -114,17 +117,17 @@ def choose(
 
 
 def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
-    """Read the weights that were chosen: an entry's, or a file's.
+    """Read the chosen weights from their entry or file.
 
     Returns
     -------
     dict
-        What is there: a state dict, or dicts around one.
+        A state dict, or a dict that holds one.
 
     Raises
     ------
     ConnectionError
-        If an entry can be neither downloaded nor read.
+        If an entry cannot be downloaded or read.
     ValueError
         If a file is neither safetensors nor a torch file of tensors.
     """
@@ -132,11 +135,10 @@ def read(weights: Weights, backbone: str) -> Mapping[str, Any]:
         return read_file(weights.path)
     assert weights.entry is not None
     try:
-        # torch.hub announces downloads on stdout, which belongs to the caller; where
-        # somebody watches there is a progress bar.
+        # torch.hub prints about downloads to stdout, which is for results.
         with contextlib.redirect_stdout(io.StringIO()):
             return weights.entry.read()
-    # Network, proxy, disk, hash and file errors all come by their own classes here.
+    # Errors of network, proxy, disk, hash and file have many classes.
     except Exception as err:
         if weights.entry.is_bundled:
             raise
@@ -156,34 +158,34 @@ def fill(
     source: str,
     renamed: Callable[[str], str] = str,
 ) -> set[str]:
-    """Copy weights into a network, in place, as far as the depths need them.
+    """Copy weights into a network, in place.
 
-    A state dict may be wrapped (``state_dict``, ``model``, ...) and its names may have
-    a prefix (``module.``, ...). A head of another size, or none, is fine; everything
-    in ``needed`` has to be there.
+    A state dict may be inside other dicts (``state_dict``, ``model``, ...), and its
+    names may have a prefix (``module.``, ...). The head may have another size or be
+    missing; all keys in ``needed`` must be there.
 
     Parameters
     ----------
     network : nn.Module
     tensors : dict
-        As `read` gives it.
+        From `read`.
     needed : set of str
         State-dict keys of the layers up to the deepest depth.
     source : str
-        What the weights are called in messages.
+        Name of the weights in messages.
     renamed : callable
-        From names in old files to those of the network.
+        Takes a name in an old file, and returns that of the network.
 
     Returns
     -------
     set of str
-        The keys that were filled.
+        The keys whose weights were copied.
 
     Raises
     ------
     ValueError
         If a needed key is missing, of another shape or not finite, or if the weights
-        have layers in the midst of the network that it lacks; the message names them.
+        have layers inside the network that it lacks; the message names them.
     """
     own = network.state_dict()
     needed = {key for key in needed if not key.endswith(_COUNTER)}
@@ -197,13 +199,13 @@ def fill(
 
 
 def hash_weights(network: nn.Module, keys: Set[str] | None = None) -> str:
-    """Hash weights: name, dtype, shape and bytes of each tensor, sorted by name.
+    """Return the SHA-256 of names, dtypes, shapes and bytes of weights, by name.
 
     Parameters
     ----------
     network : nn.Module
     keys : set of str or None
-        Of its state dict; None takes all. Batch norm's counters never count.
+        Keys of its state dict; None is all. Batch norm's counters are left out.
 
     Returns
     -------
@@ -220,7 +222,7 @@ def hash_weights(network: nn.Module, keys: Set[str] | None = None) -> str:
     for key, tensor in sorted(network.state_dict().items()):
         if key.endswith(_COUNTER) or (keys is not None and key not in keys):
             continue
-        # Bytes in one order, wherever the tensor is and however it is laid out.
+        # The bytes must not depend on the device or the memory layout of a tensor.
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{key} {plain.dtype} {tuple(plain.shape)}\n".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy())
@@ -234,7 +236,7 @@ def _best_match(
     renamed: Callable[[str], str],
     source: str,
 ) -> State:
-    """Return the state dict, without its prefix, that fits the network best."""
+    """Return the state dict that fits the network best, without its prefix."""
     scored: list[tuple[int, tuple[int, int], int, State]] = []
     for wrapper, state in _state_dicts(tensors):
         for prefix in _prefixes(state, needed or own.keys()):
@@ -243,24 +245,21 @@ def _best_match(
                 for key, tensor in state.items()
                 if key.startswith(prefix)
             }
-            # Names and shapes both: two networks may use the same names for layers of
-            # other width.
+            # Shapes too, since networks of other widths may have the same names.
             score = sum(
                 key in plain and plain[key].shape == own[key].shape for key in needed
             )
             order = _rank(wrapper, _WRAPPERS), _rank(prefix, _PREFIXES)
             scored.append((-score, order, len(scored), plain))
     if not scored:
-        raise ValueError(
-            f"weights {source!r} hold no tensors by name; save a state dict"
-        )
+        raise ValueError(f"weights {source!r} have no named tensors; save a state dict")
     return min(scored, key=lambda item: item[:3])[-1]
 
 
 def _state_dicts(
     tensors: Mapping[str, Any], name: str = ""
 ) -> Iterator[tuple[str, State]]:
-    """Yield all dicts that hold named tensors, however deep, with their names."""
+    """Yield the key and the tensors of all dicts with named tensors, at any depth."""
     state = {
         key: value
         for key, value in tensors.items()
@@ -274,9 +273,9 @@ def _state_dicts(
 
 
 def _prefixes(state: State, keys: Set[str]) -> list[str]:
-    """Return the prefixes that names may have: what precedes one of the first few."""
+    """Return the prefixes before the names of a network in a state dict."""
     prefixes = {""}
-    # Three names suffice to find a prefix, and a large file has thousands.
+    # Three of thousands of names are enough.
     for own_name in sorted(keys)[:3]:
         for key in state:
             if key.endswith(f".{own_name}"):
@@ -291,7 +290,7 @@ def _rank(name: str, known: tuple[str, ...]) -> int:
 def _check(
     own: State, state: State, needed: Set[str], fits: Set[str], source: str
 ) -> None:
-    """Refuse what would leave random or foreign numbers in the way of a code."""
+    """Raise if a code would be computed with random or wrong weights."""
     missing = sorted(needed - state.keys())
     other_shape = sorted(
         f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
@@ -315,8 +314,8 @@ def _check(
             f"weights {source!r} do not fit this backbone ({'; '.join(facts)}); name "
             "the backbone they were trained with"
         )
-    # A nan in the weights would make every code nan, far from its cause.
-    # An infinity that the network is built with is meant: a bound that bounds nothing.
+    # A nan in the weights would make every code nan. An infinity that the network is
+    # built with, such as a bound, is right.
     bad = sorted(
         key
         for key in needed
@@ -331,10 +330,11 @@ def _check(
 
 
 def _is_amid(key: str, own: State, needed: Set[str]) -> bool:
-    """Return whether an unexpected key lies in a part that is needed whole.
+    """Return whether an unexpected key is in a module that is needed as a whole.
 
-    Behind the cut, and in children of their own, foreign layers do no harm: another
-    head. Inside, they tell of another network: resnet34's layer1.2 in resnet18.
+    An unexpected module after the cut, or one with a name of its own, does no harm: it
+    may be another head. Inside a needed module it means another network, such as
+    layer1.2 of resnet34 in resnet18.
     """
     if key.endswith(_COUNTER):
         return False

@@ -1,7 +1,4 @@
-"""Read a file of weights, recognised by its content, without running code in it.
-
-Never here: which weights are meant, and how they match a network.
-"""
+"""Read a file of weights, recognised by its content, without running code in it."""
 
 from __future__ import annotations
 
@@ -39,13 +36,13 @@ def read_file(path: Path) -> Mapping[str, Any]:
     try:
         if _is_safetensors(path):
             return safetensors.load_file(path)
-        # Of a path torch would believe the suffix; it warns of pickles it will refuse.
+        # With a path, torch goes by the suffix. It warns of pickles that it refuses.
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
             tensors = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise ValueError(
-            f"weights file {str(path)!r} holds Python objects or is no torch file; "
-            "nothing in it was run. Save its tensors alone: "
+            f"weights file {str(path)!r} holds Python objects or is no torch file, and "
+            "code in files is not run; save its tensors alone: "
             "`torch.save(network.state_dict(), path)`"
         ) from err
     except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as err:
@@ -69,8 +66,8 @@ def read_file(path: Path) -> Mapping[str, Any]:
 
 
 def _require_plain(tensors: Mapping[str, Any], path: Path) -> None:
-    """Refuse dicts that hold themselves, and tensors that are no plain numbers."""
-    # A stack and no recursion: a file can be nested as deep as it likes.
+    """Raise if a dict holds itself, or a tensor does not hold plain numbers."""
+    # A stack, since a deeply nested file would break a recursion.
     stack, seen = [tensors], {id(tensors)}
     while stack:
         for key, value in stack.pop().items():
@@ -101,7 +98,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Return whether a file begins with a header length and JSON that fit into it."""
+    """Return whether a file begins with the length of a header, and JSON."""
     with path.open("rb") as file:
         start = file.read(9)
     length = int.from_bytes(start[:8], "little")
@@ -109,5 +106,5 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def first_line(err: Exception) -> str:
-    """Return the first line of an error's message, or its type."""
+    """Return the first line of the message of an error, or its type."""
     return (str(err) or type(err).__name__).strip().splitlines()[0][:200]
