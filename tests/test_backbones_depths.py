@@ -216,7 +216,7 @@ def test_codes_never_share_memory_with_the_map():
         ("layer9", r"no depth 'layer9'; choose from layer\d.*penultimate.*conv1"),
         ("layer1+layer2", "one depth at a time"),
         ("layer1:mode", "unknown pool 'mode'; choose from avg, max, gem"),
-        ("layer1:cls", r"gives a map .* choose from avg, max, gem, flatten, map"),
+        ("layer1:cls", r"is a map .* choose from avg, max, gem, flatten, map"),
         ("flatten:avg", "is a vector .* leave it out"),
     ],
 )

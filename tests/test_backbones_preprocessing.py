@@ -123,7 +123,7 @@ def test_dict_survives_json():
         ({"crop": 0}, "at least 1 px"),
         ({"crop": 300}, "give a resize of at least 300"),
         ({"interpolation": "cubic"}, "unknown interpolation 'cubic'; choose from"),
-        ({"std": (1, 0, 1)}, r"std=\(1.0, 0.0, 1.0\) .* must be from 0.003906 to 1"),
+        ({"std": (1, 0, 1)}, r"std=\(1.0, 0.0, 1.0\) must be from 0.003906 to 1"),
         ({"mean": (1, 2)}, "one finite number or three"),
         ({"mean": float("nan")}, "one finite number or three"),
         ({"antialias": False}, "Pillow always"),
