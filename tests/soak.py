@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def run(
                     words, stdout=subprocess.PIPE, text=True, env=environment
                 )
             )
-        said = [process.communicate()[0].splitlines() for process in running]
+        # All at once: a process whose pipe is full waits until somebody reads it.
+        with ThreadPoolExecutor(jobs) as threads:
+            outputs = threads.map(lambda process: process.communicate()[0], running)
+            said = [output.splitlines() for output in outputs]
     if any(process.returncode for process in running):
         raise SystemExit(f"the harness for {stage} ended with an error")
     lines = [[json.loads(line) for line in each] for each in said]
