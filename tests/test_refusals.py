@@ -205,20 +205,21 @@ def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", status)[1]) * 1024
 
 content = Path(sys.argv[1]).read_bytes()
-images.decode(Path(sys.argv[2]).read_bytes())
+options = {"value_range": (0, 65535)} if sys.argv[3] == "range" else {}
+images.decode(Path(sys.argv[2]).read_bytes(), **options)
 before = peak()
-images.decode(content)
+images.decode(content, **options)
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", ["rgba16", "float"])
+@pytest.mark.parametrize("kind", ["rgba16", "range", "float"])
 def test_an_image_takes_twelve_bytes_a_pixel_at_most(tmp_path, kind):
     side = 3000
 
     def content(side):
-        if kind == "rgba16":
+        if kind != "float":
             return rgba16(side)
         file = io.BytesIO()
         Image.fromarray(np.linspace(0, 1, side**2, dtype="f4").reshape(side, -1)).save(
@@ -229,6 +230,7 @@ def test_an_image_takes_twelve_bytes_a_pixel_at_most(tmp_path, kind):
     for name, n in (("small", 4), ("large", side)):
         (tmp_path / name).write_bytes(content(n))
     command = [sys.executable, "-c", MEASURED, tmp_path / "large", tmp_path / "small"]
+    command += [kind]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     # What is decoded alone takes three.
     assert 3 * side**2 < int(said) < 12 * side**2 + 2**24

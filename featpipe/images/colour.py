@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featpipe.images.values import Samples, ValueRange, bands, extremes
+from featpipe.images.values import Samples, ValueRange, bands, boxes, extremes
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["in_range", "to_rgb"]
 
-# Rows that are converted at once, where a conversion needs many bytes per pixel.
-_BAND = 256
 # Smaller shares of values outside the requested range are not noted.
 _NOTED = 0.01
 
@@ -85,12 +83,8 @@ def in_range(
         share = _share_outside(samples.bands(), low, high)
         if share >= _NOTED:
             notes.append(f"{100 * share:.0f} % of the values lie outside")
-    grey = _stretch(low, high)
-    if samples.alpha is None:
-        return _painted(image, samples.bands(), grey, notes)
-    colours = _painted(image, samples.bands(), grey, [])
-    colours.putalpha(samples.alpha)
-    return _over_white(colours, notes, "")
+    rows = samples.bands()
+    return _painted(image, rows, _stretch(low, high), notes, alpha=samples.alpha)
 
 
 def _stretch(low: float, high: float) -> _Grey:
@@ -99,8 +93,13 @@ def _stretch(low: float, high: float) -> _Grey:
     scale = 255 / (high - low) if high > low else 0.0
 
     def grey(values: np.ndarray) -> np.ndarray:
-        finite = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high)
-        return (np.clip(finite, low, high) - low) * scale
+        grey = np.nan_to_num(
+            values.astype(np.float64), copy=False, nan=low, posinf=high
+        )
+        np.clip(grey, low, high, out=grey)
+        grey -= low
+        grey *= scale
+        return grey
 
     return grey
 
@@ -114,16 +113,26 @@ def _share_outside(rows: _Rows, low: float, high: float) -> float:
 
 
 def _painted(
-    image: Image.Image, rows: _Rows, grey: _Grey, notes: list[str]
+    image: Image.Image,
+    rows: _Rows,
+    grey: _Grey,
+    notes: list[str],
+    *,
+    alpha: bool = False,
 ) -> Image.Image:
-    """Return values as grey RGB, with the transparent colour of the image as white."""
+    """Return values as grey RGB, over white where the image is transparent."""
     from PIL import Image
 
     hidden = image.info.get("transparency")
     result, hides = Image.new("RGB", image.size), False
     for top, values in rows:
         band = Image.fromarray(grey(values).astype(np.uint8)).convert("RGB")
-        if isinstance(hidden, int | tuple):
+        if alpha:
+            box = (0, top, image.width, top + band.height)
+            band.putalpha(image.crop(box).getchannel("A"))
+            band, transparent = _on_white(band)
+            hides |= transparent
+        elif isinstance(hidden, int | tuple):
             mask = values == hidden
             # A transparent colour needs a match in all three channels.
             mask = mask.all(axis=-1) if mask.ndim == 3 else mask
@@ -152,14 +161,20 @@ def _over_white(image: Image.Image, notes: list[str], depth: str) -> Image.Image
     # In bands, since the whole image at once would take 20 bytes per pixel, not 8.
     result = Image.new("RGB", image.size)
     hides = False
-    for top in range(0, image.height, _BAND):
-        bottom = min(top + _BAND, image.height)
-        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
-        if band.getchannel("A").getextrema() != (255, 255):
-            hides = True
-            page = Image.new("RGBA", band.size, (255, 255, 255, 255))
-            band = Image.alpha_composite(page, band)
-        result.paste(band.convert("RGB"), (0, top))
+    for box in boxes(image):
+        band, transparent = _on_white(image.crop(box).convert("RGBA"))
+        hides |= transparent
+        result.paste(band, box[:2])
     if hides:
         notes.append("alpha over white")
     return result
+
+
+def _on_white(band: Image.Image) -> tuple[Image.Image, bool]:
+    """Return RGBA as RGB over white, and whether any of it is transparent."""
+    from PIL import Image
+
+    if band.getchannel("A").getextrema() == (255, 255):
+        return band.convert("RGB"), False
+    page = Image.new("RGBA", band.size, (255, 255, 255, 255))
+    return Image.alpha_composite(page, band).convert("RGB"), True

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    *("Samples", "ValueRange", "bands", "describe_values", "extremes"),
+    *("Samples", "ValueRange", "bands", "boxes", "describe_values", "extremes"),
     *("note_unfilled", "parse_value_range", "samples_of", "unfilled"),
 ]
 
 ValueRange = str | tuple[float, float]
 """``"file"``, ``"auto"``, or the values that become black and white."""
 
-# Rows that are converted at once, where a conversion needs many bytes per pixel.
-_BAND = 256
+# Pixels that are converted at once: a conversion may need 80 bytes for each.
+_AT_ONCE = 2**17
 _MOST = 65535
 # Pillow's names for stored 16-bit colours, with the byte of a sample that it keeps.
 _COLOURS = re.compile(r"(RGB|RGBA|RGBX);16([LBN])$")
@@ -99,13 +99,13 @@ class Samples:
         Yields some rows at a time: the number of the first, and (n, W) or (n, W, 3).
     highest : float
         The highest value that the bits can hold; infinity for floats and 32 bits.
-    alpha : PIL.Image.Image, optional
-        8-bit opacity.
+    alpha : bool
+        Whether the loaded image has an opacity of its own, in its channel A.
     """
 
     bands: Callable[[], Iterator[tuple[int, np.ndarray]]]
     highest: float
-    alpha: Image.Image | None = None
+    alpha: bool = False
 
 
 def samples_of(
@@ -143,13 +143,13 @@ def samples_of(
         # Pillow keeps one byte of each sample. With the other byte order it keeps the
         # other one; the two together are the 16 bits.
         other = match[1] + ";16" + ("B" if kept == "L" else "L")
-        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        alpha = image.mode == "RGBA"
         low = cache(lambda: _reread(reopen(), other))
         return Samples(lambda: _two_bytes(image, low()), _MOST, alpha)
     if stored == "LA;16B":
         # Four bytes, two of grey and two of opacity, read as if they were RGBA.
         bytes_ = cache(lambda: _reread(reopen(), "RGBA"))
-        return Samples(lambda: _grey_bytes(bytes_()), _MOST, image.getchannel("A"))
+        return Samples(lambda: _grey_bytes(bytes_()), _MOST, alpha=True)
     return None
 
 
@@ -235,11 +235,17 @@ def _jpeg2000_bits(content: bytes) -> int:
     return min(max(bits, 1), 16)
 
 
+def boxes(image: Any) -> Iterator[tuple[int, int, int, int]]:
+    """Yield left, top, right and bottom of some rows at a time."""
+    n_rows = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, n_rows):
+        yield 0, top, image.width, min(top + n_rows, image.height)
+
+
 def bands(image: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Yield some rows of values at a time, with the number of the first row."""
-    for top in range(0, image.height, _BAND):
-        box = (0, top, image.width, min(top + _BAND, image.height))
-        yield top, np.asarray(image.crop(box))
+    for box in boxes(image):
+        yield box[1], np.asarray(image.crop(box))
 
 
 def extremes(rows: Iterable[tuple[int, np.ndarray]]) -> tuple[float, float]:
