@@ -91,20 +91,14 @@ class FoldCodes(ABC):
         return self.weights.sum(1)
 
     @cached_property
-    def _single_basis(self) -> torch.Tensor | None:
-        return None if self.basis is None else self.basis.float()
+    def _casts(self) -> dict[tuple[str, torch.dtype], torch.Tensor]:
+        return {}
 
-    def basis_in(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """Return the eigenvectors in the precision that products have."""
-        return self.basis if dtype == torch.float64 else self._single_basis
-
-    @cached_property
-    def _single_weights(self) -> torch.Tensor:
-        return self.weights.float()
-
-    def weights_in(self, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weights in the precision that a pass has."""
-        return self.weights if dtype == torch.float64 else self._single_weights
+    def cast(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """Return one of the tensors in the precision that a pass has."""
+        if (name, dtype) not in self._casts:
+            self._casts[name, dtype] = getattr(self, name).to(dtype)
+        return self._casts[name, dtype]
 
     def blocks(self, n_columns: int) -> Iterator[tuple[int, int]]:
         """Cut the rows into blocks whose scores a cache holds."""
@@ -130,12 +124,17 @@ class FoldCodes(ABC):
         return self
 
     @abstractmethod
-    def to_rows(self, theta: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return coefficients (n_folds, m, rank + 1) as `scores` takes them."""
+    def to_rows(
+        self, theta: torch.Tensor, dtype: torch.dtype, turned: bool = False
+    ) -> torch.Tensor:
+        """Return coefficients (n_folds, m, rank + 1) as `scores` takes them.
+
+        ``turned`` says that they are along ``basis``.
+        """
 
     @abstractmethod
-    def from_rows(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the gradient by coefficients from sums of `adjoint`, float64."""
+    def from_rows(self, gradient: torch.Tensor, turned: bool = False) -> torch.Tensor:
+        """Return the gradient by such coefficients from sums of `adjoint`, float64."""
 
     @abstractmethod
     def block(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
@@ -225,11 +224,13 @@ class RotatedCodes(FoldCodes):
         """Columns of what `adjoint` returns."""
         return self.rank + 1
 
-    def to_rows(self, theta: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def to_rows(
+        self, theta: torch.Tensor, dtype: torch.dtype, turned: bool = False
+    ) -> torch.Tensor:
         """Return the coefficients as they are."""
         return theta.to(dtype)
 
-    def from_rows(self, gradient: torch.Tensor) -> torch.Tensor:
+    def from_rows(self, gradient: torch.Tensor, turned: bool = False) -> torch.Tensor:
         """Return the sums as they are."""
         return gradient.double()
 
@@ -296,32 +297,53 @@ class SharedCodes(FoldCodes):
         )
 
     @cached_property
-    def _ratio(self) -> torch.Tensor:
+    def ratio(self) -> torch.Tensor:
         """What coefficients are multiplied by: one for the intercept."""
         ratio = self.moments.ratio[:, None]
         return torch.cat([ratio, torch.ones_like(ratio[..., :1])], dim=2)
 
     @cached_property
-    def _centre(self) -> torch.Tensor:
+    def centre(self) -> torch.Tensor:
         """What rows are moved by: zero for the column of ones."""
         centre = self.moments.centre[:, None]
         return torch.cat([centre, torch.zeros_like(centre[..., :1])], dim=2)
+
+    @cached_property
+    def turn(self) -> torch.Tensor:
+        """What makes coefficients along each fold's own basis those of the rows."""
+        assert self.basis is not None
+        return self._scaled(self.basis.mT).mT
+
+    def _scaled(self, theta: torch.Tensor) -> torch.Tensor:
+        """Return coefficients of the shared rows, with what is added to scores."""
+        v = theta * self.cast("ratio", theta.dtype)
+        v[..., -1:] -= v @ self.cast("centre", theta.dtype).mT
+        return v
 
     @property
     def summed_width(self) -> int:
         """Columns of what `adjoint` returns."""
         return self.rows.width + 1
 
-    def to_rows(self, theta: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def to_rows(
+        self, theta: torch.Tensor, dtype: torch.dtype, turned: bool = False
+    ) -> torch.Tensor:
         """Return coefficients of the shared rows, with what is added to scores."""
-        v = theta * self._ratio
-        v[..., -1:] -= v @ self._centre.mT
-        return v.to(dtype)
+        if self.basis is None or not turned:
+            return self._scaled(theta).to(dtype)
+        if self.is_exact:
+            return theta.to(dtype) @ self.cast("turn", dtype).mT
+        return self._scaled(theta.to(dtype) @ self.cast("basis", dtype).mT)
 
-    def from_rows(self, gradient: torch.Tensor) -> torch.Tensor:
+    def from_rows(self, gradient: torch.Tensor, turned: bool = False) -> torch.Tensor:
         """Return the gradient by the coefficients."""
-        sums = gradient.double()
-        return self._ratio * torch.addcmul(sums, sums[..., -1:], self._centre, value=-1)
+        turned = turned and self.basis is not None
+        if turned and self.is_exact:
+            return (gradient @ self.cast("turn", gradient.dtype)).double()
+        sums = gradient if turned else gradient.double()
+        ratio, centre = (self.cast(x, sums.dtype) for x in ("ratio", "centre"))
+        sums = ratio * torch.addcmul(sums, sums[..., -1:], centre, value=-1)
+        return (sums @ self.cast("basis", sums.dtype)).double() if turned else sums
 
     def block(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows that all folds share, (n_rows, width)."""

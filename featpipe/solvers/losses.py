@@ -29,6 +29,7 @@ __all__ = [
     "logistic_gap",
     "make_loss",
     "relative_gap",
+    "unweighted",
 ]
 
 # Share of the objective that a gain is at least taken to be.
@@ -45,8 +46,8 @@ class BlockLoss(NamedTuple):
     residual : (n_folds, n_units, n_columns, n_rows)
         Derivative of the weighted loss by the scores.
     curvature : (n_folds, n_units, n_columns, n_rows)
-        What ``hessian_product`` needs: probabilities of ``Softmax``, else the
-        second derivative by the score.
+        What ``hessian_product`` needs: weighted probabilities of ``Softmax``, else the
+        weighted second derivative by the score.
     sides : (n_folds, n_units, 2) float64
         Lower bounds of the summed second derivative over the rows of the class and
         over the others (one column); twice the sum of 1 - p for ``Softmax``, p being
@@ -57,6 +58,11 @@ class BlockLoss(NamedTuple):
     residual: torch.Tensor
     curvature: torch.Tensor
     sides: torch.Tensor
+
+
+def unweighted(summed: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return what was multiplied by the weights of the rows; zero where they are."""
+    return summed / weights.clamp_min(torch.finfo(weights.dtype).tiny)[:, None, None]
 
 
 class Softmax:
@@ -74,25 +80,27 @@ class Softmax:
         """Evaluate a block of scores."""
         at = targets.expand(*f.shape[:2], 1, -1)
         w = weights[:, None, None]
-        # The largest score becomes zero, so that no exponential overflows.
-        f = f - f.amax(2, keepdim=True)
+        # The largest score becomes zero, so that no exponential overflows. In place,
+        # as all that follows: what costs here is passes over the scores.
+        f -= f.amax(2, keepdim=True)
         own_log = f.gather(2, at)
         p = f.exp_()
         # The own class is kept apart: 1 - p of a nearly certain row would be rounded
         # away.
         own = p.gather(2, at)
-        rest = p.scatter_(2, at, 0.0).sum(2, keepdim=True)
+        rest = p.scatter_(2, at, torch.zeros_like(own)).sum(2, keepdim=True)
         total = rest + own
         loss = torch.where(
             own > 0.5, torch.log1p(rest / own), torch.log(total) - own_log
         )
         # Held-out rows of a class that is absent have infinite loss, and no weight.
         loss = torch.where(w > 0, loss * w, 0.0)
-        p /= total
-        missed = rest / total
-        residual = (p * w).scatter_(2, at, -missed * w)
-        p.scatter_(2, at, own / total)
-        sides = (missed * w).sum((2, 3), dtype=torch.float64)
+        share = w / total
+        missed = rest * share
+        p *= share
+        residual = p.scatter(2, at, -missed)
+        p.scatter_(2, at, own * share)
+        sides = missed.sum((2, 3), dtype=torch.float64)
         value = loss.sum((2, 3), dtype=torch.float64)
         return BlockLoss(value, residual, p, sides[..., None].expand(*sides.shape, 2))
 
@@ -101,8 +109,8 @@ class Softmax:
     ) -> torch.Tensor:
         """Return w (p df - p (p . df)) for every row."""
         q = curvature * df
-        q -= curvature * q.sum(2, keepdim=True)
-        return q.mul_(weights[:, None, None])
+        mean = unweighted(q.sum(2, keepdim=True), weights)
+        return q.addcmul_(curvature, mean, value=-1)
 
 
 class _OneColumn:
@@ -154,12 +162,14 @@ class Hinge(_OneColumn):
         self, f: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
     ) -> BlockLoss:
         """Evaluate a block of scores."""
-        hinge = (1 - targets * f.squeeze(2)).clamp_min_(0)
+        hinge = f.squeeze(2).mul_(-targets).add_(1).clamp_min_(0)
         weighted = weights[:, None] * hinge
         # Rows beyond the margin add nothing: the generalised Hessian of Keerthi and
         # DeCoste (2005).
-        bend = 2 * weights[:, None] * (hinge > 0)
-        return self._pack(weighted * hinge, -2 * targets * weighted, bend, targets)
+        bend = (2 * weights[:, None]) * (hinge > 0)
+        return self._pack(
+            hinge.mul_(weighted), weighted * (-2 * targets), bend, targets
+        )
 
 
 class Squared(_OneColumn):
@@ -205,7 +215,7 @@ def logistic_gap(
     steepest : (...) float64
         Largest eigenvalue of the Hessian of the loss by W, or anything larger.
     n_free : (...) int64
-        Intercept directions that change nothing (all alike, absent classes).
+        Intercept directions that change nothing (absent classes).
 
     Returns
     -------

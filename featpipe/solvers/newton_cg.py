@@ -57,9 +57,8 @@ ROUNDED_STREAMED = 1e-7
 # rounding lets nothing more be gained.
 IDLE, IDLE_STEPS = 1e-15, 5
 # Time of an operation in forming and factoring Hessians of columns relative to one in a
-# product: the former are large square products, the latter have few columns. Factors
-# of a joint loss save fewer steps, since every row bends every column a little.
-FACTOR_COST, JOINT_COST = 0.4, 1.0
+# product: the former are large square products, the latter have few columns.
+FACTOR_COST = 0.4
 # Share of the memory that they may take.
 FACTORS = 0.5
 
@@ -265,8 +264,11 @@ class _Batch:
 def worth_factoring(objective: Objective, at: Evaluation) -> float:
     """Return how many conjugate gradient steps cost as much as factoring."""
     n_rows, rank = objective.codes.rows.n_rows, objective.codes.rank
-    n_folds, n_units, k, _ = objective.shape
-    size = 8 * n_folds * n_units * k * rank**2
+    n_folds, n_units, *_ = objective.shape
+    if objective.joint:
+        # Every row bends every column a little: factors save few steps.
+        return math.inf
+    size = 8 * n_folds * n_units * rank**2
     if objective.codes.rows.kept is None and size > FACTORS * objective.n_bytes:
         return math.inf
     n_active = most_active(objective, at)
@@ -275,8 +277,7 @@ def worth_factoring(objective: Objective, at: Evaluation) -> float:
     else:
         # Rows that do not bend the loss are left out.
         factor = n_active * rank**2 + rank**3 / 3
-    cost = JOINT_COST if objective.joint else FACTOR_COST
-    return cost * factor / (2 * n_rows * rank)
+    return FACTOR_COST * factor / (2 * n_rows * rank)
 
 
 def conjugate_gradients(
@@ -305,6 +306,7 @@ def conjugate_gradients(
     unsolved : (n_units,) bool
         Units that were not solved in ``max_steps``, in any fold.
     """
+    r = preconditioner.enter(r)
     z = preconditioner(r)
     direction, p = torch.zeros_like(theta), z
     rz = inner(r, z)
@@ -313,7 +315,7 @@ def conjugate_gradients(
     n_steps = 0
     going = torch.ones_like(rz, dtype=torch.bool)
     for _ in range(max(1, max_steps)):
-        hp = objective.hessian_product(p, curvature, theta)
+        hp = objective.hessian_product(p, curvature, theta, preconditioner.classes)
         n_steps += 1
         bend = inner(p, hp)
         # Curvature below the rounding of the product is none that can be relied on.
@@ -330,7 +332,7 @@ def conjugate_gradients(
         beta = torch.where(going, new / rz.clamp_min(tiny), 0.0)
         p = torch.addcmul(z, beta[..., None, None], p) * going[..., None, None]
         rz = new * going
-    return direction, n_steps, going.any(0)
+    return preconditioner.leave(direction), n_steps, going.any(0)
 
 
 def search(

@@ -20,12 +20,15 @@ from featpipe.solvers.losses import (
     logistic_gap,
     make_loss,
     relative_gap,
+    unweighted,
 )
 
 __all__ = ["Curvature", "Evaluation", "Objective"]
 
 # Rows at most that the mean curvature between classes is measured on.
 CURVATURE_ROWS = 4096
+# What a sum of curvature is at least taken to be.
+TINY = 1e-300
 # Share of the memory that the curvature of every score may take.
 KEPT = 0.3
 
@@ -122,10 +125,9 @@ class Objective:
         # The intercept, the last coefficient, is not penalised.
         self.penalty[-1] = 0
         present = codes.class_weight > 0
-        # Scores of a class without rows can fall without end, as can all of a softmax
-        # together: along these the loss does not resist.
+        # Scores of a class without rows can fall without end: the loss does not resist.
         absent = (~present).sum(1, keepdim=True)
-        self.n_free = absent + 1 if self.joint else absent * 0
+        self.n_free = absent if self.joint else absent * 0
 
     def _but(self, **changes: Any) -> Objective:
         """Return an objective that differs from this one in some parameters."""
@@ -172,7 +174,7 @@ class Objective:
         for start, stop in self.spans:
             z = codes.block(start, stop, self.dtype)
             f = codes.scores(z, v).view(n_folds, n_units, k, -1)
-            weights = codes.weights_in(self.dtype)[:, start:stop]
+            weights = codes.cast("weights", self.dtype)[:, start:stop]
             part = self.loss(f, self.targets(start, stop), weights)
             value += part.value
             sides += part.sides
@@ -200,15 +202,17 @@ class Objective:
         """Return the summed second derivative of some rows by the scores."""
         if not self.joint:
             return curvature.sum(3, keepdim=True, dtype=torch.float64)
-        p = curvature * weights
-        diagonal = torch.diag_embed(p.sum(3, dtype=torch.float64))
+        p = unweighted(curvature, weights[:, 0, 0])
+        diagonal = torch.diag_embed(curvature.sum(3, dtype=torch.float64))
         return diagonal - (p @ curvature.mT).double()
 
     def _diagonalize(self, between: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return eigenvalues, ascending, and eigenvectors of what `_between` summed."""
         if self.k == 1:
             return between[..., 0], torch.ones_like(between)
-        values, vectors = torch.linalg.eigh(between)
+        # All scores moved alike change nothing: that is made the last eigenvector.
+        trace = between.diagonal(dim1=2, dim2=3).sum(2).clamp_min(TINY)
+        values, vectors = torch.linalg.eigh(between + trace[..., None, None])
         return values.clamp_min_(0), vectors
 
     def _gap(
@@ -265,24 +269,34 @@ class Objective:
         """Return the curvature of every score, a block of rows each, if it fits."""
         if not self.keeps:
             return None
-        return [part for *_, part in self._curvature(None, theta)]
+        return [part for *_, part in self.curvatures(None, theta)]
 
     def hessian_product(
-        self, direction: torch.Tensor, kept: Curvature, theta: torch.Tensor
+        self,
+        direction: torch.Tensor,
+        kept: Curvature,
+        theta: torch.Tensor,
+        classes: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the Hessian at ``theta``, of such curvature, times a direction."""
+        """Return the Hessian at ``theta``, of such curvature, times a direction.
+
+        With eigenvectors ``classes`` of an `Evaluation`, both are along them and along
+        the basis of the codes.
+        """
         codes, (n_folds, n_units, k, _) = self.codes, self.shape
-        dtype = self.product_dtype
-        dv = codes.to_rows(direction.flatten(1, 2), dtype)
+        dtype, turned = self.product_dtype, classes is not None
+        moved = direction if classes is None or k == 1 else classes @ direction
+        dv = codes.to_rows(moved.flatten(1, 2), dtype, turned)
         sums = self._zero_sums(dtype)
-        for start, stop, curvature in self._curvature(kept, theta):
+        for start, stop, curvature in self.curvatures(kept, theta):
             z = codes.block(start, stop, dtype)
             df = codes.scores(z, dv).view(n_folds, n_units, k, -1)
-            weights = codes.weights_in(dtype)[:, start:stop]
+            weights = codes.cast("weights", dtype)[:, start:stop]
             change = self.loss.hessian_product(curvature, df, weights)
             sums += codes.adjoint(z, change.flatten(1, 2))
-        product = codes.from_rows(sums).view(self.shape)
-        return self.C[:, None, None] * product + self.penalty * direction
+        product = codes.from_rows(sums, turned).view(self.shape)
+        product = product if classes is None or k == 1 else classes.mT @ product
+        return torch.addcmul(self.C[:, None, None] * product, self.penalty, direction)
 
     def _zero_sums(self, dtype: torch.dtype) -> torch.Tensor:
         """Return zeros for the sums of `FoldCodes.adjoint`."""
@@ -291,22 +305,7 @@ class Objective:
         shape = n_folds, n_units * k, width
         return torch.zeros(shape, dtype=dtype, device=self.C.device)
 
-    def column_bends(
-        self, kept: Curvature, theta: torch.Tensor
-    ) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield blocks with the second derivative by each column's own score.
-
-        These are (n_folds, n_units * n_columns, n_rows) float64, weights included.
-        """
-        for start, stop, curvature in self._curvature(kept, theta):
-            bend = curvature.flatten(1, 2).double()
-            if self.joint:
-                # Rounding makes some probabilities a little more than one.
-                bend = (bend * (1 - bend)).clamp_min_(0)
-                bend = bend * self.codes.weights[:, None, start:stop]
-            yield start, stop, bend
-
-    def _curvature(
+    def curvatures(
         self, kept: Curvature, theta: torch.Tensor
     ) -> Iterator[tuple[int, int, torch.Tensor]]:
         """Yield blocks with their curvature, kept or worked out anew."""
@@ -319,6 +318,6 @@ class Objective:
         for start, stop in self.spans:
             z = codes.block(start, stop, self.dtype)
             f = codes.scores(z, v).view(n_folds, n_units, k, -1)
-            weights = codes.weights_in(self.dtype)[:, start:stop]
+            weights = codes.cast("weights", self.dtype)[:, start:stop]
             loss = self.loss(f, self.targets(start, stop), weights)
             yield start, stop, loss.curvature.to(self.product_dtype)

@@ -47,88 +47,102 @@ GATHER = 0.7
 FEW = 0.7
 
 
+class _InPlace:
+    """A preconditioner of gradients as they are."""
+
+    classes = None
+
+    def enter(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return a gradient as conjugate gradients take it."""
+        return gradient
+
+    def leave(self, direction: torch.Tensor) -> torch.Tensor:
+        """Return a direction for the coefficients."""
+        return direction
+
+
 @dataclass(frozen=True, eq=False)
 class MeanRow:
-    """Inverse of the mean-row Hessian of every unit.
+    """Inverse of the mean-row Hessian of every unit, in the eigenbases of A and G.
+
+    There it is diagonal, so conjugate gradients stay there from `enter` to `leave`.
 
     Parameters
     ----------
     inverse : (n_folds, n_units, n_columns, rank + 1) float64
-        In both eigenbases.
-    classes : (n_folds, n_units, n_columns, n_columns) float64 or None
-        Eigenvectors of A; None for one column.
+    classes : (n_folds, n_units, n_columns, n_columns) float64
+        Eigenvectors of A.
     basis : `FoldCodes.basis`, or None
     """
 
     inverse: torch.Tensor
-    classes: torch.Tensor | None
+    classes: torch.Tensor
     basis: torch.Tensor | None
 
+    def enter(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return a gradient in both eigenbases."""
+        x = self.classes.mT @ gradient
+        return x if self.basis is None else self._turn(x, self.basis)
+
+    def leave(self, direction: torch.Tensor) -> torch.Tensor:
+        """Return a direction for the coefficients."""
+        x = direction if self.basis is None else self._turn(direction, self.basis.mT)
+        return self.classes @ x
+
+    def _turn(self, x: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+        turned = x.flatten(1, 2).to(basis.dtype) @ basis
+        return turned.view_as(x).double()
+
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the inverse times a gradient of the shape of ``inverse``."""
-        if self.classes is not None:
-            # All scores moved alike change nothing; rounding must not move them.
-            gradient = gradient - gradient.mean(2, keepdim=True)
-            gradient = self.classes.mT @ gradient
-        x = gradient
-        if self.basis is not None:
-            x = (x.flatten(1, 2).to(self.basis.dtype) @ self.basis).view_as(x)
-        x = self.inverse * x
-        if self.basis is not None:
-            x = (x.flatten(1, 2).to(self.basis.dtype) @ self.basis.mT).view_as(x)
-            x = x.double()
-        if self.classes is not None:
-            x = self.classes @ x
-            x = x - x.mean(2, keepdim=True)
-        return x
+        """Return the inverse times a gradient that has entered."""
+        return self.inverse * gradient
 
 
 def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanRow:
     """Return the preconditioner of a batch where it was evaluated."""
-    codes, penalty = objective.codes, objective.penalty
-    basis = codes.basis_in(objective.product_dtype)
+    codes, penalty, basis = objective.codes, objective.penalty, None
+    if codes.basis is not None:
+        basis = codes.cast("basis", objective.product_dtype)
     weight = torch.cat([codes.eigenvalues, codes.mass[:, None]], dim=1)
     weight = objective.C[:, None] * weight[:, None]  # (n_folds, n_units, rank + 1)
     if objective.k == 1:
         least = torch.finfo(weight.dtype).tiny
         full = (at.bends * weight + penalty).clamp_min(least)
-        return MeanRow(1 / full[:, :, None], None, basis)
+        return MeanRow(1 / full[:, :, None], at.classes, basis)
     values = at.bends[..., None]
     full = values * weight[:, :, None] + penalty
     free = values <= FREE * values.amax(2, keepdim=True)
     # Nothing resists there but the penalty: the intercepts stay as they are.
     inverse = torch.where(free & (penalty == 0), 0.0, 1 / full)
+    # All scores moved alike change nothing; rounding must not move them.
+    inverse[:, :, -1] = 0
     return MeanRow(inverse, at.classes, basis)
 
 
 @dataclass(frozen=True, eq=False)
-class OwnColumn:
-    """Inverse of each column's own Hessian; of several columns, they sum to zero.
+class OwnColumn(_InPlace):
+    """Inverse of each column's own Hessian.
 
     Parameters
     ----------
-    factor : (n_folds, n_units, n_columns, rank + 1, rank + 1)
+    factor : (n_folds, n_units, rank + 1, rank + 1)
         Of Cholesky.
     """
 
     factor: torch.Tensor
 
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the inverse times a gradient, (n_folds, n_units, n_columns, -1)."""
-        joint = gradient.shape[2] > 1
-        if joint:
-            gradient = gradient - gradient.mean(2, keepdim=True)
-        x = gradient.to(self.factor.dtype).unsqueeze(-1)
+        """Return the inverse times a gradient, (n_folds, n_units, 1, rank + 1)."""
+        x = gradient.to(self.factor.dtype).mT
         # `torch.cholesky_solve` copies the factors, and takes four times as long.
         x = torch.linalg.solve_triangular(self.factor, x, upper=False)
         x = torch.linalg.solve_triangular(self.factor.mT, x, upper=True)
-        x = x.squeeze(-1).double()
-        centred: torch.Tensor = x - x.mean(2, keepdim=True) if joint else x
-        return centred
+        solved: torch.Tensor = x.mT.double()
+        return solved
 
 
 @dataclass(frozen=True, eq=False)
-class FewRows:
+class FewRows(_InPlace):
     """Inverse of each column's own Hessian, by the rows that bend its loss.
 
     With h their second derivatives and S = √(C h) Z, the Hessian is I + SᵀS for the
@@ -195,7 +209,7 @@ def _cholesky(h: torch.Tensor) -> torch.Tensor:
 
 def most_active(objective: Objective, at: Evaluation) -> int:
     """Return how many rows bend the loss of one column at most."""
-    if at.curvature is None or objective.joint or objective.codes.rows.kept is None:
+    if at.curvature is None or objective.codes.rows.kept is None:
         return objective.codes.rows.n_rows
     counts = torch.stack([(part > 0).sum(3) for part in at.curvature])
     return int(counts.sum(0).max())
@@ -223,18 +237,17 @@ def _precision(objective: Objective) -> torch.dtype:
 def column_hessians(
     objective: Objective, at: Evaluation, theta: torch.Tensor
 ) -> torch.Tensor:
-    """Return each column's Hessian, (n_folds, n_units, n_columns, size, size)."""
-    codes, (n_folds, n_units, k, size) = objective.codes, objective.shape
+    """Return each column's Hessian, (n_folds, n_units, size, size)."""
+    codes, (n_folds, n_units, _, size) = objective.codes, objective.shape
     dtype = _precision(objective)
-    h = theta.new_zeros(n_folds, n_units * k, size, size, dtype=dtype)
+    h = theta.new_zeros(n_folds, n_units, size, size, dtype=dtype)
     step = max(1, GATHERED // (n_folds * codes.rows.n_rows * size))
-    for start, stop, bend in objective.column_bends(at.curvature, theta):
-        z, bend = codes.fold_rows(start, stop, dtype), bend.to(dtype)
-        for first in range(0, n_units * k, step):
+    for start, stop, bend in objective.curvatures(at.curvature, theta):
+        z, bend = codes.fold_rows(start, stop, dtype), bend.squeeze(2).to(dtype)
+        for first in range(0, n_units, step):
             some = slice(first, first + step)
             h[:, some] += _bent_gram(z, bend[:, some])
-    h = h.view(n_folds, n_units, k, size, size)
-    h *= objective.C[:, None, None, None].to(dtype)
+    h *= objective.C[:, None, None].to(dtype)
     h.diagonal(dim1=-2, dim2=-1).add_(objective.penalty)
     return h
 
