@@ -258,7 +258,7 @@ def test_nested_parts_choose_as_each_would_alone(one):
         ]
         parts.append(classifiers.NestedPart(train, inner))
     # So exact that no row near a boundary may be told otherwise.
-    model = one(Cs=FEW, tol=1e-6)
+    model = one(Cs=FEW, tol=1e-8)
     together = classifiers.fit_nested(model, X, y, parts)
     for part, model in zip(parts, together, strict=True):
         alone = clone(model).set_params(cv=part.selection)
