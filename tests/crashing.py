@@ -1,18 +1,15 @@
 """Extractions that are killed at every step of their protocol, and then run again.
 
-`python crashing.py PHOTOS WORK` prints one line of JSON an experiment, which
-`test_extraction_resume.py` judges. One process for all of them: torch is imported once,
-and each run is a fork that may die.
+`test_extraction_resume.py` judges the experiments. One process for all of them: torch
+is imported once, and each run is a fork that may die.
 """
 
 import functools
 import gc
-import json
 import os
 import resource
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 
 import torch
 from extracting import OPTIONS, run
+from trapping import apart
 
 from featpipe import backbones, codes, extraction
 from featpipe.extraction import plan, runner
@@ -94,26 +92,11 @@ POINTS: dict[str, tuple[Any, str, int, Callable[[], None], str]] = {
 }
 
 
-def apart(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run in a fork; give what it says, and how it ended."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        said: dict[str, Any] = {}
-        try:
-            said = act()
-        except BaseException as error:
-            said = {"error": type(error).__name__, "said": str(error)}
-        with os.fdopen(writer, "w") as pipe:
-            json.dump(said, pipe)
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
-    status = os.waitpid(child, 0)[1]
-    signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    return {"signal": signalled, **(json.loads(text) if text else {})}
+def once(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run in a fork; return its value or its error, and the signal that ended it."""
+    told = apart(act)
+    del told["seconds"]
+    return {**told.pop("value", {}), **told}
 
 
 def extract(photos: Path, path: Path, **changes: Any) -> dict[str, Any]:
@@ -141,15 +124,15 @@ def experiment(name: str, photos: Path, work: Path) -> dict[str, Any]:
         at(*POINTS[name])
         return extract(photos, path)
 
-    first = apart(broken)
+    first = once(broken)
     between = {
         "parts": parts(path),
         "rows": rows(path),
         "final": path.exists(),
         "left": sorted(found.name for found in path.parent.iterdir()),
     }
-    again = apart(lambda: extract(photos, path))
-    return {"name": name, "first": first, "between": between, "again": again}
+    again = once(lambda: extract(photos, path))
+    return {"first": first, "between": between, "again": again}
 
 
 def killed_at_random(photos: Path, path: Path, seconds: float) -> int:
@@ -173,14 +156,14 @@ def grown(photos: Path, work: Path) -> dict[str, Any]:
         at(Path, "replace", 3, die, "after")
         return extract(photos, path)
 
-    apart(broken)
+    once(broken)
     other = work / "grown photos"
     shutil.copytree(photos, other)
     content = (photos / "ant" / "002.png").read_bytes()
     (other / "ant" / "!first.png").write_bytes(content + b"more")
-    again = apart(lambda: extract(other, path))
-    apart(lambda: extract(other, work / "grown" / "fresh.h5"))
-    return {"name": "grown", "again": again}
+    again = once(lambda: extract(other, path))
+    once(lambda: extract(other, work / "grown" / "fresh.h5"))
+    return {"again": again}
 
 
 def deeper(photos: Path, work: Path) -> dict[str, Any]:
@@ -193,14 +176,15 @@ def deeper(photos: Path, work: Path) -> dict[str, Any]:
         at(Path, "replace", 3, die, "after")
         return extract(photos, path, depth=["body:max"])
 
-    apart(broken)
-    again = apart(lambda: extract(photos, path, depth=["body:max"]))
+    once(broken)
+    again = once(lambda: extract(photos, path, depth=["body:max"]))
     fresh = work / "deeper" / "fresh.h5"
-    apart(lambda: extract(photos, fresh, depth=[*OPTIONS["depth"], "body:max"]))
-    return {"name": "deeper", "again": again}
+    once(lambda: extract(photos, fresh, depth=[*OPTIONS["depth"], "body:max"]))
+    return {"again": again}
 
 
-def main(photos: Path, work: Path) -> None:
+def experiments(photos: Path, work: Path) -> dict[str, dict[str, Any]]:
+    """Run all experiments. It changes featpipe for good: in a fork that ends soon."""
     torch.set_num_threads(1)
     plan.SLICE = SLICE
     runner._SECONDS = 0.0  # every slice ends a part
@@ -213,18 +197,15 @@ def main(photos: Path, work: Path) -> None:
     reference = work / "unbroken" / "codes.h5"
     reference.parent.mkdir()
     start = time.perf_counter()
-    print(json.dumps({"name": "unbroken", **apart(lambda: extract(photos, reference))}))
+    told = {"unbroken": once(lambda: extract(photos, reference))}
     took = time.perf_counter() - start
     for name in POINTS:
-        print(json.dumps(experiment(name, photos, work)), flush=True)
+        told[name] = experiment(name, photos, work)
     path = work / "at random" / "codes.h5"
     path.parent.mkdir()
     lived = [killed_at_random(photos, path, took * k / 10) for k in range(1, 10)]
-    again = apart(lambda: extract(photos, path))
-    print(json.dumps({"name": "at random", "lived": lived, "again": again}))
-    print(json.dumps(grown(photos, work)))
-    print(json.dumps(deeper(photos, work)))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    again = once(lambda: extract(photos, path))
+    told["at random"] = {"lived": lived, "again": again}
+    told["grown"] = grown(photos, work)
+    told["deeper"] = deeper(photos, work)
+    return told

@@ -19,7 +19,7 @@ from featpipe.parallel import Jobs, cluster
 
 pytest.importorskip("distributed", reason="Dask is not installed: featpipe[dask]")
 
-from clusters import Cluster
+from clusters import WITHOUT_FEATPIPE, Cluster
 from clusters import cluster as started
 from distributed.comm.core import CommClosedError
 
@@ -28,7 +28,7 @@ N_IMAGES = 160
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory) -> Iterator[Cluster]:
-    with started(tmp_path_factory.mktemp("cluster"), 3) as made:
+    with started(tmp_path_factory.mktemp("cluster"), 3, in_forks=True) as made:
         yield made
 
 
@@ -125,7 +125,7 @@ def test_a_worker_without_featpipe_or_with_another_version_is_named(
     three, many, tmp_path
 ):
     for first, reason in (
-        ("import sys; sys.modules['featpipe'] = None", "has no featpipe; install"),
+        (WITHOUT_FEATPIPE, "has no featpipe; install"),
         (
             "import featpipe; featpipe.__version__ = '0.0.1'",
             r"has featpipe 0\.0\.1, and this process has",
@@ -156,9 +156,7 @@ def test_a_worker_without_featpipe_that_joins_later_is_one_that_dies(
 
     def join(progress):
         if progress.computed and not joined:
-            joined.append(
-                three.add_worker("import sys; sys.modules['featpipe'] = None")
-            )
+            joined.append(three.add_worker(WITHOUT_FEATPIPE))
 
     found, _ = run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=join)
     assert found.path.read_bytes() == alone
