@@ -1,11 +1,13 @@
-"""Small things that several rooms' tests share."""
+"""Small things that the tests of several packages share."""
 
 import functools
 import gc
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is loaded: tests run side by side, a process a core, and many fork, which
 # threads of OpenMP do not survive.
@@ -16,6 +18,8 @@ import pytest
 import typer.main
 import typer.testing
 from PIL import Image
+
+from featpipe import backbones
 
 Draw = Callable[..., Path]
 
@@ -66,6 +70,51 @@ def commands_made_once() -> Iterator[None]:
         make = functools.cache(typer.main.get_command)
         patch.setattr(typer.testing, "_get_command", make, raising=False)
         yield
+
+
+_loaded: dict[object, Any] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_loaded_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Load a network once for all tests but those of loading: it takes 0.1 seconds.
+
+    Nothing changes a network that was loaded; each module's end checks that.
+    """
+    if request.module.__name__.startswith(("test_backbones", "test_mini")):
+        yield
+        return
+    used: dict[object, str] = {}
+
+    def load(name: str, **named: Any) -> Any:
+        from featpipe.backbones.loading import load
+
+        weights = named.get("weights")
+        # What lies in a file or in a module of one's own may be another thing by now.
+        if ":" in name or not (weights == "none" or (name, weights) == ("mini", None)):
+            return load(name, **named)
+        key = name, repr(sorted(named.items()))
+        if key not in _loaded:
+            _loaded[key] = load(name, **named)
+        if key not in used:
+            used[key] = _digest(_loaded[key])
+        return _loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Not `setattr`: to keep what it replaces, it would import torch.
+        patch.setitem(backbones.__dict__, "load", load)
+        yield
+    for key, digest in used.items():
+        assert _digest(_loaded[key]) == digest, f"{key} has changed"
+
+
+def _digest(backbone: Any) -> str:
+    """Return a digest of the weights of a network, whole and cut."""
+    found = hashlib.sha256()
+    for network in (backbone.network, backbone.cut):
+        for name, tensor in network.state_dict().items():
+            found.update(name.encode() + tensor.numpy().tobytes())
+    return found.hexdigest()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from test_cli import SMALL, featpipe_says, refused
 import featpipe
 from featpipe.cli.run_folder import default_folder
 
-QUICK = [*SMALL, "--classifiers", "nearest-mean"]
+QUICK = [*SMALL, "--classifiers", "nearest-mean", "--folds", "2"]
 
 
 @pytest.fixture
