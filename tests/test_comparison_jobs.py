@@ -3,8 +3,13 @@
 import json
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,11 +104,34 @@ def test_an_interrupted_comparison_leaves_no_fit_behind(file, two_threads):
     assert not {name for name in names if name.startswith("fit")}
 
 
-def test_two_processes_write_the_record_of_one(file, tmp_path):
+class Forks:
+    """Two processes that need not import anything, being forks of this one."""
+
+    is_here = False
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        with ProcessPoolExecutor(2, get_context("fork")) as pool:
+
+            def run(function: Callable, todo: list[bytes]) -> Iterator[Any]:
+                for done in as_completed(
+                    [pool.submit(function, each) for each in todo]
+                ):
+                    yield done.result()
+
+            yield SimpleNamespace(n_here=2, run=run)
+
+
+@pytest.fixture(params=["forks", pytest.param("loky", marks=pytest.mark.slow)])
+def two(request) -> Forks | int:
+    return Forks() if request.param == "forks" else 2
+
+
+def test_two_processes_write_the_record_of_one(file, tmp_path, two):
     told = []
     alone = record(file, tmp_path / "a.json")
     shared = record(
-        file, tmp_path / "b.json", jobs=2, progress=lambda *said: told.append(said)
+        file, tmp_path / "b.json", jobs=two, progress=lambda *said: told.append(said)
     )
     assert shared == alone
     assert len(alone["scores"]) == 7
@@ -112,13 +140,12 @@ def test_two_processes_write_the_record_of_one(file, tmp_path):
     assert told[-1] == (8, 8, "done")
 
 
-@pytest.mark.slow
-def test_an_ensemble_alone_is_the_same_too(file, tmp_path):
+def test_an_ensemble_alone_is_the_same_too(file, two):
     asked = {"classifiers": ["ensemble"], "Cs": [1e-3, 1e-2]}
-    one, two = (featpipe.compare(file, jobs=jobs, **asked) for jobs in (None, 2))
-    assert [s.classifier for s in two.scores] == ["ensemble"]
-    assert two.scores[0].test_predicted == one.scores[0].test_predicted
-    assert two.scores[0].accuracy == one.scores[0].accuracy
+    alone, shared = (featpipe.compare(file, jobs=jobs, **asked) for jobs in (None, two))
+    assert [s.classifier for s in shared.scores] == ["ensemble"]
+    assert shared.scores[0].test_predicted == alone.scores[0].test_predicted
+    assert shared.scores[0].accuracy == alone.scores[0].accuracy
 
 
 def test_little_memory_gives_the_same_scores(file, tmp_path):
@@ -135,10 +162,8 @@ def test_what_cannot_read_in_blocks_is_refused_where_memory_is_short(file):
         featpipe.compare(file, classifiers=["knn", "svm", "lda"], memory="10KB")
 
 
-@pytest.mark.parametrize(
-    "fault", ["gone", pytest.param("another", marks=pytest.mark.slow)]
-)
-def test_a_worker_that_sees_no_such_file_says_so(file, tmp_path, fault, monkeypatch):
+@pytest.mark.parametrize("fault", ["gone", "another"])
+def test_a_worker_that_sees_no_such_file_says_so(two, tmp_path, fault, monkeypatch):
     path = write(tmp_path / "a.h5")
     plain = tasks.split_task
 
@@ -150,7 +175,7 @@ def test_a_worker_that_sees_no_such_file_says_so(file, tmp_path, fault, monkeypa
     monkeypatch.setattr(tasks, "split_task", split)
     problem = "does not see" if fault == "gone" else "sees another file as"
     with pytest.raises(RuntimeError, match=f"worker .* {problem} .*a.h5; put the"):
-        featpipe.compare(path, classifiers=["linear"], depth="stage1", jobs=2)
+        featpipe.compare(path, classifiers=["linear"], depth="stage1", jobs=two)
 
 
 def test_no_scheduler_is_said_at_once(file):

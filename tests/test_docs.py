@@ -21,18 +21,20 @@ from typing import Any
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 import torch
 import torchvision
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from PIL import Image
+from sklearn.datasets import load_digits
 from traitlets.config import Config
 from trapping import apart
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from featpipe.cli.app import app
-from featpipe.demo import write_digits
 
 SqueezeNet = torchvision.models.SqueezeNet1_0_Weights.IMAGENET1K_V1
 ROOT = Path(__file__).parents[1]
@@ -125,14 +127,13 @@ def store(tmp_path_factory: pytest.TempPathFactory, draw) -> Path:
     for k in range(3):
         draw(folder / "new_photos" / f"{k}.png", 50 + k)
     draw(folder / "new.jpg", 60)
-    write_digits(folder / "all")
-    for split in ("train", "test"):
-        for digit in "012":
-            for path in sorted((folder / "all" / split / digit).iterdir())[:8]:
-                kept = folder / "demo" / "digits" / split / digit / path.name
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, kept)
-    shutil.rmtree(folder / "all")
+    digits = load_digits()
+    for digit in range(3):
+        for k, i in enumerate(np.flatnonzero(digits.target == digit)[:16]):
+            split = ("train", "test")[k % 2]
+            path = folder / "demo" / "digits" / split / str(digit) / f"{i:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((digits.images[i] * 15).astype(np.uint8)).save(path)
     labels = [f"photos/{k:03}.jpg,{('daisy', 'rose')[k % 2]}" for k in range(12)]
     (folder / "photos.csv").write_text(
         "\n".join(["path,label,split", *(f"{row},train" for row in labels[:8])])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,10 @@ def test_other_options_are_refused_by_name(trained, tmp_path, change, told):
 
 
 @pytest.mark.parametrize("change", ["content", "label", "new"])
-def test_other_images_are_told(kinds, tmp_path, draw, change):
-    featpipe.finetune(kinds, tmp_path / "m", **ASKED)
+def test_other_images_are_told(trained, tmp_path, draw, change):
+    kinds = shutil.copytree(trained[0], tmp_path / "kinds", symlinks=True)
+    (tmp_path / "m").write_bytes(trained[1])
+    assert not featpipe.finetune(kinds, tmp_path / "m", **ASKED).is_new
     image = kinds / "train" / "a" / "0.png"
     if change == "content":
         draw(image, 77)  # of the same size in bytes or not, its time is another

@@ -124,15 +124,20 @@ def test_codes_without_a_cache_go_through_a_pipeline(
     assert pipeline.fit(paths[:16], y[:16]).score(paths[16:], y[16:]) > 0.5
 
 
+# As forks, the processes have all imported that others import anew.
+@pytest.mark.parametrize(
+    "backend", ["multiprocessing", pytest.param("loky", marks=pytest.mark.slow)]
+)
 def test_a_parallel_search_shares_one_cache(
-    paths: list[str], y: list[str], extracted: codes.Codes, tmp_path: Path
+    paths: list[str], y: list[str], extracted: codes.Codes, tmp_path: Path, backend: str
 ) -> None:
     pipeline = make_pipeline(
         CNNCodes(cache=tmp_path / "c.h5", **SMALL), LogisticRegression()
     )
     grid = {"logisticregression__C": [0.01, 1.0]}
     search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2, refit=False)
-    search.fit(paths, y)
+    with joblib.parallel_config(backend=backend):
+        search.fit(paths, y)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     cache = featpipe.read(tmp_path / "c.h5")
     assert len(cache) == 20

@@ -72,17 +72,17 @@ def test_a_range_gives_12_bits_the_accuracy_of_8(stripes, tmp_path):
     assert min(found) > best - 0.05
 
 
-SENTENCE = "180 images of more than 8 bits do not fill their range (brightest value 3,"
+SENTENCE = "30 images of more than 8 bits do not fill their range (brightest value 3,"
 
 
 def test_it_is_said_an_image_and_once_in_the_end(stripes, tmp_path):
     with pytest.warns(UserWarning, match="do not fill their range") as caught:
-        found = featpipe.extract(stripes, tmp_path / "x.h5", **MINI)
+        found = featpipe.extract(stripes, tmp_path / "x.h5", limit=30, **MINI)
     assert len(caught) == 1
-    assert (
-        len([text for *_, text in found.notes if text.startswith("brightest")]) == 180
+    assert len([text for *_, text in found.notes if text.startswith("brightest")]) == 30
+    said = featpipe_says(
+        "extract", stripes, "-o", tmp_path / "y.h5", "--limit", 30, *CLI
     )
-    said = featpipe_says("extract", stripes, "-o", tmp_path / "y.h5", *CLI)
     assert said.exit_code == 0
     assert said.stderr.count(SENTENCE) == 1
     assert "value range 0:4095 (--value-range) keeps it" in said.stderr
@@ -105,7 +105,7 @@ def test_a_range_belongs_to_the_fingerprint(stripes, tmp_path):
 
 
 def test_all_doors_give_the_same_codes(stripes, tmp_path):
-    codes = extracted(stripes, tmp_path / "x.h5", value_range=(0, 4095))
+    codes = extracted(stripes, tmp_path / "x.h5", value_range=(0, 4095), limit=20)
     paths = [stripes / path for path in codes.paths[:9]]
     X, _ = codes.arrays("penultimate")
     for items in (paths, [Image.open(path) for path in paths]):
@@ -156,7 +156,7 @@ def test_run_takes_the_range_and_refuses_what_is_none(stripes, tmp_path):
     out = tmp_path / "out"
     said = featpipe_says(
         *("run", stripes, "-o", out, *CLI, "--value-range", "0:4095"),
-        *("--classifiers", "nearest-mean"),
+        *("--classifiers", "nearest-mean", "--limit", 60),
     )
     assert said.exit_code == 0, said.output
     assert "do not fill" not in said.stderr
