@@ -20,7 +20,7 @@ import featpipe
 from featpipe import report as reports
 from featpipe.cli.app import app
 from featpipe.predictor import exporting
-from featpipe.report import Report, make_report
+from featpipe.report import Report, make_report, making
 
 pytest_plugins = ["predictor_fixtures"]
 
@@ -43,15 +43,10 @@ def disk(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported(kinds_h5) -> None:
-    """Import once what every fork would import by itself: bokeh, matplotlib, …"""
+def imported() -> None:
+    """Import once what every fork would import by itself."""
     importlib.import_module("featpipe.finetuning.augment")
     importlib.import_module("torch._dynamo")  # optimisers import it late
-    pictures = str(kinds_h5.path.with_name("warm"))
-    page = f"{pictures}.html"
-    CliRunner().invoke(
-        app, ["report", str(kinds_h5.path), "-o", page, "--png", pictures]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +68,13 @@ def networks(kinds_h5) -> tuple[Path, bytes]:
 
 
 @pytest.fixture(scope="module")
-def report(kinds_h5) -> Report:
-    """Make a report once; what is tried here is writing it."""
+def report(kinds_h5) -> tuple[Report, str, dict[str, bytes]]:
+    """Make a report, its page and its plots once: what is tried here is writing."""
     pytest.importorskip("bokeh", reason="the extra `report` is not installed")
-    return make_report(kinds_h5)
+    made = make_report(kinds_h5)
+    page = making.render(made.files, made.findings, made.map, made.notes)
+    plots = {name: making.png_of(figure) for name, figure in made.figures().items()}
+    return made, page, plots
 
 
 def fill(disk: Path, free: int) -> Path:
@@ -100,6 +98,7 @@ EXTRACT = (
     "extract {src} -o {disk}/c.h5 --backbone mini --weights none --input-size 32 "
     "--precision fp32 --workers 1"
 )
+COMPARE = "compare {h5} --classifiers linear --C-grid 1e-3:1e-2:2"
 # Each with what it writes, and the bytes that are left: none, and some.
 COMMANDS = {
     "extract": (EXTRACT, ["c.h5"], 200_000),
@@ -107,12 +106,9 @@ COMMANDS = {
     "extract, a depth more": (f"{EXTRACT} --depth penultimate --depth stage3", ["c.h5"],
                               200_000),
     "merge": ("merge {h5} -o {disk}/all.h5", ["all.h5"], 60_000),
-    "compare --json": ("compare {h5} --classifiers linear --json {disk}/s.json",
-                       ["s.json"], 4096),
-    "compare --csv": ("compare {h5} --classifiers linear --csv {disk}/s.csv",
-                      ["s.csv"], 0),
-    "compare --predictions": (
-        "compare {h5} --classifiers linear --predictions {disk}/p.csv", ["p.csv"], 0),
+    "compare --json": (f"{COMPARE} --json {{disk}}/s.json", ["s.json"], 4096),
+    "compare --csv": (f"{COMPARE} --csv {{disk}}/s.csv", ["s.csv"], 0),
+    "compare --predictions": (f"{COMPARE} --predictions {{disk}}/p.csv", ["p.csv"], 0),
     "fit": ("fit {h5} --classifier linear -o {disk}/m", ["m"], 4096),
     "predict": ("predict {model} {src} -o {disk}/f.csv", ["f.csv"], 0),
     "export": ("export {shallow} -o {disk}/m.onnx --check {src}", ["m.onnx"], 4096),
@@ -137,8 +133,11 @@ def test_a_full_disk_costs_one_sentence_and_a_rerun(
         shallow, content = request.getfixturevalue("networks")
         monkeypatch.setattr(exporting, "_onnx", lambda predictor: content)
     if name.startswith("report"):
-        made = request.getfixturevalue("report")
+        made, page, plots = request.getfixturevalue("report")
         monkeypatch.setattr(reports, "make_report", lambda *_, **__: made)
+        monkeypatch.setattr(making, "render", lambda *_: page)
+        monkeypatch.setattr(Report, "figures", lambda self: plots)
+        monkeypatch.setattr(making, "png_of", bytes)
     places = {"src": kinds, "disk": disk, "h5": kinds_h5.path, "model": model}
     words = text.format(**places, shallow=shallow).split()
     old = {}
