@@ -82,7 +82,8 @@ DEMO = ("featpipe/cli/demonstrating.py", "run X -o X X")
 HINTS = {
     (str(path.relative_to(ROOT)), command)
     for path in sorted(PACKAGE.rglob("*.py"))
-    if "featpipe " in path.read_text()  # found sooner than a module is parsed
+    # Found sooner than a module is parsed.
+    if re.search(r"featpipe (?!import\b)", path.read_text())
     for text in texts(path)
     for command in commands_in(text)
 }

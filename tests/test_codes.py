@@ -1,9 +1,10 @@
 """The codes file: what goes in comes out, and what does not fit is refused."""
 
+import _thread
 import os
 import pickle
-import subprocess
-import sys
+import resource
+import time
 from pathlib import Path
 
 import h5py
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from trapping import apart
 
-from featpipe import codes
+from featpipe import codes, files
 from featpipe.codes import CodesError, FailureRecord, Row, layout
 
 
@@ -316,21 +318,10 @@ def test_assembling_notices_a_damaged_source_and_leaves_the_target(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-FULL_DISK = """
-import os, resource, sys
-from featpipe import codes
-source, target, limit, late = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-if late == "late":
-    del os.posix_fallocate
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-files = [codes.read(source)]
-rows = {"features:avg": [codes.Row(0, k) for k in range(len(files[0]))]}
-from pathlib import Path
-try:
-    codes.assemble(Path(target), files, rows, files[0].tables)
-except OSError as error:
-    print(type(error).__name__, error)
-"""
+def assemble(source: Path, target: Path) -> None:
+    files = [codes.read(source)]
+    rows = {"features:avg": [codes.Row(0, k) for k in range(len(files[0]))]}
+    codes.assemble(target, files, rows, files[0].tables)
 
 
 @pytest.mark.parametrize("when", ["early", "late"])
@@ -339,15 +330,16 @@ def test_a_full_disk_is_an_error_and_no_signal(tmp_path, when):
     source, target = make(tmp_path / "s.h5", 4000), make(tmp_path / "t.h5")
     before = target.read_bytes()
     for limit in (3000, 30_000, 60_000):
-        done = subprocess.run(
-            [sys.executable, "-c", FULL_DISK, source, target, str(limit), when],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "OSError" in done.stdout
-        assert "make room there and run the same command" in done.stdout
+
+        def act(limit: int = limit) -> None:
+            if when == "late":
+                del os.posix_fallocate
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            assemble(source, target)
+
+        told = apart(act)
+        assert (told["signal"], told.get("error")) == (0, "OSError"), told
+        assert "make room there and run the same command" in told["text"]
         assert target.read_bytes() == before
         assert not list(tmp_path.glob(".*"))
 
@@ -372,41 +364,27 @@ def test_the_reserve_is_never_too_small(tmp_path):
         assert made <= bound <= 2 * made + 2**18
 
 
-INTERRUPTED = """
-import _thread, sys, threading, time
-from pathlib import Path
-from featpipe import codes
-from featpipe.files import ReservedFile
-plain = ReservedFile.write
-count, at = 0, int(sys.argv[3])
-def write(self, content):
-    global count
-    count += 1
-    if count == at:
-        # What Ctrl-C does, in the middle of a call from libhdf5.
-        _thread.interrupt_main()
-        time.sleep(0.01)
-    return plain(self, content)
-ReservedFile.write = write
-files = [codes.read(sys.argv[1])]
-rows = {"features:avg": [codes.Row(0, k) for k in range(len(files[0]))]}
-try:
-    codes.assemble(Path(sys.argv[2]), files, rows, files[0].tables)
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-
-
 def test_ctrl_c_while_libhdf5_writes_is_no_signal(tmp_path):
     source = make(tmp_path / "s.h5", 4000)
     for at in (1, 3):
-        done = subprocess.run(
-            [sys.executable, "-c", INTERRUPTED, source, tmp_path / "t.h5", str(at)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+        def act(at: int = at) -> None:
+            plain, count = files.ReservedFile.write, 0
+
+            def write(self: files.ReservedFile, content: object) -> int:
+                nonlocal count
+                count += 1
+                if count == at:
+                    # What Ctrl-C does, in the middle of a call from libhdf5.
+                    _thread.interrupt_main()
+                    time.sleep(0.01)
+                return plain(self, content)
+
+            files.ReservedFile.write = write
+            assemble(source, tmp_path / "t.h5")
+
+        told = apart(act)
+        assert (told["signal"], told.get("error")) == (0, "KeyboardInterrupt"), told
         assert [path.name for path in tmp_path.iterdir()] == ["s.h5"]
 
 

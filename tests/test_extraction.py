@@ -14,10 +14,11 @@ import torch
 from extracting import run
 from PIL import Image
 from torchvision.transforms import v2
+from trapping import apart
 
 import featpipe
 from featpipe import backbones, codes, images, inference
-from featpipe.extraction import plan, runner
+from featpipe.extraction import extract, plan, runner
 from featpipe.inference.pixels import Decoding
 
 # Batch-mates change the last bits; nothing else may.
@@ -262,31 +263,21 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(photos, tmp_path):
     assert (tmp_path / "text.h5").read_text() == "mine"
 
 
-# Somebody else may not see the folders above: everything is imported and read first.
-READ_ONLY = """
-import os, sys
-from featpipe import images
-from featpipe.extraction import extract
-source = images.scan(sys.argv[1])
-os.chdir(sys.argv[2])
-os.setgid(65534), os.setuid(65534)
-try:
-    extract(source, "a.h5", backbone="squeezenet1_1", weights="none")
-except PermissionError as error:
-    print(error)
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_folder_that_is_not_writable_is_said(photos, tmp_path):
     tmp_path.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", READ_ONLY, photos, tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "is not writable; choose another place for a.h5" in done.stdout, done.stderr
+    # Somebody else may not see the folders above: all is imported and read first.
+    source = images.scan(photos)
+
+    def act() -> None:
+        os.chdir(tmp_path)
+        os.setgid(65534)
+        os.setuid(65534)
+        extract(source, "a.h5", backbone="squeezenet1_1", weights="none")
+
+    told = apart(act)
+    assert told.get("error") == "PermissionError", told
+    assert "is not writable; choose another place for a.h5" in told["text"]
 
 
 @pytest.fixture

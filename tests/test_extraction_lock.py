@@ -149,7 +149,7 @@ MANY = """
 import sys, time
 from pathlib import Path
 from featpipe.files import Lock, LockedError
-path, until = Path(sys.argv[1]), time.time() + 1.5
+path, until = Path(sys.argv[1]), time.time() + 0.6
 taken = 0
 while time.time() < until:
     try:

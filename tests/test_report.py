@@ -1,9 +1,7 @@
 """The report: its numbers by another way, and nothing of an image's name as markup."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +21,7 @@ import featpipe
 from featpipe.cli.app import app
 from featpipe.comparison.learning_curve import learning_curve
 from featpipe.protocol import folds
-from featpipe.report import doubtful_labels, make_report
+from featpipe.report import doubtful_labels, make_report, making
 from featpipe.report.out_of_sample import out_of_sample
 from featpipe.report.projection import project, sample_rows
 from featpipe.report.thumbnails import make_sheet
@@ -300,22 +298,17 @@ def test_scores_of_other_images_are_refused(report, file, tmp_path):
         make_report(other, report.findings.scores)
 
 
-def test_without_the_extra_one_sentence_names_it(file, tmp_path):
-    script = (
-        "import sys; sys.modules['bokeh'] = None\n"
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda n, *a: None if n == 'bokeh' else find(n, *a)\n"
-        "from featpipe.cli import main; main()"
+def test_without_the_extra_one_sentence_names_it(file, tmp_path, monkeypatch):
+    for name in ["bokeh", *sys.modules]:
+        if name.partition(".")[0] == "bokeh":
+            monkeypatch.setitem(sys.modules, name, None)
+    plain = making.find_spec
+    monkeypatch.setattr(
+        making, "find_spec", lambda name: None if name == "bokeh" else plain(name)
     )
     out = tmp_path / "r.html"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "report", str(file), "-o", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
-    assert done.returncode == 1
+    done = CliRunner().invoke(app, ["report", str(file), "-o", str(out)])
+    assert done.exit_code == 1
     assert done.stderr.strip().endswith(
         "a report needs bokeh; pip install 'featpipe[report]'"
     )
