@@ -1,0 +1,177 @@
+"""What must not change a plan: held-out labels, rows that take no part, mere names."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_protocol_properties import (
+    GROUPS,
+    NO_GROUPS,
+    SEEDS,
+    SEVERAL,
+    labelled,
+    planned,
+)
+
+from featpipe.protocol import (
+    FEW,
+    LabelledRows,
+    Protocol,
+    folds,
+    plan,
+    split_rows,
+    tuning_rows,
+)
+
+quick = settings(deadline=None, max_examples=15)
+
+# The validation part of a plan chooses, so its labels may change what is chosen.
+HELD = st.just(["train", "train", "test"])
+
+
+def pairs_of(protocol: Protocol) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the row numbers of everything that is fitted, and what it scores."""
+    pairs = []
+    for part in [protocol.final, *protocol.parts]:
+        pairs.append((part.train, part.held))
+        pairs += [(part.train[a], part.train[b]) for a, b in part.selection]
+    train = protocol.final.train
+    return pairs + [(train[a], train[b]) for a, b in protocol.repeats]
+
+
+def same_pairs(first: Protocol, second: Protocol) -> bool:
+    pairs, others = pairs_of(first), pairs_of(second)
+    return len(pairs) == len(others) and all(
+        np.array_equal(a, b)
+        for pair, other in zip(pairs, others, strict=True)
+        for a, b in zip(pair, other, strict=True)
+    )
+
+
+@quick
+@given(labelled(splits=HELD, n_least=20), SEEDS, st.randoms(use_true_random=False))
+def test_labels_of_held_out_rows_decide_nothing(images, seed, random):
+    protocol = planned(images, n_folds=3, seed=seed)
+    assume(not protocol.nested)
+    labels = images.labels.copy()
+    drawn = [random.randrange(4) for _ in protocol.judged]
+    labels[protocol.judged] = drawn
+    other = plan(replace(images, labels=labels), n_folds=3, seed=seed)
+    assert same_pairs(protocol, other)
+    # Nor do they decide what chooses the learning rate and the epoch.
+    try:
+        tuning = tuning_rows(images, n_folds=3, seed=seed)
+    except ValueError:
+        assume(False)
+    again = tuning_rows(replace(images, labels=labels), n_folds=3, seed=seed)
+    assert np.array_equal(again.fit, tuning.fit)
+    assert np.array_equal(again.select, tuning.select)
+
+
+@quick
+@given(labelled(splits=SEVERAL, n_least=16), SEEDS, st.integers(1, 5))
+def test_rows_without_a_split_change_no_other_row(images, seed, n_more):
+    rows = None
+    try:
+        rows = split_rows(images.splits)
+    except ValueError:
+        assume(False)
+    assume(rows is not None)
+    protocol = planned(images, n_folds=3, seed=seed)
+    more = LabelledRows(
+        np.concatenate([images.labels, np.zeros(n_more, np.int64)]),
+        np.concatenate([images.splits, np.array([""] * n_more, object)]),
+        np.concatenate([images.groups, np.array(["a"] * n_more, object)]),
+        images.class_names,
+    )
+    other = plan(more, n_folds=3, seed=seed)
+    assert same_pairs(protocol, other)
+    assert (other.sides[len(images.labels) :] == -1).all()
+    assert np.array_equal(other.sides[: len(images.labels)], protocol.sides)
+
+
+@quick
+@given(
+    labelled(groups=NO_GROUPS, splits=st.just([""])), SEEDS, st.permutations(range(4))
+)
+def test_the_numbers_of_classes_are_only_names(images, seed, numbers):
+    protocol = planned(images, n_folds=3, seed=seed)
+    renumbered = np.array(numbers)[images.labels]
+    other = plan(replace(images, labels=renumbered), n_folds=3, seed=seed)
+    assert same_pairs(protocol, other)
+
+
+@quick
+@given(labelled(), st.none() | st.floats(0.1, 0.9), SEEDS)
+def test_no_fit_scores_a_row_of_a_group_that_it_learned(images, share, seed):
+    protocol = planned(images, n_folds=3, seed=seed, test_size=share)
+    for fitted, scored in pairs_of(protocol):
+        learned = {images.groups[i] for i in fitted} - {""}
+        assert learned.isdisjoint(images.groups[i] for i in scored)
+        assert set(fitted).isdisjoint(scored)
+        # A classifier cannot learn one class.
+        assert len(set(images.labels[fitted])) > 1
+
+
+@quick
+@given(labelled(groups=GROUPS), st.floats(0.1, 0.49), SEEDS)
+def test_with_groups_a_share_and_its_complement_divide_the_rows(images, share, seed):
+    assume((images.groups != "").any())
+    small = planned(images, n_folds=3, seed=seed, test_size=share)
+    large = planned(images, n_folds=3, seed=seed, test_size=1 - share)
+    assume(round(1 / share) == round(1 / (1 - (1 - share))))
+    assert np.array_equal(small.judged, large.final.train)
+    assert np.array_equal(large.judged, small.final.train)
+
+
+@quick
+@given(labelled(), st.none() | st.floats(0.1, 0.6), SEEDS)
+def test_every_number_of_a_note_is_that_of_the_plan(images, share, seed):
+    protocol = planned(images, n_folds=3, seed=seed, test_size=share)
+    stated = [int(n) for n in re.findall(r"(\d+) images?\b", protocol.notes[0])]
+    n, final = len(images.labels), protocol.final
+    if share is None:
+        assert stated[0] == n
+        assert f"one of {len(protocol.parts)} models" in protocol.notes[0]
+        assert protocol.name == f"{len(protocol.parts)}-fold"
+    else:
+        assert stated == [len(final.held), len(final.train)]
+        assert f"({len(final.held) / n:.0%})" in protocol.notes[0]
+    # Scores of few images are warned of: all of the drawn sets are small.
+    few = [note for note in protocol.notes if f"fewer than {FEW} images" in note]
+    assert len(few) == bool(final.selection)
+
+
+@quick
+@given(st.integers(2, 5), st.integers(2, 4), st.integers(0, 3), SEEDS)
+def test_folds_of_equal_groups_hold_out_whole_groups(n_folds, size, n_alone, seed):
+    n_groups = 4 * n_folds
+    groups = np.repeat([f"g{k}" for k in range(n_groups)], size).tolist()
+    labels = np.repeat(np.arange(n_groups) % 2, size)
+    groups += [""] * n_alone
+    labels = np.concatenate([labels, np.arange(n_alone) % 2])
+    pairs = folds(labels, groups, n_folds=n_folds, seed=seed)
+    held = np.concatenate([held for _, held in pairs])
+    assert sorted(held) == list(range(len(labels)))
+    for _, rows in pairs:
+        names = [groups[i] for i in rows if groups[i]]
+        assert all(names.count(name) == size for name in names)
+    # Stratified: with groups of one size and two classes no fold lacks a class.
+    assert all(len(set(labels[rows])) == 2 for _, rows in pairs)
+
+
+@quick
+@given(st.lists(st.integers(0, 2), min_size=12, max_size=40), SEEDS, SEEDS)
+def test_plans_of_other_seeds_judge_the_same_rows(labels, seed, other_seed):
+    nothing = np.array([""] * len(labels), object)
+    images = LabelledRows(np.array(labels), nothing, nothing, ["a", "b", "c"])
+    protocol = planned(images, n_folds=3, seed=seed)
+    other = plan(images, n_folds=3, seed=other_seed)
+    assert np.array_equal(protocol.judged, other.judged)
+    sizes = sorted(len(part.held) for part in protocol.parts)
+    assert sizes == sorted(len(part.held) for part in other.parts)
+    # Every row is judged by a fit that has not seen it, and by one alone.
+    for part in protocol.parts:
+        assert np.array_equal(np.setdiff1d(protocol.judged, part.train), part.held)
