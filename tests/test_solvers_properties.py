@@ -232,21 +232,27 @@ def test_values_and_gradients_of_a_batch_are_those_of_numpy(problem, seed, Cs):
     if not objective.joint and problem.n_columns > 1:
         return  # Each column is a unit; `value_and_slope` adds them up.
     for unit, C in enumerate(objective.C.tolist()):
-        # Coefficients in directions that no row has are none of the codes as given.
-        given = codes.as_given(theta[0, unit], 0)
-        theta[0, unit] = codes.from_given(given, 0)
-        value, *_ = value_and_slope(problem, C, *given)
+        coef, intercept = codes.as_given(theta[0, unit], 0)
+        # A constant column has no scale, and no coefficient at a minimum.
+        coef = np.where(np.ptp(problem.codes, axis=0) == 0, 0.0, coef)
+        theta[0, unit] = codes.from_given(solvers.Start(coef, intercept), 0)
+        value, *_ = value_and_slope(problem, C, coef, intercept)
         at = objective.evaluate(theta)
         assert float(at.value[0, unit]) == pytest.approx(value, rel=1e-6)
 
 
 @quick
-@given(problems(CURVED), SEEDS, C)
-def test_a_step_along_a_line_lowers_the_objective_as_armijo_asks(problem, seed, C):
+@given(problems(CURVED), SEEDS, C, st.sampled_from([1, 4, 20]))
+def test_a_step_along_a_line_lowers_the_objective_as_armijo_asks(
+    problem, seed, C, factor
+):
     objective, theta = batch_at_random(problem, fold_codes(problem), [C], seed)
     at = objective.evaluate(theta)
-    # Far too long, so that the search has to come back.
-    direction = -100 * at.gradient
+    step, *_ = newton_cg.conjugate_gradients(
+        objective, at.curvature, theta, -at.gradient, lambda r: r, 200
+    )
+    # Too long by the factor, so that the search has to come back.
+    direction = factor * step
     active = torch.ones_like(at.value, dtype=torch.bool)
     there, then, n_trials = newton_cg.search(objective, at, theta, direction, active)
     assert n_trials <= newton_cg.MAX_TRIALS
