@@ -105,6 +105,17 @@ def fold_codes(problem, splits=None):
     )
 
 
+class Unchanged:
+    """No preconditioner: conjugate gradients in the coefficients as they are."""
+
+    classes = None
+
+    def enter(self, gradient):
+        return gradient
+
+    leave = __call__ = enter
+
+
 def batch_at_random(problem, codes, Cs, seed):
     """Return the objective of a problem at some C, and coefficients of size 0.3."""
     objective = path._objective(problem, codes, list(Cs), solvers.Options())
@@ -249,7 +260,7 @@ def test_a_step_along_a_line_lowers_the_objective_as_armijo_asks(
     objective, theta = batch_at_random(problem, fold_codes(problem), [C], seed)
     at = objective.evaluate(theta)
     step, *_ = newton_cg.conjugate_gradients(
-        objective, at.curvature, theta, -at.gradient, lambda r: r, 200
+        objective, at.curvature, theta, -at.gradient, Unchanged(), 200
     )
     # Too long by the factor, so that the search has to come back.
     direction = factor * step
@@ -282,7 +293,7 @@ def test_conjugate_gradients_solve_the_newton_equations(problem, seed, C):
     at = objective.evaluate(theta)
     n_most = 20 * theta[0, 0].numel()
     step, n_steps, unsolved = newton_cg.conjugate_gradients(
-        objective, at.curvature, theta, -at.gradient, lambda r: r, n_most
+        objective, at.curvature, theta, -at.gradient, Unchanged(), n_most
     )
     product = objective.hessian_product(step, at.curvature, theta)
     left = torch.linalg.vector_norm((product + at.gradient).flatten(2), dim=2)
