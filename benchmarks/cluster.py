@@ -48,9 +48,9 @@ def main() -> None:
 
     def seconds(name: str, work: Callable[[], tuple[Path, str]]) -> None:
         start = time.perf_counter()
-        path, told = work()
+        path, result = work()
         took = time.perf_counter() - start
-        print(f"{name}: {took:.1f} s, {digest(path)}; {told}", flush=True)
+        print(f"{name}: {took:.1f} s, {digest(path)}; {result}", flush=True)
 
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -67,11 +67,11 @@ def main() -> None:
 
 def digest(path: Path) -> str:
     """Return the digest of the codes of a file, rows in order."""
-    found = codes.verify(path)
+    file = codes.verify(path)
     whole = hashlib.sha256()
-    for spec in found.depths:
-        whole.update(found.rows(spec, 0, len(found)).tobytes())
-    return f"{len(found):,} rows {whole.hexdigest()[:16]}"
+    for spec in file.depths:
+        whole.update(file.rows(spec, 0, len(file)).tobytes())
+    return f"{len(file):,} rows {whole.hexdigest()[:16]}"
 
 
 def _run(options: Any, path: Path, **more: Any) -> tuple[Path, str]:
@@ -82,7 +82,7 @@ def _run(options: Any, path: Path, **more: Any) -> tuple[Path, str]:
         seen.append(now)
         tell(now)
 
-    found = featpipe.extract(
+    file = featpipe.extract(
         options.source,
         path,
         backbone=options.backbone,
@@ -91,8 +91,10 @@ def _run(options: Any, path: Path, **more: Any) -> tuple[Path, str]:
         **more,
     )
     last = seen[-1]
-    told = [f"{last.computed:,} computed, {last.kept:,} kept, {last.failed:,} failed"]
-    return found.path, "; ".join([*told, *last.messages])
+    outcomes = [
+        f"{last.computed:,} computed, {last.kept:,} kept, {last.failed:,} failed"
+    ]
+    return file.path, "; ".join([*outcomes, *last.messages])
 
 
 def _shards(options: Any, folder: Path) -> tuple[Path, str]:
@@ -108,16 +110,16 @@ def _workers(options: Any, folder: Path, made: Any) -> tuple[Path, str]:
     drop = Parts.drop
 
     def noting(parts: Parts) -> None:
-        found = map(codes.read, parts.folder.glob("*.h5"))
-        names.update(part.provenance["worker"] for part in found)
+        items = map(codes.read, parts.folder.glob("*.h5"))
+        names.update(part.provenance["worker"] for part in items)
         drop(parts)
 
     Parts.drop = noting  # type: ignore[method-assign]  # to see them before they go
     try:
-        path, told = _run(options, folder / "three.h5", jobs=_jobs(made.address, 3))
+        path, result = _run(options, folder / "three.h5", jobs=_jobs(made.address, 3))
     finally:
         Parts.drop = drop  # type: ignore[method-assign]  # as it was
-    return path, f"{told}; the parts name {len(names)} workers"
+    return path, f"{result}; the parts name {len(names)} workers"
 
 
 def _killed(options: Any, folder: Path, made: Any) -> tuple[Path, str]:
@@ -135,8 +137,8 @@ def _killed(options: Any, folder: Path, made: Any) -> tuple[Path, str]:
                 made.add_worker()
 
     jobs = _jobs(made.address, 1)
-    path, told = _run(options, folder / "killed.h5", jobs=jobs, progress=kill)
-    return path, f"{n_killed} workers killed, {n_killed + 1} added; {told}"
+    path, result = _run(options, folder / "killed.h5", jobs=jobs, progress=kill)
+    return path, f"{n_killed} workers killed, {n_killed + 1} added; {result}"
 
 
 def _again(options: Any, folder: Path, made: Any) -> tuple[Path, str]:
@@ -147,8 +149,8 @@ def _again(options: Any, folder: Path, made: Any) -> tuple[Path, str]:
     killed = subprocess.run(
         [sys.executable, __file__, options.source, *same], check=False
     )
-    path, told = _run(options, path, jobs=_jobs(made.address, 1))
-    return path, f"ended by signal {-killed.returncode}; then {told}"
+    path, result = _run(options, path, jobs=_jobs(made.address, 1))
+    return path, f"ended by signal {-killed.returncode}; then {result}"
 
 
 def _coordinate(options: Any) -> None:

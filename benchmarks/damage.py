@@ -37,15 +37,15 @@ HEADERS = 700  # bytes, where most of the damage does most
 
 def small_jpegs(photos: Path, some: random.Random) -> list[bytes]:
     """Make small JPEGs of every kind from some of the photos."""
-    found = []
+    items = []
     for path in sorted(photos.rglob("*.jpg"))[::8]:
         size = some.randint(20, 150), some.randint(20, 150)
         image = Image.open(path).convert("RGB").resize(size)
         for options in KINDS:
             file = io.BytesIO()
             image.save(file, "JPEG", **options)
-            found.append(file.getvalue())
-    return found
+            items.append(file.getvalue())
+    return items
 
 
 def damaged(content: bytes, all_: list[bytes], some: random.Random) -> bytes:
@@ -97,18 +97,18 @@ def main() -> None:
     some = random.Random(options.seed)
     jpegs = small_jpegs(options.photos, some)
     last = Path(tempfile.gettempdir()) / f"damage-{options.seed}.jpg"
-    said = {True: 0, False: 0, None: 0}
+    results = {True: 0, False: 0, None: 0}
     end = time.monotonic() + options.seconds
     while time.monotonic() < end:
         content = damaged(some.choice(jpegs), jpegs, some)
         last.write_bytes(content)
         outcome = same(content, some.choice(TARGETS))
-        said[outcome] += 1
+        results[outcome] += 1
         if outcome is False:
-            last.with_suffix(f".{said[False]}.jpg").write_bytes(content)
+            last.with_suffix(f".{results[False]}.jpg").write_bytes(content)
     print(
-        f"{sum(said.values()):,} damaged files: {said[True]:,} decoded as by Pillow, "
-        f"{said[False]:,} otherwise, {said[None]:,} left to Pillow"
+        f"{sum(results.values()):,} damaged files: {results[True]:,} decoded as by "
+        f"Pillow, {results[False]:,} otherwise, {results[None]:,} left to Pillow"
     )
 
 

@@ -224,11 +224,13 @@ def rate(
         return n_batches * batch / (time.perf_counter() - start)
 
 
-def with_featpipe(name: str, asked: dict[str, Any], device: str, photos: Path) -> float:
+def with_featpipe(
+    name: str, options: dict[str, Any], device: str, photos: Path
+) -> float:
     """Run the whole of `featpipe.extract`, file and all, less building the network."""
-    recipe = Recipe(name, "none", **asked)
+    recipe = Recipe(name, "none", **options)
     start = time.perf_counter()
-    Network(recipe, Machine(device)).lanes(["penultimate"], asked["precision"])
+    Network(recipe, Machine(device)).lanes(["penultimate"], options["precision"])
     building = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -238,7 +240,7 @@ def with_featpipe(name: str, asked: dict[str, Any], device: str, photos: Path) -
             backbone=name,
             weights="none",
             device=device,
-            **asked,
+            **options,
         )
         seconds = time.perf_counter() - start - building
     return len(codes) / seconds
@@ -246,23 +248,23 @@ def with_featpipe(name: str, asked: dict[str, Any], device: str, photos: Path) -
 
 def contenders(name: str, device: str) -> dict[str, Contender]:
     """List who takes part."""
-    found: dict[str, Contender] = {}
+    results: dict[str, Contender] = {}
     for precision in precisions(device):
         for decoding in ("exact", "scaled"):
-            asked = {"precision": precision, "decoding": decoding}
+            options = {"precision": precision, "decoding": decoding}
             key = f"featpipe {precision}, {decoding}"
-            found[key] = partial(with_featpipe, name, asked, device)
+            results[key] = partial(with_featpipe, name, options, device)
     n = os.cpu_count() or 1
     for batch in USUAL_BATCHES[device]:
         for n_workers in sorted({1, max(n // 2, 1), n}):
             key = f"usual script, batch {batch}, workers {n_workers}"
-            found[key] = partial(usual_script, name, batch, n_workers, device)
+            results[key] = partial(usual_script, name, batch, n_workers, device)
     if device == "cpu":
-        found["one at a time"] = partial(one_at_a_time, name)
+        results["one at a time"] = partial(one_at_a_time, name)
     for precision in precisions(device):
         forward = partial(forward_alone, name, precision, device)
-        found[f"forward alone, {precision}"] = forward
-    return found
+        results[f"forward alone, {precision}"] = forward
+    return results
 
 
 def precisions(device: str) -> list[str]:
@@ -276,8 +278,8 @@ def precisions(device: str) -> list[str]:
 
 def turn(run: Contender, photos: Path) -> tuple[float, float]:
     """Let a contender run; give images a second and the peak memory in GB."""
-    found = run(photos)
-    return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    result = run(photos)
+    return result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure(
@@ -293,19 +295,19 @@ def measure(
     for key, run in taking_part.items():
         seats[key].submit(turn, run, warm).result()
     for what, folder in photos.items():
-        found: dict[str, list[tuple[float, float]]] = {key: [] for key in taking_part}
+        results: dict[str, list[tuple[float, float]]] = {key: [] for key in taking_part}
         for number in range(rounds):
             # In both orders: who comes first may find the machine quieter.
             for key, run in list(taking_part.items())[:: 1 if number % 2 == 0 else -1]:
-                found[key].append(seats[key].submit(turn, run, folder).result())
-        show(f"{name}, {what}", found)
+                results[key].append(seats[key].submit(turn, run, folder).result())
+        show(f"{name}, {what}", results)
     for seat in seats.values():
         seat.shutdown()
 
 
-def show(title: str, found: dict[str, list[tuple[float, float]]]) -> None:
+def show(title: str, result: dict[str, list[tuple[float, float]]]) -> None:
     """Print what was measured."""
-    rates = {key: [rate for rate, _ in turns] for key, turns in found.items()}
+    rates = {key: [rate for rate, _ in turns] for key, turns in result.items()}
     median = {key: statistics.median(values) for key, values in rates.items()}
     usual = best(median, "usual")
     print(f"\n### {title}\n")
@@ -314,7 +316,7 @@ def show(title: str, found: dict[str, list[tuple[float, float]]]) -> None:
     for key, rate in median.items():
         bound = best(median, f"forward alone, {'bf16' if 'bf16' in key else 'fp32'}")
         spread = f"{min(rates[key]):.1f} – {max(rates[key]):.1f}"
-        peak = max(memory for _, memory in found[key])
+        peak = max(memory for _, memory in result[key])
         print(
             f"| {key} | {rate:.1f} | {rate / usual:.2f} | {rate / bound:.2f} "
             f"| {spread} | {peak:.2f} |",

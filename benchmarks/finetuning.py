@@ -47,7 +47,7 @@ def main() -> None:
         seconds, learned = [], []
         for views in (0, 1):
             path = Path(folder) / f"{views}.model"
-            found = featpipe.finetune(
+            tuned = featpipe.finetune(
                 options.source,
                 path,
                 backbone=options.backbone,
@@ -62,7 +62,7 @@ def main() -> None:
                 precision="fp32",
                 device=options.device,
             )
-            seconds.append([entry["seconds"] for entry in found.history[1:]])
+            seconds.append([entry["seconds"] for entry in tuned.history[1:]])
             learned.append(weights(path))
         whole, cached = (statistics.median(each[1:] or each) for each in seconds)
         print(f"whole network: {seconds[0][0]:.1f} s the first epoch, then {whole:.2f}")

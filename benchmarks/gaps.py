@@ -34,7 +34,7 @@ def report(name: str, X: np.ndarray, y: np.ndarray, wanted: list[str]) -> None:
             task = solvers.Problem(rows, labels, k, name, ones, ones)
             model = solvers.solve(task, C)
             value, best, start, f = optimum(name, rows, labels, C, model, start)
-            gap, alike = value / best - 1, told_alike(rows, model, f)
+            gap, alike = value / best - 1, share_alike(rows, model, f)
             worst, least = max(worst, gap), min(least, alike)
             print(
                 f"{name:9} {kind:16} C={C:7.1e} true gap {gap:8.1e}, "
@@ -49,8 +49,8 @@ def report(name: str, X: np.ndarray, y: np.ndarray, wanted: list[str]) -> None:
         )
 
 
-def told_alike(X: np.ndarray, model: solvers.Solution, f: np.ndarray) -> float:
-    """Return the share of rows that both tell alike, where f is clear."""
+def share_alike(X: np.ndarray, model: solvers.Solution, f: np.ndarray) -> float:
+    """Return the share of rows that both classify alike, where f is clear."""
     ours = X @ model.coef.T + model.intercept
     if f.shape[1] == 1:
         margin, same = np.abs(f[:, 0]), ((f > 0) == (ours > 0))[:, 0]
@@ -124,6 +124,6 @@ def optimum(
     p = np.zeros((Z.shape[1] + 1) * k) if start is None else start
     limits = {"maxiter": 5000, "maxfun": 9000, "ftol": 1e-15, "gtol": 1e-9}
     limits["maxcor"] = 40
-    found = minimize(objective, p, jac=True, method="L-BFGS-B", options=limits)
-    P = found.x.reshape(-1, k)
-    return ours, found.fun, found.x, Z @ P[:-1] + P[-1]
+    minimum = minimize(objective, p, jac=True, method="L-BFGS-B", options=limits)
+    P = minimum.x.reshape(-1, k)
+    return ours, minimum.fun, minimum.x, Z @ P[:-1] + P[-1]

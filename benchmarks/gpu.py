@@ -159,9 +159,9 @@ def agreement(contents: list[bytes], name: str) -> None:
         parts = [lanes[0](part)["penultimate"].cpu() for part in pixels.split(32)]
         return torch.cat(parts).double()
 
-    def compare(what: str, found: torch.Tensor) -> None:
-        least = torch.cosine_similarity(found, expected).min()
-        error = ((found - expected).norm(dim=1) / expected.norm(dim=1)).max()
+    def compare(what: str, result: torch.Tensor) -> None:
+        least = torch.cosine_similarity(result, expected).min()
+        error = ((result - expected).norm(dim=1) / expected.norm(dim=1)).max()
         print(
             f"{what}, fp32 on cpu: least cosine {least:.7f}, largest relative "
             f"difference {error:.1e}"

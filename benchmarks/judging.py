@@ -181,7 +181,7 @@ def claims(runs):
                     X[groups] + rng.normal(size=(n, width)) for X in depths
                 ]  # fmt: skip
             pairs = folds(labels, groups.astype(str) if size > 1 else None, seed=seed)
-            given = groups if size > 1 else None
+            value = groups if size > 1 else None
             correct = np.array(
                 [out_of_fold(X, labels, pairs, [10.0])[0] for X in depths]
             )
@@ -190,8 +190,8 @@ def claims(runs):
             raw = [mcnemar(correct[:, 0], correct[:, j]) for j in range(1, n_rows)]
             claimed += [
                 min(holm(raw)) < 0.05,
-                np.nanmin(max_t(correct, given)) < 0.05,
-                np.nanmin(max_t(correct, given, variance_ratio=fold_variance_ratio(5)))
+                np.nanmin(max_t(correct, value)) < 0.05,
+                np.nanmin(max_t(correct, value, variance_ratio=fold_variance_ratio(5)))
                 < 0.05,
             ]
             accuracy += correct.mean() / runs

@@ -48,10 +48,10 @@ def there(contents: list[bytes], device: str) -> list[torch.Tensor]:
     files = [torch.frombuffer(bytearray(c), dtype=torch.uint8) for c in contents]
     if device == "cpu":
         return [torch.ops.image.decode_jpeg(file, RGB, False) for file in files]
-    found: list[torch.Tensor] = torch.ops.image.decode_jpegs_cuda(
+    result: list[torch.Tensor] = torch.ops.image.decode_jpegs_cuda(
         files, RGB, torch.device(device)
     )
-    return found
+    return result
 
 
 def rates(contents: list[bytes], device: str) -> None:
@@ -72,12 +72,12 @@ def differences(photos: list[bytes], device: str) -> None:
         levels = []
         for photo in photos[::20]:
             content = saved(photo, None, **options)
-            (found,) = decoded([content], device)
+            (result,) = decoded([content], device)
             expected = np.asarray(images.decode(content).image).astype(int)
-            if found is not None:
-                levels.append(np.abs(found - expected).mean())
-        said = f"{np.mean(levels):9.2f}" if levels else "     none"
-        print(f"{said} grey levels from Pillow's on average: {options}")
+            if result is not None:
+                levels.append(np.abs(result - expected).mean())
+        text = f"{np.mean(levels):9.2f}" if levels else "     none"
+        print(f"{text} grey levels from Pillow's on average: {options}")
 
 
 def cosines(photos: list[bytes], device: str) -> None:
@@ -93,8 +93,8 @@ def cosines(photos: list[bytes], device: str) -> None:
         return backbone(torch.from_numpy(np.stack(squares)).to(device))["penultimate"]
 
     expected = codes([np.asarray(images.decode(c).image) for c in contents])
-    found = codes([each for each in decoded(contents, device) if each is not None])
-    cosine = torch.cosine_similarity(found, expected)
+    result = codes([each for each in decoded(contents, device) if each is not None])
+    cosine = torch.cosine_similarity(result, expected)
     print(f"{cosine.min():9.5f} least cosine of {len(cosine)} codes with Pillow's")
 
 
@@ -110,7 +110,7 @@ def damage(photos: Path, seconds: float, device: str) -> None:
     """Try damaged files, and count what becomes of them."""
     some = random.Random(1)
     jpegs = small_jpegs(photos, some)
-    said: Counter[str] = Counter()
+    text: Counter[str] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         contents = [damaged(some.choice(jpegs), jpegs, some) for _ in range(AT_ONCE)]
@@ -118,8 +118,8 @@ def damage(photos: Path, seconds: float, device: str) -> None:
         decoded(some.choices(jpegs, k=AT_ONCE), device)
         again = decoded(contents[::-1], device)[::-1]
         for content, one, other in zip(contents, first, again, strict=True):
-            said.update(outcomes(content, one, other))
-    for words, count in said.most_common():
+            text.update(outcomes(content, one, other))
+    for words, count in text.most_common():
         print(f"{count:>9,} damaged files {words}")
 
 
@@ -129,14 +129,14 @@ def outcomes(
     """Put into words what became of one file."""
     if one is None or other is None:
         return ["objected to"]
-    found = [] if np.array_equal(one, other) else ["not the same the second time"]
+    result = [] if np.array_equal(one, other) else ["not the same the second time"]
     try:
         expected = np.asarray(images.decode(content).image)
     except images.ImageError:
-        return [*found, "decoded, refused by Pillow"]
+        return [*result, "decoded, refused by Pillow"]
     same = one.shape == expected.shape
     same = same and float(np.abs(one.astype(int) - expected).mean()) < GREY_LEVELS
-    return [*found, "decoded as by Pillow" if same else "decoded otherwise"]
+    return [*result, "decoded as by Pillow" if same else "decoded otherwise"]
 
 
 def main() -> None:

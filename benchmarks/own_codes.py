@@ -56,10 +56,10 @@ def relative_distance(name: str, weights: Path, expected: Tensor) -> float:
         expected = expected.mean((2, 3))
     backbone = backbones.load(name, weights=weights)
     square = torch.from_numpy(backbone.preprocessing.apply(picture()))[None]
-    found = backbone(square)["penultimate"]
-    if found.shape != expected.shape:
+    result = backbone(square)["penultimate"]
+    if result.shape != expected.shape:
         return float("inf")
-    return float((found - expected).norm() / expected.norm())
+    return float((result - expected).norm() / expected.norm())
 
 
 def check(names: Sequence[str], distance: Callable[[str, Path], float]) -> bool:

@@ -80,12 +80,12 @@ def reported(codes: featpipe.Codes) -> tuple[set[frozenset[str]], float]:
     X = source.arrays(depth)
     alike = duplicates.duplicate_threshold(X)
     sides = np.zeros(len(X), np.int64)
-    found = duplicates.find_duplicates(
+    result = duplicates.find_duplicates(
         X, labelled.digests, sides, labelled.labels, alike
     )
     pairs = {
         frozenset((labelled.paths[copy.row], labelled.paths[copy.other]))
-        for copy in found
+        for copy in result
         if copy.kind == "relabelled"
     }
     return pairs, alike

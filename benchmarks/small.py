@@ -55,20 +55,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--classifiers", default="linear,svm,logistic")
     parser.add_argument("--no-rivals", action="store_true")
     parser.add_argument("--rivals", default="", help="names that hold this text only")
-    given = parser.parse_args(argv)
-    wanted = [name for name in given.sets.split(",") if name]
+    options = parser.parse_args(argv)
+    wanted = [name for name in options.sets.split(",") if name]
     warm()
     print(f"{'set':22}{'':10}{'':26}{'wall':>8}{'cpu':>8}{'C':>9}{'cv':>8}")
-    for name, X, y in sets(given.binary, given.many, given.depth):
+    for name, X, y in sets(options.binary, options.many, options.depth):
         if wanted and name not in wanted:
             continue
-        for classifier in given.classifiers.split(","):
+        for classifier in options.classifiers.split(","):
             ours = ours_on(classifier, X, y)
             show(name, classifier, "featpipe", ours)
-            if given.no_rivals:
+            if options.no_rivals:
                 continue
             for rival, search in RIVALS[classifier].items():
-                if given.rivals not in rival:
+                if options.rivals not in rival:
                     continue
                 theirs = timed(lambda search=search, X=X, y=y: search(X, y))
                 show("", "", rival, theirs, ours, len(y))
@@ -181,10 +181,10 @@ def grid(model: ClassifierMixin, name: str, values: np.ndarray) -> Callable:
     def search(X: np.ndarray, y: np.ndarray) -> tuple[float, float]:
         pipeline = make_pipeline(StandardScaler(), model)
         step = pipeline.steps[-1][0]
-        found = GridSearchCV(
+        fitted = GridSearchCV(
             pipeline, {f"{step}__{name}": values}, cv=CV, n_jobs=2
         ).fit(X, y)
-        return float(GRID[found.best_index_]), float(found.best_score_)
+        return float(GRID[fitted.best_index_]), float(fitted.best_score_)
 
     return search
 

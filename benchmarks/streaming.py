@@ -47,24 +47,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = options.file or Path(folder) / "codes.h5"
         if not path.exists():
-            told("write", lambda: write(path, options.rows, options.width))
+            timed("write", lambda: write(path, options.rows, options.width))
         print(f"{path.stat().st_size / 1e9:.2f} GB", flush=True)
         if options.only in (None, "limits"):
             view = CodesView(codes.read(path, check=False), "penultimate")
             limits(view, options.folds * N_CLASSES)
         if options.only in (None, "fit"):
             with counted_passes() as seconds:
-                model = told("fit", lambda: fit(path, options))
+                model = timed("fit", lambda: fit(path, options))
             print(f"C {model.C:g}, cross-validated {model.training['cv_score']:.4f}")
             print(f"{len(seconds)} evaluations, median {np.median(seconds):.2f} s")
         if options.only in (None, "sample"):
             compare(path, options)
 
 
-def told(what: str, work: Callable[[], Any]) -> Any:
-    """Do something, and print what it took."""
+def timed(what: str, work: Callable[[], Any]) -> Any:
+    """Do some work, and print its time and memory."""
     start, processor = time.perf_counter(), time.process_time()
-    found = work()
+    result = work()
     seconds, used = time.perf_counter() - start, time.process_time() - processor
     # Kilobytes on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -72,7 +72,7 @@ def told(what: str, work: Callable[[], Any]) -> Any:
         f"{what}: {seconds:.1f} s ({used:.1f} s of processor); peak {peak:.2f} GB",
         flush=True,
     )
-    return found
+    return result
 
 
 def write(path: Path, n_rows: int, width: int) -> None:
@@ -148,11 +148,11 @@ def counted_passes() -> Iterator[list[float]]:
 
     def timed(self: Any, theta: torch.Tensor) -> Any:
         start = time.perf_counter()
-        found = plain(self, theta)
+        result = plain(self, theta)
         seconds.append(time.perf_counter() - start)
         now = time.strftime("%X")
         print(f"{now} pass {len(seconds)}: {seconds[-1]:.2f} s", file=sys.stderr)
-        return found
+        return result
 
     # A method replaced for the time of a fit and put back, which mypy forbids: nothing
     # else reports the passes.
@@ -188,9 +188,9 @@ def compare(path: Path, options: argparse.Namespace) -> None:
         "in memory": (np.asarray(X.rows(0, n_rows), np.float32), "8GB"),
     }
     models = []
-    for name, (given, memory) in fits.items():
+    for name, (value, memory) in fits.items():
         model = make(options.classifier, Cs=CS, memory=memory, device="cpu")
-        models.append(told(name, lambda m=model, g=given: m.fit(g, y)))
+        models.append(timed(name, lambda m=model, g=value: m.fit(g, y)))
     one, two = models
     apart = np.abs(one.coef_ - two.coef_).max() / np.abs(two.coef_).max()
     print(f"{n_rows:,} rows, C {one.C_:g} and {two.C_:g}; coefficients {apart:.1e}")

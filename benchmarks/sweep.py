@@ -64,20 +64,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="where featpipe solves")
     parser.add_argument("--full-path", action="store_true", help="solve every C")
     parser.add_argument("--no-sweep", action="store_true", help="rivals or gaps alone")
-    given = parser.parse_args(argv)
-    X, y = load(given.codes, given.depth, given.split, given.rows, given.classes)
+    options = parser.parse_args(argv)
+    X, y = load(
+        options.codes, options.depth, options.split, options.rows, options.classes
+    )
     print(f"{X.shape[0]} rows x {X.shape[1]}, {y.max() + 1} classes", flush=True)
     print_limit(X, y)
-    rivals = [name for name in given.rivals.split(",") if name]
-    Cs = [float(C) for C in given.fit_C.split(",") if C]
-    for name in given.classifiers.split(","):
-        if not given.no_sweep:
-            ours = sweep(name, X, y, given.device, full_path=given.full_path)
+    rivals = [name for name in options.rivals.split(",") if name]
+    Cs = [float(C) for C in options.fit_C.split(",") if C]
+    for name in options.classifiers.split(","):
+        if not options.no_sweep:
+            ours = sweep(name, X, y, options.device, full_path=options.full_path)
             for rival in rivals:
                 compare(name, rival, X, y, Cs, ours)
-        if given.gaps:
-            rows = slice(given.gap_rows)
-            gaps.report(name, X[rows], y[rows], given.gap_sets.split(","))
+        if options.gaps:
+            rows = slice(options.gap_rows)
+            gaps.report(name, X[rows], y[rows], options.gap_sets.split(","))
 
 
 def load(
@@ -120,8 +122,8 @@ def print_limit(X: np.ndarray, y: np.ndarray) -> None:
 def timed(call: Callable[..., Any], *given_to: Any) -> tuple[Any, Seconds]:
     """Call, and give what it gave and how long it took."""
     wall, cpu = time.perf_counter(), time.process_time()
-    given = call(*given_to)
-    return given, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+    result = call(*given_to)
+    return result, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def sweep(

@@ -110,11 +110,11 @@ def networks_loaded_once(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _digest(backbone: Any) -> str:
     """Return a digest of the weights of a network, whole and cut."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for network in (backbone.network, backbone.cut):
         for name, tensor in network.state_dict().items():
-            found.update(name.encode() + tensor.numpy().tobytes())
-    return found.hexdigest()
+            digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="session")

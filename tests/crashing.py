@@ -53,10 +53,10 @@ def at(owner: Any, name: str, k: int, act: Callable[[], None], when: str) -> Non
         count += 1
         if when == "before" and count == k:
             act()
-        given = plain(*args, **kwargs)
+        value = plain(*args, **kwargs)
         if when == "after" and count == k:
             act()
-        return given
+        return value
 
     setattr(owner, name, wrapped)
 
@@ -94,9 +94,9 @@ POINTS: dict[str, tuple[Any, str, int, Callable[[], None], str]] = {
 
 def once(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Run in a fork; return its value or its error, and the signal that ended it."""
-    told = apart(act)
-    del told["seconds"]
-    return {**told.pop("value", {}), **told}
+    result = apart(act)
+    del result["seconds"]
+    return {**result.pop("value", {}), **result}
 
 
 def extract(photos: Path, path: Path, **changes: Any) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def experiment(name: str, photos: Path, work: Path) -> dict[str, Any]:
         "parts": parts(path),
         "rows": rows(path),
         "final": path.exists(),
-        "left": sorted(found.name for found in path.parent.iterdir()),
+        "left": sorted(result.name for result in path.parent.iterdir()),
     }
     again = once(lambda: extract(photos, path))
     return {"first": first, "between": between, "again": again}
@@ -197,15 +197,15 @@ def experiments(photos: Path, work: Path) -> dict[str, dict[str, Any]]:
     reference = work / "unbroken" / "codes.h5"
     reference.parent.mkdir()
     start = time.perf_counter()
-    told = {"unbroken": once(lambda: extract(photos, reference))}
+    results = {"unbroken": once(lambda: extract(photos, reference))}
     took = time.perf_counter() - start
     for name in POINTS:
-        told[name] = experiment(name, photos, work)
+        results[name] = experiment(name, photos, work)
     path = work / "at random" / "codes.h5"
     path.parent.mkdir()
     lived = [killed_at_random(photos, path, took * k / 10) for k in range(1, 10)]
     again = once(lambda: extract(photos, path))
-    told["at random"] = {"lived": lived, "again": again}
-    told["grown"] = grown(photos, work)
-    told["deeper"] = deeper(photos, work)
-    return told
+    results["at random"] = {"lived": lived, "again": again}
+    results["grown"] = grown(photos, work)
+    results["deeper"] = deeper(photos, work)
+    return results

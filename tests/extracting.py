@@ -35,5 +35,5 @@ def run(
         if progress is not None:
             progress(now)
 
-    found = extract(source, path, **{**OPTIONS, "progress": tell, **changes})
-    return found, seen[-1]
+    file = extract(source, path, **{**OPTIONS, "progress": tell, **changes})
+    return file, seen[-1]

@@ -59,6 +59,6 @@ if __name__ == "__main__":
     # The file remembers the name of its codes, not this folder's.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         fitted().save(newest, embed_weights=True)
-    found = featpipe.load(newest, device="cpu").classify(drawn())
-    np.savetxt(sys.stdout, found.scores, fmt="%.6f")
-    np.savetxt(sys.stdout, found.probabilities, fmt="%.6f")
+    predictions = featpipe.load(newest, device="cpu").classify(drawn())
+    np.savetxt(sys.stdout, predictions.scores, fmt="%.6f")
+    np.savetxt(sys.stdout, predictions.probabilities, fmt="%.6f")

@@ -86,8 +86,8 @@ def damaged(
 
 def with_odd_value(rng: np.random.Generator, record: bytes, same_length: bool) -> bytes:
     """Put something of another type in the place of one value of a JSON text."""
-    found = list(VALUE.finditer(record))
-    old = found[int(rng.integers(len(found)))]
+    items = list(VALUE.finditer(record))
+    old = items[int(rng.integers(len(items)))]
     new = ODD[int(rng.integers(len(ODD)))]
     if same_length:
         room = old.end() - old.start()
@@ -137,11 +137,11 @@ def codes_mutant(rng: np.random.Generator) -> Mutant:
 
 
 def reading_of(path: Path) -> list[Any]:
-    found = codes.verify(path)
-    said = [found.paths, found.failures, found.notes, found.class_names]
-    said += [found.provenance, found.splits.tolist(), found.labels.tolist()]
-    said += [found.sha256.tobytes(), found.images_root, found.groups.tolist()]
-    return said + [found.rows(spec, 0, len(found)).tobytes() for spec in found.depths]
+    file = codes.verify(path)
+    lines = [file.paths, file.failures, file.notes, file.class_names]
+    lines += [file.provenance, file.splits.tolist(), file.labels.tolist()]
+    lines += [file.sha256.tobytes(), file.images_root, file.groups.tolist()]
+    return lines + [file.rows(spec, 0, len(file)).tobytes() for spec in file.depths]
 
 
 @functools.cache
@@ -180,14 +180,14 @@ def sealed_model(rng: np.random.Generator) -> bytes:
     """Change the record or the tensors, and make the digest right again."""
     length = int.from_bytes(MODEL[:8], "little")
     header, data = json.loads(MODEL[8 : 8 + length]), MODEL[8 + length :]
-    said = header["__metadata__"]
+    document = header["__metadata__"]
     draw = rng.random()
     if draw < 0.4:
-        record = with_odd_value(rng, said["record"].encode(), same_length=False)
-        said["record"] = record.decode("utf-8", "replace")
+        record = with_odd_value(rng, document["record"].encode(), same_length=False)
+        document["record"] = record.decode("utf-8", "replace")
     elif draw < 0.7:
-        record = damaged(rng, said["record"].encode())
-        said["record"] = record.decode("utf-8", "replace")
+        record = damaged(rng, document["record"].encode())
+        document["record"] = record.decode("utf-8", "replace")
     else:
         data = damaged(rng, data)[: len(data)].ljust(len(data), b"\0")
     kinds = {"F64": "f8", "F32": "f4", "I64": "i8", "F16": "f2", "U8": "u1"}
@@ -197,7 +197,7 @@ def sealed_model(rng: np.random.Generator) -> bytes:
         for name, entry in header.items()
         if name != "__metadata__"
     }  # fmt: skip
-    said["sha256"] = storing._digest(said["record"], arrays)
+    document["sha256"] = storing._digest(document["record"], arrays)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
@@ -282,8 +282,8 @@ def read_image(mutant: Mutant, path: Path) -> str:
     try:
         image = images.decode(mutant.content, target=target).image
     except ImageError as error:
-        told = error.stage == "decode" and error.reason and "\n" not in error.reason
-        return "refused" if told else f"a failure that tells little: {error}"
+        outcome = error.stage == "decode" and error.reason and "\n" not in error.reason
+        return "refused" if outcome else f"a failure that tells little: {error}"
     assert image.mode == "RGB"
     image.load()
     return "decoded"
@@ -345,20 +345,20 @@ def _in_a_fork(
             os._exit(1)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        told = pipe.read().splitlines()
+        lines = pipe.read().splitlines()
     status = os.waitpid(child, 0)[1]
     _file_of(child).unlink(missing_ok=True)
     if os.WIFSIGNALED(status):
-        return told, os.WTERMSIG(status)
+        return lines, os.WTERMSIG(status)
     assert status == 0, f"the harness itself failed, at or behind mutant {start}"
-    return told, 0
+    return lines, 0
 
 
 def _again(kind: Kind, seed: int, k: int) -> str:
     """Read one mutant alone that took too long; return what comes of it."""
-    told, number = _in_a_fork(kind, seed, k, k + 1, PATIENCE)
-    if told:
-        return told[0]
+    outcomes, number = _in_a_fork(kind, seed, k, k + 1, PATIENCE)
+    if outcomes:
+        return outcomes[0]
     slow = number in (signal.SIGALRM, signal.SIGPROF)
     name = f"over {LIMIT:g} s" if slow else f"signal {number}"
     return f"{kind.make(np.random.default_rng([seed, k])).sort}\t{name}"
@@ -374,14 +374,14 @@ def count(
     # Made once, and not in every fork.
     {"images": pictures, "codes": whole_codes, "models": whole_model}[name]()
     while k < last and time.monotonic() < end:
-        told, number = _in_a_fork(kind, seed, k, min(last, k + BATCH), LIMIT)
+        outcomes, number = _in_a_fork(kind, seed, k, min(last, k + BATCH), LIMIT)
         if number in (signal.SIGALRM, signal.SIGPROF):
             slow += 1
-            told.append(_again(kind, seed, k + len(told)))
+            outcomes.append(_again(kind, seed, k + len(outcomes)))
         elif number:
-            sort = kind.make(np.random.default_rng([seed, k + len(told)])).sort
-            told.append(f"{sort}\tsignal {number}")
-        for line in told:
+            sort = kind.make(np.random.default_rng([seed, k + len(outcomes)])).sort
+            outcomes.append(f"{sort}\tsignal {number}")
+        for line in outcomes:
             sort, _, outcome = line.partition("\t")
             outcomes[sort][outcome] += 1
             if outcome not in GOOD:

@@ -63,16 +63,16 @@ def run(
         # All at once: a process whose pipe is full waits until somebody reads it.
         with ThreadPoolExecutor(jobs) as threads:
             outputs = threads.map(lambda process: process.communicate()[0], running)
-            said = [output.splitlines() for output in outputs]
+            text = [output.splitlines() for output in outputs]
     if any(process.returncode for process in running):
         raise SystemExit(f"the harness for {stage} ended with an error")
-    lines = [[json.loads(line) for line in each] for each in said]
+    lines = [[json.loads(line) for line in each] for each in text]
     return survival_counts(lines) if stage in SURVIVAL else mutant_counts(lines)
 
 
-def survival_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
+def survival_counts(runs: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
     """Count what was tried, by command; keep what went wrong word for word."""
-    tried = [each for lines in said for each in lines[1:]]
+    tried = [each for lines in runs for each in lines[1:]]
     jobs: dict[str, Any] = {}
     for each in tried:
         mine = jobs.setdefault(each["job"], {"tried": 0, "wrong": 0, "steps": {}})
@@ -85,20 +85,20 @@ def survival_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
         for each in tried
         for text in each["wrong"]
     ]
-    facts = {"points": said[0][0]["points"], "n": len(tried)}
+    facts = {"points": runs[0][0]["points"], "n": len(tried)}
     return {**facts, "jobs": jobs, "wrong": wrong}
 
 
-def mutant_counts(said: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
+def mutant_counts(runs: Sequence[list[dict[str, Any]]]) -> dict[str, Any]:
     """Add up the outcomes of the processes."""
     outcomes: dict[str, Counter[str]] = {}
-    for [counted] in said:
+    for [counted] in runs:
         for sort, each in counted["outcomes"].items():
             outcomes.setdefault(sort, Counter()).update(each)
     facts = {
-        key: sum(counted[key] for [counted] in said) for key in ("n", "tried_again")
+        key: sum(counted[key] for [counted] in runs) for key in ("n", "tried_again")
     }
-    facts["next"] = max(counted["next"] for [counted] in said)
+    facts["next"] = max(counted["next"] for [counted] in runs)
     return {**facts, "outcomes": {sort: dict(each) for sort, each in outcomes.items()}}
 
 
@@ -261,29 +261,29 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--page", type=Path)
-    asked = parser.parse_args()
-    stages = asked.only.split(",") if asked.only else list(STAGES)
+    options = parser.parse_args()
+    stages = options.only.split(",") if options.only else list(STAGES)
     if unknown := set(stages) - set(STAGES):
         parser.error(f"no harness {unknown.pop()!r}; there are {', '.join(STAGES)}")
-    kept = asked.record is not None and asked.record.exists()
-    runs: list[Run] = json.loads(asked.record.read_text()) if kept else []
-    end, here = time.monotonic() + 60 * asked.minutes, machine()
+    kept = options.record is not None and options.record.exists()
+    runs: list[Run] = json.loads(options.record.read_text()) if kept else []
+    end, here = time.monotonic() + 60 * options.minutes, machine()
     for k, stage in enumerate(stages):
         share = STAGES[stage] / sum(STAGES[name] for name in stages[k:])
         start, began = time.monotonic(), f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         left = max(1.0, share * (end - start))
         seed, first = where_to_go_on(runs, stage)
-        if asked.seed is not None:
-            seed, first = asked.seed, 0
+        if options.seed is not None:
+            seed, first = options.seed, 0
         n = 10**6 if stage in SURVIVAL else VOLUME - first
-        found = run(stage, left, seed, first, n, asked.jobs)
+        result = run(stage, left, seed, first, n, options.jobs)
         seconds = round(time.monotonic() - start, 1)
         facts = {"stage": stage, "began": began, "seconds": seconds, "seed": seed}
-        runs.append({**facts, "first": first, "machine": here, **found})
-        if asked.record:
-            asked.record.write_text(json.dumps(runs, indent=1) + "\n")
-        if asked.page:
-            asked.page.write_text(page(runs))
+        runs.append({**facts, "first": first, "machine": here, **result})
+        if options.record:
+            options.record.write_text(json.dumps(runs, indent=1) + "\n")
+        if options.page:
+            options.page.write_text(page(runs))
     print(page(runs))
 
 

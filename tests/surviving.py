@@ -71,10 +71,10 @@ def extracted(here: Path, n: int = N_IMAGES, **options: Any) -> dict[str, int]:
 
 
 def compared(here: Path) -> None:
-    found = featpipe.compare(here / "c.h5", classifiers=["linear"], folds=2)
-    found.write_json(here / "s.json")
-    found.write_csv(here / "s.csv")
-    found.write_predictions(here / "p.csv")
+    comparison = featpipe.compare(here / "c.h5", classifiers=["linear"], folds=2)
+    comparison.write_json(here / "s.json")
+    comparison.write_csv(here / "s.csv")
+    comparison.write_predictions(here / "p.csv")
 
 
 def fitted(here: Path) -> None:
@@ -127,31 +127,31 @@ MOMENT = "at random"
 
 def digest(path: Path) -> str:
     """Return what must be the same however the file came to be; raise if unreadable."""
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     if path.suffix == ".h5":
         file = codes.verify(path)
         assert len(set(file.paths)) == len(file.paths), "an image twice"
-        found.update(repr((file.paths, file.failures, file.class_names)).encode())
+        checksum.update(repr((file.paths, file.failures, file.class_names)).encode())
         for spec in file.depths:
-            found.update(spec.encode() + file.rows(spec, 0, len(file)).tobytes())
+            checksum.update(spec.encode() + file.rows(spec, 0, len(file)).tobytes())
     elif path.name in ("m", "t"):
         featpipe.load(path)
         with safe_open(path, framework="np") as file:
             for name in sorted(file.keys()):
-                found.update(name.encode() + file.get_tensor(name).tobytes())
+                checksum.update(name.encode() + file.get_tensor(name).tobytes())
     elif path.suffix == ".json":
         document = json.loads(path.read_text())
         for score in document["scores"]:
             score.update(fit_seconds=0, predict_seconds=0, codes="")
-        found.update(json.dumps(document).encode())
+        checksum.update(json.dumps(document).encode())
     elif path.name == "s.csv":
         lines = [line.split(",") for line in path.read_text().splitlines()]
         seconds = [k for k, name in enumerate(lines[0]) if "seconds" in name]
-        found.update(repr([[c for k, c in enumerate(line) if k not in seconds and k]
+        checksum.update(repr([[c for k, c in enumerate(line) if k not in seconds and k]
                            for line in lines]).encode())  # fmt: skip
     else:
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        checksum.update(path.read_bytes())
+    return checksum.hexdigest()
 
 
 def digests(here: Path, job: Job) -> dict[str, str]:
@@ -171,8 +171,8 @@ class Trial:
         self.name, self.job, self.work = name, JOBS[name], work
         self.ready = work / f"ready {name}"
         self.ready.mkdir()
-        for given in self.job.given:
-            shutil.copy(work / given, self.ready / given)
+        for name in self.job.given:
+            shutil.copy(work / name, self.ready / name)
         self.before = digests(self.ready, self.job)
         clean = self._fresh("clean")
         whole = apart(lambda: self.job.act(clean) and None)
@@ -250,20 +250,20 @@ def load_once(jobs: Sequence[Callable[[], Any]]) -> None:
 
     The jobs run in forks, for a training changes the network that it was given.
     """
-    asked: list[dict[str, Any]] = []
+    items: list[dict[str, Any]] = []
     plain, once = backbones.load, functools.cache(backbones.load)
 
     def load(name: str, **named: Any) -> Any:
         if "/" in str(named.get("weights")):
             return plain(name, **named)  # a file that another run may have written
-        asked.append({"name": name, **named})
-        return once(**asked[-1])
+        items.append({"name": name, **named})
+        return once(**items[-1])
 
     backbones.load = load
     recipe.package_versions = functools.cache(recipe.package_versions)
     for job in jobs:
-        told = apart(lambda job=job: (job() and None) or asked)
-        for named in told["value"]:
+        result = apart(lambda job=job: (job() and None) or items)
+        for named in result["value"]:
             once(**{key: tuple(value) if isinstance(value, list) else value
                     for key, value in named.items()})  # fmt: skip
 
@@ -335,8 +335,8 @@ def experiments(
 def main() -> None:
     work, kinds, seconds, *numbers = sys.argv[1:]
     Path(work).mkdir(parents=True, exist_ok=True)
-    for found in experiments(Path(work), kinds, float(seconds), *map(int, numbers)):
-        print(json.dumps(found), flush=True)
+    for result in experiments(Path(work), kinds, float(seconds), *map(int, numbers)):
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_logme_is_the_maximum_of_the_plain_evidence(X, y):
     of_classes = []
     for label in np.unique(y):
         t = (y == label).astype(float)
-        found = [
+        items = [
             minimize(
                 lambda p, t=t: -plain_log_evidence(X, t, *np.exp(p)),
                 start,
@@ -66,7 +66,7 @@ def test_logme_is_the_maximum_of_the_plain_evidence(X, y):
             ).fun
             for start in ([0.0, 1.0], [3.0, 3.0], [-3.0, 3.0])
         ]
-        of_classes.append(-min(found))
+        of_classes.append(-min(items))
     assert logme(X, y) == pytest.approx(np.mean(of_classes), abs=1e-6)
 
 
@@ -130,8 +130,8 @@ def file(tmp_path):
 
 def test_scores_order_the_depths_as_the_probe_does(file):
     advice = featpipe.advise(file)
-    found = featpipe.compare(file, classifiers=["logistic"])
-    probe = {score.depth: score.cv_accuracy for score in found.scores}
+    comparison = featpipe.compare(file, classifiers=["logistic"])
+    probe = {score.depth: score.cv_accuracy for score in comparison.scores}
     order = [probe[each.depth] for each in advice.depths]
     for name in ("logme", "h_score", "loo_accuracy"):
         tau, _ = kendalltau([getattr(each, name) for each in advice.depths], order)
@@ -204,8 +204,8 @@ def test_an_outlook_without_six_errors_cannot_be_shown():
 def test_the_check_compares_the_advice_with_the_probe(file):
     advice = featpipe.advise(file)
     verdict, agreement, expectation = check_advice(file, advice)
-    found = featpipe.compare(file, classifiers=["logistic"])
-    by_depth = {score.depth: score for score in found.scores}
+    comparison = featpipe.compare(file, classifiers=["logistic"])
+    by_depth = {score.depth: score for score in comparison.scores}
     advised = by_depth[advice.depth]
     held = advised.recommended or advised.tied_with_recommended
     assert verdict.text.startswith("held" if held else "did not hold")

@@ -43,7 +43,7 @@ def plain_logme(X, y):
     """
     gram, n = X @ X.T, len(X)
     value, basis = np.linalg.eigh(gram)
-    found = []
+    items = []
     for label in np.unique(y):
         t = (y == label).astype(float)
         turned = (basis.T @ t) ** 2
@@ -62,8 +62,8 @@ def plain_logme(X, y):
         covariance = np.eye(n) / beta + gram / alpha
         density = multivariate_normal(cov=covariance).logpdf(t)
         assert density / n == pytest.approx(-best.fun, abs=1e-6)
-        found.append(density / n)
-    return np.mean(found)
+        items.append(density / n)
+    return np.mean(items)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -81,12 +81,12 @@ def test_scores_of_real_codes_are_those_of_plain_formulas(codes, depth):
 def test_the_rank_agreement_with_the_probe_over_six_depths_is_told(codes):
     advice = featpipe.advise(codes)
     lines = check_advice(codes, advice)
-    [told] = [line.text for line in lines if line.what == "rank agreement"]
-    print(told)
+    [text] = [line.text for line in lines if line.what == "rank agreement"]
+    print(text)
     probe = {s.depth: s.cv_accuracy for s in featpipe.compare(
         codes, classifiers=["logistic"]).scores}  # fmt: skip
     order = [probe[each.depth] for each in advice.depths]
     for name, field in (("LogME", "logme"), ("H-score", "h_score")):
         tau = kendalltau([getattr(each, field) for each in advice.depths], order)[0]
-        assert f"{name} {tau:.2f}" in told
-    assert "over 6 depths" in told
+        assert f"{name} {tau:.2f}" in text
+    assert "over 6 depths" in text

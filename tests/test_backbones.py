@@ -156,8 +156,8 @@ def plain_code(network: nn.Module, node: str, image: Tensor, n_scores: int) -> T
     return x[0]
 
 
-def assert_close(found: Tensor, expected: Tensor) -> None:
-    error = (found - expected).norm(dim=1) / expected.norm(dim=1)
+def assert_close(result: Tensor, expected: Tensor) -> None:
+    error = (result - expected).norm(dim=1) / expected.norm(dim=1)
     assert error.max() < TOLERANCE
 
 

@@ -196,8 +196,8 @@ def test_pools_equal_their_formulas():
     }
     for how, codes in expected.items():
         for x, channels_last in ((maps, False), (last, True)):
-            found = pool(x, how, channels_last=channels_last)
-            torch.testing.assert_close(found, codes.float())
+            result = pool(x, how, channels_last=channels_last)
+            torch.testing.assert_close(result, codes.float())
     kept = pool(last, "map", channels_last=True)
     assert kept.dtype == torch.float16
     torch.testing.assert_close(kept, maps.half())

@@ -43,9 +43,9 @@ class Joined(nn.Module):
         return self.activation(self.conv(x) + self.other(x))
 
     def into_itself(self, x):
-        found = self.conv(x)
-        found += self.other(x)
-        return self.inplace(found)
+        maps = self.conv(x)
+        maps += self.other(x)
+        return self.inplace(maps)
 
     def into_the_other(self, x):
         other = self.other(x)
@@ -54,8 +54,8 @@ class Joined(nn.Module):
         return other, kept
 
     def twice(self, x):
-        found = self.conv(x)
-        return found + found
+        maps = self.conv(x)
+        return maps + maps
 
     def broadcast(self, x):
         return torch.relu(self.conv(x).mean((2, 3), keepdim=True) + self.other(x))
@@ -64,18 +64,18 @@ class Joined(nn.Module):
         return self.activation(self.conv(x) + 0.5)
 
     def written_between(self, x):
-        found = self.conv(x)
+        maps = self.conv(x)
         after = self.inplace(x)
-        return found + after.mean(), after
+        return maps + after.mean(), after
 
     def only_for_its_effect(self, x):
-        found = self.conv(x)
-        torch.relu_(found)
-        return found * 2
+        maps = self.conv(x)
+        torch.relu_(maps)
+        return maps * 2
 
     def used_twice(self, x):
-        found = self.conv(x)
-        return self.activation(found), found
+        maps = self.conv(x)
+        return self.activation(maps), maps
 
 
 WAYS = [name for name in vars(Joined) if not name.startswith("_") and name != "forward"]
@@ -113,8 +113,8 @@ def test_however_layers_are_joined_the_numbers_stay(way, conv, activation, last)
     fused = copy.deepcopy(recorded)
     fuse(fused)
     with torch.inference_mode():
-        found, expected = fused(x), recorded(x)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        result, expected = fused(x), recorded(x)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_sums_and_activations_go_into_the_convolutions():
@@ -134,8 +134,8 @@ def test_fused_networks_give_the_codes_of_plain_ones(name):
     images = torch.randint(0, 255, (3, 3, 64, 64), dtype=torch.uint8)
     fast, half = plain.to("cpu"), plain.to("cpu", "bf16")
     assert n_fused(fast._cut) > 10
-    (expected,), (found,) = plain(images).values(), fast(images).values()
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    (expected,), (result,) = plain(images).values(), fast(images).values()
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
     (rough,) = half(images).values()
     assert torch.cosine_similarity(rough, expected).min() > 0.999
 

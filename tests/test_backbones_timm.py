@@ -56,8 +56,8 @@ def test_crop_modes_equal_timms_to_the_last_bit(size, mode):
     ours = Preprocessing(106, 96, "bicubic", mean=mean, std=std, crop_mode=mode)
     scaled = torch.from_numpy(ours.apply(image)).float() / 255
     scale = torch.tensor(std).view(3, 1, 1)
-    found = (scaled - torch.tensor(mean).view(3, 1, 1)) / scale
-    assert torch.allclose(found, transform(image), atol=1e-6)
+    value = (scaled - torch.tensor(mean).view(3, 1, 1)) / scale
+    assert torch.allclose(value, transform(image), atol=1e-6)
     assert Preprocessing.from_dict(ours.as_dict()) == ours
 
 

@@ -41,12 +41,14 @@ def test_a_trunk_gives_the_map_of_the_network(
         name, weights=tmp_path / "w.pth", depths=[node, "penultimate"], input_size=64
     )
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    said = trunk.preprocessing
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (said.mean, said.std))
+    preprocessing = trunk.preprocessing
+    mean, std = (
+        torch.tensor(x).view(3, 1, 1) for x in (preprocessing.mean, preprocessing.std)
+    )
     with torch.no_grad():
         expected = part(network, (pixels / 255 - mean) / std).mean((2, 3))
-    found = trunk(pixels)
-    torch.testing.assert_close(found[f"{node}:avg"], expected, rtol=1e-3, atol=1e-4)
+    result = trunk(pixels)
+    torch.testing.assert_close(result[f"{node}:avg"], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_resnet_body_keeps_its_names_and_leaves_the_pyramid_out(
@@ -74,18 +76,18 @@ def test_a_resnet_body_keeps_its_names_and_leaves_the_pyramid_out(
         x = (pixels / 255 - mean) / std
         for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2"):
             x = body[name](x)
-    found = trunk(pixels)["layer2:avg"]
-    torch.testing.assert_close(found, x.mean((2, 3)), rtol=1e-3, atol=1e-4)
+    result = trunk(pixels)["layer2:avg"]
+    torch.testing.assert_close(result, x.mean((2, 3)), rtol=1e-3, atol=1e-4)
 
 
 def test_preprocessing_is_that_of_the_weights() -> None:
-    said = {
+    results = {
         name: families.find(name).entries["COCO_V1"].preprocessing
         for name in ("ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn")
     }
-    assert said["ssd300_vgg16"].crop == 300
-    assert said["ssd300_vgg16"].std == pytest.approx((1 / 255,) * 3)
-    assert said["fasterrcnn_mobilenet_v3_large_320_fpn"].crop == 320
+    assert results["ssd300_vgg16"].crop == 300
+    assert results["ssd300_vgg16"].std == pytest.approx((1 / 255,) * 3)
+    assert results["fasterrcnn_mobilenet_v3_large_320_fpn"].crop == 320
     segmentation = families.find("fcn_resnet50")
     assert segmentation.default == "COCO_WITH_VOC_LABELS_V1"
     assert segmentation.entries[segmentation.default].preprocessing.crop == 520

@@ -104,8 +104,8 @@ def test_checkpoints_in_the_shapes_people_have(tmp_path):
     expected = load(tmp_path / "plain", "mini")(images)["penultimate"]
     for what, checkpoint in wrapped(state):
         torch.save(checkpoint, tmp_path / "weights.bin")
-        found = load(tmp_path / "weights.bin", "mini")(images)["penultimate"]
-        assert torch.equal(found, expected), what
+        result = load(tmp_path / "weights.bin", "mini")(images)["penultimate"]
+        assert torch.equal(result, expected), what
 
 
 def test_files_are_known_by_content(tmp_path, network):
@@ -140,8 +140,8 @@ def test_old_names_in_densenet_files_are_understood(tmp_path):
     }
     assert old.keys() != state.keys()
     torch.save(old, tmp_path / "old")
-    found = load(tmp_path / "old", "densenet121", depths=["features.denseblock2"])
-    for key, x in found.network.state_dict().items():
+    loaded = load(tmp_path / "old", "densenet121", depths=["features.denseblock2"])
+    for key, x in loaded.network.state_dict().items():
         assert torch.equal(x, state[key])
 
 

@@ -121,15 +121,15 @@ COMMANDS = {
 
 def declared() -> list[tuple[str, str, object]]:
     """Return each option of each command, and its type."""
-    found = []
+    items = []
     for registered in app.registered_commands:
         for parameter in inspect.signature(registered.callback).parameters.values():
             kind, *_, option = typing.get_args(parameter.annotation)
             # In an Annotated, typer keeps the first name in the place of the default.
             names = map(str, (option.default, *(option.param_decls or ())))
             names = [name for name in names if name.startswith("--")]
-            found += [(registered.callback.__name__, name, kind) for name in names[:1]]
-    return found
+            items += [(registered.callback.__name__, name, kind) for name in names[:1]]
+    return items
 
 
 OPTIONS = [
@@ -170,15 +170,15 @@ def test_the_command_line_refuses_in_one_sentence(here, command, option, monkeyp
     if option == "--top":
         values.remove("9" * 40)  # as many as there are
     for value in values:
-        said = featpipe_says(command, *COMMANDS[command], f"{option}={value}")
-        assert said.exit_code in (1, 2), (value, said.output)
-        assert "unexpected" not in said.output, (value, said.output)
-        assert "Warning" not in said.output, (value, said.output)
-        if said.exit_code == 1:
-            assert said.stderr.count("error: ") == 1
-            assert len(said.stderr.splitlines()[-1]) < 300
+        result = featpipe_says(command, *COMMANDS[command], f"{option}={value}")
+        assert result.exit_code in (1, 2), (value, result.output)
+        assert "unexpected" not in result.output, (value, result.output)
+        assert "Warning" not in result.output, (value, result.output)
+        if result.exit_code == 1:
+            assert result.stderr.count("error: ") == 1
+            assert len(result.stderr.splitlines()[-1]) < 300
             name = option.strip("-").replace("-", "_").replace("C_grid", "Cs")
-            assert name in said.stderr.replace(" ", "_").replace("-", "_")
+            assert name in result.stderr.replace(" ", "_").replace("-", "_")
     assert not list(here.glob("never*"))
 
 
@@ -211,10 +211,10 @@ def test_numbers_of_numpy_are_numbers(kind):
 def test_the_largest_seed_seeds_everything(here):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = featpipe.compare(
+        comparison = featpipe.compare(
             here / "six.h5", classifiers=["nearest-mean"], seed=LARGEST_SEED
         )
-    assert found.seed == LARGEST_SEED
+    assert comparison.seed == LARGEST_SEED
     codes = featpipe.extract(
         here / "six", here / "large.h5", **MINI, weights="none", seed=LARGEST_SEED
     )

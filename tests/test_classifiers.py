@@ -214,7 +214,7 @@ def test_a_reader_gives_what_the_array_gives(iris, one):
 
 
 @pytest.mark.parametrize(
-    ("given", "match"),
+    ("value", "match"),
     [
         ({"C": "best"}, "C='best'"),
         ({"C": -1.0}, "C=-1.0"),
@@ -227,9 +227,9 @@ def test_a_reader_gives_what_the_array_gives(iris, one):
         ({"cv": [(np.arange(150), np.arange(0))]}, "held-out part of cv is empty"),
     ],
 )
-def test_bad_parameters_are_refused_in_words(iris, given, match):
+def test_bad_parameters_are_refused_in_words(iris, value, match):
     with pytest.raises(ValueError, match=match):
-        LinearClassifier(**given).fit(*iris)
+        LinearClassifier(**value).fit(*iris)
 
 
 def test_negative_weights_are_refused(iris):

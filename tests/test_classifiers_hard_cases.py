@@ -162,18 +162,18 @@ def expected():
     """Decisions on the plain codes, twice over."""
     right = {name: plain(name, WHOLE, Y) for name in NAMES}
     for name in NAMES:
-        found = fitted(name, WHOLE, Y).decision_function(WHOLE)
+        scores = fitted(name, WHOLE, Y).decision_function(WHOLE)
         np.testing.assert_allclose(
-            found, centred_as(name, right[name], found), atol=2e-4
+            scores, centred_as(name, right[name], scores), atol=2e-4
         )
     return right
 
 
-def centred_as(name, right, found):
+def centred_as(name, right, result):
     """Shift logistic scores as the fit has them: softmax does not see shifts."""
-    if name != "logistic" or found.ndim == 1:
+    if name != "logistic" or result.ndim == 1:
         return right
-    return centred(right) + found.mean(axis=1, keepdims=True)
+    return centred(right) + result.mean(axis=1, keepdims=True)
 
 
 @pytest.mark.filterwarnings("error")
@@ -182,16 +182,16 @@ def centred_as(name, right, found):
 def test_scale_type_and_layout_of_codes_change_no_decision(
     dress, name, expected, tmp_path
 ):
-    given = DRESSES[dress](WHOLE, tmp_path)
-    before = pickle.dumps(given)
-    model = fitted(name, given, Y)
-    found = model.decision_function(given)
+    value = DRESSES[dress](WHOLE, tmp_path)
+    before = pickle.dumps(value)
+    model = fitted(name, value, Y)
+    scores = model.decision_function(value)
     np.testing.assert_allclose(
-        found, centred_as(name, expected[name], found), atol=2e-3
+        scores, centred_as(name, expected[name], scores), atol=2e-3
     )
-    assert (model.predict(given) == expected[name].argmax(axis=1)).all()
+    assert (model.predict(value) == expected[name].argmax(axis=1)).all()
     assert model.converged_
-    assert pickle.dumps(given) == before, "what was given was changed"
+    assert pickle.dumps(value) == before, "what was given was changed"
 
 
 def wide():
@@ -244,12 +244,12 @@ SETS = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", SETS)
 def test_hard_sets_of_codes_are_solved_as_stated(case, name):
-    given, y = SETS[case]()
-    model = fitted(name, given, y)
-    found = model.decision_function(given)
-    assert np.isfinite(found).all()
-    right = plain(name, given, y)
-    np.testing.assert_allclose(found, centred_as(name, right, found), atol=2e-3)
+    value, y = SETS[case]()
+    model = fitted(name, value, y)
+    scores = model.decision_function(value)
+    assert np.isfinite(scores).all()
+    right = plain(name, value, y)
+    np.testing.assert_allclose(scores, centred_as(name, right, scores), atol=2e-3)
 
 
 LABELS = {
@@ -269,21 +269,21 @@ LABELS = {
 def test_labels_of_any_kind_come_back_as_they_went_in(kind, name, expected):
     named = LABELS[kind]
     model = fitted(name, WHOLE, named[Y])
-    said = model.predict(WHOLE)
-    assert said.tolist() == named[expected[name].argmax(axis=1)].tolist()
+    predicted = model.predict(WHOLE)
+    assert predicted.tolist() == named[expected[name].argmax(axis=1)].tolist()
     assert model.classes_.tolist() == named.tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [Y.tolist(), tuple(Y.tolist()), Y[::-1].copy()[::-1], read_only(Y), Y > 0],
     ids=["list", "tuple", "negative strides", "read-only", "bools"],
 )
-def test_labels_in_any_container_are_taken(given, name):
-    model = fitted(name, WHOLE, given)
-    assert model.classes_.tolist() == np.unique(given).tolist()
-    assert (model.predict(WHOLE) == np.asarray(given)).mean() > 0.8
+def test_labels_in_any_container_are_taken(value, name):
+    model = fitted(name, WHOLE, value)
+    assert model.classes_.tolist() == np.unique(value).tolist()
+    assert (model.predict(WHOLE) == np.asarray(value)).mean() > 0.8
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -338,11 +338,11 @@ REFUSED = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_right_is_one_clear_error(case, name):
-    given, y, words = REFUSED[case]
+    value, y, words = REFUSED[case]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, on the way to its error
         with pytest.raises((ValueError, TypeError), match=words):
-            fitted(name, given, y)
+            fitted(name, value, y)
 
 
 @pytest.mark.parametrize("name", NAMES)

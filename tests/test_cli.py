@@ -28,11 +28,11 @@ def featpipe_says(*arguments: object) -> Result:
 
 def refused(*arguments: object) -> str:
     """Run a command that cannot do its job; give its one line."""
-    said = featpipe_says(*arguments)
-    lines = [line for line in said.stderr.splitlines() if line.startswith("error:")]
-    assert said.exit_code == 1, said.output
-    assert len(lines) == 1, said.output
-    assert "Traceback" not in said.output
+    result = featpipe_says(*arguments)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert result.exit_code == 1, result.output
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
     assert "unexpected" not in lines[0]
     return lines[0]
 
@@ -59,8 +59,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, draw) -> Path:
 def shapes_h5(shapes: Path) -> Path:
     path = shapes.parent / "shapes.h5"
     depths = ["--depth", "stage1", "--depth", "penultimate"]
-    said = featpipe_says("extract", shapes, "-o", path, *SMALL, *depths)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("extract", shapes, "-o", path, *SMALL, *depths)
+    assert result.exit_code == 0, result.output
     return path
 
 
@@ -71,13 +71,13 @@ def test_help_names_every_command_and_loads_no_torch() -> None:
         "said = CliRunner().invoke(app, ['--help']).output; "
         "assert 'torch' not in sys.modules and 'h5py' not in sys.modules; print(said)"
     )
-    said = subprocess.run(
+    text = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     for command in ("run", "extract", "compare", "backbones", "depths", "inspect"):
-        assert f" {command} " in said
+        assert f" {command} " in text
     for command in ("verify", "merge", "demo"):
-        assert f" {command} " in said
+        assert f" {command} " in text
 
 
 COMMANDS = "run extract compare backbones depths inspect verify merge demo"
@@ -85,9 +85,9 @@ COMMANDS = "run extract compare backbones depths inspect verify merge demo"
 
 @pytest.mark.parametrize("command", COMMANDS.split())
 def test_help_of_each_command_shows_an_example(command: str) -> None:
-    said = featpipe_says(command, "--help")
-    assert said.exit_code == 0
-    assert f"featpipe {command}" in said.output.partition("For example")[2]
+    result = featpipe_says(command, "--help")
+    assert result.exit_code == 0
+    assert f"featpipe {command}" in result.output.partition("For example")[2]
 
 
 def test_version_is_that_of_the_package() -> None:
@@ -95,55 +95,55 @@ def test_version_is_that_of_the_package() -> None:
 
 
 def test_extract_accounts_for_every_input(shapes: Path, shapes_h5: Path) -> None:
-    found = codes.read(shapes_h5)
+    file = codes.read(shapes_h5)
     n_files = sum(path.is_file() for path in shapes.rglob("*"))
-    assert len(found) + len(found.failures) == n_files == 33
-    assert found.failures[0][:2] == ("train/dark/broken.jpg", "decode")
+    assert len(file) + len(file.failures) == n_files == 33
+    assert file.failures[0][:2] == ("train/dark/broken.jpg", "decode")
 
 
 def test_a_second_extract_says_that_nothing_was_computed(
     shapes: Path, shapes_h5: Path
 ) -> None:
     before = shapes_h5.stat()
-    said = featpipe_says(
+    result = featpipe_says(
         "extract", shapes, "-o", shapes_h5, *SMALL, "--depth", "stage1"
     )
-    assert "32 of 33 images have codes: 0 computed, 32 kept, 1 failed" in said.stdout
+    assert "32 of 33 images have codes: 0 computed, 32 kept, 1 failed" in result.stdout
     assert shapes_h5.stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_plan_computes_and_writes_nothing(shapes: Path, tmp_path: Path) -> None:
     path = tmp_path / "planned.h5"
-    said = featpipe_says("extract", shapes, "-o", path, *SMALL, "--plan")
-    assert said.exit_code == 0
-    assert "33 images to compute" in said.stdout
-    assert "precision" in said.stdout
-    assert re.search(r"compare +linear under \d+ s, svm .*, logistic ", said.stdout)
+    result = featpipe_says("extract", shapes, "-o", path, *SMALL, "--plan")
+    assert result.exit_code == 0
+    assert "33 images to compute" in result.stdout
+    assert "precision" in result.stdout
+    assert re.search(r"compare +linear under \d+ s, svm .*, logistic ", result.stdout)
     assert list(tmp_path.iterdir()) == []
-    said = featpipe_says("extract", shapes / "val", "-o", path, *SMALL, "--plan",
+    result = featpipe_says("extract", shapes / "val", "-o", path, *SMALL, "--plan",
                          "--unlabelled")  # fmt: skip
-    assert "GFLOP" not in said.stdout
+    assert "GFLOP" not in result.stdout
 
 
 def test_extract_json_says_what_was_done(shapes: Path, tmp_path: Path) -> None:
     path = tmp_path / "done.json"
     featpipe_says("extract", shapes, "-o", tmp_path / "a.h5", *SMALL, "--json", path)
-    said = json.loads(path.read_text())
-    assert (said["n_images"], said["computed"], said["failed"]) == (33, 32, 1)
-    assert said["bottleneck"] in ("read", "decode", "network", "write")
-    assert said["failures"][0][0] == "train/dark/broken.jpg"
+    record = json.loads(path.read_text())
+    assert (record["n_images"], record["computed"], record["failed"]) == (33, 32, 1)
+    assert record["bottleneck"] in ("read", "decode", "network", "write")
+    assert record["failures"][0][0] == "train/dark/broken.jpg"
 
 
 def test_compare_writes_the_same_scores_to_json_and_csv(
     shapes_h5: Path, tmp_path: Path
 ) -> None:
     paths = [tmp_path / name for name in ("s.json", "s.csv", "p.csv")]
-    said = featpipe_says(
+    result = featpipe_says(
         "compare",
         *(shapes_h5, "--classifiers", "linear,nearest-mean", "--C-grid", "1e-3:1:3"),
         *("--json", paths[0], "--csv", paths[1], "--predictions", paths[2]),
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     scores = json.loads(paths[0].read_text())["scores"]
     with paths[1].open(newline="") as file:
         flat = list(csv.DictReader(file))
@@ -158,12 +158,12 @@ def test_compare_writes_the_same_scores_to_json_and_csv(
 def test_run_leaves_codes_and_scores_behind(shapes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     grid = ["--C-grid", "1e-3:1:3", "--classifiers", "linear"]
-    said = featpipe_says("run", shapes, "-o", folder, *SMALL, *grid)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("run", shapes, "-o", folder, *SMALL, *grid)
+    assert result.exit_code == 0, result.output
     assert sorted(path.name for path in folder.iterdir()) == [
         *("codes.h5", "run.json", "scores.csv", "scores.json")
     ]
-    assert "linear" in said.stdout
+    assert "linear" in result.stdout
 
 
 def test_run_on_bad_input_leaves_no_folder(tmp_path: Path) -> None:
@@ -172,19 +172,19 @@ def test_run_on_bad_input_leaves_no_folder(tmp_path: Path) -> None:
 
 
 def test_inspect_counts_images_of_each_class_and_split(shapes_h5: Path) -> None:
-    said = featpipe_says("inspect", shapes_h5).stdout
-    rows = [line.split() for line in said.splitlines()]
+    text = featpipe_says("inspect", shapes_h5).stdout
+    rows = [line.split() for line in text.splitlines()]
     assert ["dark", "10", "6"] in rows
     assert ["light", "10", "6"] in rows
-    assert "stage1:avg" in said
-    assert "failed: train/dark/broken.jpg: decode:" in said
+    assert "stage1:avg" in text
+    assert "failed: train/dark/broken.jpg: decode:" in text
 
 
 def test_inspect_tells_of_an_unfinished_file(tmp_path: Path) -> None:
     (tmp_path / "x.h5.parts").mkdir()
-    said = featpipe_says("inspect", tmp_path / "x.h5")
-    assert said.exit_code == 0
-    assert "unfinished" in said.stdout
+    result = featpipe_says("inspect", tmp_path / "x.h5")
+    assert result.exit_code == 0
+    assert "unfinished" in result.stdout
 
 
 def test_verify_accepts_a_whole_file_and_refuses_a_changed_byte(
@@ -205,10 +205,10 @@ def test_shards_are_merged_to_the_whole(shapes: Path, shapes_h5: Path) -> None:
             *("extract", shapes, "-o", folder / f"{k}.h5", *SMALL),
             *("--depth", "stage1", "--depth", "penultimate", "--shard", f"{k}/2"),
         )
-    said = featpipe_says(
+    result = featpipe_says(
         "merge", folder / "0.h5", folder / "1.h5", "-o", folder / "whole.h5"
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     whole, direct = codes.read(folder / "whole.h5"), codes.read(shapes_h5)
     assert whole.paths == direct.paths
     np.testing.assert_array_equal(
@@ -217,15 +217,15 @@ def test_shards_are_merged_to_the_whole(shapes: Path, shapes_h5: Path) -> None:
 
 
 def test_depths_lists_what_extract_accepts(tmp_path: Path) -> None:
-    said = featpipe_says("depths", "mini", "--input-size", "32").stdout
-    assert "stage3:avg" in said
-    assert "penultimate" in said
+    text = featpipe_says("depths", "mini", "--input-size", "32").stdout
+    assert "stage3:avg" in text
+    assert "penultimate" in text
 
 
 def test_backbones_can_be_searched() -> None:
-    said = featpipe_says("backbones", "squeezenet").stdout
-    assert "squeezenet1_0" in said
-    assert "resnet18" not in said
+    text = featpipe_says("backbones", "squeezenet").stdout
+    assert "squeezenet1_0" in text
+    assert "resnet18" not in text
 
 
 def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
@@ -237,8 +237,8 @@ def test_missing_and_empty_sources_are_named(tmp_path: Path) -> None:
 def test_unknown_split_names_are_shown(shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(shapes, tmp_path / "copy")
     (tmp_path / "copy" / "test").rename(tmp_path / "copy" / "exam")
-    said = refused("extract", tmp_path / "copy", "-o", tmp_path / "x.h5", *SMALL)
-    assert "'exam'" in said
+    result = refused("extract", tmp_path / "copy", "-o", tmp_path / "x.h5", *SMALL)
+    assert "'exam'" in result
 
 
 def test_unknown_names_come_with_near_ones(shapes: Path, tmp_path: Path) -> None:
@@ -255,41 +255,41 @@ def test_weights_that_cannot_be_downloaded_name_two_ways_out(
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    said = refused(
+    result = refused(
         "extract", shapes, "-o", tmp_path / "x.h5", "--backbone", "squeezenet1_1"
     )
-    assert "--weights FILE" in said
-    assert "mini" in said
+    assert "--weights FILE" in result
+    assert "mini" in result
 
 
 def test_a_text_file_named_jpg_alone_is_no_work_done(tmp_path: Path) -> None:
     (tmp_path / "photos" / "ant").mkdir(parents=True)
     (tmp_path / "photos" / "ant" / "x.jpg").write_text("no image")
-    said = refused("extract", tmp_path / "photos", "-o", tmp_path / "x.h5", *SMALL)
-    assert "not one of 1 images" in said
-    assert "ant/x.jpg" in said
+    result = refused("extract", tmp_path / "photos", "-o", tmp_path / "x.h5", *SMALL)
+    assert "not one of 1 images" in result
+    assert "ant/x.jpg" in result
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_an_output_folder_that_is_not_there_is_named(
     shapes: Path, tmp_path: Path
 ) -> None:
-    said = refused("extract", shapes, "-o", tmp_path / "gone" / "x.h5", *SMALL)
-    assert "gone" in said
+    result = refused("extract", shapes, "-o", tmp_path / "gone" / "x.h5", *SMALL)
+    assert "gone" in result
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
 def test_a_folder_that_takes_no_file_is_named(shapes: Path) -> None:
     # Not even root can make a file there, though the folder says it is writable.
-    said = refused("extract", shapes, "-o", "/proc/x.h5", *SMALL)
-    assert "no file can be made in /proc" in said
-    assert "x.h5" in said
+    result = refused("extract", shapes, "-o", "/proc/x.h5", *SMALL)
+    assert "no file can be made in /proc" in result
+    assert "x.h5" in result
 
 
 def test_other_preprocessing_is_refused_by_name(shapes: Path, shapes_h5: Path) -> None:
-    said = refused("extract", shapes, "-o", shapes_h5, *SMALL, "--crop", "24")
-    assert "preprocessing.crop" in said
-    assert "--overwrite" in said
+    result = refused("extract", shapes, "-o", shapes_h5, *SMALL, "--crop", "24")
+    assert "preprocessing.crop" in result
+    assert "--overwrite" in result
 
 
 def test_what_is_no_codes_file_is_refused(shapes_h5: Path, tmp_path: Path) -> None:
@@ -325,17 +325,17 @@ def test_wrong_usage_ends_with_status_2(
     monkeypatch.chdir(shapes.parent)
     (shapes.parent / "x").mkdir(exist_ok=True)
     shutil.copy(shapes / "test" / "dark" / "0.png", shapes.parent / "x" / "0.png")
-    said = featpipe_says(*wrong)
-    assert said.exit_code == 2, said.output
-    assert "Traceback" not in said.output
+    result = featpipe_says(*wrong)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
 
 
 def test_debug_gives_the_traceback(tmp_path: Path) -> None:
-    said = featpipe_says("--debug", "verify", tmp_path / "gone.h5")
-    assert isinstance(said.exception, FileNotFoundError)
+    result = featpipe_says("--debug", "verify", tmp_path / "gone.h5")
+    assert isinstance(result.exception, FileNotFoundError)
 
 
 def test_quiet_leaves_only_what_came_out(shapes: Path, tmp_path: Path) -> None:
-    said = featpipe_says("-q", "extract", shapes, "-o", tmp_path / "x.h5", *SMALL)
-    assert said.stderr == ""
-    assert "32 computed" in said.stdout
+    result = featpipe_says("-q", "extract", shapes, "-o", tmp_path / "x.h5", *SMALL)
+    assert result.stderr == ""
+    assert "32 computed" in result.stdout

@@ -80,8 +80,8 @@ def ran(images: Path) -> Path:
         folder = images.parent / encoding
         folder.mkdir()
         (folder / "images").symlink_to(images)
-        told = apart(lambda folder=folder: run_all_commands(folder, folder.name))
-        assert "value" in told, told
+        result = apart(lambda folder=folder: run_all_commands(folder, folder.name))
+        assert "value" in result, result
     return images.parent
 
 
@@ -115,7 +115,7 @@ def test_a_terminal_that_is_full_loses_no_file(images: Path, tmp_path: Path) -> 
     run = [*("run", "images", "-o", "out"), "--classifiers", "linear"]
     small = ["--backbone", "mini", "--weights", "none", "--input-size", "32"]
     with Path("/dev/full").open("w") as full:
-        said = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "featpipe", *run, *small],
             cwd=tmp_path,
             stdout=full,
@@ -123,9 +123,9 @@ def test_a_terminal_that_is_full_loses_no_file(images: Path, tmp_path: Path) -> 
             check=False,
             env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
         )
-    assert said.returncode == 1
-    assert b"error: " in said.stderr
-    assert b"Traceback" not in said.stderr
+    assert result.returncode == 1
+    assert b"error: " in result.stderr
+    assert b"Traceback" not in result.stderr
     assert json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))["scores"]
 
 
@@ -146,16 +146,16 @@ def test_a_reader_that_has_enough_loses_no_file_and_is_no_error(
         featpipe {tune} 2>&1 | true
         echo all
     """
-    said = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         check=False,
     )
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.endswith(b"all\n")
-    assert b"Error" not in said.stderr
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith(b"all\n")
+    assert b"Error" not in result.stderr
     for name in ("out/scores.json", "a.model", "labels.csv", "e.json", "t.json"):
         assert (tmp_path / name).stat().st_size > 0
 

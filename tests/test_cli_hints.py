@@ -30,25 +30,25 @@ GROUP_OPTIONS = {o for p in get_command(app).params for o in p.opts}
 
 def texts(path: Path) -> list[str]:
     """Return every text in a module, the values put into it as ``X``."""
-    found: list[str] = []
+    items: list[str] = []
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.JoinedStr):
             parts = (
                 p.value if isinstance(p, ast.Constant) else "X" for p in node.values
             )
-            found.append("".join(map(str, parts)))
+            items.append("".join(map(str, parts)))
             inside = [p for p in node.values if not isinstance(p, ast.Constant)]
             for part in inside:
                 visit(part)
             return
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.append(node.value)
+            items.append(node.value)
         for child in ast.iter_child_nodes(node):
             visit(child)
 
     visit(ast.parse(path.read_text()))
-    return found
+    return items
 
 
 def commands_in(text: str) -> list[str]:
@@ -101,11 +101,11 @@ def test_a_command_that_is_shown_parses(hint):
 
 
 def test_the_command_that_demo_shows_parses(tmp_path, monkeypatch):
-    asked = {}
+    request = {}
 
     @functools.wraps(comparing.run)
-    def run(**given):
-        asked.update(given)
+    def run(**options):
+        request.update(options)
 
     monkeypatch.setattr(demonstrating, "run", run)
     shown = featpipe_says("demo", tmp_path / "x").stderr
@@ -113,7 +113,7 @@ def test_the_command_that_demo_shows_parses(tmp_path, monkeypatch):
     name, *arguments = shlex.split(command)
     parsed = COMMANDS[name].make_context(name, arguments).params
     assert {key: parsed[key] for key in ("source", "backbone", "depth")} == {
-        key: asked[key] for key in ("source", "backbone", "depth")
+        key: request[key] for key in ("source", "backbone", "depth")
     }
 
 
@@ -172,9 +172,9 @@ def test_global_options_do_the_same_on_both_sides(tmp_path):
             featpipe_says("inspect", option, tmp_path / "x.h5"),
             featpipe_says("inspect", tmp_path / "x.h5", option),
         ]
-        assert len({(said.exit_code, said.output) for said in sides}) == 1
-    said = featpipe_says("inspect", tmp_path / "x.h5", "--debug")
-    assert type(said.exception).__name__ == "CodesError"
+        assert len({(text.exit_code, text.output) for text in sides}) == 1
+    text = featpipe_says("inspect", tmp_path / "x.h5", "--debug")
+    assert type(text.exception).__name__ == "CodesError"
     # What one command was asked for does not last.
     assert featpipe_says("inspect", tmp_path / "x.h5").exit_code == 1
     assert featpipe_says("verify", "--version").stdout.startswith("featpipe 0.")
@@ -209,9 +209,9 @@ def test_ctrl_c_ends_with_what_is_kept(command, kept, monkeypatch, tmp_path):
         *("featpipe.predictor.fit", "featpipe.finetuning.finetune"),
     ):
         monkeypatch.setattr(place, interrupt)
-    said = featpipe_says(*command.split())
-    assert said.exit_code == 130
-    assert said.stderr.strip().splitlines()[-1].startswith(f"interrupted; {kept}")
+    result = featpipe_says(*command.split())
+    assert result.exit_code == 130
+    assert result.stderr.strip().splitlines()[-1].startswith(f"interrupted; {kept}")
 
 
 def test_ctrl_c_after_the_file_is_written_says_so(monkeypatch, tmp_path):
@@ -221,9 +221,9 @@ def test_ctrl_c_after_the_file_is_written_says_so(monkeypatch, tmp_path):
 
     monkeypatch.setattr("featpipe.codes.merge", write)
     monkeypatch.chdir(tmp_path)
-    said = featpipe_says("merge", "a.h5", "b.h5", "-o", "c.h5")
-    assert said.exit_code == 130
-    assert said.stderr == "interrupted; c.h5 was written, and is whole\n"
+    result = featpipe_says("merge", "a.h5", "b.h5", "-o", "c.h5")
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; c.h5 was written, and is whole\n"
 
 
 def test_ctrl_c_while_an_object_is_deleted_is_not_lost(monkeypatch, capfd):

@@ -61,9 +61,9 @@ def test_every_example_begins_a_line(name, width):
 )
 def test_a_table_breaks_no_name(narrow, arguments, names, width):
     narrow(width)
-    said = featpipe_says(*arguments)
-    assert said.exit_code == 0, said.output
-    shown = said.stdout
+    result = featpipe_says(*arguments)
+    assert result.exit_code == 0, result.output
+    shown = result.stdout
     assert max(map(len, shown.splitlines())) <= width
     words = re.split(r"[\s,]+", shown)
     for name in names:

@@ -70,8 +70,12 @@ def test_an_output_that_is_an_input_is_refused(here, monkeypatch, command, kept,
     before = {path: path.stat().st_ino for path in here.rglob("*")}
     content = (here / kept).read_bytes() if kept else b""
     arguments = [word.format(**names) for word in command.split()]
-    said = refused(*arguments)
-    assert "would replace" in said or "are one file" in said or "not a featpipe" in said
+    result = refused(*arguments)
+    assert (
+        "would replace" in result
+        or "are one file" in result
+        or "not a featpipe" in result
+    )
     assert {path: path.stat().st_ino for path in here.rglob("*")} == before
     assert not kept or (here / kept).read_bytes() == content
 
@@ -82,12 +86,12 @@ def test_only_a_codes_file_is_replaced(here, name, option):
     with h5py.File(here / "other.h5", "w") as file:
         file["codes"] = np.ones(3)
     content = (here / name).read_bytes()
-    said = refused("extract", here / "src", "-o", here / name, *SMALL, *option)
-    assert "not a featpipe codes file" in said
-    assert "--overwrite" not in said
+    result = refused("extract", here / "src", "-o", here / name, *SMALL, *option)
+    assert "not a featpipe codes file" in result
+    assert "--overwrite" not in result
     assert (here / name).read_bytes() == content
-    said = refused("merge", here / "c.h5", "-o", here / name)
-    assert "only those are replaced" in said
+    result = refused("merge", here / "c.h5", "-o", here / name)
+    assert "only those are replaced" in result
     assert (here / name).read_bytes() == content
 
 
@@ -118,8 +122,8 @@ def test_a_name_that_is_used_beside_a_file_is_refused(here, monkeypatch, command
     (here / "new.h5.parts").mkdir()
     (here / "to_lock").symlink_to("c.h5.lock")
     before = sorted(here.rglob("*"))
-    said = refused(*command.split())
-    assert "choose another name" in said or "give --json another folder" in said
+    result = refused(*command.split())
+    assert "choose another name" in result or "give --json another folder" in result
     assert sorted(here.rglob("*")) == before
 
 
@@ -138,22 +142,24 @@ def test_run_replaces_neither_its_table_nor_its_codes(here, monkeypatch):
         ("src", "o/codes.h5"),
         ("src", "o/run.json"),
     ):
-        said = refused("run", source, "-o", "o", "--csv", option)
-        assert "--csv would replace" in said
+        result = refused("run", source, "-o", "o", "--csv", option)
+        assert "--csv would replace" in result
     assert (here / "t.csv").read_text().startswith("path")
     assert not (here / "o").exists()
 
 
 def test_plots_replace_no_image_and_no_file(here, monkeypatch):
     monkeypatch.chdir(here)
-    said = refused("report", "c.h5", "-o", "r.html", "--png", "r.html")
-    assert "-o and --png are one file" in said or "--png and -o are one file" in said
+    result = refused("report", "c.h5", "-o", "r.html", "--png", "r.html")
+    assert (
+        "-o and --png are one file" in result or "--png and -o are one file" in result
+    )
     assert "c.h5 is a file; give --png a folder" in refused(
         "report", "c.h5", "--png", "c.h5"
     )
-    found = featpipe.read("c.h5")
-    image = Path(found.images_root) / found.paths[0]
-    made = Report([found], None, None, [])
+    file = featpipe.read("c.h5")
+    image = Path(file.images_root) / file.paths[0]
+    made = Report([file], None, None, [])
     with pytest.raises(ValueError, match="is one of the images"):
         made._require_no_image(image)
     made._require_no_image(image.with_name("map.png"))
@@ -181,8 +187,8 @@ def test_no_output_replaces_an_image(here, monkeypatch, command):
     before = (here / image).read_bytes()
     for name in (image, "to an image"):
         words = [name if word == "{image}" else word for word in command.split()]
-        said = refused(*words)
-        assert f"would replace {name}, which is an image" in said
+        result = refused(*words)
+        assert f"would replace {name}, which is an image" in result
     assert (here / image).read_bytes() == before
 
 
@@ -197,10 +203,10 @@ def test_json_and_csv_go_into_a_fifo_or_through_a_link(here, kind):
         reader.start()
     else:
         path.symlink_to("elsewhere.json")
-    said = featpipe_says(
+    result = featpipe_says(
         "compare", here / "c.h5", "--classifiers", "linear", "--json", path
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     if kind == "fifo":
         reader.join()
         assert path.is_fifo()
@@ -218,15 +224,15 @@ def test_predictions_go_to_a_device_and_leave_nothing_beside_it(here):
     except PermissionError:
         pytest.skip("device nodes cannot be made here")
     (here / "src" / "train" / "dark" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    said = featpipe_says("predict", here / "m", here / "src", "-o", node)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("predict", here / "m", here / "src", "-o", node)
+    assert result.exit_code == 0, result.output
     assert node.is_char_device()
     assert not [path for path in here.iterdir() if "failures" in path.name]
 
 
 def images_of(path: Path) -> tuple[list[str], list[str], list]:
-    found = codes.read(path)
-    return found.paths, found.class_names, found.failures
+    file = codes.read(path)
+    return file.paths, file.class_names, file.failures
 
 
 @pytest.mark.parametrize("place", ["codes.h5", "ant/codes.h5"])
@@ -282,18 +288,18 @@ def test_damage_that_hdf5_does_not_see_is_not_sealed_anew(
     X = codes.read(path).rows("stem", 0, 99)
     flat = X.ravel()
     flat[3] = 0.0
-    found = codes.read(path)
+    file = codes.read(path)
     codes.write(
         path,
         codes={"stem:avg": X},
-        labels=found.labels,
-        class_names=found.class_names,
-        paths=found.paths,
-        images_root=found.images_root,
-        sizes=found.sizes,
-        mtimes=found.mtimes,
-        sha256=found.sha256,
-        provenance=found.provenance,
+        labels=file.labels,
+        class_names=file.class_names,
+        paths=file.paths,
+        images_root=file.images_root,
+        sizes=file.sizes,
+        mtimes=file.mtimes,
+        sha256=file.sha256,
+        provenance=file.provenance,
     )
     raw = bytearray(path.read_bytes())
     at = raw.index(X.tobytes()) + 12
@@ -311,5 +317,5 @@ def test_damage_that_hdf5_does_not_see_is_not_sealed_anew(
     with pytest.raises(CodesError, match=r"a\.h5 is damaged: .* --overwrite"):
         run(photos, path, depth=depth)
     assert path.read_bytes() == raw
-    found, _ = run(photos, path, depth=depth, overwrite=True)
-    codes.verify(found.path)
+    file, _ = run(photos, path, depth=depth, overwrite=True)
+    codes.verify(file.path)

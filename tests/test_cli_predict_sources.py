@@ -28,8 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = folder / "images" / name / f"{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    said = featpipe_says("extract", folder / "images", "-o", folder / "c.h5", *SMALL)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("extract", folder / "images", "-o", folder / "c.h5", *SMALL)
+    assert result.exit_code == 0, result.output
     for name in ("svm", "logistic"):
         model = ("--classifier", name, "-o", folder / name, "--C", "0.01")
         assert featpipe_says("fit", folder / "c.h5", *model).exit_code == 0
@@ -44,9 +44,9 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_files_are_labelled_in_the_order_given(folder: Path, tmp_path: Path) -> None:
     bees, ants = folder / "images" / "bees", folder / "images" / "ants"
     files = [bees / "3.png", ants / "1.png", bees / "0.png", tmp_path / "none.png"]
-    said = featpipe_says("predict", folder / "svm", *files, "-o", tmp_path / "f.csv")
-    assert said.exit_code == 0, said.output
-    assert "3 of 4 images labelled, 1 failed" in said.stdout
+    result = featpipe_says("predict", folder / "svm", *files, "-o", tmp_path / "f.csv")
+    assert result.exit_code == 0, result.output
+    assert "3 of 4 images labelled, 1 failed" in result.stdout
     rows = table(tmp_path / "f.csv")
     assert [row["path"] for row in rows] == [str(path) for path in files[:3]]
     assert "truth" not in rows[0]
@@ -59,12 +59,12 @@ def test_a_list_of_paths_comes_on_stdin(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "images" / "ants" / "0.png", odd)
     other = folder / "images" / "bees" / "0.png"
     for between in (b"\n", b"\0", b"\r\n"):
-        said = CliRunner().invoke(
+        result = CliRunner().invoke(
             app,
             ["predict", str(folder / "svm"), "-", "-o", str(tmp_path / "f.csv")],
             input=between.join([os.fsencode(odd), os.fsencode(other), b""]),
         )
-        assert said.exit_code == 0, said.output
+        assert result.exit_code == 0, result.output
         text = (tmp_path / "f.csv").read_bytes().decode("utf-8", "surrogateescape")
         paths = [row["path"] for row in csv.DictReader(text.splitlines())]
         assert paths == [str(odd), str(other)]
@@ -99,11 +99,11 @@ def test_folders_of_other_names_are_labelled_and_not_judged(
     for name, mine in (("Ants", "ants"), ("BEES ", "bees")):
         (tmp_path / "new" / name).mkdir(parents=True)
         shutil.copy(folder / "images" / mine / "0.png", tmp_path / "new" / name)
-    said = featpipe_says("predict", folder / "svm", tmp_path / "new")
-    assert said.exit_code == 0, said.output
-    assert "accuracy" not in said.stdout
-    assert "the labels are not judged; the model has ants, bees" in said.stderr
-    assert "rename 'Ants' to 'ants', 'BEES ' to 'bees'" in said.stderr
+    result = featpipe_says("predict", folder / "svm", tmp_path / "new")
+    assert result.exit_code == 0, result.output
+    assert "accuracy" not in result.stdout
+    assert "the labels are not judged; the model has ants, bees" in result.stderr
+    assert "rename 'Ants' to 'ants', 'BEES ' to 'bees'" in result.stderr
 
 
 def test_reject_answers_unknown_and_is_advised(folder: Path, tmp_path: Path) -> None:
@@ -112,15 +112,15 @@ def test_reject_answers_unknown_and_is_advised(folder: Path, tmp_path: Path) -> 
     rate = 0.2
     sure = loaded.predict_proba(source).max(1) >= loaded.threshold(rate)
     output = ("-o", tmp_path / "f.csv")
-    said = featpipe_says("predict", model, source, "--reject", rate, *output)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("predict", model, source, "--reject", rate, *output)
+    assert result.exit_code == 0, result.output
     rows = table(tmp_path / "f.csv")
     assert [row["label"] != "unknown" for row in rows] == sure.tolist()
     assert {row["likeliest"] for row in rows} == {"ants", "bees"}
-    assert f"{(~sure).sum()} of 60 are 'unknown'" in said.stdout
+    assert f"{(~sure).sum()} of 60 are 'unknown'" in result.stdout
     right = [row["label"] == row["truth"] for row in rows if row["label"] != "unknown"]
     assert f"{len(right)} labelled images, accuracy {100 * np.mean(right):.1f} %" in (
-        said.stdout
+        result.stdout
     )
     line = refused("predict", model, source, "--reject", "0.0001")
     assert "cannot be promised from 60 training images" in line

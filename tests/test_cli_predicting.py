@@ -30,53 +30,53 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kinds_h5(kinds: Path) -> Path:
     path = kinds.parent / "kinds.h5"
     depths = ["--depth", "stage1", "--depth", "penultimate"]
-    said = featpipe_says("extract", kinds, "-o", path, *SMALL, *depths)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("extract", kinds, "-o", path, *SMALL, *depths)
+    assert result.exit_code == 0, result.output
     return path
 
 
 @pytest.fixture(scope="module")
 def model(kinds_h5: Path) -> Path:
     path = kinds_h5.with_name("kinds.model")
-    said = featpipe_says("fit", kinds_h5, "-o", path, "--C", "0.1")
-    assert said.exit_code == 0, said.output
-    assert "fitted on 16 images; accuracy on the 8 of 'test' " in said.stdout
+    result = featpipe_says("fit", kinds_h5, "-o", path, "--C", "0.1")
+    assert result.exit_code == 0, result.output
+    assert "fitted on 16 images; accuracy on the 8 of 'test' " in result.stdout
     return path
 
 
 @pytest.mark.parametrize("command", ["fit", "predict", "export"])
 def test_help_shows_an_example(command: str) -> None:
-    said = featpipe_says(command, "--help")
-    assert said.exit_code == 0
-    assert f"featpipe {command}" in said.output.partition("For example")[2]
+    result = featpipe_says(command, "--help")
+    assert result.exit_code == 0
+    assert f"featpipe {command}" in result.output.partition("For example")[2]
 
 
 def test_fit_says_what_was_chosen(kinds_h5: Path, tmp_path: Path) -> None:
-    said = featpipe_says(
+    result = featpipe_says(
         *("fit", kinds_h5, "--classifier", "linear", "--depth", "stage1"),
         *("--C-grid", "1e-3:1e-1:3", "-o", tmp_path / "m"),
     )
-    assert said.exit_code == 0, said.output
-    assert "linear, C=" in said.stderr
-    assert "on mini stage1:avg (" in said.stderr
-    assert "cross-validated accuracy" in said.stdout
+    assert result.exit_code == 0, result.output
+    assert "linear, C=" in result.stderr
+    assert "on mini stage1:avg (" in result.stderr
+    assert "cross-validated accuracy" in result.stdout
     assert featpipe.load(tmp_path / "m").class_names == ["[light]", "dark"]
 
 
 def test_predict_labels_judges_and_counts(kinds: Path, model: Path) -> None:
-    said = featpipe_says("predict", model, kinds / "test", "--top", "2")
-    assert said.exit_code == 0, said.output
-    assert "8 labelled images, accuracy " in said.stdout
-    assert "true \\ predicted" in said.stdout
-    assert "[light]/0.png" in said.stdout
-    assert said.stdout.splitlines()[-1] == "8 of 8 images labelled, 0 failed"
+    result = featpipe_says("predict", model, kinds / "test", "--top", "2")
+    assert result.exit_code == 0, result.output
+    assert "8 labelled images, accuracy " in result.stdout
+    assert "true \\ predicted" in result.stdout
+    assert "[light]/0.png" in result.stdout
+    assert result.stdout.splitlines()[-1] == "8 of 8 images labelled, 0 failed"
 
 
 def test_predict_judges_every_split(kinds: Path, model: Path) -> None:
-    said = featpipe_says("predict", model, kinds)
-    assert "test: 8 labelled images" in said.stdout
-    assert "train: 16 labelled images" in said.stdout
-    assert "fit learns from train: where the model did so" in said.stderr
+    result = featpipe_says("predict", model, kinds)
+    assert "test: 8 labelled images" in result.stdout
+    assert "train: 16 labelled images" in result.stdout
+    assert "fit learns from train: where the model did so" in result.stderr
 
 
 def test_predict_writes_every_label_and_every_failure(
@@ -87,11 +87,11 @@ def test_predict_writes_every_label_and_every_failure(
     (source / "a.png").write_bytes((kinds / "test" / "dark" / "0.png").read_bytes())
     (source / "broken.jpg").write_text("no image")
     output = tmp_path / "labels.csv"
-    said = featpipe_says("predict", model, source, "-o", output)
-    assert said.exit_code == 0, said.output
-    assert "failed: broken.jpg: decode: " in said.stderr
-    assert "1 of 2 images labelled, 1 failed" in said.stdout
-    assert "accuracy" not in said.stdout
+    result = featpipe_says("predict", model, source, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert "failed: broken.jpg: decode: " in result.stderr
+    assert "1 of 2 images labelled, 1 failed" in result.stdout
+    assert "accuracy" not in result.stdout
     with output.open() as file:
         (row,) = csv.DictReader(file)
     assert row["path"] == "a.png"
@@ -110,18 +110,18 @@ def test_an_unknown_class_is_said(kinds: Path, model: Path, tmp_path: Path) -> N
     for name in ("violet", "dark"):
         content = (kinds / "test" / "dark" / "1.png").read_bytes()
         (tmp_path / "new" / name / "x.png").write_bytes(content)
-    said = featpipe_says("predict", model, tmp_path / "new")
-    assert "not the model's (violet)" in said.stderr
-    assert "accuracy 50.0 %" in said.stdout
+    result = featpipe_says("predict", model, tmp_path / "new")
+    assert "not the model's (violet)" in result.stderr
+    assert "accuracy 50.0 %" in result.stdout
 
 
 def test_export_writes_a_network_that_agrees(
     kinds: Path, model: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "kinds.onnx"
-    said = featpipe_says("export", model, "-o", output, "--check", kinds / "test")
-    assert said.exit_code == 0, said.output
-    assert "onnxruntime agrees on 8 images" in said.stdout
+    result = featpipe_says("export", model, "-o", output, "--check", kinds / "test")
+    assert result.exit_code == 0, result.output
+    assert "onnxruntime agrees on 8 images" in result.stdout
     assert output.exists()
 
 

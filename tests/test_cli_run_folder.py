@@ -36,9 +36,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: object) -> str:
-    said = featpipe_says("run", *arguments, *QUICK)
-    assert said.exit_code == 0, said.output
-    return said.output
+    result = featpipe_says("run", *arguments, *QUICK)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def folders(here: Path) -> dict[str, int]:

@@ -24,14 +24,14 @@ def contents(n=5, seed=0, **changes):
     """Return arguments for `codes.write` of a file with ``n`` rows."""
     rng = np.random.default_rng(seed)
     paths = [f"{seed}-{k:04}.png" for k in range(n)]
-    found = {
+    results = {
         "codes": {"features:avg": rng.random((n, 3), dtype=np.float32)},
         "labels": np.arange(n) % 2,
         "class_names": ["ant", "bee"],
         "paths": paths,
         "provenance": {"backbone": "mini", "dtype": "float32"},
     }
-    return found | changes
+    return results | changes
 
 
 def make(path: Path, *args, **kwargs) -> Path:
@@ -47,17 +47,17 @@ def same_tables(one, two):
 
 
 def test_golden_file_of_format_1_is_read_for_ever():
-    given, golden = make_golden.contents(), codes.verify(make_golden.GOLDEN)
-    assert golden.depths == list(given["codes"])
-    for spec, array in given["codes"].items():
-        found = golden.rows(spec, 0, 5)
-        assert found.dtype == array.dtype
-        np.testing.assert_array_equal(found, array)
+    content, golden = make_golden.contents(), codes.verify(make_golden.GOLDEN)
+    assert golden.depths == list(content["codes"])
+    for spec, array in content["codes"].items():
+        rows = golden.rows(spec, 0, 5)
+        assert rows.dtype == array.dtype
+        np.testing.assert_array_equal(rows, array)
     for name in ("labels", "splits", "groups", "sizes", "mtimes", "sha256"):
-        np.testing.assert_array_equal(getattr(golden, name), given[name])
+        np.testing.assert_array_equal(getattr(golden, name), content[name])
     for name in ("class_names", "paths", "images_root", "provenance"):
-        assert getattr(golden, name) == given[name]
-    assert golden.failures == [failure[:3] for failure in given["failures"]]
+        assert getattr(golden, name) == content[name]
+    assert golden.failures == [failure[:3] for failure in content["failures"]]
     assert golden.tables.failures[0][3:] == (17, 12345)
     assert golden.fingerprint["precision"] == "fp32"
 
@@ -96,50 +96,50 @@ names = st.binary(min_size=1, max_size=20).map(
 def test_any_file_name_comes_back_unchanged(tmp_path_factory, paths, name):
     path = tmp_path_factory.mktemp("names") / "a.h5"
     n = len(paths)
-    given = contents(n, paths=paths, class_names=[name, "x"], images_root=name)
+    content = contents(n, paths=paths, class_names=[name, "x"], images_root=name)
     failures = [(name, "decode", "reason\n" + name)]
-    codes.write(path, **given, groups=paths, failures=failures)
-    found = codes.read(path)
-    assert found.paths == paths
-    assert found.groups.tolist() == paths
-    assert found.class_names[0] == found.images_root == name
-    assert found.failures == failures
+    codes.write(path, **content, groups=paths, failures=failures)
+    file = codes.read(path)
+    assert file.paths == paths
+    assert file.groups.tolist() == paths
+    assert file.class_names[0] == file.images_root == name
+    assert file.failures == failures
 
 
 def test_arrays_gives_float32_rows_of_a_split_in_file_order(tmp_path):
     splits = ["train", "val", "train", "", "val"]
     half = np.arange(10, dtype=np.float16).reshape(5, 2)
-    given = contents(splits=splits, labels=[0, 1, -1, 1, 0])
-    given["codes"]["late"] = half
+    content = contents(splits=splits, labels=[0, 1, -1, 1, 0])
+    content["codes"]["late"] = half
     path = tmp_path / "a.h5"
-    codes.write(path, **given)
-    found = codes.read(path)
-    X, y = found.arrays("late", "train")
+    codes.write(path, **content)
+    file = codes.read(path)
+    X, y = file.arrays("late", "train")
     assert X.dtype == np.float32
     np.testing.assert_array_equal(X, half[[0, 2]])
     assert y.tolist() == [0, -1]
-    both, _ = found.arrays("features+late")
+    both, _ = file.arrays("features+late")
     np.testing.assert_array_equal(
-        both, np.hstack([given["codes"]["features:avg"], half])
+        both, np.hstack([content["codes"]["features:avg"], half])
     )
-    assert found.width("features+late") == both.shape[1] == 5
+    assert file.width("features+late") == both.shape[1] == 5
     with pytest.raises(ValueError, match="'train', 'val', 'test'"):
-        found.arrays("late", "dev")
+        file.arrays("late", "dev")
 
 
 def test_a_depth_is_found_by_its_node_and_a_wrong_one_shows_the_choices(tmp_path):
-    given = contents()
+    content = contents()
     for spec in ("features:max", "head:avg", "neck:max", "neck:gem"):
-        given["codes"][spec] = given["codes"]["features:avg"]
-    codes.write(tmp_path / "a.h5", **given)
-    found = codes.read(tmp_path / "a.h5")
-    assert found.spec("head") == "head:avg"
+        content["codes"][spec] = content["codes"]["features:avg"]
+    codes.write(tmp_path / "a.h5", **content)
+    file = codes.read(tmp_path / "a.h5")
+    assert file.spec("head") == "head:avg"
     # A bare node is its default pool, as everywhere else.
-    assert found.spec("features") == "features:avg"
+    assert file.spec("features") == "features:avg"
     with pytest.raises(CodesError, match="several depths 'neck'"):
-        found.spec("neck")
+        file.spec("neck")
     with pytest.raises(CodesError, match=r"no depth 'layer4'.*features:max, head:avg"):
-        found.arrays("layer4")
+        file.arrays("layer4")
 
 
 @settings(max_examples=40, deadline=None)
@@ -149,30 +149,30 @@ def test_take_equals_numpy_indexing(tmp_path_factory, rows):
     if not path.exists():
         make(path, 700)
     X = contents(700)["codes"]["features:avg"]
-    found = codes.read(path).take("features", np.array(rows, np.int64))
-    np.testing.assert_array_equal(found, X[rows])
+    result = codes.read(path).take("features", np.array(rows, np.int64))
+    np.testing.assert_array_equal(result, X[rows])
 
 
 def test_to_frame_has_a_row_an_image(tmp_path):
     pytest.importorskip("pandas", reason="pandas is an extra")
-    given = contents(labels=[0, 1, 0, 1, -1], splits=["train"] * 4 + [""])
-    codes.write(tmp_path / "a.h5", **given)
+    content = contents(labels=[0, 1, 0, 1, -1], splits=["train"] * 4 + [""])
+    codes.write(tmp_path / "a.h5", **content)
     frame = codes.read(tmp_path / "a.h5").to_frame("features")
-    assert frame.index.tolist() == given["paths"]
+    assert frame.index.tolist() == content["paths"]
     assert frame["label"].tolist()[:2] == ["ant", "bee"]
     assert frame["label"].isna().tolist() == [False] * 4 + [True]
     np.testing.assert_array_equal(
-        frame[[0, 1, 2]].to_numpy(), given["codes"]["features:avg"]
+        frame[[0, 1, 2]].to_numpy(), content["codes"]["features:avg"]
     )
 
 
 def test_codes_survive_pickling_and_notice_a_replaced_file(tmp_path):
     path = make(tmp_path / "a.h5")
-    found = pickle.loads(pickle.dumps(codes.read(path)))
-    assert found.rows("features", 1, 3).shape == (2, 3)
+    record = pickle.loads(pickle.dumps(codes.read(path)))
+    assert record.rows("features", 1, 3).shape == (2, 3)
     make(path, seed=1)
     with pytest.raises(CodesError, match=r"a\.h5 has changed since it was read"):
-        found.rows("features", 0, 1)
+        record.rows("features", 0, 1)
     unchecked = codes.read(path, check=False)
     make(path, seed=2)
     with pytest.raises(CodesError, match=r"a\.h5 has changed since it was read"):
@@ -189,7 +189,7 @@ def test_the_digest_of_a_file_that_holds_none_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"labels": [0, 1]}, "5 paths came with .*rows"),
         ({"splits": ["train"] * 4 + ["dev"]}, "unknown split 'dev'"),
@@ -201,8 +201,8 @@ def test_the_digest_of_a_file_that_holds_none_names_the_file(tmp_path):
         ({"codes": {"a\n": np.zeros((5, 2), np.float32)}}, "cannot be named"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_leaves_no_file(tmp_path, changes, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_does_not_fit_is_refused_and_leaves_no_file(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
         codes.write(tmp_path / "a.h5", **contents(**changes))
     assert list(tmp_path.iterdir()) == []
 
@@ -232,9 +232,9 @@ def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
 
 
 def test_verify_finds_a_code_that_is_not_finite(tmp_path):
-    given = contents()
-    given["codes"]["features:avg"][3, 1] = np.nan
-    codes.write(tmp_path / "a.h5", **given)
+    content = contents()
+    content["codes"]["features:avg"][3, 1] = np.nan
+    codes.write(tmp_path / "a.h5", **content)
     assert codes.read(tmp_path / "a.h5").n_images == 5
     with pytest.raises(CodesError, match=r"not finite.*row 3 \(0-0003.png\)"):
         codes.verify(tmp_path / "a.h5")
@@ -290,8 +290,8 @@ def test_assembled_rows_are_those_asked_for(tmp_path):
     gather(tmp_path / "all.h5", sources, rows, {})
     X = [contents(300, k)["codes"]["features:avg"] for k in range(3)]
     expected = np.array([X[f][r] for f, r in rows])
-    found = codes.verify(tmp_path / "all.h5")
-    np.testing.assert_array_equal(found.rows("features", 0, 500), expected)
+    file = codes.verify(tmp_path / "all.h5")
+    np.testing.assert_array_equal(file.rows("features", 0, 500), expected)
     # The bytes do not depend on the road: in memory or from files.
     assert not list(tmp_path.glob(".*"))
 
@@ -300,7 +300,7 @@ def test_assembling_notices_a_damaged_source_and_leaves_the_target(tmp_path):
     source, target = make(tmp_path / "s.h5", 300), make(tmp_path / "t.h5")
     before = target.read_bytes()
     raw = bytearray(source.read_bytes())
-    found = codes.read(source)
+    codes_file = codes.read(source)
     with h5py.File(source) as file:
         chunk = file["codes/features:avg"].id.get_chunk_info(0)
     raw[chunk.byte_offset + 17] ^= 4
@@ -308,7 +308,7 @@ def test_assembling_notices_a_damaged_source_and_leaves_the_target(tmp_path):
     source.write_bytes(raw)
     os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     # The header is sound, and the checksum of the chunk tells.
-    assert codes.read(source, check=False).paths == found.paths
+    assert codes.read(source, check=False).paths == codes_file.paths
     with pytest.raises(CodesError, match="do not match their SHA-256"):
         codes.read(source)
     files, rows = [codes.read(source, check=False)], [Row(0, k) for k in range(300)]
@@ -337,16 +337,16 @@ def test_a_full_disk_is_an_error_and_no_signal(tmp_path, when):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             assemble(source, target)
 
-        told = apart(act)
-        assert (told["signal"], told.get("error")) == (0, "OSError"), told
-        assert "make room there and run the same command" in told["text"]
+        result = apart(act)
+        assert (result["signal"], result.get("error")) == (0, "OSError"), result
+        assert "make room there and run the same command" in result["text"]
         assert target.read_bytes() == before
         assert not list(tmp_path.glob(".*"))
 
 
 def test_the_reserve_is_never_too_small(tmp_path):
     for n, width in ((1, 1), (300, 5), (3000, 700)):
-        given = contents(n)
+        content = contents(n)
         array = np.ones((n, width), np.float32)
         tables = codes.Tables(
             splits=[""] * n,
@@ -356,7 +356,7 @@ def test_the_reserve_is_never_too_small(tmp_path):
             mtimes=np.zeros(n),
             sha256=np.zeros((n, 32)),
             failures=[FailureRecord("p" * 100, "decode", "r" * 100)] * n,
-            **{k: given[k] for k in ("paths", "labels", "class_names", "provenance")},
+            **{k: content[k] for k in ("paths", "labels", "class_names", "provenance")},
         )
         made = len(codes.content({"a": array, "b": array}, tables))
         store = layout.Store(array.shape, array.dtype, lambda a, b, x=array: x[a:b])
@@ -383,8 +383,10 @@ def test_ctrl_c_while_libhdf5_writes_is_no_signal(tmp_path):
             files.ReservedFile.write = write
             assemble(source, tmp_path / "t.h5")
 
-        told = apart(act)
-        assert (told["signal"], told.get("error")) == (0, "KeyboardInterrupt"), told
+        result = apart(act)
+        assert (result["signal"], result.get("error")) == (0, "KeyboardInterrupt"), (
+            result
+        )
         assert [path.name for path in tmp_path.iterdir()] == ["s.h5"]
 
 
@@ -394,8 +396,8 @@ def test_a_file_without_rows_is_a_file(tmp_path):
         "b:map": np.empty((0, 2, 3, 3), "f4"),
     }
     codes.write(tmp_path / "a.h5", **contents(0, codes=arrays))
-    found = codes.verify(tmp_path / "a.h5")
-    assert found.shapes == {"a:avg": (0, 7), "b:map": (0, 2, 3, 3)}
-    X, y = found.arrays("a+b")
+    file = codes.verify(tmp_path / "a.h5")
+    assert file.shapes == {"a:avg": (0, 7), "b:map": (0, 2, 3, 3)}
+    X, y = file.arrays("a+b")
     assert X.shape == (0, 25)
     assert y.shape == (0,)

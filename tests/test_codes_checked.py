@@ -9,13 +9,13 @@ from featpipe import codes
 from featpipe.codes import CodesError
 
 USES = {
-    "compare": lambda found, _: featpipe.compare(found, classifiers=["nearest-mean"]),
-    "fit": lambda found, _: featpipe.fit(found, "linear", depth="stage1", C=1.0),
-    "advise": lambda found, _: featpipe.advise(found),
-    "report": lambda found, _: featpipe.report.make_report(found),
-    "finetune": lambda found, photos: featpipe.finetune(
+    "compare": lambda file, _: featpipe.compare(file, classifiers=["nearest-mean"]),
+    "fit": lambda file, _: featpipe.fit(file, "linear", depth="stage1", C=1.0),
+    "advise": lambda file, _: featpipe.advise(file),
+    "report": lambda file, _: featpipe.report.make_report(file),
+    "finetune": lambda file, photos: featpipe.finetune(
         photos,
-        **{**SMALL, "depth": "stage1", "epochs": 1, "lr": 0.01, "codes": found.path},
+        **{**SMALL, "depth": "stage1", "epochs": 1, "lr": 0.01, "codes": file.path},
         train="head",
         augment="none",
     ),
@@ -34,22 +34,22 @@ def photos(tmp_path_factory):
 def unseen(photos, tmp_path):
     """Return codes of a run with nothing to do, from a file damaged before it."""
     path = tmp_path / "c.h5"
-    asked = {**SMALL, "depth": "stage1"}
-    found = featpipe.extract(photos, path, **asked)
-    assert found.is_checked
-    levels = np.repeat(found.labels[:, None], 4, axis=1).astype(np.float32)
+    options = {**SMALL, "depth": "stage1"}
+    file = featpipe.extract(photos, path, **options)
+    assert file.is_checked
+    levels = np.repeat(file.labels[:, None], 4, axis=1).astype(np.float32)
     codes.write(
         path,
         codes={"stage1:avg": levels},
-        labels=found.labels,
-        class_names=found.class_names,
-        paths=found.paths,
-        splits=found.splits,
-        images_root=found.images_root,
-        sizes=found.sizes,
-        mtimes=found.mtimes,
-        sha256=found.sha256,
-        provenance=found.provenance,
+        labels=file.labels,
+        class_names=file.class_names,
+        paths=file.paths,
+        splits=file.splits,
+        images_root=file.images_root,
+        sizes=file.sizes,
+        mtimes=file.mtimes,
+        sha256=file.sha256,
+        provenance=file.provenance,
     )
     whole = levels.tobytes()
     raw = bytearray(path.read_bytes())
@@ -57,7 +57,7 @@ def unseen(photos, tmp_path):
     at = raw.index(whole) + zero
     raw[at : at + 4] = b"\xff" * 4
     path.write_bytes(raw)
-    again = featpipe.extract(photos, path, **asked)
+    again = featpipe.extract(photos, path, **options)
     assert not again.is_checked
     assert np.isnan(again.rows("stage1", 0, len(again))).any()
     return again
@@ -76,9 +76,9 @@ def test_damage_that_a_run_with_nothing_to_do_passed_over_is_refused(
 def test_codes_that_were_checked_are_not_read_again(photos, tmp_path, monkeypatch):
     path = tmp_path / "c.h5"
     featpipe.extract(photos, path, **{**SMALL, "depth": "stage1"})
-    found = codes.checked(featpipe.read(path, check=False))
-    assert found.is_checked
+    file = codes.checked(featpipe.read(path, check=False))
+    assert file.is_checked
     monkeypatch.setattr(
         codes.block, "check", lambda *_, **__: pytest.fail("read again")
     )
-    assert codes.checked(found) is found
+    assert codes.checked(file) is file

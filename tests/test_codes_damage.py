@@ -23,10 +23,10 @@ SPLICE = 600
 
 
 def reading(path: Path, check: bool = True):
-    found = codes.read(path, check=check)
-    said = [found.paths, found.failures, found.class_names, found.provenance]
-    said += [found.splits.tolist(), found.labels.tolist(), found.sha256.tobytes()]
-    return said + [found.rows(spec, 0, 5).tobytes() for spec in found.depths]
+    file = codes.read(path, check=check)
+    lines = [file.paths, file.failures, file.class_names, file.provenance]
+    lines += [file.splits.tolist(), file.labels.tolist(), file.sha256.tobytes()]
+    return lines + [file.rows(spec, 0, 5).tobytes() for spec in file.depths]
 
 
 def damaged(rng: np.random.Generator, kind: str) -> bytes:
@@ -115,26 +115,26 @@ def test_a_cut_file_says_how_much_is_missing(tmp_path):
 def test_a_first_block_of_nonsense_is_refused(tmp_path, facts):
     digests = f',"payload_sha256":"{"0" * 64}","header_sha256":"{"0" * 64}"}}\n'
     path = tmp_path / "a.h5"
-    for said in (facts + "\n", facts[:-1] + digests):
-        path.write_bytes(block.MAGIC + said.encode() + WHOLE[400:])
+    for message in (facts + "\n", facts[:-1] + digests):
+        path.write_bytes(block.MAGIC + message.encode() + WHOLE[400:])
         with pytest.raises(CodesError, match="first block cannot be read"):
             codes.read(path)
 
 
 def test_the_digests_are_those_that_the_specification_gives():
     # As docs/reference/format.md says it, and by no code of ours.
-    said = json.loads(WHOLE[len(block.MAGIC) :].split(b"\n")[0])
-    stretches = [WHOLE[start : start + length] for start, length in said["payload"]]
+    record = json.loads(WHOLE[len(block.MAGIC) :].split(b"\n")[0])
+    stretches = [WHOLE[start : start + length] for start, length in record["payload"]]
     payload = hashlib.sha256(b"".join(stretches)).hexdigest()
-    assert said["payload_sha256"] == payload
-    rest, position = b"", said["room"]
-    for start, length in said["payload"]:
+    assert record["payload_sha256"] == payload
+    rest, position = b"", record["room"]
+    for start, length in record["payload"]:
         rest += WHOLE[position:start]
         position = start + length
-    facts = {key: said[key] for key in ("payload", "payload_sha256", "room", "size")}
+    facts = {key: record[key] for key in ("payload", "payload_sha256", "room", "size")}
     first = json.dumps(facts, sort_keys=True).encode()
     header = hashlib.sha256(first + rest + WHOLE[position:]).hexdigest()
-    assert said["header_sha256"] == header
+    assert record["header_sha256"] == header
 
 
 def test_the_block_lists_where_the_codes_lie():

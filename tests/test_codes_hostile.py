@@ -17,15 +17,15 @@ from featpipe.codes import CodesError, block, layout
 
 def sealed(path: Path, change) -> None:
     """Write a codes file with something else in it, and vouch for every byte."""
-    found = codes.read(make_golden.GOLDEN)
-    n = len(found)
-    rows = {spec: found.rows(spec, 0, n) for spec in found.depths[:1]}
+    codes_file = codes.read(make_golden.GOLDEN)
+    n = len(codes_file)
+    rows = {spec: codes_file.rows(spec, 0, n) for spec in codes_file.depths[:1]}
     stores = {
         spec: layout.Store(array.shape, array.dtype, lambda a, b, x=array: x[a:b])
         for spec, array in rows.items()
     }
     file = io.BytesIO()
-    layout.build(file, stores, found.tables)
+    layout.build(file, stores, codes_file.tables)
     with h5py.File(file, "r+") as h5:
         room = h5.userblock_size
         change(h5)
@@ -47,7 +47,7 @@ def numbers(name: str, values, dtype):
     return replace(name, data=np.array(values, dtype))
 
 
-def said(text: str):
+def provenance_text(text: str):
     return replace("provenance", data=np.frombuffer(text.encode(), np.uint8))
 
 
@@ -233,13 +233,19 @@ HOSTILE = {
         numbers("failures/size", [1, 2, 3], "i8"),
         "do not fit together",
     ),
-    "provenance no object": (said("[1, 2]"), "provenance is no object"),
-    "provenance no JSON": (said("{"), "do not fit together"),
-    "provenance not text": (said("\x00\x01"), "do not fit together"),
-    "deep JSON": (said("[" * 100_000), "do not fit together"),
-    "long number": (said('{"a": ' + "9" * 9999 + "}"), "do not fit together"),
-    "depths no list": (said('{"depths": 5}'), "depths in its provenance is 5"),
-    "depths no names": (said('{"depths": [[1], {}]}'), "is no plain list"),
+    "provenance no object": (provenance_text("[1, 2]"), "provenance is no object"),
+    "provenance no JSON": (provenance_text("{"), "do not fit together"),
+    "provenance not text": (provenance_text("\x00\x01"), "do not fit together"),
+    "deep JSON": (provenance_text("[" * 100_000), "do not fit together"),
+    "long number": (
+        provenance_text('{"a": ' + "9" * 9999 + "}"),
+        "do not fit together",
+    ),
+    "depths no list": (
+        provenance_text('{"depths": 5}'),
+        "depths in its provenance is 5",
+    ),
+    "depths no names": (provenance_text('{"depths": [[1], {}]}'), "is no plain list"),
     "cyclic groups": (cyclic, "not laid out"),
     "cyclic codes": (cyclic_codes, "codes that are no array"),
     "group for a table": (group_for_a_table, "not laid out|type in"),
@@ -258,13 +264,34 @@ HOSTILE = {
         "is no number",
     ),
     "version of much text": (odd_attribute("version", "x" * 5000), "is no number"),
-    "decoding no object": (said('{"decoding": 5}'), "decoding in its provenance is 5"),
-    "shard no object": (said('{"shard": "x"}'), "shard in its provenance is 'x'"),
-    "shard with odd numbers": (said('{"shard": {"number": "0"}}'), "number in its"),
-    "a mode that is no text": (said('{"decoding": {"mode": []}}'), "mode in its dec"),
-    "mean no list": (said('{"preprocessing": {"mean": 1}}'), "mean in its prepro"),
-    "crop true": (said('{"preprocessing": {"crop": true}}'), "crop in its prepro"),
-    "asked of lists": (said('{"asked": [[]]}'), "asked in its provenance is no plain"),
+    "decoding no object": (
+        provenance_text('{"decoding": 5}'),
+        "decoding in its provenance is 5",
+    ),
+    "shard no object": (
+        provenance_text('{"shard": "x"}'),
+        "shard in its provenance is 'x'",
+    ),
+    "shard with odd numbers": (
+        provenance_text('{"shard": {"number": "0"}}'),
+        "number in its",
+    ),
+    "a mode that is no text": (
+        provenance_text('{"decoding": {"mode": []}}'),
+        "mode in its dec",
+    ),
+    "mean no list": (
+        provenance_text('{"preprocessing": {"mean": 1}}'),
+        "mean in its prepro",
+    ),
+    "crop true": (
+        provenance_text('{"preprocessing": {"crop": true}}'),
+        "crop in its prepro",
+    ),
+    "asked of lists": (
+        provenance_text('{"asked": [[]]}'),
+        "asked in its provenance is no plain",
+    ),
     "something more": (extra, "not laid out as a codes file: / and 'more'"),
     "odd depth": (odd_depth, "which none can be called"),
 }

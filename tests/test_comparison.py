@@ -56,10 +56,10 @@ def decision(comparison):
 def test_held_out_rows_are_judged_by_a_model_of_the_training_rows(tmp_path):
     labels, made = draw()
     path = write(tmp_path / "a.h5", labels, made, splits=splits_of(90, "train", "val"))
-    found = compare(path)
+    comparison = compare(path)
     train, held = np.arange(45), np.arange(45, 90)
     pairs = protocol.folds(labels[train])
-    for score in found.scores:
+    for score in comparison.scores:
         X = made[score.depth]
         C, curve = choose_C(X[train], labels[train], pairs)
         predicted = ridge(C).fit(X[train], labels[train]).predict(X[held])
@@ -78,42 +78,42 @@ def test_held_out_labels_choose_nothing(tmp_path):
     other = labels.copy()
     other[45:] = np.random.default_rng(1).permutation(other[45:])
     classifiers = ("linear", "logistic", "nearest-mean", "ensemble")
-    found = [
+    items = [
         compare(
             write(tmp_path / f"{k}.h5", y, made, splits=splits_of(90, "train", "val")),
             classifiers=classifiers,
         )
         for k, y in enumerate((labels, other))
     ]
-    assert decision(found[0]) == decision(found[1])
-    assert found[0].recommended.accuracy != found[1].recommended.accuracy
-    order = [[(s.depth, s.classifier) for s in each.scores] for each in found]
+    assert decision(items[0]) == decision(items[1])
+    assert items[0].recommended.accuracy != items[1].recommended.accuracy
+    order = [[(s.depth, s.classifier) for s in each.scores] for each in items]
     assert order[0] == order[1]
 
 
 def test_the_recommended_row_leads_in_cross_validation_and_rows_follow_it(tmp_path):
     labels, made = draw()
-    found = compare(
+    comparison = compare(
         write(tmp_path / "a.h5", labels, made, splits=splits_of(90, "train", "test")),
         classifiers=("linear", "nearest-mean", "knn"),
     )
-    cv = [score.cv_accuracy for score in found.scores]
+    cv = [score.cv_accuracy for score in comparison.scores]
     assert cv == sorted(cv, reverse=True)
-    assert [score.recommended for score in found.scores] == [True] + [False] * 5
-    assert found.recommended is found.scores[0]
-    assert found.recommended.p_value is None
-    assert not found.recommended.tied_with_recommended
+    assert [score.recommended for score in comparison.scores] == [True] + [False] * 5
+    assert comparison.recommended is comparison.scores[0]
+    assert comparison.recommended.p_value is None
+    assert not comparison.recommended.tied_with_recommended
 
 
 def test_equal_rows_are_ordered_by_width_then_as_asked(tmp_path):
     labels = np.arange(40) % 2
     far = np.where(labels == 0, -9.0, 9.0)[:, None].astype(np.float32)
     made = {"wide:avg": np.tile(far, 6), "slim:avg": np.tile(far, 3)}
-    found = compare(
+    comparison = compare(
         write(tmp_path / "a.h5", labels, made),
         classifiers=("nearest-mean", "linear"),
     )
-    assert [(s.depth, s.classifier) for s in found.scores] == [
+    assert [(s.depth, s.classifier) for s in comparison.scores] == [
         ("slim:avg", "nearest-mean"), ("slim:avg", "linear"),
         ("wide:avg", "nearest-mean"), ("wide:avg", "linear"),
     ]  # fmt: skip
@@ -169,14 +169,14 @@ def test_the_luck_of_the_choice_is_scored_where_there_is_no_split(tmp_path):
 
 def test_p_values_are_corrected_mcnemar_tests_against_the_recommended(tmp_path):
     labels, made = draw(120, depths={"a:avg": 1.5, "b:avg": 0.1, "c:avg": 1.4})
-    found = compare(
+    comparison = compare(
         write(tmp_path / "a.h5", labels, made, splits=splits_of(120, "train", "test"))
     )
-    truth = np.array(found.labels)
-    correct = [np.array(score.test_predicted) == truth for score in found.scores]
+    truth = np.array(comparison.labels)
+    correct = [np.array(score.test_predicted) == truth for score in comparison.scores]
     raw = [scores.mcnemar(correct[0], each) for each in correct[1:]]
-    assert [score.p_value for score in found.scores[1:]] == scores.holm(raw)
-    tied = {score.depth: score.tied_with_recommended for score in found.scores[1:]}
+    assert [score.p_value for score in comparison.scores[1:]] == scores.holm(raw)
+    tied = {score.depth: score.tied_with_recommended for score in comparison.scores[1:]}
     assert tied["b:avg"] is False
     assert tied["c:avg"] is True or tied.get("a:avg") is True
 
@@ -184,17 +184,17 @@ def test_p_values_are_corrected_mcnemar_tests_against_the_recommended(tmp_path):
 def test_groups_stay_together_and_are_tested_as_wholes(tmp_path):
     labels, made = draw(96)
     groups = [f"g{i // 4}" for i in range(96)]
-    found = compare(write(tmp_path / "a.h5", labels, made, groups=groups), folds=4)
-    truth = np.array(found.labels)
-    correct = [np.array(score.test_predicted) == truth for score in found.scores]
+    comparison = compare(write(tmp_path / "a.h5", labels, made, groups=groups), folds=4)
+    truth = np.array(comparison.labels)
+    correct = [np.array(score.test_predicted) == truth for score in comparison.scores]
     expected = scores.max_t(
         np.column_stack(correct),
         protocol.group_numbers(groups),
         variance_ratio=scores.fold_variance_ratio(4),
     )
-    assert found.scores[1].p_value == expected[1]
-    assert "sign flips of groups" in found.test
-    assert any("24 groups" in note for note in found.notes)
+    assert comparison.scores[1].p_value == expected[1]
+    assert "sign flips of groups" in comparison.test
+    assert any("24 groups" in note for note in comparison.notes)
 
 
 def test_groups_of_a_given_split_are_tested_by_exact_sign_flips(tmp_path):
@@ -202,16 +202,19 @@ def test_groups_of_a_given_split_are_tested_by_exact_sign_flips(tmp_path):
     groups = [f"g{i // 4}" for i in range(96)]
     splits = splits_of(96, "train", "test")
     path = write(tmp_path / "a.h5", labels, made, groups=groups, splits=splits)
-    found = compare(path)
-    truth = np.array(found.labels)
-    correct = [np.array(score.test_predicted) == truth for score in found.scores]
+    comparison = compare(path)
+    truth = np.array(comparison.labels)
+    correct = [np.array(score.test_predicted) == truth for score in comparison.scores]
     numbers = protocol.group_numbers(groups[48:])
     expected = scores.sign_flip(correct[0], correct[1], numbers)
-    assert found.scores[1].p_value == pytest.approx(expected)
+    assert comparison.scores[1].p_value == pytest.approx(expected)
     low, high = scores.grouped_interval(correct[0], numbers)
-    assert (found.scores[0].accuracy_low, found.scores[0].accuracy_high) == (low, high)
+    assert (comparison.scores[0].accuracy_low, comparison.scores[0].accuracy_high) == (
+        low,
+        high,
+    )
     difference = scores.grouped_difference(correct[1], correct[0], numbers)
-    row = found.scores[1]
+    row = comparison.scores[1]
     assert (row.difference, row.difference_low, row.difference_high) == difference
 
 
@@ -250,10 +253,10 @@ def test_unlabelled_rows_never_enter(tmp_path):
 
 def test_a_test_part_is_cut_by_class(tmp_path):
     labels, made = draw(90)
-    found = compare(write(tmp_path / "a.h5", labels, made), test_size=0.2)
-    assert found.recommended.protocol == "test"
-    assert found.recommended.n_test == 18
-    assert [found.labels.count(name) for name in CLASS_NAMES] == [6, 6, 6]
+    comparison = compare(write(tmp_path / "a.h5", labels, made), test_size=0.2)
+    assert comparison.recommended.protocol == "test"
+    assert comparison.recommended.n_test == 18
+    assert [comparison.labels.count(name) for name in CLASS_NAMES] == [6, 6, 6]
 
 
 def test_metric_chooses_and_is_shown(tmp_path):
@@ -261,9 +264,9 @@ def test_metric_chooses_and_is_shown(tmp_path):
     labels[20:] = 0  # seven of eight images are ants
     path = write(tmp_path / "a.h5", labels, made, class_names=CLASS_NAMES)
     plain = compare(path, depths=["layer1"]).recommended
-    found = compare(path, depths=["layer1"], metric="balanced_accuracy")
-    assert found.recommended.cv_accuracy < plain.cv_accuracy
-    assert found.metric == "balanced_accuracy"
+    comparison = compare(path, depths=["layer1"], metric="balanced_accuracy")
+    assert comparison.recommended.cv_accuracy < plain.cv_accuracy
+    assert comparison.metric == "balanced_accuracy"
 
 
 def test_several_files_and_joined_depths_share_one_table(tmp_path):
@@ -274,8 +277,8 @@ def test_several_files_and_joined_depths_share_one_table(tmp_path):
         write(tmp_path / "a.h5", labels, made),
         write(tmp_path / "b.h5", labels, others, order=order),
     ]
-    found = compare(files, depths=["layer1+layer2", "penultimate"])
-    by_depth = {score.depth: score for score in found.scores}
+    comparison = compare(files, depths=["layer1+layer2", "penultimate"])
+    by_depth = {score.depth: score for score in comparison.scores}
     assert set(by_depth) == {"layer1:avg+layer2:avg", "penultimate"}
     assert by_depth["layer1:avg+layer2:avg"].width == 24
     (alone,) = compare(write(tmp_path / "c.h5", labels, others)).scores
@@ -343,12 +346,12 @@ def test_rows_that_learned_nothing_are_marked_and_the_remedy_named(tmp_path):
     splits = ["train", "test"] * 100
     splits = [splits[i // 20] for i in range(200)]
     path = write(tmp_path / "a.h5", labels, made, splits=splits)
-    found = compare(path, classifiers=("linear", "logistic"))
-    assert found.majority_accuracy == 0.95
-    for score in found.scores:
+    comparison = compare(path, classifiers=("linear", "logistic"))
+    assert comparison.majority_accuracy == 0.95
+    for score in comparison.scores:
         assert score.majority_p_value > 0.05
         assert score.better_than_majority is False
-    notes = " ".join(found.notes)
+    notes = " ".join(comparison.notes)
     assert "2 of 2 rows, marked !, are not told apart" in notes
     assert "'ant', which is right for 95.0 %" in notes
     assert "--metric balanced_accuracy --class-weight balanced" in notes
@@ -357,15 +360,15 @@ def test_rows_that_learned_nothing_are_marked_and_the_remedy_named(tmp_path):
 def test_a_row_better_than_the_most_frequent_class_is_not_marked(tmp_path):
     labels, made = draw(120, depths={"a:avg": 2.0})
     path = write(tmp_path / "a.h5", labels, made, splits=splits_of(120, "train", "val"))
-    found = compare(path)
-    (score,) = found.scores
-    correct = np.array(score.test_predicted) == np.array(found.labels)
-    always = np.array(found.labels) == "ant"
+    comparison = compare(path)
+    (score,) = comparison.scores
+    correct = np.array(score.test_predicted) == np.array(comparison.labels)
+    always = np.array(comparison.labels) == "ant"
     gains, losses = (correct & ~always).sum(), (always & ~correct).sum()
     exact = stats.binomtest(gains, gains + losses, alternative="greater").pvalue
     assert score.better_than_majority is True
     assert score.majority_p_value == pytest.approx(exact, abs=2e-4)
-    assert not any("marked !" in note for note in found.notes)
+    assert not any("marked !" in note for note in comparison.notes)
 
 
 def test_too_few_groups_for_any_difference_are_said_with_the_rows_counted(tmp_path):

@@ -16,10 +16,10 @@ from featpipe.comparison.details import describe_details, mistakes
 from featpipe.scores import images_needed
 
 
-def printed(found, width=80, terminal=False):
+def printed(result, width=80, terminal=False):
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=terminal, no_color=False)
-    for part in describe_details(found):
+    for part in describe_details(result):
         console.print(part)
     return out.getvalue()
 
@@ -32,10 +32,10 @@ def compared(tmp_path, *, n_classes=3, n=150, classifiers=("svm", "logistic"), *
 
 
 def test_mistakes_are_those_of_the_recommended_row_most_confident_first(tmp_path):
-    found = compared(tmp_path)
-    wrong = mistakes(found)
-    predicted = found.recommended.test_predicted
-    triples = zip(found.paths, found.labels, predicted, strict=True)
+    comparison = compared(tmp_path)
+    wrong = mistakes(comparison)
+    predicted = comparison.recommended.test_predicted
+    triples = zip(comparison.paths, comparison.labels, predicted, strict=True)
     assert {m[:3] for m in wrong} == {t for t in triples if t[1] != t[2]}
     sure = [m.confidence for m in wrong]
     assert sure == sorted(sure, reverse=True)
@@ -43,31 +43,33 @@ def test_mistakes_are_those_of_the_recommended_row_most_confident_first(tmp_path
 
 
 def test_confidence_is_the_probability_of_the_predicted_class(tmp_path):
-    found = compared(tmp_path, classifiers=["logistic"])
-    best = found.recommended
+    comparison = compared(tmp_path, classifiers=["logistic"])
+    best = comparison.recommended
     codes = featpipe.read(best.codes)
     X, y = codes.arrays(best.depth, "train")
     model = featpipe.LogisticClassifier(C=best.C).fit(X, y)
     p = model.predict_proba(codes.arrays(best.depth, "test")[0])
-    np.testing.assert_allclose(found.confidence, p.max(axis=1), atol=1e-3)
+    np.testing.assert_allclose(comparison.confidence, p.max(axis=1), atol=1e-3)
 
 
 def test_without_probabilities_mistakes_come_by_path(tmp_path):
-    found = compared(tmp_path, classifiers=["svm"])
-    assert found.confidence is None
-    paths = [m.path for m in mistakes(found)]
+    comparison = compared(tmp_path, classifiers=["svm"])
+    assert comparison.confidence is None
+    paths = [m.path for m in mistakes(comparison)]
     assert paths == sorted(paths)
-    text = printed(found)
+    text = printed(comparison)
     assert "sure %" not in text
     assert paths[0] in text
 
 
 def test_classes_are_listed_with_their_recall_the_worst_first(tmp_path):
-    found = compared(tmp_path)
-    text = printed(found)
-    predicted = found.recommended.test_predicted
+    comparison = compared(tmp_path)
+    text = printed(comparison)
+    predicted = comparison.recommended.test_predicted
     for name in ("ant", "bee", "cat"):
-        recall = recall_score(found.labels, predicted, labels=[name], average="macro")
+        recall = recall_score(
+            comparison.labels, predicted, labels=[name], average="macro"
+        )
         (line,) = [line for line in text.splitlines()
                    if line.split()[:1] == [name] and line.count(".") == 3]  # fmt: skip
         assert line.split()[2] == f"{100 * recall:.1f}"
@@ -75,8 +77,8 @@ def test_classes_are_listed_with_their_recall_the_worst_first(tmp_path):
 
 def test_many_classes_are_shown_as_the_pairs_confused_most(tmp_path):
     names = [f"class {k}" for k in range(12)]
-    found = compared(tmp_path, n_classes=12, n=180, class_names=names)
-    text = printed(found)
+    comparison = compared(tmp_path, n_classes=12, n=180, class_names=names)
+    text = printed(comparison)
     assert "the worst 10 of 12" in text
     assert "Confused most" in text
     assert "Label (lines)" not in text
@@ -84,12 +86,12 @@ def test_many_classes_are_shown_as_the_pairs_confused_most(tmp_path):
 
 def test_lines_hold_at_80_columns_and_colours_stay_on_terminals(tmp_path):
     paths = [f"{'long/' * 12}[red]{i}\udcff.png" for i in range(150)]
-    found = compared(tmp_path, paths=paths)
-    text = printed(found)
+    comparison = compared(tmp_path, paths=paths)
+    text = printed(comparison)
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
     assert "[red]" in text.replace("\n", "")
-    assert "\x1b[31m" in printed(found, terminal=True)
+    assert "\x1b[31m" in printed(comparison, terminal=True)
 
 
 def test_the_command_prints_them_below_the_table(tmp_path):

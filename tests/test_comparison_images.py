@@ -50,8 +50,8 @@ def test_files_that_disagree_about_an_image_are_refused(tmp_path, what):
 def test_labels_are_matched_by_name_not_by_number(tmp_path):
     labels, _ = draw(30)
     files = pair(tmp_path, labels=2 - labels, class_names=["cat", "bee", "ant"])
-    found = compare(files)
-    assert len(found.scores) == 4
+    comparison = compare(files)
+    assert len(comparison.scores) == 4
 
 
 def test_maps_are_left_out_and_refused_by_name(tmp_path):
@@ -94,12 +94,12 @@ def test_near_duplicates_equal_those_of_plain_loops(monkeypatch):
     X[5], X[30], X[41] = X[20] + 0.05, X[11], X[11] + 0.01
     unknown = np.zeros((60, 32), np.uint8)
     expected = brute_force(X.astype(np.float64), sides, labels)
-    found = duplicates.find_duplicates(X, unknown, sides, labels, alike=0.6)
-    assert {(t.row, t.kind): t.other for t in found} == {
+    pairs = duplicates.find_duplicates(X, unknown, sides, labels, alike=0.6)
+    assert {(t.row, t.kind): t.other for t in pairs} == {
         key: j for key, (cosine, j) in expected.items() if cosine >= 0.6
     }
-    assert {t.kind for t in found} == set(duplicates.KINDS)
-    for copy in found:
+    assert {t.kind for t in pairs} == set(duplicates.KINDS)
+    for copy in pairs:
         assert copy.cosine == pytest.approx(expected[copy.row, copy.kind][0], abs=1e-5)
         assert not copy.exact
 
@@ -123,10 +123,10 @@ def test_across_only_compares_images_of_two_sides_whatever_is_on_their_own(monke
         if sides[i] > sides[j] >= 0 and cosine >= 0.6:
             kind = "relabelled" if labels[i] != labels[j] else "across"
             expected[i, kind] = max(expected.get((i, kind), (0, 0)), (cosine, j))
-    found = duplicates.find_duplicates(
+    pairs = duplicates.find_duplicates(
         X.astype(np.float32), digests, sides, labels, 0.6, across_only=True
     )
-    assert {(t.row, t.kind): t.other for t in found} == {
+    assert {(t.row, t.kind): t.other for t in pairs} == {
         key: j for key, (_, j) in expected.items()
     }
     assert (same[0], "relabelled") in expected
@@ -175,8 +175,8 @@ def test_labels_move_no_threshold(tmp_path):
     other = np.random.default_rng(0).permutation(labels)
     splits = splits_of(90, "train", "val")
     says = []
-    for name, given in (("a.h5", labels), ("b.h5", other)):
-        path = write(tmp_path / name, given, made, splits=splits)
+    for name, value in (("a.h5", labels), ("b.h5", other)):
+        path = write(tmp_path / name, value, made, splits=splits)
         says += [n for n in compare(path).notes if "near-duplicates" in n]
     assert says[0] == says[1]
 

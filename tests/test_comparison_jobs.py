@@ -47,13 +47,13 @@ def file(tmp_path_factory) -> Path:
 
 def record(file: Path, path: Path, **more: object) -> dict:
     """Return the record of a comparison without its seconds."""
-    asked = ("svm", "knn", "logistic", "ensemble")
-    found = featpipe.compare(file, classifiers=asked, Cs=[1e-3, 1e-2], **more)
-    found.write_json(path)
-    said = json.loads(path.read_text())
-    for score in said["scores"]:
+    items = ("svm", "knn", "logistic", "ensemble")
+    comparison = featpipe.compare(file, classifiers=items, Cs=[1e-3, 1e-2], **more)
+    comparison.write_json(path)
+    document = json.loads(path.read_text())
+    for score in document["scores"]:
         del score["fit_seconds"], score["predict_seconds"]
-    return said
+    return document
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def two_threads() -> Iterator[None]:
 
 
 def test_two_threads_write_the_record_of_one(file, tmp_path, two_threads, monkeypatch):
-    told = []
+    outcomes = []
     side_by_side = record(
-        file, tmp_path / "b.json", progress=lambda *said: told.append(said)
+        file, tmp_path / "b.json", progress=lambda *message: outcomes.append(message)
     )
     assert torch.get_num_threads() == 2
-    done = [number for number, _, _ in told]
-    assert (done[0], sorted(done), told[-1]) == (0, done, (8, 8, "done"))
+    done = [number for number, _, _ in outcomes]
+    assert (done[0], sorted(done), outcomes[-1]) == (0, done, (8, 8, "done"))
     monkeypatch.setattr(tasks, "SMALL", 0)
     assert record(file, tmp_path / "a.json") == side_by_side
 
@@ -128,30 +128,35 @@ def two(request) -> Forks | int:
 
 
 def test_two_processes_write_the_record_of_one(file, tmp_path, two):
-    told = []
+    outcomes = []
     alone = record(file, tmp_path / "a.json")
     shared = record(
-        file, tmp_path / "b.json", jobs=two, progress=lambda *said: told.append(said)
+        file,
+        tmp_path / "b.json",
+        jobs=two,
+        progress=lambda *message: outcomes.append(message),
     )
     assert shared == alone
     assert len(alone["scores"]) == 7
     # Three classifiers and what the ensemble takes, on each of two depths.
-    assert told[0][:2] == (0, 8)
-    assert told[-1] == (8, 8, "done")
+    assert outcomes[0][:2] == (0, 8)
+    assert outcomes[-1] == (8, 8, "done")
 
 
 def test_an_ensemble_alone_is_the_same_too(file, two):
-    asked = {"classifiers": ["ensemble"], "Cs": [1e-3, 1e-2]}
-    alone, shared = (featpipe.compare(file, jobs=jobs, **asked) for jobs in (None, two))
+    options = {"classifiers": ["ensemble"], "Cs": [1e-3, 1e-2]}
+    alone, shared = (
+        featpipe.compare(file, jobs=jobs, **options) for jobs in (None, two)
+    )
     assert [s.classifier for s in shared.scores] == ["ensemble"]
     assert shared.scores[0].test_predicted == alone.scores[0].test_predicted
     assert shared.scores[0].accuracy == alone.scores[0].accuracy
 
 
 def test_little_memory_gives_the_same_scores(file, tmp_path):
-    asked = {"classifiers": ["logistic", "linear"], "Cs": [1e-3, 1e-2]}
-    whole = featpipe.compare(file, **asked)
-    short = featpipe.compare(file, memory="10KB", **asked)
+    options = {"classifiers": ["logistic", "linear"], "Cs": [1e-3, 1e-2]}
+    whole = featpipe.compare(file, **options)
+    short = featpipe.compare(file, memory="10KB", **options)
     assert [s.accuracy for s in short.scores] == [s.accuracy for s in whole.scores]
     assert [s.C for s in short.scores] == [s.C for s in whole.scores]
     assert any("equal files alone" in note for note in short.notes)

@@ -28,8 +28,8 @@ def load(name):
 def test_compare_classifiers_leaves_its_numbers_in_files(flowers, tmp_path, capsys):
     study = tmp_path / "study"
     options = ["-o", str(study), *SMALL, "--classifiers", "nearest-mean", "knn"]
-    found = load("compare_classifiers").main([str(flowers), *options, "--folds", "2"])
-    assert {score.classifier for score in found.scores} == {"nearest-mean", "knn"}
+    result = load("compare_classifiers").main([str(flowers), *options, "--folds", "2"])
+    assert {score.classifier for score in result.scores} == {"nearest-mean", "knn"}
     assert "nearest-mean" in capsys.readouterr().out
     assert sorted(path.name for path in study.iterdir()) == [
         "codes.h5", "predictions.csv", "scores.csv", "scores.json",
@@ -38,8 +38,8 @@ def test_compare_classifiers_leaves_its_numbers_in_files(flowers, tmp_path, caps
 
 def test_sweep_depths_shows_each_depth_in_the_networks_order(flowers, tmp_path, capsys):
     options = ["-o", str(tmp_path / "study"), *SMALL, "--classifier", "nearest-mean"]
-    found = load("sweep_depths").main([str(flowers), *options, "--n-depths", "3"])
-    depths = {score.depth for score in found.scores}
+    result = load("sweep_depths").main([str(flowers), *options, "--n-depths", "3"])
+    depths = {score.depth for score in result.scores}
     assert len(depths) == 3
     assert "penultimate" in depths
     shown = capsys.readouterr().out
@@ -57,14 +57,14 @@ def test_fixed_or_finetuned_leaves_a_table_a_picture_and_models(tmp_path, draw, 
     options = [str(tmp_path / "photos"), "-o", str(study), "--backbone", "mini"]
     options += ["--depth", "stage2", "--input-size", "32", "--epochs", "1"]
     options += ["--device", "cpu", "--from", "stage1", "--from", "stage2.1"]
-    found = load("fixed_or_finetuned").main(options)
-    assert list(found) == [
+    result = load("fixed_or_finetuned").main(options)
+    assert list(result) == [
         "probe", "head", "from stage1", "from stage2.1", "all", "all, probe first",
         "from scratch",
     ]  # fmt: skip
-    assert all(score.n_test == 4 for score in found.values())
-    assert all(found[name].p_value is not None for name in list(found)[1:])
-    assert found["from scratch"].weights == "none"
+    assert all(score.n_test == 4 for score in result.values())
+    assert all(result[name].p_value is not None for name in list(result)[1:])
+    assert result["from scratch"].weights == "none"
     shown = capsys.readouterr().out
     assert "all, probe first" in shown
     assert (study / "study.png").stat().st_size > 10_000
@@ -78,9 +78,9 @@ def test_scaling_out_takes_four_steps_to_the_same_codes_and_one_model(
     study = tmp_path / "study"
     options = ["-o", str(study), "--jobs", jobs, "--memory", "50MB"]
     model = load("scale_out").main([str(flowers), *options])
-    said = capsys.readouterr().out
-    assert "12 images: about" in said
-    assert "3 ways, the same 12 rows to the byte" in said
+    text = capsys.readouterr().out
+    assert "12 images: about" in text
+    assert "3 ways, the same 12 rows to the byte" in text
     assert model.model.classifier in ("linear", "svm", "logistic")
     assert (study / "scores.json").exists()
     assert (study / "model").exists()

@@ -16,7 +16,7 @@ CS = (1e-2, 1e-1, 1.0)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def comparison(tmp_path_factory):
     labels, made = draw()
     path = tmp_path_factory.mktemp("table") / "pets.h5"
     write(path, labels, made, splits=splits_of(90, "train", "val"))
@@ -30,27 +30,27 @@ def printed(renderable, width=80):
     return capture.get()
 
 
-def test_the_table_fits_eighty_columns_and_marks_rows(found):
-    text = printed(found)
+def test_the_table_fits_eighty_columns_and_marks_rows(comparison):
+    text = printed(comparison)
     assert max(map(len, text.splitlines())) <= 80
     assert sum(line.lstrip().startswith("★ ") for line in text.splitlines()) == 2
-    for score in found.scores:
+    for score in comparison.scores:
         assert f"{100 * score.accuracy:.1f} [" in text
     assert "Accuracy on 45 images" in " ".join(text.split())
     assert "held out and choose nothing" in " ".join(text.split())
 
 
-def test_the_difference_to_the_recommended_row_stands_in_the_table(found):
-    wide = printed(found, width=120)
-    truth = np.array(found.labels)
-    best = np.array(found.recommended.test_predicted) == truth
-    for score in found.scores[1:]:
+def test_the_difference_to_the_recommended_row_stands_in_the_table(comparison):
+    wide = printed(comparison, width=120)
+    truth = np.array(comparison.labels)
+    best = np.array(comparison.recommended.test_predicted) == truth
+    for score in comparison.scores[1:]:
         correct = np.array(score.test_predicted) == truth
         difference, low, high = scores.difference_interval(correct, best)
         assert score.difference == pytest.approx(score.accuracy - best.mean())
         limits = f"[{100 * low:.1f}, {100 * high:.1f}]"
         assert f"{100 * difference:.1f} {limits}" in wide
-        assert limits in printed(found)
+        assert limits in printed(comparison)
 
 
 def test_folds_are_headed_by_the_nested_figure_and_called_too_narrow(tmp_path):
@@ -78,55 +78,57 @@ def test_the_metric_that_chooses_has_a_column(tmp_path):
             assert f" {100 * score.macro_f1:.1f} " in text
 
 
-def test_a_comparison_is_one_line_and_a_table_in_a_notebook(found):
-    best = found.recommended
-    assert repr(found) == (
-        f"<Comparison of {len(found.scores)} rows on 45 images: "
+def test_a_comparison_is_one_line_and_a_table_in_a_notebook(comparison):
+    best = comparison.recommended
+    assert repr(comparison) == (
+        f"<Comparison of {len(comparison.scores)} rows on 45 images: "
         f"{best.classifier} on {best.depth}, {100 * best.accuracy:.1f} %>"
     )
-    odd = replace(found.scores[0], depth="<b>&layer")
-    html = replace(found, scores=[odd, *found.scores[1:]])._repr_html_()
-    assert html.count("<tr>") == 1 + len(found.scores)
+    odd = replace(comparison.scores[0], depth="<b>&layer")
+    html = replace(comparison, scores=[odd, *comparison.scores[1:]])._repr_html_()
+    assert html.count("<tr>") == 1 + len(comparison.scores)
     assert "&lt;b&gt;&amp;layer" in html
     assert "<b>" not in html
 
 
-def test_names_are_shown_as_they_are_not_as_markup(found):
-    odd = replace(found.scores[0], depth="[b]layer2[/b]", codes="[red]pets.h5")
-    shown = printed(replace(found, scores=[odd, found.scores[1]]), width=120)
+def test_names_are_shown_as_they_are_not_as_markup(comparison):
+    odd = replace(comparison.scores[0], depth="[b]layer2[/b]", codes="[red]pets.h5")
+    shown = printed(replace(comparison, scores=[odd, comparison.scores[1]]), width=120)
     assert "[b]layer2[/b]" in shown
     assert "[red]pets" in shown
 
 
-def test_the_frame_and_the_csv_hold_the_record_without_predictions(found, tmp_path):
-    found.write_csv(tmp_path / "s.csv")
+def test_the_frame_and_the_csv_hold_the_record_without_predictions(
+    comparison, tmp_path
+):
+    comparison.write_csv(tmp_path / "s.csv")
     with (tmp_path / "s.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    frame = found.to_frame()
+    frame = comparison.to_frame()
     assert list(frame.columns) == list(rows[0])
-    assert list(rows[0]) == list(found.scores[0].as_dict())[:-2]
-    for row, score in zip(rows, found.scores, strict=True):
+    assert list(rows[0]) == list(comparison.scores[0].as_dict())[:-2]
+    for row, score in zip(rows, comparison.scores, strict=True):
         assert float(row["accuracy"]) == score.accuracy
         assert json.loads(row["C_curve"]) == score.C_curve
         assert row["C"] == ("" if score.C is None else str(score.C))
 
 
-def test_the_json_reads_back_as_the_same_scores(found, tmp_path):
-    found.write_json(tmp_path / "s.json")
-    assert scores.read_json(tmp_path / "s.json") == found.scores
+def test_the_json_reads_back_as_the_same_scores(comparison, tmp_path):
+    comparison.write_json(tmp_path / "s.json")
+    assert scores.read_json(tmp_path / "s.json") == comparison.scores
 
 
-def test_predictions_have_a_column_for_each_contender(found, tmp_path):
-    found.write_predictions(tmp_path / "p.csv")
+def test_predictions_have_a_column_for_each_contender(comparison, tmp_path):
+    comparison.write_predictions(tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0][:4] == [
         "path", "truth", "split",
-        f"{found.recommended.classifier}@{found.recommended.depth}",
+        f"{comparison.recommended.classifier}@{comparison.recommended.depth}",
     ]  # fmt: skip
-    assert len(set(rows[0])) == 3 + len(found.scores)
-    assert [row[0] for row in rows[1:]] == found.paths
-    assert [row[3] for row in rows[1:]] == found.recommended.test_predicted
+    assert len(set(rows[0])) == 3 + len(comparison.scores)
+    assert [row[0] for row in rows[1:]] == comparison.paths
+    assert [row[3] for row in rows[1:]] == comparison.recommended.test_predicted
     assert {row[2] for row in rows[1:]} == {"val"}
 
 
@@ -197,31 +199,36 @@ def test_classifiers_without_C_come_from_scikit_learn(tmp_path):
     assert any("class_weight does not apply" in note for note in here.notes)
 
 
-def rival(found, tmp_path, **changes):
+def rival(comparison, tmp_path, **changes):
     claims = {"classifier": "finetune", "cv_accuracy": None, "C": None}
     claims |= {"accuracy_low": 0.0, "balanced_accuracy": 0.3, "macro_f1": 0.2}
-    score = replace(found.recommended, **claims | changes)
+    score = replace(comparison.recommended, **claims | changes)
     scores.write_json(tmp_path / "f.json", [score], seed=0)
     return tmp_path / "f.json"
 
 
-def judged_as(found, predicted, **changes):
-    truth = np.array(found.labels)
+def judged_as(comparison, predicted, **changes):
+    truth = np.array(comparison.labels)
     return {"test_predicted": list(predicted),
             "accuracy": float((truth == predicted).mean()), **changes}  # fmt: skip
 
 
-def again(found, file):
+def again(comparison, file):
     return featpipe.compare(
-        found.recommended.codes, classifiers=["linear"], Cs=CS, with_=[file]
+        comparison.recommended.codes, classifiers=["linear"], Cs=CS, with_=[file]
     )
 
 
-def test_a_rival_enters_the_table_and_the_tests_but_is_not_recommended(found, tmp_path):
-    perfect = judged_as(found, found.labels)
+def test_a_rival_enters_the_table_and_the_tests_but_is_not_recommended(
+    comparison, tmp_path
+):
+    perfect = judged_as(comparison, comparison.labels)
     # Its own order of the images must not matter.
-    backwards = {"test_paths": found.paths[::-1], "test_predicted": found.labels[::-1]}
-    here = again(found, rival(found, tmp_path, **perfect | backwards))
+    backwards = {
+        "test_paths": comparison.paths[::-1],
+        "test_predicted": comparison.labels[::-1],
+    }
+    here = again(comparison, rival(comparison, tmp_path, **perfect | backwards))
     last = here.scores[-1]
     assert (last.classifier, last.recommended) == ("finetune", False)
     correct = np.array(here.recommended.test_predicted) == np.array(here.labels)
@@ -236,25 +243,27 @@ def test_a_rival_enters_the_table_and_the_tests_but_is_not_recommended(found, tm
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     title = f"finetune@{last.depth}"
-    assert [row[title] for row in rows] == found.labels
+    assert [row[title] for row in rows] == comparison.labels
 
 
-def test_a_rival_judged_on_other_images_is_refused(found, tmp_path):
-    file = rival(found, tmp_path, test_paths=["images/x.png", *found.paths[1:]])
+def test_a_rival_judged_on_other_images_is_refused(comparison, tmp_path):
+    file = rival(
+        comparison, tmp_path, test_paths=["images/x.png", *comparison.paths[1:]]
+    )
     with pytest.raises(ValueError, match=r"f\.json' was judged on other images"):
-        again(found, file)
+        again(comparison, file)
 
 
-def test_a_rival_with_other_labels_is_refused(found, tmp_path):
+def test_a_rival_with_other_labels_is_refused(comparison, tmp_path):
     with pytest.raises(ValueError, match=r"claims accuracy 0\.0123"):
-        again(found, rival(found, tmp_path, accuracy=0.0123))
+        again(comparison, rival(comparison, tmp_path, accuracy=0.0123))
 
 
-def test_a_rival_by_another_program_may_round_and_miscount(found, tmp_path):
-    shouted = [name.upper() for name in found.labels[:1]] + found.labels[1:]
-    claims = judged_as(found, shouted, n_test=7)
+def test_a_rival_by_another_program_may_round_and_miscount(comparison, tmp_path):
+    shouted = [name.upper() for name in comparison.labels[:1]] + comparison.labels[1:]
+    claims = judged_as(comparison, shouted, n_test=7)
     claims["accuracy"] = round(claims["accuracy"], 3)
-    last = again(found, rival(found, tmp_path, **claims)).scores[-1]
+    last = again(comparison, rival(comparison, tmp_path, **claims)).scores[-1]
     assert (last.n_test, last.accuracy) == (45, 44 / 45)
     assert f"predicts {shouted[0]!r}, which is no class" in " ".join(last.warnings)
 
@@ -267,15 +276,15 @@ def test_a_rival_by_another_program_may_round_and_miscount(found, tmp_path):
         ({"fit_seconds": -1.0}, "fit_seconds is -1.0, below 0"),
     ],
 )
-def test_a_rival_that_cannot_be_is_refused(changes, message, found, tmp_path):
+def test_a_rival_that_cannot_be_is_refused(changes, message, comparison, tmp_path):
     with pytest.raises(ValueError, match=message):
-        again(found, rival(found, tmp_path, **changes))
+        again(comparison, rival(comparison, tmp_path, **changes))
 
 
-def test_a_rival_without_any_score_is_refused(found, tmp_path):
+def test_a_rival_without_any_score_is_refused(comparison, tmp_path):
     scores.write_json(tmp_path / "f.json", [], seed=0)
     with pytest.raises(ValueError, match=r"f\.json' holds no score; leave it out"):
-        again(found, tmp_path / "f.json")
+        again(comparison, tmp_path / "f.json")
 
 
 def test_a_rival_of_the_first_fold_is_paired_on_that_fold(tmp_path):
@@ -303,9 +312,9 @@ def test_a_rival_of_the_first_fold_is_paired_on_that_fold(tmp_path):
     assert last.difference == 1 - correct[held].mean()
 
 
-def test_a_rivals_own_cross_validated_score_is_left_blank(found, tmp_path):
-    file = rival(found, tmp_path, cv_accuracy=0.999)
-    here = again(found, file)
+def test_a_rivals_own_cross_validated_score_is_left_blank(comparison, tmp_path):
+    file = rival(comparison, tmp_path, cv_accuracy=0.999)
+    here = again(comparison, file)
     assert here.scores[-1].classifier == "finetune"
     assert here.scores[-1].cv_accuracy is None
     assert any("99.9 %, is of other images" in note for note in here.notes)

@@ -80,9 +80,9 @@ def run(words: list[str]) -> str:
     """Run a command in this process and return what it printed."""
     if words[0] == "finetune":
         words = [*words, *(w for pair in SHORT if pair[0] not in words for w in pair)]
-    said = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1"}).invoke(app, words)
-    assert said.exit_code == 0, (shlex.join(words), said.output)
-    return said.output
+    result = CliRunner(env={"COLUMNS": "120", "NO_COLOR": "1"}).invoke(app, words)
+    assert result.exit_code == 0, (shlex.join(words), result.output)
+    return result.output
 
 
 def check_options(words: list[str]) -> None:
@@ -314,9 +314,9 @@ def test_the_notebook_runs_and_prints_what_it_shows(
     if where == "in a fork":
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-        told = apart(lambda: run_cells([cell.source for cell in cells]))
-        assert "value" in told, told
-        ran = told["value"]
+        result = apart(lambda: run_cells([cell.source for cell in cells]))
+        assert "value" in result, result
+        ran = result["value"]
     else:
         client = nbclient.NotebookClient(
             nbformat.read(path, as_version=4),
@@ -343,9 +343,9 @@ def run_cells(sources: list[str]) -> list[list[dict[str, Any]]]:
         # Entered first, or it would hide what captures.
         with shell.display_trap, capture_output() as captured:
             shell.run_cell(source, store_history=False).raise_error()
-        said = [captured.stdout, captured.stderr]
+        lines = [captured.stdout, captured.stderr]
         shown = [{"data": {"text/plain": repr_of(o)}} for o in captured.outputs]
-        outputs.append([*({"text": text} for text in said if text), *shown])
+        outputs.append([*({"text": text} for text in lines if text), *shown])
     return outputs
 
 

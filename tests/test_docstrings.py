@@ -31,7 +31,7 @@ def sections(item: object) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def asked(item: object) -> list[str]:
+def parameters_of(item: object) -> list[str]:
     signature = inspect.signature(item)  # type: ignore[arg-type]  # a class or function
     return [name for name in signature.parameters if name not in {"self", "cls"}]
 
@@ -45,7 +45,7 @@ def test_every_parameter_has_its_line(name: str) -> None:
     text = shown.get("Parameters", "") + shown.get("Attributes", "")
     lines = re.findall(r"^([\w*][\w, *]*?)(?: : .*)?$", text, re.MULTILINE)
     described = {word.strip(" *") for line in lines for word in line.split(",")}
-    missing = [p for p in asked(item) if p not in described]
+    missing = [p for p in parameters_of(item) if p not in described]
     assert missing == [], missing
 
 

@@ -74,8 +74,8 @@ def exported(logistic: featpipe.Predictor, folder: Path) -> Path:
 
 def pixels_of(predictor: featpipe.Predictor, folder: Path) -> np.ndarray:
     apply = predictor.load_backbone().preprocessing.apply
-    found = images.scan(folder)
-    decoded = [images.decode(found.read(i)).image for i in range(len(found))]
+    image_set = images.scan(folder)
+    decoded = [images.decode(image_set.read(i)).image for i in range(len(image_set))]
     return np.stack([apply(image) for image in decoded])
 
 
@@ -84,15 +84,15 @@ def test_onnxruntime_gives_labels_and_probabilities_of_odd_images(
 ) -> None:
     session = onnxruntime.InferenceSession(exported)
     for some in ("odd", "kinds"):
-        found = logistic.classify(folder / some)
+        predictions = logistic.classify(folder / some)
         label, score, probability = session.run(
             ["label", "score", "probability"],
             {"images": pixels_of(logistic, folder / some)},
         )
         names = np.array(logistic.class_names)[label]
-        assert names.tolist() == found.labels.tolist()
-        np.testing.assert_allclose(probability, found.probabilities, atol=1e-4)
-        np.testing.assert_allclose(score, found.scores, rtol=1e-3, atol=1e-3)
+        assert names.tolist() == predictions.labels.tolist()
+        np.testing.assert_allclose(probability, predictions.probabilities, atol=1e-4)
+        np.testing.assert_allclose(score, predictions.scores, rtol=1e-3, atol=1e-3)
 
 
 def test_batches_of_any_size_give_the_same(
@@ -111,14 +111,17 @@ def test_one_file_holds_the_graph_and_says_what_it_is(
 ) -> None:
     assert not list(exported.parent.glob("*.onnx.data"))
     session = onnxruntime.InferenceSession(exported)
-    (given,) = session.get_inputs()
-    assert (given.name, given.type) == ("images", "tensor(uint8)")
-    assert given.shape[1:] == [3, 32, 32]
-    said = session.get_modelmeta().custom_metadata_map
-    assert json.loads(said["class_names"]) == ["a", "b", "c"]
+    (value,) = session.get_inputs()
+    assert (value.name, value.type) == ("images", "tensor(uint8)")
+    assert value.shape[1:] == [3, 32, 32]
+    custom_metadata_map = session.get_modelmeta().custom_metadata_map
+    assert json.loads(custom_metadata_map["class_names"]) == ["a", "b", "c"]
     model = logistic.model
-    assert json.loads(said["preprocessing"]) == model.fingerprint["preprocessing"]
-    assert said["weights_sha256"] == model.fingerprint["weights_sha256"]
+    assert (
+        json.loads(custom_metadata_map["preprocessing"])
+        == model.fingerprint["preprocessing"]
+    )
+    assert custom_metadata_map["weights_sha256"] == model.fingerprint["weights_sha256"]
 
 
 @pytest.mark.slow  # two exports more, of odd kinds

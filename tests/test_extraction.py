@@ -49,26 +49,24 @@ def by_hand(path: Path, flip: bool = False) -> dict[str, np.ndarray]:
 
 
 def test_codes_equal_a_plain_loop_one_image_at_a_time(photos, tmp_path):
-    found, _ = run(photos, tmp_path / "a.h5")
-    assert found.depths == ["stem:avg", "penultimate"]
-    for i, path in enumerate(found.paths):
+    file, _ = run(photos, tmp_path / "a.h5")
+    assert file.depths == ["stem:avg", "penultimate"]
+    for i, path in enumerate(file.paths):
         expected = by_hand(photos / path)
-        for spec in found.depths:
-            X, _ = found.arrays(spec)
+        for spec in file.depths:
+            X, _ = file.arrays(spec)
             np.testing.assert_allclose(X[i], expected[spec], **CLOSE)
 
 
 def test_hflip_is_the_mean_of_image_and_mirror_image(photos, tmp_path):
-    found, _ = run(
-        photos, tmp_path / "a.h5", hflip=True, depth=["stem:avg", "body:map"]
-    )
+    file, _ = run(photos, tmp_path / "a.h5", hflip=True, depth=["stem:avg", "body:map"])
     plain, _ = run(photos, tmp_path / "b.h5", depth="body:map")
-    maps, straight = found.rows("body", 0, 9), plain.rows("body", 0, 9)
+    maps, straight = file.rows("body", 0, 9), plain.rows("body", 0, 9)
     assert maps.dtype == np.float16
     assert maps.shape == straight.shape == (6, 6, 4, 4)
-    for i, path in enumerate(found.paths):
+    for i, path in enumerate(file.paths):
         both = [by_hand(photos / path, flip)["stem:avg"] for flip in (False, True)]
-        X, _ = found.arrays("stem:avg")
+        X, _ = file.arrays("stem:avg")
         np.testing.assert_allclose(X[i], np.mean(both, axis=0), **CLOSE)
     # The mirror image's map is turned back: corners keep their places.
     mirrored = tmp_path / "mirrored"
@@ -103,15 +101,15 @@ def test_batches_workers_order_and_company_do_not_matter(photos, tmp_path, draw)
 def test_tables_say_what_the_source_says(tmp_path, draw):
     for k, name in enumerate(("train/ant/0", "train/bee/1", "val/ant/2", "val/bee/3")):
         draw(tmp_path / "p" / f"{name}.png", k)
-    found, progress = run(tmp_path / "p", tmp_path / "a.h5")
-    assert found.splits.tolist() == ["train", "train", "val", "val"]
-    assert found.class_names == ["ant", "bee"]
-    assert found.labels.tolist() == [0, 1, 0, 1]
-    assert found.images_root == str(tmp_path / "p")
-    image = tmp_path / "p" / found.paths[2]
-    assert found.sizes[2] == image.stat().st_size
-    assert found.mtimes[2] == image.stat().st_mtime_ns
-    assert found.provenance["backbone"] == "networks:tiny"
+    file, progress = run(tmp_path / "p", tmp_path / "a.h5")
+    assert file.splits.tolist() == ["train", "train", "val", "val"]
+    assert file.class_names == ["ant", "bee"]
+    assert file.labels.tolist() == [0, 1, 0, 1]
+    assert file.images_root == str(tmp_path / "p")
+    image = tmp_path / "p" / file.paths[2]
+    assert file.sizes[2] == image.stat().st_size
+    assert file.mtimes[2] == image.stat().st_mtime_ns
+    assert file.provenance["backbone"] == "networks:tiny"
     assert (progress.computed, progress.kept, progress.failed) == (4, 0, 0)
     assert progress.done == 4
 
@@ -122,15 +120,15 @@ def test_every_input_is_a_row_or_a_failure_with_its_reason(photos, tmp_path):
     )
     (photos / "ant" / "text.jpg").write_text("hello")
     (photos / "bee" / "gone.png").symlink_to("nowhere")
-    found, progress = run(photos, tmp_path / "a.h5")
-    assert len(found) == 6
-    failed = {path: stage for path, stage, _ in found.failures}
+    file, progress = run(photos, tmp_path / "a.h5")
+    assert len(file) == 6
+    failed = {path: stage for path, stage, _ in file.failures}
     assert failed == {
         "ant/cut.png": "decode",
         "ant/text.jpg": "decode",
         "bee/gone.png": "scan",
     }
-    assert all(reason for *_, reason in found.failures)
+    assert all(reason for *_, reason in file.failures)
     assert (progress.n_images, progress.failed, progress.done) == (9, 3, 9)
     with pytest.raises(ValueError, match=r"bee/gone\.png: scan: .*--on-error fail"):
         run(photos, tmp_path / "b.h5", on_error="fail")
@@ -140,18 +138,18 @@ def test_every_input_is_a_row_or_a_failure_with_its_reason(photos, tmp_path):
     # The failing run is resumable; a run that skips takes it on.
     assert not (tmp_path / "b.h5").exists()
     again, _ = run(photos, tmp_path / "b.h5")
-    assert again.failures == found.failures[:2]
+    assert again.failures == file.failures[:2]
 
 
 def test_a_code_that_is_not_finite_is_a_failure_of_its_image_alone(photos, tmp_path):
     Image.new("RGB", (16, 16)).save(photos / "ant" / "black.png")
-    found, progress = run(
+    file, progress = run(
         photos, tmp_path / "a.h5", backbone="networks:exploding", depth="1.body:avg"
     )
-    assert [(path, stage) for path, stage, _ in found.failures] == [
+    assert [(path, stage) for path, stage, _ in file.failures] == [
         ("ant/black.png", "network")
     ]
-    assert "1.body:avg is not finite" in found.failures[0][2]
+    assert "1.body:avg is not finite" in file.failures[0][2]
     assert (progress.computed, progress.failed) == (6, 1)
     codes.verify(tmp_path / "a.h5")
 
@@ -192,10 +190,10 @@ def test_parts_of_another_dtype_are_not_mixed_in(photos, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(photos, tmp_path / "a.h5", dtype="float16", progress=stop)
     assert len(list((tmp_path / "a.h5.parts").glob("*.h5"))) == 1
-    found, progress = run(photos, tmp_path / "a.h5", dtype="float32")
+    file, progress = run(photos, tmp_path / "a.h5", dtype="float32")
     fresh, _ = run(photos, tmp_path / "b.h5")
     assert (progress.computed, progress.kept) == (6, 0)
-    assert found.path.read_bytes() == fresh.path.read_bytes()
+    assert file.path.read_bytes() == fresh.path.read_bytes()
 
 
 def test_names_of_any_bytes_come_through(tmp_path, draw):
@@ -203,9 +201,9 @@ def test_names_of_any_bytes_come_through(tmp_path, draw):
     names = [b"line\nfeed.png", b"\xff\xfe.png", "日本.png".encode(), b" space .png"]
     for k, name in enumerate(names):
         draw(folder / "ant" / "x.png", k).rename(folder / "ant" / os.fsdecode(name))
-    found, _ = run(folder, tmp_path / "a[1]*.h5")
-    assert sorted(map(os.fsencode, found.paths)) == sorted(b"ant/" + n for n in names)
-    assert found.paths == sorted(found.paths, key=os.fsencode)
+    file, _ = run(folder, tmp_path / "a[1]*.h5")
+    assert sorted(map(os.fsencode, file.paths)) == sorted(b"ant/" + n for n in names)
+    assert file.paths == sorted(file.paths, key=os.fsencode)
     _, progress = run(folder, tmp_path / "a[1]*.h5")
     assert (progress.computed, progress.kept) == (0, 4)
 
@@ -213,22 +211,22 @@ def test_names_of_any_bytes_come_through(tmp_path, draw):
 def test_arrays_are_a_source_too(tmp_path):
     rng = np.random.default_rng(0)
     pixels = list(rng.integers(0, 256, (4, 20, 16, 3), dtype=np.uint8))
-    found, _ = run(
+    file, _ = run(
         images.from_arrays(pixels, labels=["x", "y", "x", "y"]), tmp_path / "a"
     )
     for k, array in enumerate(pixels):
         Image.fromarray(array).save(tmp_path / "x.png")
         expected = by_hand(tmp_path / "x.png")["stem:avg"]
-        np.testing.assert_allclose(found.rows("stem", k, k + 1)[0], expected, **CLOSE)
+        np.testing.assert_allclose(file.rows("stem", k, k + 1)[0], expected, **CLOSE)
 
 
 def test_two_names_of_one_depth_are_one_depth(photos, tmp_path):
-    found, _ = run(photos, tmp_path / "a.h5", depth=["stem", "stem:avg", "stem:max"])
-    assert found.depths == ["stem:avg", "stem:max"]
+    file, _ = run(photos, tmp_path / "a.h5", depth=["stem", "stem:avg", "stem:max"])
+    assert file.depths == ["stem:avg", "stem:max"]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"precision": "fp64"}, "'fp64'; use auto, fp32"),
         ({"dtype": "int8"}, "'int8'; use float32 or float16"),
@@ -243,9 +241,9 @@ def test_two_names_of_one_depth_are_one_depth(photos, tmp_path):
     ],
 )
 def test_options_that_do_not_fit_are_refused_and_leave_nothing(
-    photos, tmp_path, change, said
+    photos, tmp_path, change, message
 ):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         run(photos, tmp_path / "a.h5", **change)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
@@ -275,9 +273,9 @@ def test_a_folder_that_is_not_writable_is_said(photos, tmp_path):
         os.setuid(65534)
         extract(source, "a.h5", backbone="squeezenet1_1", weights="none")
 
-    told = apart(act)
-    assert told.get("error") == "PermissionError", told
-    assert "is not writable; choose another place for a.h5" in told["text"]
+    result = apart(act)
+    assert result.get("error") == "PermissionError", result
+    assert "is not writable; choose another place for a.h5" in result["text"]
 
 
 @pytest.fixture
@@ -307,13 +305,13 @@ def test_a_disk_that_is_full_is_said_and_room_is_all_it_needs(
     finished = len(list(parts.glob("*.h5")))
     assert 20 < finished < 40
     assert (finished == n) == (full_at == "the file")
-    assert {found.name for found in small_disk.iterdir()} == {"a.h5.parts"}
+    assert {result.name for result in small_disk.iterdir()} == {"a.h5.parts"}
     assert len(list(parts.iterdir())) == finished
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    found, progress = run(tmp_path / "photos", path)
+    result, progress = run(tmp_path / "photos", path)
     assert (progress.kept, progress.computed) == (finished, n - finished)
     fresh, _ = run(tmp_path / "photos", small_disk / "fresh.h5")
-    assert found.path.read_bytes() == fresh.path.read_bytes()
+    assert result.path.read_bytes() == fresh.path.read_bytes()
 
 
 def test_running_out_of_memory_halves_the_batch_and_says_so(photos, tmp_path, capfd):
@@ -348,11 +346,11 @@ def forward(self, x):
         progress=progress,
     )
     (batch,) = engine.batches([range(6)], lambda i, sha256: None)
-    found = batch.codes["stem:avg"]
+    result = batch.codes["stem:avg"]
     whole, _ = run(photos, tmp_path / "a.h5")
-    np.testing.assert_allclose(found, whole.rows("stem", 0, 6), **CLOSE)
-    said = "out of memory on cpu: batches are halved, to "
-    assert progress.messages == [said + "3", said + "1"]
+    np.testing.assert_allclose(result, whole.rows("stem", 0, 6), **CLOSE)
+    text = "out of memory on cpu: batches are halved, to "
+    assert progress.messages == [text + "3", text + "1"]
     # torch prints a traceback where a traced module fails.
     assert capfd.readouterr().err == ""
 
@@ -368,8 +366,8 @@ importlib.metadata.distribution = distribution
 sys.path.insert(0, sys.argv[3])
 import extracting
 from pathlib import Path
-found, _ = extracting.run(Path(sys.argv[1]), Path(sys.argv[2]))
-print(found.provenance["versions"]["featpipe"])
+file, _ = extracting.run(Path(sys.argv[1]), Path(sys.argv[2]))
+print(file.provenance["versions"]["featpipe"])
 print(sorted({"torch", "torchvision", "torch._dynamo"} & sys.modules.keys()))
 """
 

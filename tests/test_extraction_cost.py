@@ -39,10 +39,10 @@ def many(tmp_path, draw) -> Path:
 def test_the_plan_tells_the_size_of_the_file_and_writes_nothing(many, tmp_path):
     planned = cost(many, tmp_path / "a.h5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many"]
-    found, _ = run(many, tmp_path / "a.h5")
+    file, _ = run(many, tmp_path / "a.h5")
     assert planned.n_images == 300
     # Headers and chunks weigh more where codes are as short as here.
-    assert 0.5 < planned.disk / found.path.stat().st_size < 2
+    assert 0.5 < planned.disk / file.path.stat().st_size < 2
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def test_a_plan_of_a_network_of_timm_needs_no_weights(photos, tmp_path, offline)
 
 
 def test_a_plan_knows_the_weights_that_are_here(photos, tmp_path, offline):
-    found = job(photos, tmp_path / "a.h5", **{**REAL, "weights": "none"}).plan_update()
-    assert len(found.provenance["weights_sha256"]) == 64
+    update = job(photos, tmp_path / "a.h5", **{**REAL, "weights": "none"}).plan_update()
+    assert len(update.provenance["weights_sha256"]) == 64
     bundled = {"backbone": "mini", "weights": None}
-    found = job(photos, tmp_path / "b.h5", **{**REAL, **bundled}).plan_update()
-    assert len(found.provenance["weights_sha256"]) == 64
+    update = job(photos, tmp_path / "b.h5", **{**REAL, **bundled}).plan_update()
+    assert len(update.provenance["weights_sha256"]) == 64
 
 
 def test_a_plan_takes_the_digest_of_a_file_with_weights_of_that_name(

@@ -62,13 +62,13 @@ def test_three_workers_make_the_file_of_one_process(
     drop = Parts.drop
 
     def noting(parts: Parts) -> None:
-        found = map(codes.read, parts.folder.glob("*.h5"))
-        written.update(part.provenance["worker"] for part in found)
+        result = map(codes.read, parts.folder.glob("*.h5"))
+        written.update(part.provenance["worker"] for part in result)
         drop(parts)
 
     monkeypatch.setattr(Parts, "drop", noting)
-    found, progress = run(many, tmp_path / "a.h5", jobs=jobs(three))
-    assert found.path.read_bytes() == alone
+    result, progress = run(many, tmp_path / "a.h5", jobs=jobs(three))
+    assert result.path.read_bytes() == alone
     assert {int(name.rpartition(":")[2]) for name in written} == {*three.workers}
     assert (progress.computed, progress.failed) == (N_IMAGES, 1)
 
@@ -82,9 +82,9 @@ def test_workers_that_die_and_come_change_nothing(three, many, alone, tmp_path):
             three.kill_worker(killed[-1])
             three.add_worker()
 
-    found, progress = run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=kill)
+    file, progress = run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=kill)
     assert len(killed) == 2
-    assert found.path.read_bytes() == alone
+    assert file.path.read_bytes() == alone
     assert progress.computed + progress.kept == N_IMAGES
 
 
@@ -116,9 +116,9 @@ def test_a_coordinator_killed_and_started_again_ends_in_the_same_bytes(
         timeout=100,
     )
     assert done.returncode == -signal.SIGKILL
-    found, progress = run(many, tmp_path / "a.h5", jobs=jobs(three, 1))
+    file, progress = run(many, tmp_path / "a.h5", jobs=jobs(three, 1))
     assert progress.kept > 50
-    assert found.path.read_bytes() == alone
+    assert file.path.read_bytes() == alone
 
 
 def test_a_worker_without_featpipe_or_with_another_version_is_named(
@@ -158,8 +158,8 @@ def test_a_worker_without_featpipe_that_joins_later_is_one_that_dies(
         if progress.computed and not joined:
             joined.append(three.add_worker(WITHOUT_FEATPIPE))
 
-    found, _ = run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=join)
-    assert found.path.read_bytes() == alone
+    file, _ = run(many, tmp_path / "a.h5", jobs=jobs(three, 1), progress=join)
+    assert file.path.read_bytes() == alone
     three.kill_worker(joined[0])
 
 
@@ -190,10 +190,10 @@ def test_workers_that_do_not_come_are_one_sentence(three, many, tmp_path):
 
 
 def test_a_scheduler_file_is_as_good_as_an_address(three, many, tmp_path):
-    found, _ = run(
+    file, _ = run(
         many, tmp_path / "a.h5", jobs=Jobs(1, "dask", str(three.file)), limit=8
     )
-    assert len(found) == 8
+    assert len(file) == 8
     (tmp_path / "no.json").write_text("{}")
     gone = Jobs(1, "dask", str(tmp_path / "gone.json"))
     with pytest.raises(FileNotFoundError, match=r"no scheduler file .*gone\.json"):
@@ -215,6 +215,6 @@ def test_a_scheduler_that_ends_is_one_sentence_and_no_work_is_lost(
 
         with pytest.raises(ConnectionError, match="has ended; start one again, and ru"):
             run(many, tmp_path / "a.h5", jobs=jobs(one, 1), progress=end)
-    found, progress = run(many, tmp_path / "a.h5")
+    file, progress = run(many, tmp_path / "a.h5")
     assert progress.kept > 0
-    assert found.path.read_bytes() == alone
+    assert file.path.read_bytes() == alone

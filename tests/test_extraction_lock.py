@@ -75,8 +75,12 @@ def test_a_lock_may_be_broken_and_its_holder_does_not_mind(photos, tmp_path, hol
 
 
 def held_by(path: Path, **facts) -> Path:
-    said = {"host": socket.gethostname(), "pid": os.getpid(), "started": "once"} | facts
-    path.write_text(json.dumps(said))
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": "once",
+    } | facts
+    path.write_text(json.dumps(holder))
     return path
 
 
@@ -172,9 +176,9 @@ def test_of_four_that_keep_asking_one_at_a_time_gets_it(tmp_path):
         )
         for _ in range(4)
     ]
-    said = [process.communicate() for process in asking]
-    assert [process.returncode for process in asking] == [0] * 4, said
-    assert sum(int(out) for out, _ in said) > 10
+    lines = [process.communicate() for process in asking]
+    assert [process.returncode for process in asking] == [0] * 4, lines
+    assert sum(int(out) for out, _ in lines) > 10
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,11 +187,11 @@ def slices_of_two(monkeypatch):
     monkeypatch.setattr(plan, "SLICE", 2)
 
 
-def tables(found: codes.Codes) -> list:
+def tables(result: codes.Codes) -> list:
     names = ("paths", "class_names", "failures", "notes", "depths", "images_root")
     arrays = ("labels", "splits", "groups", "sizes", "mtimes", "sha256")
-    return [getattr(found, name) for name in names] + [
-        getattr(found, name).tolist() for name in arrays
+    return [getattr(result, name) for name in names] + [
+        getattr(result, name).tolist() for name in arrays
     ]
 
 
@@ -297,7 +301,7 @@ def test_merging_numbers_the_classes_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"provenance": {"backbone": "mini", "precision": "bf16"}},
@@ -327,9 +331,9 @@ def test_merging_numbers_the_classes_anew(tmp_path):
         ),
     ],
 )
-def test_files_that_do_not_belong_together_are_refused(tmp_path, changes, said):
+def test_files_that_do_not_belong_together_are_refused(tmp_path, changes, message):
     one, two = made(tmp_path / "1.h5", "ab"), made(tmp_path / "2.h5", "cd", **changes)
-    with pytest.raises(CodesError, match=said):
+    with pytest.raises(CodesError, match=message):
         codes.merge([one, two], tmp_path / "m.h5")
     assert {path.name for path in tmp_path.iterdir()} == {"1.h5", "2.h5"}
 

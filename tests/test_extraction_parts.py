@@ -41,10 +41,10 @@ def test_finished_batches_of_an_interrupted_slice_are_kept(forty, tmp_path):
         run(forty, tmp_path / "a.h5", progress=stopping_at(21))
     (part,) = parts_of(tmp_path / "a.h5")
     assert (len(part), part.provenance["span"]) == (21, [0, 21])
-    found, progress = run(forty, tmp_path / "a.h5")
+    file, progress = run(forty, tmp_path / "a.h5")
     assert (progress.kept, progress.computed) == (21, 19)
     whole, _ = run(forty, tmp_path / "whole.h5")
-    assert found.path.read_bytes() == whole.path.read_bytes()
+    assert file.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_parts_that_were_dropped_are_not_listed_any_more(forty, tmp_path):
@@ -69,10 +69,10 @@ def test_a_run_that_stops_again_and_again_ends_in_the_same_bytes(forty, tmp_path
         [15, 27],
         [27, 30],
     ]
-    found, progress = run(forty, tmp_path / "a.h5")
+    file, progress = run(forty, tmp_path / "a.h5")
     assert (progress.kept, progress.computed) == (30, 10)
     whole, _ = run(forty, tmp_path / "whole.h5")
-    assert found.path.read_bytes() == whole.path.read_bytes()
+    assert file.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_a_gap_between_parts_is_filled(forty, tmp_path, monkeypatch):
@@ -83,10 +83,10 @@ def test_a_gap_between_parts_is_filled(forty, tmp_path, monkeypatch):
     assert len(names) == 7
     names[1].unlink()
     names[4].write_bytes(names[4].read_bytes()[:-1])
-    found, progress = run(forty, tmp_path / "a.h5")
+    file, progress = run(forty, tmp_path / "a.h5")
     assert (progress.kept, progress.computed) == (15, 25)
     whole, _ = run(forty, tmp_path / "whole.h5")
-    assert found.path.read_bytes() == whole.path.read_bytes()
+    assert file.path.read_bytes() == whole.path.read_bytes()
 
 
 def test_a_part_ends_with_a_slice_after_its_time(forty, tmp_path, monkeypatch):
@@ -122,8 +122,8 @@ def test_an_image_that_ends_a_run_is_tried_again(forty, tmp_path, monkeypatch):
                 run(forty, tmp_path / "a.h5", on_error="fail")
     kept = sum(len(part) for part in parts_of(tmp_path / "a.h5"))
     assert kept == 24
-    found, progress = run(forty, tmp_path / "a.h5", on_error="fail")
-    assert (len(found), progress.kept) == (40, kept)
+    file, progress = run(forty, tmp_path / "a.h5", on_error="fail")
+    assert (len(file), progress.kept) == (40, kept)
 
 
 def plan_of(n: int, slice_: int, batch: int) -> Plan:

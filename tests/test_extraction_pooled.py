@@ -74,8 +74,8 @@ def as_worker(monkeypatch, name: str, task: bytes) -> TaskReport:
 
 def test_slices_as_tasks_make_the_same_file_as_one_process(many, alone, tmp_path):
     here = Here()
-    found, progress = run(many, tmp_path / "a.h5", jobs=here)
-    assert found.path.read_bytes() == alone
+    file, progress = run(many, tmp_path / "a.h5", jobs=here)
+    assert file.path.read_bytes() == alone
     assert here.n_tasks == 6
     assert (progress.computed, progress.kept, progress.failed) == (21, 0, 1)
     assert not (tmp_path / "a.h5.parts").exists()
@@ -89,8 +89,8 @@ def test_a_task_done_by_two_workers_gives_no_row_twice(
         as_worker(monkeypatch, "lost:1", task)
         yield as_worker(monkeypatch, "heard:2", task)
 
-    found, _ = run(many, tmp_path / "a.h5", jobs=Here(twice))
-    assert found.path.read_bytes() == alone
+    file, _ = run(many, tmp_path / "a.h5", jobs=Here(twice))
+    assert file.path.read_bytes() == alone
 
 
 def test_parts_tell_which_worker_wrote_them_and_the_file_does_not(
@@ -101,8 +101,8 @@ def test_parts_tell_which_worker_wrote_them_and_the_file_does_not(
     drop = Parts.drop
 
     def noting(parts: Parts) -> None:
-        found = map(codes.read, sorted(parts.folder.glob("*.h5")))
-        written.extend(part.provenance["worker"] for part in found)
+        result = map(codes.read, sorted(parts.folder.glob("*.h5")))
+        written.extend(part.provenance["worker"] for part in result)
         drop(parts)
 
     monkeypatch.setattr(Parts, "drop", noting)
@@ -110,10 +110,10 @@ def test_parts_tell_which_worker_wrote_them_and_the_file_does_not(
     def do(task: bytes) -> Iterator[TaskReport]:
         yield as_worker(monkeypatch, next(names), task)
 
-    found, progress = run(many, tmp_path / "a.h5", jobs=Here(do))
+    result, progress = run(many, tmp_path / "a.h5", jobs=Here(do))
     assert Counter(written) == {"one:1": 2, "two:2": 2, "three:3": 2}
     assert progress.messages == ["rows of 3 workers: one:1 8, three:3 5, two:2 8"]
-    assert "worker" not in found.provenance
+    assert "worker" not in result.provenance
 
 
 def test_a_coordinator_that_dies_leaves_parts_that_the_next_takes(
@@ -131,10 +131,10 @@ def test_a_coordinator_that_dies_leaves_parts_that_the_next_takes(
     with pytest.raises(KeyboardInterrupt):
         run(many, tmp_path / "a.h5", jobs=Here(some))
     here = Here()
-    found, progress = run(many, tmp_path / "a.h5", jobs=here)
+    file, progress = run(many, tmp_path / "a.h5", jobs=here)
     assert here.n_tasks == 2
     assert progress.kept + progress.computed == 21
-    assert found.path.read_bytes() == alone
+    assert file.path.read_bytes() == alone
 
 
 def test_one_process_goes_on_where_several_were_stopped_and_the_other_way(
@@ -146,9 +146,9 @@ def test_one_process_goes_on_where_several_were_stopped_and_the_other_way(
 
     with pytest.raises(KeyboardInterrupt):
         run(many, tmp_path / "a.h5", jobs=Here(one))
-    found, progress = run(many, tmp_path / "a.h5")
+    file, progress = run(many, tmp_path / "a.h5")
     assert progress.kept == 4
-    assert found.path.read_bytes() == alone
+    assert file.path.read_bytes() == alone
 
     def stop(progress):
         if progress.computed >= 6:
@@ -156,9 +156,9 @@ def test_one_process_goes_on_where_several_were_stopped_and_the_other_way(
 
     with pytest.raises(KeyboardInterrupt):
         run(many, tmp_path / "b.h5", progress=stop)
-    found, progress = run(many, tmp_path / "b.h5", jobs=Here())
+    file, progress = run(many, tmp_path / "b.h5", jobs=Here())
     assert progress.kept >= 3
-    assert found.path.read_bytes() == alone
+    assert file.path.read_bytes() == alone
 
 
 def test_several_processes_update_a_file_and_add_depths_to_it(many, tmp_path, draw):
@@ -186,9 +186,9 @@ def test_rows_of_an_older_list_are_taken_by_workers_too(many, tmp_path, draw):
             run(many, tmp_path / f"{name}.h5", progress=stop)
     draw(many / "ant" / "00a.png", 100)
     _, alone = run(many, tmp_path / "one.h5")
-    found, progress = run(many, tmp_path / "several.h5", jobs=Here())
+    file, progress = run(many, tmp_path / "several.h5", jobs=Here())
     assert progress.kept == alone.kept > 0
-    assert found.path.read_bytes() == (tmp_path / "one.h5").read_bytes()
+    assert file.path.read_bytes() == (tmp_path / "one.h5").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
@@ -281,8 +281,8 @@ def test_images_that_one_worker_does_not_see_are_no_failures(many, alone, tmp_pa
     with pytest.raises(RuntimeError, match=r"cannot read .*, and this process can; sh"):
         run(many, tmp_path / "a.h5", jobs=Here(blind))
     # Nor does the next run believe what that worker has left.
-    found, _ = run(many, tmp_path / "a.h5")
-    assert found.path.read_bytes() == alone
+    file, _ = run(many, tmp_path / "a.h5")
+    assert file.path.read_bytes() == alone
 
 
 def test_a_worker_with_other_weights_is_refused(many, tmp_path):
@@ -334,7 +334,7 @@ def test_every_process_takes_a_gpu_of_its_own_while_there_are_some(
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("options", "reason"),
     [
         ({"backend": "threads"}, "unknown backend 'threads'; use loky or dask"),
         ({"n": 0}, "jobs=0 has to be a whole number from 1"),
@@ -344,9 +344,9 @@ def test_every_process_takes_a_gpu_of_its_own_while_there_are_some(
         ({"n": 2, "scheduler": "tcp://a:1"}, "goes with the backend 'dask', not"),
     ],
 )
-def test_jobs_that_do_not_go_together_are_refused(asked, reason):
+def test_jobs_that_do_not_go_together_are_refused(options, reason):
     with pytest.raises(ValueError, match=reason):
-        Jobs(**asked)
+        Jobs(**options)
 
 
 def test_two_processes_of_this_machine_and_one_that_dies(many, alone, tmp_path):
@@ -359,9 +359,9 @@ def test_two_processes_of_this_machine_and_one_that_dies(many, alone, tmp_path):
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
 
-    found, progress = run(many, tmp_path / "a.h5", jobs=2, progress=kill)
+    file, progress = run(many, tmp_path / "a.h5", jobs=2, progress=kill)
     assert killed
-    assert found.path.read_bytes() == alone
+    assert file.path.read_bytes() == alone
     assert progress.computed + progress.kept == 21
 
 

@@ -33,9 +33,9 @@ def runs(tmp_path_factory, work, draw) -> dict[str, dict]:
         draw(path, seed=k % 35)
         if k in BROKEN:
             path.write_text("not an image")
-    told = apart(lambda: crashing.experiments(photos, work), 500)
-    assert "value" in told, told
-    return told["value"]
+    result = apart(lambda: crashing.experiments(photos, work), 500)
+    assert "value" in result, result
+    return result["value"]
 
 
 def same(one: codes.Codes, two: codes.Codes) -> None:
@@ -47,10 +47,10 @@ def same(one: codes.Codes, two: codes.Codes) -> None:
 
 def test_an_unbroken_run_accounts_for_every_image(runs, work):
     assert runs["unbroken"] == {"signal": 0, "computed": 37, "kept": 0, "failed": 3}
-    found = codes.verify(work / "unbroken" / "codes.h5")
-    assert found.depths == DEPTHS
-    assert len(found) + len(found.failures) == N_IMAGES
-    assert [stage for _, stage, _ in found.failures] == ["decode"] * 3
+    file = codes.verify(work / "unbroken" / "codes.h5")
+    assert file.depths == DEPTHS
+    assert len(file) + len(file.failures) == N_IMAGES
+    assert [stage for _, stage, _ in file.failures] == ["decode"] * 3
 
 
 @pytest.mark.parametrize("name", crashing.POINTS)
@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(runs, work, name):
     }
 
     path = work / name.replace(" ", "-") / "codes.h5"
-    assert [found.name for found in path.parent.iterdir()] == ["codes.h5"]
+    assert [result.name for result in path.parent.iterdir()] == ["codes.h5"]
     unbroken, again = codes.read(work / "unbroken" / "codes.h5"), codes.verify(path)
     same(unbroken, again)
     assert path.read_bytes() == unbroken.path.read_bytes()
@@ -119,26 +119,26 @@ def test_finished_parts_serve_a_folder_that_has_grown_since_the_kill(runs, work)
         "kept": 27,
         "failed": 3,
     }
-    found, fresh = (
+    result, fresh = (
         codes.verify(work / "grown" / f"{n}.h5") for n in ("codes", "fresh")
     )
-    same(found, fresh)
-    assert found.paths[0] == "ant/!first.png"
+    same(result, fresh)
+    assert result.paths[0] == "ant/!first.png"
     for spec in DEPTHS:
-        X, expected = found.rows(spec, 0, 99), fresh.rows(spec, 0, 99)
+        X, expected = result.rows(spec, 0, 99), fresh.rows(spec, 0, 99)
         np.testing.assert_allclose(X, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_depth_whose_adding_was_killed_is_added_and_others_stay(runs, work):
     assert runs["deeper"]["again"]["computed"] == 37 - 24
     before = codes.read(work / "unbroken" / "codes.h5")
-    found, fresh = (
+    result, fresh = (
         codes.verify(work / "deeper" / f"{n}.h5") for n in ("codes", "fresh")
     )
-    assert found.depths == fresh.depths == [*DEPTHS, "body:max"]
-    assert found.failures == fresh.failures
+    assert result.depths == fresh.depths == [*DEPTHS, "body:max"]
+    assert result.failures == fresh.failures
     for spec in DEPTHS:
-        X = found.rows(spec, 0, 99)
+        X = result.rows(spec, 0, 99)
         assert X.tobytes() == before.rows(spec, 0, 99).tobytes()
-    X, expected = found.rows("body", 0, 99), fresh.rows("body", 0, 99)
+    X, expected = result.rows("body", 0, 99), fresh.rows("body", 0, 99)
     np.testing.assert_allclose(X, expected, rtol=1e-5, atol=1e-6)

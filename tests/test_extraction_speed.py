@@ -43,17 +43,17 @@ def cosines(one: codes.Codes, two: codes.Codes) -> np.ndarray:
 
 
 def test_one_lane_and_several_give_the_same_bytes(photos, tmp_path):
-    found = []
+    items = []
     before = torch.get_num_threads()
     try:
         for n_threads in (1, 3):
             torch.set_num_threads(n_threads)
             path = tmp_path / f"{n_threads}.h5"
-            found.append(run(photos, path, batch_size=2)[0].path.read_bytes())
+            items.append(run(photos, path, batch_size=2)[0].path.read_bytes())
             assert torch.get_num_threads() == n_threads
     finally:
         torch.set_num_threads(before)
-    assert found[0] == found[1]
+    assert items[0] == items[1]
 
 
 def test_lanes_share_the_threads_and_give_them_back():
@@ -160,8 +160,8 @@ def test_decoding_auto_is_that_of_the_file_and_another_is_refused(large, tmp_pat
         run(large, path, decoding="exact")
     (large / "0.jpg").rename(large / "9.jpg")
     (large / "1.jpg").write_bytes((large / "2.jpg").read_bytes() + b"\0")
-    found, progress = run(large, path)
-    assert (progress.computed, found.provenance["decoding"]["mode"]) == (1, "scaled")
+    file, progress = run(large, path)
+    assert (progress.computed, file.provenance["decoding"]["mode"]) == (1, "scaled")
     with pytest.raises(ValueError, match="unknown decoding 'some'; use auto, exact"):
         run(large, path, decoding="some")
 
@@ -181,10 +181,10 @@ def test_a_model_of_scaled_codes_decodes_scaled(large, tmp_path):
     for k in range(3):
         (large / f"{k}.jpg").rename(large / "a" / f"{k}.jpg")
     small = {**SMALL, "decoding": "scaled"}
-    found = featpipe.extract(large, tmp_path / "s.h5", **small)
-    predictor = featpipe.fit(found, C=1.0)
+    file = featpipe.extract(large, tmp_path / "s.h5", **small)
+    predictor = featpipe.fit(file, C=1.0)
     np.testing.assert_array_equal(
-        predictor.stream.whole(images.scan(large)), found.arrays("penultimate")[0]
+        predictor.stream.whole(images.scan(large)), file.arrays("penultimate")[0]
     )
 
 
@@ -228,9 +228,9 @@ def test_what_is_slow_is_what_holds_back(photos, tmp_path, monkeypatch):
 
 
 def test_a_saved_file_is_what_reading_it_gives(photos, tmp_path, monkeypatch):
-    found, _ = run(photos, tmp_path / "a.h5")
-    arrays = {spec: found.rows(spec, 0, 6) for spec in found.depths}
-    saved = codes.save(tmp_path / "b.h5", arrays, found.tables)
+    file, _ = run(photos, tmp_path / "a.h5")
+    arrays = {spec: file.rows(spec, 0, 6) for spec in file.depths}
+    saved = codes.save(tmp_path / "b.h5", arrays, file.tables)
     again = codes.read(tmp_path / "b.h5")
     assert (saved.stamp, saved.shapes) == (again.stamp, again.shapes)
     assert (saved.paths, saved.provenance) == (again.paths, again.provenance)

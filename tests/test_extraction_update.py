@@ -20,16 +20,16 @@ OTHERS = ("labels", "splits", "groups", "sizes", "mtimes", "sha256", "paths")
 MORE = ("class_names", "failures", "notes", "depths", "images_root")
 
 
-def like_fresh(found: codes.Codes, photos: Path, fresh: Path, **changes) -> None:
+def like_fresh(result: codes.Codes, photos: Path, fresh: Path, **changes) -> None:
     """Compare with an extraction that knows nothing of earlier ones."""
-    expected, _ = run(photos, fresh, **{"depth": found.depths, **changes})
+    expected, _ = run(photos, fresh, **{"depth": result.depths, **changes})
     for name in OTHERS + MORE:
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-    for spec in found.depths:
-        X, _ = found.arrays(spec)
+        np.testing.assert_array_equal(getattr(result, name), getattr(expected, name))
+    for spec in result.depths:
+        X, _ = result.arrays(spec)
         np.testing.assert_allclose(X, expected.arrays(spec)[0], **CLOSE)
-    left = {path.name for path in found.path.parent.iterdir()}
-    assert not {name for name in left if name.startswith((".", f"{found.path.name}."))}
+    left = {path.name for path in result.path.parent.iterdir()}
+    assert not {name for name in left if name.startswith((".", f"{result.path.name}."))}
 
 
 def untouched(path: Path) -> tuple[int, int]:
@@ -43,9 +43,9 @@ def test_nothing_changed_computes_and_writes_nothing(photos, tmp_path):
     first, _ = run(photos, path)
     before = untouched(path)
     for changes in ({}, {"depth": "penultimate"}, {"batch_size": 2, "workers": 1}):
-        found, progress = run(photos, path, **changes)
+        file, progress = run(photos, path, **changes)
         assert (progress.computed, progress.kept, progress.failed) == (0, 6, 1)
-        assert found.depths == first.depths
+        assert file.depths == first.depths
         assert untouched(path) == before
 
 
@@ -62,8 +62,8 @@ print(tallies[-1].computed, tallies[-1].kept, sorted(heavy))
 
 def test_nothing_to_do_imports_no_torch(photos, tmp_path):
     path = tmp_path / "a.h5"
-    given = {"backbone": "squeezenet1_1", "weights": "none", "input_size": 32}
-    extract(photos, path, device="cpu", **given)
+    options = {"backbone": "squeezenet1_1", "weights": "none", "input_size": 32}
+    extract(photos, path, device="cpu", **options)
     before = untouched(path)
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, photos, path],
@@ -86,23 +86,23 @@ def test_only_the_difference_is_computed(photos, tmp_path, draw, monkeypatch):
     (photos / "bee" / "1.png").rename(photos / "ant" / "10.png")  # moved
     (photos / "ant" / "2.png").unlink()  # deleted
     shutil.copy(photos / "ant" / "4.png", photos / "bee" / "4 again.png")  # copied
-    found, progress = run(photos, path)
+    file, progress = run(photos, path)
     assert (progress.computed, progress.kept, progress.failed) == (3, 5, 0)
-    assert found.class_names == ["ant", "bee", "cat"]
-    like_fresh(found, photos, tmp_path / "fresh.h5")
+    assert file.class_names == ["ant", "bee", "cat"]
+    like_fresh(file, photos, tmp_path / "fresh.h5")
 
 
 def test_a_folder_renamed_is_other_labels_and_no_work(photos, tmp_path):
     path = tmp_path / "a.h5"
     run(photos, path)
     (photos / "ant").rename(photos / "wasp")
-    found, progress = run(photos, path)
-    assert (progress.computed, found.class_names) == (0, ["bee", "wasp"])
-    assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    like_fresh(found, photos, tmp_path / "fresh.h5")
-    found, progress = run(photos, path, unlabelled=True)
-    assert (progress.computed, found.class_names) == (0, [])
-    assert found.labels.tolist() == [-1] * 6
+    file, progress = run(photos, path)
+    assert (progress.computed, file.class_names) == (0, ["bee", "wasp"])
+    assert file.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    like_fresh(file, photos, tmp_path / "fresh.h5")
+    file, progress = run(photos, path, unlabelled=True)
+    assert (progress.computed, file.class_names) == (0, [])
+    assert file.labels.tolist() == [-1] * 6
 
 
 def test_touched_images_are_not_computed_again(photos, tmp_path):
@@ -110,10 +110,10 @@ def test_touched_images_are_not_computed_again(photos, tmp_path):
     run(photos, path)
     for image in photos.rglob("*.png"):
         os.utime(image, ns=(1, 10**18))
-    found, progress = run(photos, path)
+    file, progress = run(photos, path)
     assert (progress.computed, progress.kept) == (0, 6)
-    assert found.mtimes.tolist() == [10**18] * 6
-    like_fresh(found, photos, tmp_path / "fresh.h5")
+    assert file.mtimes.tolist() == [10**18] * 6
+    like_fresh(file, photos, tmp_path / "fresh.h5")
 
 
 def test_failures_come_and_go_with_their_files(photos, tmp_path, draw):
@@ -122,13 +122,13 @@ def test_failures_come_and_go_with_their_files(photos, tmp_path, draw):
     run(photos, path)
     draw(bad, 100)
     (photos / "bee" / "1.png").write_text("broken now")
-    found, progress = run(photos, path)
+    file, progress = run(photos, path)
     assert (progress.computed, progress.kept, progress.failed) == (1, 5, 1)
-    assert [failure[0] for failure in found.failures] == ["bee/1.png"]
-    like_fresh(found, photos, tmp_path / "fresh.h5")
+    assert [failure[0] for failure in file.failures] == ["bee/1.png"]
+    like_fresh(file, photos, tmp_path / "fresh.h5")
     (photos / "bee" / "1.png").unlink()
-    found, progress = run(photos, path)
-    assert (progress.computed, progress.failed, found.failures) == (0, 0, [])
+    file, progress = run(photos, path)
+    assert (progress.computed, progress.failed, file.failures) == (0, 0, [])
 
 
 def test_remarks_follow_the_content_of_an_image(photos, tmp_path, draw):
@@ -141,28 +141,28 @@ def test_remarks_follow_the_content_of_an_image(photos, tmp_path, draw):
     assert {note[0] for note in first.notes} == {"ant/0.png"}
     (photos / "ant" / "0.png").rename(photos / "bee" / "zero.png")
     draw(photos / "ant" / "0.png", 50)
-    found, progress = run(photos, path)
+    file, progress = run(photos, path)
     assert progress.computed == 1
-    assert [(p, t) for p, _, t in found.notes] == [
+    assert [(p, t) for p, _, t in file.notes] == [
         ("bee/zero.png", text) for *_, text in first.notes
     ]
-    like_fresh(found, photos, tmp_path / "fresh.h5")
+    like_fresh(file, photos, tmp_path / "fresh.h5")
 
 
 def test_one_more_depth_is_added_and_others_keep_their_bytes(photos, tmp_path, draw):
     path = tmp_path / "a.h5"
     before, _ = run(photos, path)
     old = {spec: before.rows(spec, 0, 6).tobytes() for spec in before.depths}
-    found, progress = run(photos, path, depth=["body:gem"])
+    file, progress = run(photos, path, depth=["body:gem"])
     assert (progress.computed, progress.kept) == (6, 0)
-    assert found.depths == ["stem:avg", "penultimate", "body:gem"]
-    assert {spec: found.rows(spec, 0, 6).tobytes() for spec in old} == old
-    like_fresh(found, photos, tmp_path / "fresh.h5")
+    assert file.depths == ["stem:avg", "penultimate", "body:gem"]
+    assert {spec: file.rows(spec, 0, 6).tobytes() for spec in old} == old
+    like_fresh(file, photos, tmp_path / "fresh.h5")
     # A depth more and an image more at once; the new image gets every depth.
     draw(photos / "ant" / "new.png", 100)
-    found, progress = run(photos, path, depth="late:max")
+    file, progress = run(photos, path, depth="late:max")
     assert progress.computed == 7
-    like_fresh(found, photos, tmp_path / "fresh2.h5")
+    like_fresh(file, photos, tmp_path / "fresh2.h5")
 
 
 def test_an_image_changed_behind_its_stamp_gets_no_mixed_row(photos, tmp_path, draw):
@@ -178,12 +178,12 @@ def test_an_image_changed_behind_its_stamp_gets_no_mixed_row(photos, tmp_path, d
     assert image.stat().st_size == stamp.st_size
     assert bytes(raw) != image.read_bytes()
     os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    found, _ = run(photos, path, depth="body:avg")
-    assert [failure[:2] for failure in found.failures] == [("ant/2.png", "read")]
-    assert "run the same command again" in found.failures[0][2]
-    found, progress = run(photos, path, depth="body:avg")
-    assert (progress.computed, progress.kept, found.failures) == (1, 5, [])
-    like_fresh(found, photos, tmp_path / "fresh.h5")
+    file, _ = run(photos, path, depth="body:avg")
+    assert [failure[:2] for failure in file.failures] == [("ant/2.png", "read")]
+    assert "run the same command again" in file.failures[0][2]
+    file, progress = run(photos, path, depth="body:avg")
+    assert (progress.computed, progress.kept, file.failures) == (1, 5, [])
+    like_fresh(file, photos, tmp_path / "fresh.h5")
 
 
 def test_images_without_times_are_told_by_their_content(tmp_path):
@@ -196,12 +196,10 @@ def test_images_without_times_are_told_by_their_content(tmp_path):
     assert (progress.computed, progress.kept) == (0, 6)
     assert untouched(path) == before
     pixels[2] = pixels[2] ^ 255
-    found, progress = run(images.from_arrays(pixels), path)
+    file, progress = run(images.from_arrays(pixels), path)
     assert (progress.computed, progress.kept) == (1, 5)
     fresh, _ = run(images.from_arrays(pixels), tmp_path / "fresh.h5")
-    np.testing.assert_allclose(
-        found.arrays("stem")[0], fresh.arrays("stem")[0], **CLOSE
-    )
+    np.testing.assert_allclose(file.arrays("stem")[0], fresh.arrays("stem")[0], **CLOSE)
 
 
 def test_parts_of_images_without_times_are_checked_by_content(tmp_path, monkeypatch):
@@ -216,11 +214,11 @@ def test_parts_of_images_without_times_are_checked_by_content(tmp_path, monkeypa
         run(images.from_arrays(pixels), tmp_path / "a.h5", progress=stop)
     assert len(list((tmp_path / "a.h5.parts").iterdir())) == 1
     pixels[1] = pixels[1] ^ 255
-    found, progress = run(images.from_arrays(pixels), tmp_path / "a.h5")
+    file, progress = run(images.from_arrays(pixels), tmp_path / "a.h5")
     # Its slice is done anew, whole: as in an unbroken run, to the byte.
     assert (progress.computed, progress.kept) == (6, 0)
     fresh, _ = run(images.from_arrays(pixels), tmp_path / "fresh.h5")
-    assert found.path.read_bytes() == fresh.path.read_bytes()
+    assert file.path.read_bytes() == fresh.path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -246,16 +244,16 @@ def test_another_recipe_is_refused_with_the_field_that_differs(
         run(photos, path, **changes)
     assert path.read_bytes() == before
     assert {p.name for p in tmp_path.iterdir()} == {"photos", "a.h5"}
-    found, progress = run(photos, path, overwrite=True, **changes)
+    file, progress = run(photos, path, overwrite=True, **changes)
     assert progress.computed == 6
-    assert found.path.read_bytes() != before
+    assert file.path.read_bytes() != before
 
 
 def test_precision_auto_is_that_of_the_file(photos, tmp_path):
     run(photos, tmp_path / "a.h5", precision="bf16", depth="stem")
-    found, progress = run(photos, tmp_path / "a.h5", precision="auto", depth="stem")
-    assert (progress.computed, found.provenance["precision"]) == (0, "bf16")
-    assert found.provenance["decoding"]["mode"] == "scaled"
+    file, progress = run(photos, tmp_path / "a.h5", precision="auto", depth="stem")
+    assert (progress.computed, file.provenance["precision"]) == (0, "bf16")
+    assert file.provenance["decoding"]["mode"] == "scaled"
 
 
 def test_parts_of_another_recipe_are_refused_too(photos, tmp_path, monkeypatch):
@@ -288,11 +286,11 @@ def test_a_damaged_file_is_not_built_upon(photos, tmp_path, draw):
 
 def test_a_limit_lifted_computes_the_rest(photos, tmp_path):
     path = tmp_path / "a.h5"
-    found, _ = run(photos, path, limit=2)
-    assert found.paths == ["ant/0.png", "bee/1.png"]
-    found, progress = run(photos, path)
+    file, _ = run(photos, path, limit=2)
+    assert file.paths == ["ant/0.png", "bee/1.png"]
+    file, progress = run(photos, path)
     assert (progress.computed, progress.kept) == (4, 2)
-    like_fresh(found, photos, tmp_path / "fresh.h5")
+    like_fresh(file, photos, tmp_path / "fresh.h5")
 
 
 def test_another_source_never_replaces_one_that_is_still_there(photos, draw, tmp_path):
@@ -311,5 +309,5 @@ def test_another_source_never_replaces_one_that_is_still_there(photos, draw, tmp
     moved.rename(tmp_path / "hidden")
     replaced, _ = run(tmp_path / "other", path)
     assert len(replaced) == 4
-    found, _ = run(tmp_path / "hidden", path, overwrite=True)
-    assert len(found) == 6
+    file, _ = run(tmp_path / "hidden", path, overwrite=True)
+    assert len(file) == 6

@@ -62,9 +62,9 @@ def test_names_that_are_not_ascii_are_one_sentence(tmp_path, draw, kind):
         (tmp_path / source).write_bytes("path\ncaf\xe9.png\n".encode())
     else:
         draw(tmp_path / "images" / "a" / os.fsdecode(b"\xff.png"), 9)
-    said = says(tmp_path, "extract", source, "-o", "x.h5", *SMALL)
-    stderr = said.stderr.decode("utf-8", "replace")
-    assert said.returncode == 1, stderr
+    result = says(tmp_path, "extract", source, "-o", "x.h5", *SMALL)
+    stderr = result.stderr.decode("utf-8", "replace")
+    assert result.returncode == 1, stderr
     assert "Traceback" not in stderr
     assert stderr.count("error: ") == 1
     assert "unexpected" not in stderr
@@ -72,14 +72,14 @@ def test_names_that_are_not_ascii_are_one_sentence(tmp_path, draw, kind):
         assert "set PYTHONUTF8=1" in stderr
     assert not (tmp_path / "x.h5").exists()
     if kind != "not UTF-8":
-        said = says(tmp_path, "extract", source, "-o", "x.h5", *SMALL, PYTHONUTF8="1")
-        assert said.returncode == 0, said.stderr
+        result = says(tmp_path, "extract", source, "-o", "x.h5", *SMALL, PYTHONUTF8="1")
+        assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow  # the fast test is of the names that fail
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such setting")
 def test_names_that_are_ascii_work(tmp_path, draw):
     draw_all(tmp_path / "images", draw, ["a", "b"])
-    said = says(tmp_path, "extract", "images", "-o", "x.h5", *SMALL)
-    assert said.returncode == 0, said.stderr
+    result = says(tmp_path, "extract", "images", "-o", "x.h5", *SMALL)
+    assert result.returncode == 0, result.stderr
     assert len(featpipe.read(tmp_path / "x.h5")) == 4

@@ -101,12 +101,12 @@ def test_standard_output_is_written_to_in_turn(tmp_path, name, kind):
     link.symlink_to(name)
     command = [sys.executable, "-c", WRITES_TO_STDOUT, link]
     if kind == "pipe":
-        said = subprocess.run(command, capture_output=True, check=True).stdout
+        text = subprocess.run(command, capture_output=True, check=True).stdout
     else:
         with (tmp_path / "out").open("wb") as out:
             subprocess.run(command, stdout=out, check=True)
-        said = (tmp_path / "out").read_bytes()
-    assert said == b"before\nwritten\nafter\n"
+        text = (tmp_path / "out").read_bytes()
+    assert text == b"before\nwritten\nafter\n"
     assert link.is_symlink()
 
 

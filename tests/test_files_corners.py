@@ -71,10 +71,10 @@ def test_a_disk_that_cannot_reserve_is_written_to_all_the_same(
 def test_a_full_disk_shows_when_space_is_reserved(tmp_path):
     with (
         atomic.create(tmp_path / "a") as file,
-        pytest.raises(OSError, match=r".") as told,
+        pytest.raises(OSError, match=r".") as message,
     ):
         ReservedFile(file, 2**62)
-    assert told.value.errno in (errno.EFBIG, errno.ENOSPC)
+    assert message.value.errno in (errno.EFBIG, errno.ENOSPC)
 
 
 def test_an_error_is_kept_from_libhdf5_and_raised_in_the_end(tmp_path):
@@ -90,8 +90,8 @@ def test_an_error_is_kept_from_libhdf5_and_raised_in_the_end(tmp_path):
 
 
 def held(path: Path, **facts: object) -> Path:
-    said = {"host": socket.gethostname(), "pid": os.getpid(), "key": "k", **facts}
-    path.write_text(json.dumps(said))
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "key": "k", **facts}
+    path.write_text(json.dumps(holder))
     return path
 
 

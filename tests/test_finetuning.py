@@ -49,8 +49,8 @@ def test_before_the_first_step_it_predicts_what_the_classifier_does(
     train, lr, kinds, tmp_path
 ):
     h5 = tmp_path / "kinds.h5"
-    asked = {**FAST, **HEAD, "codes": h5, "train": train, "lr": lr, "epochs": 1}
-    featpipe.finetune(kinds, tmp_path / "m", **asked, init="probe", views=0)
+    options = {**FAST, **HEAD, "codes": h5, "train": train, "lr": lr, "epochs": 1}
+    featpipe.finetune(kinds, tmp_path / "m", **options, init="probe", views=0)
     tuned = featpipe.load(tmp_path / "m").predict_proba(kinds / "test")
     probe = featpipe.fit(h5, "logistic").predict_proba(kinds / "test")
     np.testing.assert_allclose(tuned, probe, atol=1e-5)
@@ -69,9 +69,9 @@ def test_the_labels_held_out_change_nothing_but_the_score(kinds, tmp_path):
         table = tmp_path / f"{shift}.csv"
         with table.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
-        asked = {**FAST, "lr": None, "depth": "stage2"}
-        found = featpipe.finetune(table, tmp_path / f"{shift}.model", **asked)
-        scores.append(found.score)
+        options = {**FAST, "lr": None, "depth": "stage2"}
+        tuned = featpipe.finetune(table, tmp_path / f"{shift}.model", **options)
+        scores.append(tuned.score)
     same(tmp_path / "0.model", tmp_path / "1.model")
     assert scores[0].test_predicted == scores[1].test_predicted
     assert scores[0].accuracy != scores[1].accuracy
@@ -106,14 +106,14 @@ def test_from_the_cache_comes_what_the_whole_network_learns(tmp_path):
 
 
 def test_the_model_predicts_what_it_was_judged_by(kinds, tmp_path):
-    found = featpipe.finetune(kinds, tmp_path / "m", **FAST, depth="stage2")
+    tuned = featpipe.finetune(kinds, tmp_path / "m", **FAST, depth="stage2")
     model = featpipe.load(tmp_path / "m")
     assert repr(model).startswith("<Predictor: finetune on mini stage2:avg, 3")
     again = model.classify(kinds / "test")
-    assert again.labels.tolist() == found.score.test_predicted
-    assert model.model.score == found.score
-    assert found.score.accuracy == pytest.approx(again.measures()["accuracy"])
-    assert found.score.log_loss == pytest.approx(again.measures()["log_loss"])
+    assert again.labels.tolist() == tuned.score.test_predicted
+    assert model.model.score == tuned.score
+    assert tuned.score.accuracy == pytest.approx(again.measures()["accuracy"])
+    assert tuned.score.log_loss == pytest.approx(again.measures()["log_loss"])
     model.save(tmp_path / "copy")
     same(tmp_path / "m", tmp_path / "copy")
     with pytest.raises(ValueError, match="nowhere but in its model"):
@@ -134,14 +134,14 @@ def test_the_model_is_exported_like_any_other(tmp_path):
     from featpipe.predictor import export
 
     model = featpipe.load(tmp_path / "m")
-    found = export(model, tmp_path / "m.onnx", check=tmp_path / "two" / "test")
-    assert (found.n_images, found.n_label_differences) == (4, 0)
+    result = export(model, tmp_path / "m.onnx", check=tmp_path / "two" / "test")
+    assert (result.n_images, result.n_label_differences) == (4, 0)
 
 
 def test_compare_takes_its_score_into_the_table_and_the_tests(kinds, tmp_path):
     h5 = tmp_path / "kinds.h5"
-    found = featpipe.finetune(kinds, **{**FAST, "codes": h5})
-    found.write_json(tmp_path / "tuned.json")
+    result = featpipe.finetune(kinds, **{**FAST, "codes": h5})
+    result.write_json(tmp_path / "tuned.json")
     document = json.loads((tmp_path / "tuned.json").read_text())
     assert document["scores"][0]["classifier"] == "finetune"
     table = featpipe.compare(
@@ -153,17 +153,17 @@ def test_compare_takes_its_score_into_the_table_and_the_tests(kinds, tmp_path):
     assert (tuned.n_train, tuned.n_test) == (36, 12)
     # Codes once, then 2 epochs of fit and select after a look at the start, then again.
     n_fit, n_select = 28, 8
-    looks = 36 + 3 * n_select + 2 * n_fit + found.epoch * 36
+    looks = 36 + 3 * n_select + 2 * n_fit + result.epoch * 36
     assert tuned.image_passes == looks
 
 
 def test_without_a_split_the_first_fold_of_compare_is_held_out(kinds, tmp_path):
     h5 = tmp_path / "c.h5"
-    found = featpipe.finetune(kinds / "train", **{**FAST, **HEAD, "codes": h5}, seed=5)
+    tuned = featpipe.finetune(kinds / "train", **{**FAST, **HEAD, "codes": h5}, seed=5)
     codes = featpipe.read(h5)
     held = folds(codes.labels, codes.groups, seed=5)[0][1]
-    assert found.score.test_paths == [codes.paths[row] for row in held]
-    found.write_json(tmp_path / "tuned.json")
+    assert tuned.score.test_paths == [codes.paths[row] for row in held]
+    tuned.write_json(tmp_path / "tuned.json")
     table = featpipe.compare(
         h5, classifiers=["nearest-mean"], with_=[tmp_path / "tuned.json"], seed=5
     )
@@ -172,10 +172,10 @@ def test_without_a_split_the_first_fold_of_compare_is_held_out(kinds, tmp_path):
 
 def test_a_rate_that_diverges_keeps_the_start_and_says_so(kinds, tmp_path):
     options = {**FAST, "lr": 1e30, "optimiser": "sgd", "clip": 0.0, "depth": "stage1"}
-    found = featpipe.finetune(kinds, tmp_path / "m", **options, init="probe")
-    (said,) = found.warnings
-    assert said.startswith("training diverged in epoch 1 at learning rate 1e+30")
-    assert found.epoch == 0
+    tuned = featpipe.finetune(kinds, tmp_path / "m", **options, init="probe")
+    (text,) = tuned.warnings
+    assert text.startswith("training diverged in epoch 1 at learning rate 1e+30")
+    assert tuned.epoch == 0
     kept = (tmp_path / "m").read_bytes()
     with pytest.raises(ValueError, match="nothing to keep; give a smaller rate"):
         featpipe.finetune(kinds, tmp_path / "m", **options, overwrite=True)
@@ -183,8 +183,8 @@ def test_a_rate_that_diverges_keeps_the_start_and_says_so(kinds, tmp_path):
 
 
 def test_a_network_that_does_not_learn_is_noticed(kinds):
-    found = featpipe.finetune(kinds, **{**FAST, "lr": 1e-12, "depth": "stage2"})
-    assert "the network did not learn" in found.warnings[0]
+    tuned = featpipe.finetune(kinds, **{**FAST, "lr": 1e-12, "depth": "stage2"})
+    assert "the network did not learn" in tuned.warnings[0]
 
 
 def test_a_class_that_is_only_held_out_counts_as_wrong(kinds, tmp_path):
@@ -196,11 +196,11 @@ def test_a_class_that_is_only_held_out_counts_as_wrong(kinds, tmp_path):
             rows.append([path, name, split])
     with table.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    found = featpipe.finetune(table, tmp_path / "m", **{**FAST, **HEAD}, init="probe")
-    assert "no training images of class 'grey'" in found.warnings[0]
+    tuned = featpipe.finetune(table, tmp_path / "m", **{**FAST, **HEAD}, init="probe")
+    assert "no training images of class 'grey'" in tuned.warnings[0]
     assert featpipe.load(tmp_path / "m").class_names == ["dark", "light"]
-    assert found.score.accuracy <= 8 / 12
-    assert found.score.log_loss is None
+    assert tuned.score.accuracy <= 8 / 12
+    assert tuned.score.log_loss is None
 
 
 def test_one_image_a_class_is_refused_in_one_sentence(kinds, tmp_path):
@@ -249,12 +249,12 @@ def test_where_there_is_no_folder_nothing_is_computed(kinds, tmp_path):
 
 
 def test_views_are_cached_and_so_no_image_runs_again(kinds):
-    found = featpipe.finetune(
+    tuned = featpipe.finetune(
         kinds, **FAST, train="from:stage4", augment=("flip",), views=3
     )
-    assert found.score.image_passes == 3 * 36
-    assert found.notes[0] == "augmentation: flip"
-    assert "3 views of each image" in found.notes[1]
+    assert tuned.score.image_passes == 3 * 36
+    assert tuned.notes[0] == "augmentation: flip"
+    assert "3 views of each image" in tuned.notes[1]
 
 
 def test_an_augmentation_that_makes_another_class_of_an_image_is_left_out(tmp_path):
@@ -266,9 +266,9 @@ def test_an_augmentation_that_makes_another_class_of_an_image_is_left_out(tmp_pa
         path = tmp_path / "lit" / ("test" if k < 8 else "train") / name / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    found = featpipe.finetune(
+    tuned = featpipe.finetune(
         tmp_path / "lit", **{**FAST, "weights": None, "depth": "stage3", "epochs": 1}
     )
-    said = found.notes[0]
-    assert "flip" not in said.partition("(")[0]
-    assert "flip" in said
+    record = tuned.notes[0]
+    assert "flip" not in record.partition("(")[0]
+    assert "flip" in record

@@ -48,24 +48,24 @@ def noise(tmp_path_factory, draw):
 def test_with_no_time_the_probe_is_what_comes_out(noise, tmp_path):
     h5 = tmp_path / "n.h5"
     path = tmp_path / "m"
-    asked = {**ASKED, "codes": h5, "epochs": 3, "init": "probe", "budget": 1e-3}
-    found = featpipe.finetune(noise, path, **asked)
-    assert any("budget of 0.001 s" in text for text in found.score.warnings)
-    assert [entry["epoch"] for entry in found.history] == [0]
+    options = {**ASKED, "codes": h5, "epochs": 3, "init": "probe", "budget": 1e-3}
+    result = featpipe.finetune(noise, path, **options)
+    assert any("budget of 0.001 s" in text for text in result.score.warnings)
+    assert [entry["epoch"] for entry in result.history] == [0]
     probe = featpipe.fit(h5, "logistic").predict_proba(noise / "test")
     tuned = featpipe.load(path).predict_proba(noise / "test")
     np.testing.assert_allclose(tuned, probe, atol=1e-5)
 
 
 def test_with_time_enough_a_budget_changes_nothing(noise):
-    asked = {**ASKED, "epochs": 2, "init": "probe"}
-    free = featpipe.finetune(noise, **asked)
-    found = featpipe.finetune(noise, **asked, budget=3600)
+    options = {**ASKED, "epochs": 2, "init": "probe"}
+    free = featpipe.finetune(noise, **options)
+    tuned = featpipe.finetune(noise, **options, budget=3600)
     keys = ("epoch", "loss", "held_out_loss")
-    assert [[e[k] for k in keys] for e in found.history] == [
+    assert [[e[k] for k in keys] for e in tuned.history] == [
         [e[k] for k in keys] for e in free.history
     ]
-    assert found.score.test_predicted == free.score.test_predicted
+    assert tuned.score.test_predicted == free.score.test_predicted
 
 
 def test_an_easy_set_is_not_trained_at_all(tmp_path):
@@ -73,10 +73,10 @@ def test_an_easy_set_is_not_trained_at_all(tmp_path):
 
     draw(tmp_path / "kinds", "train", 12, 0)
     draw(tmp_path / "kinds", "test", 4, 1)
-    asked = {**ASKED, "lr": None, "epochs": 3, "init": "probe", "budget": 600}
-    found = featpipe.finetune(tmp_path / "kinds", **asked)
-    assert any("not trained: the probe gets" in text for text in found.score.warnings)
-    assert [entry["epoch"] for entry in found.history] == [0]
+    options = {**ASKED, "lr": None, "epochs": 3, "init": "probe", "budget": 600}
+    tuned = featpipe.finetune(tmp_path / "kinds", **options)
+    assert any("not trained: the probe gets" in text for text in tuned.score.warnings)
+    assert [entry["epoch"] for entry in tuned.history] == [0]
 
 
 def test_a_budget_without_the_probe_is_refused(noise):

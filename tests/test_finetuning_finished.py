@@ -63,7 +63,7 @@ def test_the_same_options_on_the_same_images_train_nothing(kinds, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"epochs": 2}, r"epochs = 1, now 2\)"),
         ({"lr": 0.02, "init": "probe"}, "init = 'random', now 'probe'; lr = 0.01, now"),
@@ -77,11 +77,11 @@ def test_the_same_options_on_the_same_images_train_nothing(kinds, tmp_path):
     ],
     ids=lambda change: str(next(iter(change))) if isinstance(change, dict) else "",
 )
-def test_other_options_are_refused_by_name(trained, tmp_path, change, told):
+def test_other_options_are_refused_by_name(trained, tmp_path, change, message):
     path = tmp_path / "m"
     kinds, content = trained
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         featpipe.finetune(kinds, path, **{**ASKED, **change})
     assert "overwrite=True" in str(caught.value)
     assert path.read_bytes() == content

@@ -136,9 +136,9 @@ def test_a_tail_fed_with_what_enters_it_gives_the_codes(name):
     (maps,) = before(pixels).values()
     part = trainable_tail(backbone, node)
     with torch.inference_mode():
-        (found,) = part.network(maps.float())
+        (result,) = part.network(maps.float())
     np.testing.assert_allclose(
-        found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+        result, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
     )
 
 

@@ -85,11 +85,11 @@ def test_an_epoch_does_what_a_plain_loop_does(tmp_path):
         for group in descent.param_groups:
             group["lr"] = 0.1 * (step + 1)
         descent.zero_grad()
-        found = judge(plain(scaled[rows]), torch.from_numpy(Y[rows]))
-        found.backward()
+        result = judge(plain(scaled[rows]), torch.from_numpy(Y[rows]))
+        result.backward()
         nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
         descent.step()
-        losses.append(found.item() * len(rows))
+        losses.append(result.item() * len(rows))
     head = mine.network.head.linear
     torch.testing.assert_close(head.weight, plain.weight, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(head.bias, plain.bias, rtol=1e-5, atol=1e-6)
@@ -113,10 +113,10 @@ def test_the_head_folded_gives_the_same_scores():
         coef, intercept = head.folded()
         with torch.no_grad():
             expected = head(torch.from_numpy(X)).numpy()
-        found = X @ coef.T + intercept
+        value = X @ coef.T + intercept
         if n_classes == 2:
             expected = expected[:, 1:] - expected[:, :1]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_constant_column_is_not_blown_up():
@@ -134,11 +134,11 @@ def test_the_search_climbs_to_the_best_rate_within_its_trials(best):
     def loss(rate):
         return abs(math.log(rate) - math.log(best))
 
-    found = rates.choose(loss, start)
+    result = rates.choose(loss, start)
     steps = abs(rates.RATES.index(best) - rates.RATES.index(start))
-    assert len(found) <= rates.MOST_TRIALS
+    assert len(result) <= rates.MOST_TRIALS
     if steps <= 3:
-        assert next(iter(found)) == best
+        assert next(iter(result)) == best
 
 
 def test_of_equal_rates_the_smaller_is_chosen_and_one_that_diverges_never():
@@ -151,10 +151,10 @@ def test_of_equal_rates_the_smaller_is_chosen_and_one_that_diverges_never():
 
 @given(st.integers(1, 200), st.integers(2, 40))
 def test_no_batch_is_of_a_single_image_where_there_are_more(n, size):
-    found = parts(np.arange(n), size)
-    assert np.concatenate(found).tolist() == list(range(n))
-    assert max(map(len, found)) <= size
-    assert n == 1 or min(map(len, found)) > 1 or size <= 2
+    result = parts(np.arange(n), size)
+    assert np.concatenate(result).tolist() == list(range(n))
+    assert max(map(len, result)) <= size
+    assert n == 1 or min(map(len, result)) > 1 or size <= 2
 
 
 def picture(height=30, width=41):
@@ -184,10 +184,10 @@ def test_a_view_is_the_same_for_the_same_draw_and_only_what_was_asked():
 
 def test_preprocessing_leaves_a_cached_view_as_it_was_drawn(tmp_path, draw):
     path = draw(tmp_path / "a" / "1.png", 1, (50, 60))
-    found = images.scan(tmp_path)
+    image_set = images.scan(tmp_path)
     square = Preprocessing(resize=32, crop=24)
     kinds = ("flip", "crop")
-    drawn = views.views_of(found, 2, square, kinds, Decoding(), seed=7)
+    drawn = views.views_of(image_set, 2, square, kinds, Decoding(), seed=7)
     assert drawn.paths == ["1/a/1.png", "2/a/1.png"]
     shrunk = np.asarray(square.shrunk(Image.open(path))).transpose(2, 0, 1)
     for i in range(2):
@@ -208,6 +208,6 @@ def test_the_cache_gives_each_row_its_own_map_in_memory_or_not(tmp_path):
             device=torch.device("cpu"),
             memory=memory,
         )
-        asked = np.array([21, 3, 13, 8])
-        for part, x in feed.batches(asked, 2, draw=(1, 2)):
+        positions = np.array([21, 3, 13, 8])
+        for part, x in feed.batches(positions, 2, draw=(1, 2)):
             np.testing.assert_array_equal(x, X[part])

@@ -102,13 +102,13 @@ def read_scores(path: Path) -> None:
 
 
 def read_archive(path: Path) -> None:
-    found = images.scan(path)
-    for k in range(len(found)):
+    image_set = images.scan(path)
+    for k in range(len(image_set)):
         try:
-            images.decode(found.read(k))
+            images.decode(image_set.read(k))
         except ImageError as error:
-            raise ValueError(f"{path}: {found.paths[k]}: {error}") from None
-    if not len(found):
+            raise ValueError(f"{path}: {image_set.paths[k]}: {error}") from None
+    if not len(image_set):
         raise ValueError(f"{path}: no image in it")
 
 
@@ -141,11 +141,11 @@ READERS: dict[str, Callable[[Path], None]] = {
 def test_code_in_a_file_is_never_run(name, payload, tmp_path):
     mark, path = tmp_path / "it ran", tmp_path / name
     path.write_bytes(payload(Evil(mark)))
-    with pytest.raises((ValueError, OSError)) as told:
+    with pytest.raises((ValueError, OSError)) as message:
         READERS[name](path)
     assert not mark.exists()
-    assert name in str(told.value), "the file is not named"
-    assert "\n" not in str(told.value)
+    assert name in str(message.value), "the file is not named"
+    assert "\n" not in str(message.value)
 
 
 def test_the_samples_do_run_where_they_are_trusted(tmp_path):
@@ -185,11 +185,11 @@ def test_a_member_with_a_tricky_name_is_no_image_from_elsewhere(
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
     before = sorted(tmp_path.rglob("*"))
-    found = images.scan(path)
-    assert "ant/fine.png" in found.paths
-    for k, listed in enumerate(found.paths):
+    image_set = images.scan(path)
+    assert "ant/fine.png" in image_set.paths
+    for k, listed in enumerate(image_set.paths):
         assert not listed.startswith("/")
         assert ".." not in listed.replace("\\", "/").split("/")
-        assert found.read(k) in (content, inside)
-    assert len(found) + len(found.failures) + found.n_hidden == 3
+        assert image_set.read(k) in (content, inside)
+    assert len(image_set) + len(image_set.failures) + image_set.n_hidden == 3
     assert sorted(tmp_path.rglob("*")) == before, "something was unpacked"

@@ -88,16 +88,16 @@ def table(place: Path, names: tuple[str, ...]) -> Path:
 
 @pytest.mark.parametrize("name", TRICKS)
 def test_a_table_with_a_tricky_path_reads_no_more_than_files(name, place):
-    found = images.scan(table(place, ("ant/fine.png", name, "bee/fine.png")))
-    assert {"ant/fine.png", "bee/fine.png"} <= set(found.paths)
-    assert len(found) + len(found.failures) == 3
-    for k, listed in enumerate(found.paths):
+    image_set = images.scan(table(place, ("ant/fine.png", name, "bee/fine.png")))
+    assert {"ant/fine.png", "bee/fine.png"} <= set(image_set.paths)
+    assert len(image_set) + len(image_set.failures) == 3
+    for k, listed in enumerate(image_set.paths):
         if listed in ("ant/fine.png", "bee/fine.png"):
-            images.decode(found.read(k))
+            images.decode(image_set.read(k))
         else:
             with pytest.raises(ImageError, match=r"\w"):
-                images.decode(found.read(k))
-    for failure in found.failures:
+                images.decode(image_set.read(k))
+    for failure in image_set.failures:
         assert failure.path.replace("\\", "/") == name.replace("\\", "/")
         assert failure.reason
 
@@ -111,10 +111,10 @@ def test_the_codes_of_a_tricky_table_are_those_of_its_images(place):
     assert done.exit_code == 0, done.output
     for odd in "\x1b\x07\x7f\x9b\u202e":
         assert odd not in done.output
-    found = codes.verify(place / "c.h5")
-    assert found.paths == ["ant/fine.png", "bee/fine.png"]
-    assert len(found.failures) == len(TRICKS)
-    assert {stage for _, stage, _ in found.failures} <= {"scan", "read", "decode"}
+    file = codes.verify(place / "c.h5")
+    assert file.paths == ["ant/fine.png", "bee/fine.png"]
+    assert len(file.failures) == len(TRICKS)
+    assert {stage for _, stage, _ in file.failures} <= {"scan", "read", "decode"}
     assert sorted(place.iterdir()) == sorted([*before, place / "c.h5"])
 
 
@@ -144,13 +144,19 @@ def test_a_member_with_a_tricky_name_stays_in_its_archive(kind, name, place):
                 entry.size = len(fine)
                 archive.addfile(entry, io.BytesIO(fine))
     before = sorted(place.rglob("*"))
-    found = images.scan(path)
-    assert {"ant/fine.png", "bee/fine.png"} <= set(found.paths)
-    assert all(found.read(k) == fine for k in range(len(found)))
-    for listed in found.paths:
+    image_set = images.scan(path)
+    assert {"ant/fine.png", "bee/fine.png"} <= set(image_set.paths)
+    assert all(image_set.read(k) == fine for k in range(len(image_set)))
+    for listed in image_set.paths:
         assert ".." not in listed.split("/")
         assert not listed.startswith("/")
-    assert len(found) + len(found.failures) + found.n_hidden + found.n_set_aside == 3
+    assert (
+        len(image_set)
+        + len(image_set.failures)
+        + image_set.n_hidden
+        + image_set.n_set_aside
+        == 3
+    )
     assert sorted(place.rglob("*")) == before
 
 
@@ -177,9 +183,9 @@ def test_a_tar_member_that_is_no_file_is_a_failure(what, place):
                 continue
             entry.size = len(fine)
             archive.addfile(entry, io.BytesIO(fine))
-    found = images.scan(place / "a.tar")
-    assert found.paths == ["ant/fine.png", "bee/fine.png"]
-    [failure] = found.failures
+    image_set = images.scan(place / "a.tar")
+    assert image_set.paths == ["ant/fine.png", "bee/fine.png"]
+    [failure] = image_set.failures
     assert failure.path == "ant/trick.png"
     assert "a link, device or sparse file" in failure.reason
 
@@ -204,13 +210,13 @@ def written(
 def test_pictures_of_a_codes_file_come_from_regular_files_alone(root, place):
     names = [*TRICKS, "zero", "stdin", "passwd"]
     there = str(place / root) if root and not root.startswith("/") else root
-    found = written(place, names, there or str(place))
+    result = written(place, names, there or str(place))
     assert (
-        found.paths == names
+        result.paths == names
     )  # they come back unchanged, and mean nothing by themselves
-    sheet = make_sheet(found, range(len(found)))
+    sheet = make_sheet(result, range(len(result)))
     assert sheet.place == {}
-    assert set(sheet.missing) == set(range(len(found)))
+    assert set(sheet.missing) == set(range(len(result)))
 
 
 def test_odd_names_in_a_codes_file_never_reach_a_terminal_raw(place):

@@ -48,18 +48,20 @@ def upright(path: str) -> np.ndarray:
 
 def test_every_file_is_an_image_or_a_failure_as_pillow_and_the_rules_say():
     images = scan(SHARED / "odd_images", unlabelled=True)
-    found = {}
+    results = {}
     for i, path in enumerate(images.paths):
-        found[path] = outcome(images.read(i))
+        results[path] = outcome(images.read(i))
     rows = list(expected())
-    assert set(found) == {row["path"] for row in rows}
-    assert len(found) == 150
+    assert set(results) == {row["path"] for row in rows}
+    assert len(results) == 150
     for row in rows:
         if row["pil_ok"] == "1" and row["format"] not in NOT_ALLOWED:
-            assert found[row["path"]] == sorted([int(row["width"]), int(row["height"])])
+            assert results[row["path"]] == sorted(
+                [int(row["width"]), int(row["height"])]
+            )
             assert row["format"] in DECODING["formats"]
         else:
-            assert found[row["path"]] is None
+            assert results[row["path"]] is None
 
 
 @pytest.mark.parametrize(

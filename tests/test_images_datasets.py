@@ -38,8 +38,8 @@ def test_grey_and_alpha_and_pil_images_follow_the_rules_of_decoding():
     alpha = np.dstack([color(1)[0], np.zeros((5, 7), np.uint8)])
     turned = Image.fromarray(color(1)[0])
     turned.getexif()[0x0112] = 6
-    given = [grey, grey[:, :, None], Image.fromarray(grey), alpha]
-    images = from_arrays([*given, Image.fromarray(deep), turned])
+    items = [grey, grey[:, :, None], Image.fromarray(grey), alpha]
+    images = from_arrays([*items, Image.fromarray(deep), turned])
     for i in range(3):
         assert np.array_equal(pixels(images, i), np.dstack([grey] * 3))
     assert (pixels(images, 3) == 255).all()

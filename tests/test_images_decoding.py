@@ -275,10 +275,10 @@ def test_scaled_decoding_never_goes_below_three_times_the_target(
     exif[0x0112] = turn
     content = saved(photo(width, height), "JPEG", exif=exif)
     whole = decode(content).image.size
-    found = decode(content, target=target)
-    scaled = found.image.size
-    assert found.full == whole
-    assert tuple(math.ceil(side) for side in found.extent) == scaled
+    decoded = decode(content, target=target)
+    scaled = decoded.image.size
+    assert decoded.full == whole
+    assert tuple(math.ceil(side) for side in decoded.extent) == scaled
     assert min(scaled) >= min(3 * target, *whole)
     factor = max(whole) / max(scaled)
     if min(whole) >= 6 * target and (turn == 1 or width % 8 == height % 8 == 0):
@@ -419,8 +419,8 @@ def test_threads_get_the_same_pixels_and_pillow_stays_as_it_was():
     )
     expected = [pixels(sample) for sample in SAMPLES]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(pixels, SAMPLES * 20))
-    for k, array in enumerate(found):
+        items = list(pool.map(pixels, SAMPLES * 20))
+    for k, array in enumerate(items):
         assert np.array_equal(array, expected[k % len(SAMPLES)])
     assert before == (
         Image.MAX_IMAGE_PIXELS,

@@ -69,17 +69,17 @@ def test_a_table_is_what_was_written_in_any_dialect(
     writer.writerows(rows)
     table = listed / f"{next(counter)}.csv"
     table.write_bytes(text.getvalue().encode(encoding))
-    found = images.scan(table)
+    image_set = images.scan(table)
     rows.sort(key=lambda row: row["path"].encode())
-    assert found.failures == []
-    assert found.paths == [row["path"] for row in rows]
+    assert image_set.failures == []
+    assert image_set.paths == [row["path"] for row in rows]
     names = sorted({row["label"] for row in rows} - {""})
-    assert found.class_names == names
+    assert image_set.class_names == names
     numbers = [names.index(row["label"]) if row["label"] else -1 for row in rows]
-    assert found.labels.tolist() == numbers
-    assert list(found.splits) == [row["split"] for row in rows]
-    assert list(found.groups) == [row["group"] for row in rows]
-    assert [found.read(i) for i in range(11)] == [
+    assert image_set.labels.tolist() == numbers
+    assert list(image_set.splits) == [row["split"] for row in rows]
+    assert list(image_set.groups) == [row["group"] for row in rows]
+    assert [image_set.read(i) for i in range(11)] == [
         row["path"].removesuffix(".png").encode() for row in rows
     ]
 
@@ -115,15 +115,15 @@ def test_a_tree_and_its_archives_are_the_same_images(tmp_path, tree, tops):
     depth = 0 if tops == [""] else 1
     names = sorted({name for name, *_ in tree})
     for source in (folder, *archives):
-        found = images.scan(source)
-        assert found.paths == paths
-        assert found.class_names == names
+        image_set = images.scan(source)
+        assert image_set.paths == paths
+        assert image_set.class_names == names
         parts = [path.split("/") for path in paths]
-        assert [names[k] for k in found.labels] == [part[depth] for part in parts]
+        assert [names[k] for k in image_set.labels] == [part[depth] for part in parts]
         splits = [part[0] if depth else "" for part in parts]
-        assert list(found.splits) == splits
+        assert list(image_set.splits) == splits
         # Another process reads the same.
-        again = pickle.loads(pickle.dumps(found))
+        again = pickle.loads(pickle.dumps(image_set))
         assert [again.read(i).decode() for i in range(len(paths))] == paths
 
 

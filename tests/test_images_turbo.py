@@ -41,12 +41,12 @@ def saved(width: int, height: int, mode: str = "RGB", **options: object) -> byte
 def outcome(content: bytes, target: int | None) -> tuple[object, ...]:
     """Return the pixels and notes, or what is wrong with the image."""
     try:
-        found = decode(content, target=target)
+        decoded = decode(content, target=target)
     except ImageError as error:
         return error.stage, error.reason
-    assert found.image.size == found.size
-    assert np.array_equal(found.pixels[..., :3], np.asarray(found.image))
-    return found.image.tobytes(), found.size, found.full, found.notes
+    assert decoded.image.size == decoded.size
+    assert np.array_equal(decoded.pixels[..., :3], np.asarray(decoded.image))
+    return decoded.image.tobytes(), decoded.size, decoded.full, decoded.notes
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,18 +68,18 @@ def test_the_pixels_are_those_of_pillow(kind, size):
 @settings(max_examples=60, deadline=None)
 def test_scaled_pixels_are_those_of_pillow(kind, width, height, target):
     content = saved(width, height, **KINDS[kind])
-    found = decode(content, target=target)
+    decoded = decode(content, target=target)
     image = Image.open(io.BytesIO(content))
     image.draft(None, (3 * target, 3 * target))
-    assert np.array_equal(found.pixels[..., :3], np.asarray(image))
-    assert found.full == (width, height)
+    assert np.array_equal(decoded.pixels[..., :3], np.asarray(image))
+    assert decoded.full == (width, height)
 
 
 @with_simplejpeg
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_scaled_jpegs_are_taken(scale):
-    found = turbo.decode(saved(301, 222), (-(-301 // scale), -(-222 // scale)))
-    assert found.shape == (-(-222 // scale), -(-301 // scale), 3)
+    decoded = turbo.decode(saved(301, 222), (-(-301 // scale), -(-222 // scale)))
+    assert decoded.shape == (-(-222 // scale), -(-301 // scale), 3)
 
 
 @with_simplejpeg

@@ -136,11 +136,11 @@ FILES = {
 @pytest.mark.parametrize("kind", FILES)
 def test_a_range_takes_stored_values_to_0_and_255(kind):
     content, values = FILES[kind]
-    found = decode(content, value_range=(100.0, 4000.0))
+    decoded = decode(content, value_range=(100.0, 4000.0))
     expected = as_rgb(stretched(values, 100, 4000))
-    assert np.array_equal(np.asarray(found.image), expected)
+    assert np.array_equal(np.asarray(decoded.image), expected)
     outside = ((values < 100) | (values > 4000)).mean()
-    assert found.notes == (
+    assert decoded.notes == (
         "values 100 to 4000 scaled to 0 to 255",
         f"{100 * outside:.0f} % of the values lie outside",
     )
@@ -149,19 +149,19 @@ def test_a_range_takes_stored_values_to_0_and_255(kind):
 @pytest.mark.parametrize("kind", FILES)
 def test_auto_takes_the_lowest_to_0_and_the_highest_to_255(kind):
     content, values = FILES[kind]
-    found = decode(content, value_range="auto")
+    decoded = decode(content, value_range="auto")
     expected = as_rgb(stretched(values, values.min(), values.max()))
-    assert np.array_equal(np.asarray(found.image), expected)
+    assert np.array_equal(np.asarray(decoded.image), expected)
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_values_that_do_not_fill_their_range_are_noted(kind):
     content, values = FILES[kind]
-    found = decode(content)
+    decoded = decode(content)
     is_ppm = kind.startswith("PPM")  # whose colours Pillow scales, and rounds
     grey = np.rint(values / 65535 * 255) if is_ppm else values >> 8
-    assert np.array_equal(np.asarray(found.image), as_rgb(grey))
-    assert f"brightest value {values.max():,} of 65,535" in found.notes
+    assert np.array_equal(np.asarray(decoded.image), as_rgb(grey))
+    assert f"brightest value {values.max():,} of 65,535" in decoded.notes
 
 
 @pytest.mark.parametrize("write", [png, tiff, ppm])
@@ -183,95 +183,95 @@ def test_a_pgm_that_says_its_highest_value_fills_it():
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     content = ppm(values, 4095)
     assert not describe_values(decode(content).notes)
-    found = decode(content, value_range=(0.0, 4095.0)).image
-    assert np.array_equal(np.asarray(found), as_rgb(stretched(values, 0, 4095)))
+    pixels = decode(content, value_range=(0.0, 4095.0)).image
+    assert np.array_equal(np.asarray(pixels), as_rgb(stretched(values, 0, 4095)))
 
 
 def test_opacity_is_not_stretched():
     values = twelve_bits(4)
     values[..., 3] = 65535
     values[0, :, 3] = 0
-    found = decode(png(values), value_range=(0.0, 4095.0))
+    decoded = decode(png(values), value_range=(0.0, 4095.0))
     expected = stretched(values[..., :3], 0, 4095)
     expected[0] = 255
-    assert np.array_equal(np.asarray(found.image), expected)
-    assert "alpha over white" in found.notes
+    assert np.array_equal(np.asarray(decoded.image), expected)
+    assert "alpha over white" in decoded.notes
     greys = values[..., [0, 3]]
-    found = decode(png(greys), value_range=(0.0, 4095.0))
+    decoded = decode(png(greys), value_range=(0.0, 4095.0))
     expected = as_rgb(stretched(greys[..., 0], 0, 4095))
     expected[0] = 255
-    assert np.array_equal(np.asarray(found.image), expected)
+    assert np.array_equal(np.asarray(decoded.image), expected)
 
 
 @pytest.mark.parametrize("values", [GREY, COLOUR])
 def test_a_hidden_value_is_compared_in_all_its_bits(values):
     hidden = values[3, 5]
-    found = decode(
+    decoded = decode(
         png(values, tRNS=np.array([hidden]).astype(">u2").tobytes()),
         value_range=(0.0, 4095.0),
     )
     expected = as_rgb(stretched(values, 0, 4095))
     same = values == hidden
     expected[same if values.ndim == 2 else same.all(-1)] = 255
-    assert np.array_equal(np.asarray(found.image), expected)
+    assert np.array_equal(np.asarray(decoded.image), expected)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG", "WEBP"])
 @pytest.mark.parametrize("value_range", ["auto", (100.0, 120.0)])
 def test_images_of_8_bits_are_left_alone(kind, value_range):
     content = saved(RNG.integers(90, 140, (16, 16, 3)).astype(np.uint8), kind)
-    found, before = decode(content, value_range=value_range), decode(content)
-    assert np.array_equal(np.asarray(found.image), np.asarray(before.image))
-    assert found.notes == before.notes == ()
+    decoded, before = decode(content, value_range=value_range), decode(content)
+    assert np.array_equal(np.asarray(decoded.image), np.asarray(before.image))
+    assert decoded.notes == before.notes == ()
 
 
 def test_floats_take_the_range_too():
     values = RNG.normal(size=SHAPE).astype(np.float32)
     values[0, 0], values[1, 1] = np.nan, np.inf
-    found = decode(saved(values, "TIFF"), value_range=(-1.0, 1.0))
+    decoded = decode(saved(values, "TIFF"), value_range=(-1.0, 1.0))
     filled = np.where(np.isnan(values), -1, values).astype(float)
     expected = as_rgb(stretched(filled, -1, 1))
-    assert np.array_equal(np.asarray(found.image), expected)
+    assert np.array_equal(np.asarray(decoded.image), expected)
 
 
 def test_pictures_in_memory_keep_their_bits():
     for values in (GREY, GREY.astype(np.int32), GREY.astype(np.float32)):
         content = from_arrays([Image.fromarray(values)]).read(0)
-        found = decode(content, value_range=(0.0, 4095.0)).image
-        assert np.array_equal(np.asarray(found), as_rgb(stretched(GREY, 0, 4095)))
+        pixels = decode(content, value_range=(0.0, 4095.0)).image
+        assert np.array_equal(np.asarray(pixels), as_rgb(stretched(GREY, 0, 4095)))
 
 
 def test_values_of_several_bands_of_rows_are_one_image():
     values = RNG.integers(0, 4096, (600, 3)).astype(np.uint16)
-    found = decode(png(values), value_range="auto").image
+    pixels = decode(png(values), value_range="auto").image
     expected = as_rgb(stretched(values, values.min(), values.max()))
-    assert np.array_equal(np.asarray(found), expected)
+    assert np.array_equal(np.asarray(pixels), expected)
 
 
 @pytest.mark.parametrize(
-    "asked", ["0:4095", "0 : 4095", (0, 4095), [0.0, 4095.0], np.array([0, 4095])]
+    "value_range", ["0:4095", "0 : 4095", (0, 4095), [0.0, 4095.0], np.array([0, 4095])]
 )
-def test_a_range_is_understood_as_text_and_as_numbers(asked):
-    assert parse_value_range(asked) == (0.0, 4095.0)
+def test_a_range_is_understood_as_text_and_as_numbers(value_range):
+    assert parse_value_range(value_range) == (0.0, 4095.0)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "value_range",
     [
         *("", "12", "0:", "a:b", "5:5", "9:1", "0:nan", "0:inf", "0:1:2", "AUTO "),
         *(None, 3, (1,), ("auto", "file"), (True, 4095), {"0": 1}, "-1e308:1e308"),
     ],
 )
-def test_what_is_no_range_is_refused(asked):
+def test_what_is_no_range_is_refused(value_range):
     with pytest.raises(ValueError, match="use LO:HI"):
-        parse_value_range(asked)
+        parse_value_range(value_range)
 
 
 @given(st.text(max_size=9))
 def test_any_text_is_a_range_or_refused_in_one_sentence(text):
     with suppress(ValueError):
-        found = parse_value_range(text)
-        assert found in ("file", "auto") or found[0] < found[1]
+        result = parse_value_range(text)
+        assert result in ("file", "auto") or result[0] < result[1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -305,9 +305,9 @@ def test_the_sentence_counts_and_names_a_range():
 
 def test_a_range_that_changes_nothing_or_cuts_much_is_told():
     eight = decode(saved(RNG.integers(0, 255, (9, 9)).astype(np.uint8), "PNG")).notes
-    told = "no image has more than 8 bits, so the value range changed nothing"
-    assert describe_values(eight, (0.0, 255.0)) == told
-    assert describe_values(eight, "auto") == told
+    text = "no image has more than 8 bits, so the value range changed nothing"
+    assert describe_values(eight, (0.0, 255.0)) == text
+    assert describe_values(eight, "auto") == text
     notes = decode(png(GREY), value_range=(0.0, 255.0)).notes
     share = 100 * (GREY > 255).mean()
     assert describe_values([*notes, *notes], (0.0, 255.0)) == (

@@ -110,11 +110,11 @@ NAMES = st.sampled_from(["fused", "batch_size", "n_lanes", "other"])
 
 @given(JSON | st.dictionaries(NAMES, JSON))
 def test_a_record_from_anywhere_is_a_way_to_run_or_none(record):
-    found = Execution.from_dict(record)
-    if found is not None:
-        assert found.as_dict() == record
-        assert found.batch_size > 0
-        assert found.n_lanes > 0
+    result = Execution.from_dict(record)
+    if result is not None:
+        assert result.as_dict() == record
+        assert result.batch_size > 0
+        assert result.n_lanes > 0
 
 
 @pytest.fixture
@@ -141,8 +141,8 @@ def test_a_long_run_tries_and_the_next_one_remembers(network, tmp_path, monkeypa
     assert chosen(network, 10) == best
     # A short list takes no larger batch than it has, and an option overrules.
     assert chosen(network, 10, largest=2).batch_size == 2
-    asked = Network(Recipe("mini", "none"), Machine("cpu", batch_size=3))
-    assert chosen(asked, 10) == replace(best, batch_size=3)
+    network = Network(Recipe("mini", "none"), Machine("cpu", batch_size=3))
+    assert chosen(network, 10) == replace(best, batch_size=3)
 
 
 def test_a_trial_follows_what_is_faster_to_the_largest_batch(network, monkeypatch):

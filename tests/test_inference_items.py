@@ -46,8 +46,8 @@ KINDS = {
 @pytest.mark.parametrize("listed", [False, True])
 def test_one_image_is_one_image(path, kind, listed):
     item = KINDS[kind](path)
-    (found,) = pixels(image_set_of([item] if listed else item))
-    np.testing.assert_array_equal(found, PHOTO)
+    (result,) = pixels(image_set_of([item] if listed else item))
+    np.testing.assert_array_equal(result, PHOTO)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_one_image_is_one_image(path, kind, listed):
 def test_the_shape_of_an_array_says_how_many_images_it_is(shape, n):
     images = from_items(np.zeros(shape, np.uint8))
     assert len(images) == n
-    assert {found.shape for found in pixels(images)} == {(20, 30, 3)}
+    assert {result.shape for result in pixels(images)} == {(20, 30, 3)}
 
 
 def test_channels_first_is_refused_with_the_remedy():

@@ -120,7 +120,7 @@ def all_of(made: Loader, n_images: int) -> tuple[list[Loaded], np.ndarray]:
     return loaded, np.concatenate(pixels)
 
 
-def told(loaded: list[Loaded]) -> list[tuple]:
+def facts_of(loaded: list[Loaded]) -> list[tuple]:
     return [
         (one.sha256, one.has_pixels, one.notes, one.error and one.error.args)
         for one in loaded
@@ -137,7 +137,7 @@ def test_processes_load_what_threads_load(folder, server, patient, exact):
     )
     one, pixels = all_of(alone, n)
     two, others = all_of(apart, n)
-    assert told(one) == told(two)
+    assert facts_of(one) == facts_of(two)
     good = [k for k, image in enumerate(one) if image.has_pixels]
     assert 15 < len(good) < n
     assert np.array_equal(pixels[good], others[good])
@@ -179,13 +179,13 @@ def load(made: WorkerPool, items: list) -> list[Loaded]:
     while (worker := made.free()) is None:
         time.sleep(0.01)
     memory, row = made.take()
-    found = made.load(worker, row, items).images
-    for k, image in enumerate(found):
+    images = made.load(worker, row, items).images
+    for k, image in enumerate(images):
         if image.has_pixels:
             expected, _ = pixels_of(read_or_end(items[k]), SQUARE, Decoding())
             assert np.array_equal(memory[k], expected)
     made.give_back(row)
-    return found
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +202,12 @@ def test_an_image_that_ends_its_process_is_one_failure(folder, own_server):
     made = pool(own_server, read_or_end)
     for name in ("deadly", "endless"):
         items = [str(folder / f"{k:02}.jpg") for k in range(3)]
-        found = load(made, [*items, name, *items])
-        assert [image.has_pixels for image in found] == [True] * 3 + [False] + [
+        loaded = load(made, [*items, name, *items])
+        assert [image.has_pixels for image in loaded] == [True] * 3 + [False] + [
             True
         ] * 3
-        assert "ended each of 9 processes" in str(found[3].error)
-        assert found[3].error.stage == "decode"
+        assert "ended each of 9 processes" in str(loaded[3].error)
+        assert loaded[3].error.stage == "decode"
     assert all(image.has_pixels for image in load(made, items))
     made.close()
 
@@ -217,11 +217,11 @@ def test_an_image_that_hangs_says_for_how_long(folder, own_server, monkeypatch):
     made = pool(own_server, read_or_end)
     load(made, [str(folder / "00.jpg")])
     start = time.perf_counter()
-    found = load(made, [str(folder / "00.jpg"), "endless"])
+    loaded = load(made, [str(folder / "00.jpg"), "endless"])
     # Once beside the other image, once alone; not once more.
     assert time.perf_counter() - start < 2.9
-    assert [image.has_pixels for image in found] == [True, False]
-    assert "decoding it took over 1 s" in str(found[1].error)
+    assert [image.has_pixels for image in loaded] == [True, False]
+    assert "decoding it took over 1 s" in str(loaded[1].error)
     made.close()
 
 
@@ -239,19 +239,19 @@ def test_a_worker_ends_itself_when_an_image_takes_too_long():
 def test_an_image_that_takes_too_much_memory_fails_alone(folder, own_server):
     made = pool(own_server, read_or_end)
     items = [str(folder / "00.jpg"), "greedy", str(folder / "01.jpg")]
-    found = load(made, items)
+    loaded = load(made, items)
     made.close()
-    assert [image.has_pixels for image in found] == [True, False, True]
+    assert [image.has_pixels for image in loaded] == [True, False, True]
 
 
 def test_where_no_process_can_be_started_threads_load(folder, eager, monkeypatch):
     image_set = images.scan(folder)
-    expected = told(all_of(loader_of(image_set), 8)[0])
+    expected = facts_of(all_of(loader_of(image_set), 8)[0])
     for executable in ("/bin/false", "/no/such/program"):
         monkeypatch.setattr(processes.sys, "executable", executable)
         with worker_server(2, 100, exact=True) as server:
             made = loader_of(image_set, server)
-            assert told(all_of(made, 8)[0]) == expected
+            assert facts_of(all_of(made, 8)[0]) == expected
             made.close()
 
 

@@ -94,11 +94,11 @@ def test_batches_come_in_order_with_the_codes_of_their_images(
         workers=2,
         progress=Progress(n_images=N_IMAGES),
     )
-    found = list(
+    items = list(
         engine.batches(groups, lambda i, sha256: f"row {i}" if i in existing else None)
     )
-    assert [[image.position for image in b.images] for b in found] == groups
-    for group, batch in zip(groups, found, strict=True):
+    assert [[image.position for image in b.images] for b in items] == groups
+    for group, batch in zip(groups, items, strict=True):
         for i, image in zip(group, batch.images, strict=True):
             assert image.existing == (f"row {i}" if i in existing else None)
             failed = i in BROKEN and i not in existing
@@ -208,34 +208,34 @@ def test_row_i_is_item_i_of_whatever_kind(tmp_path_factory, kinds):
         contents.append(content)
         named = {"path": str(folder / f"{value}.bin"), "pair": f"pair {i}"}
         names.append(named.get(kind, f"image {i}"))
-    found = from_items(items)
-    assert found.paths == names
-    assert found.labels.tolist() == [-1] * len(items)
+    image_set = from_items(items)
+    assert image_set.paths == names
+    assert image_set.labels.tolist() == [-1] * len(items)
     for i, (kind, value) in enumerate(kinds):
         if kind == "array":
-            pixels = np.asarray(images.decode(found.read(i)).image)
+            pixels = np.asarray(images.decode(image_set.read(i)).image)
             assert pixels.tolist() == np.full((2, 3, 3), value).tolist()
         else:
-            assert found.read(i) == contents[i]
+            assert image_set.read(i) == contents[i]
     first = {name: names.index(name) for name in names}
     twice = [i for i, name in enumerate(names) if first[name] < i]
     if twice:
         text = f"images {first[names[twice[0]]]} and {twice[0]} are both"
         with pytest.raises(ValueError, match=text):
-            require_different_paths(found)
+            require_different_paths(image_set)
     else:
-        assert require_different_paths(found) is found
+        assert require_different_paths(image_set) is image_set
 
 
 @quick
 @given(st.lists(st.text("ab/.", min_size=1, max_size=4), min_size=1, max_size=5))
 def test_missing_files_are_failures_of_reading_and_not_of_listing(names):
     paths = [f"/nowhere/{name}" for name in names]
-    found = image_set_of(paths)
-    assert found.paths == paths
+    image_set = image_set_of(paths)
+    assert image_set.paths == paths
     for i in range(len(paths)):
         with pytest.raises(ImageError) as error:
-            found.read(i)
+            image_set.read(i)
         assert error.value.stage == "read"
 
 

@@ -133,13 +133,13 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 @cache
 def packages_imported(path: Path) -> dict[str, int]:
-    found = {}
+    results = {}
     for name, line in imports(parsed(path)):
         top, _, rest = name.partition(".")
         # Names of `featpipe` itself, such as its version, are no package.
         if top == "featpipe" and rest and not rest.startswith("__"):
-            found[rest.partition(".")[0]] = line
-    return found
+            results[rest.partition(".")[0]] = line
+    return results
 
 
 def test_every_package_is_in_the_table():
@@ -263,8 +263,8 @@ def exported(tree: ast.Module) -> list[str] | None:
 
 
 def methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
-    found = [item for item in node.body if isinstance(item, ast.FunctionDef)]
-    return [method for method in found if not method.name.startswith("_")]
+    items = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+    return [method for method in items if not method.name.startswith("_")]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -65,20 +65,20 @@ def test_a_raised_limit_computes_what_was_refused_and_keeps_the_rest(flowers, tm
     again = featpipe.extract(flowers, path, **MINI, max_pixels=SMALL)
     assert again.stamp == low.stamp  # nothing to do: nothing is written
     for limit in (2000, None):
-        found = featpipe.extract(flowers, path, **MINI, max_pixels=limit)
-        assert found.failures == []
-        assert found.provenance["decoding"]["max_pixels"] == limit
-        kept = [k for k, name in enumerate(found.paths) if name != LARGE]
-        assert np.array_equal(found.arrays()[0][kept], before)
+        file = featpipe.extract(flowers, path, **MINI, max_pixels=limit)
+        assert file.failures == []
+        assert file.provenance["decoding"]["max_pixels"] == limit
+        kept = [k for k, name in enumerate(file.paths) if name != LARGE]
+        assert np.array_equal(file.arrays()[0][kept], before)
     # Lowered again, rows that are there stay: no code depends on it.
     assert len(featpipe.extract(flowers, path, **MINI, max_pixels=SMALL)) == 13
 
 
 def test_the_default_leaves_no_trace(flowers, tmp_path):
-    found = featpipe.extract(flowers, tmp_path / "x.h5", **MINI)
-    assert found.provenance["decoding"]["max_pixels"] == MAX_PIXELS
-    assert "max_pixels" not in found.provenance["request"]
-    assert " pixels" not in featpipe_says("inspect", found.path).stdout
+    file = featpipe.extract(flowers, tmp_path / "x.h5", **MINI)
+    assert file.provenance["decoding"]["max_pixels"] == MAX_PIXELS
+    assert "max_pixels" not in file.provenance["request"]
+    assert " pixels" not in featpipe_says("inspect", file.path).stdout
 
 
 def test_shards_of_different_limits_merge(flowers, tmp_path):
@@ -93,26 +93,28 @@ def test_shards_of_different_limits_merge(flowers, tmp_path):
 def test_every_command_that_decodes_takes_the_limit(flowers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     low = ["--max-pixels", SMALL]
-    said = featpipe_says("extract", flowers, "-o", "x.h5", *CLI, *low)
-    assert "1 failed" in said.stdout
-    assert "40 x 50 pixels, more than the limit of 320" in said.stderr
+    result = featpipe_says("extract", flowers, "-o", "x.h5", *CLI, *low)
+    assert "1 failed" in result.stdout
+    assert "40 x 50 pixels, more than the limit of 320" in result.stderr
     assert "up to 320 pixels" in featpipe_says("inspect", "x.h5").stdout
-    said = featpipe_says("extract", flowers, "-o", "x.h5", *CLI, "--max-pixels", "none")
-    assert "1 computed, 12 kept, 0 failed" in said.stdout, said.output
+    result = featpipe_says(
+        "extract", flowers, "-o", "x.h5", *CLI, "--max-pixels", "none"
+    )
+    assert "1 computed, 12 kept, 0 failed" in result.stdout, result.output
     assert "no limit of pixels" in featpipe_says("inspect", "x.h5").stdout
     assert featpipe_says("fit", "x.h5", "-o", "x.model", "--C", 1).exit_code == 0
-    said = featpipe_says("predict", "x.model", flowers, *low)
-    assert "12 of 13 images labelled, 1 failed" in said.stdout
-    said = featpipe_says("predict", "x.model", flowers)
-    assert "13 of 13 images labelled" in said.stdout
-    said = featpipe_says(
+    result = featpipe_says("predict", "x.model", flowers, *low)
+    assert "12 of 13 images labelled, 1 failed" in result.stdout
+    result = featpipe_says("predict", "x.model", flowers)
+    assert "13 of 13 images labelled" in result.stdout
+    result = featpipe_says(
         *("run", flowers, "-o", "out", *CLI, *low, "--classifiers", "nearest-mean"),
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     assert paths_of(featpipe.read("out/codes.h5").failures) == [LARGE]
     tune = ["finetune", flowers, *CLI, "--train", "head", "--epochs", 1, "--lr", 0.01]
-    said = featpipe_says(*tune, *low, "--codes", "t.h5", "--json", "t.json")
-    assert said.exit_code == 0, said.output
+    result = featpipe_says(*tune, *low, "--codes", "t.h5", "--json", "t.json")
+    assert result.exit_code == 0, result.output
     assert paths_of(featpipe.read("t.h5").failures) == [LARGE]
     (score,) = json.loads(Path("t.json").read_text())["scores"]
     assert score["n_train"] == 8
@@ -120,8 +122,8 @@ def test_every_command_that_decodes_takes_the_limit(flowers, tmp_path, monkeypat
 
 def test_finetune_judges_under_its_own_limit(flowers, tmp_path):
     held = {"max_pixels": 2001, "train": "head", "epochs": 1, "lr": 0.01}
-    found = featpipe.finetune(flowers, tmp_path / "x.model", **MINI, **held)
-    assert found.score.n_test == 4
+    tuned = featpipe.finetune(flowers, tmp_path / "x.model", **MINI, **held)
+    assert tuned.score.n_test == 4
 
 
 def test_python_takes_the_limit(flowers, tmp_path):
@@ -157,8 +159,8 @@ def test_a_model_does_not_take_the_limit_away(flowers, tmp_path):
 
 def test_what_is_no_limit_is_one_sentence(tmp_path):
     for text in ("many", "", "1e9", "10 Mpx"):
-        said = featpipe_says("extract", "x", "-o", "y.h5", "--max-pixels", text)
-        assert said.exit_code == 2
-        assert "whole number of pixels" in said.stderr
+        result = featpipe_says("extract", "x", "-o", "y.h5", "--max-pixels", text)
+        assert result.exit_code == 2
+        assert "whole number of pixels" in result.stderr
     line = refused("extract", tmp_path, "-o", tmp_path / "y.h5", "--max-pixels", "0")
     assert "max_pixels=0 has to be a whole number from 1 to 1e+11 or None" in line

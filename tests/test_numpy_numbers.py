@@ -41,18 +41,18 @@ def test_extract_takes_numbers_of_numpy(six, tmp_path, options):
 
     options = {"input_size": 16} | options
     warnings.simplefilter("ignore", UserWarning)  # of a range that changes nothing
-    found = featpipe.extract(six, tmp_path / "a.h5", **MINI, **options)
+    file = featpipe.extract(six, tmp_path / "a.h5", **MINI, **options)
     own = {name: plain(value) for name, value in options.items()}
     again = featpipe.extract(six, tmp_path / "b.h5", **MINI, **own)
-    assert found.provenance == again.provenance
-    assert np.array_equal(found.arrays()[0], again.arrays()[0])
+    assert file.provenance == again.provenance
+    assert np.array_equal(file.arrays()[0], again.arrays()[0])
     # To the next run it is the same request.
     kept = featpipe.extract(six, tmp_path / "a.h5", **MINI, **own)
-    assert kept.stamp == found.stamp
+    assert kept.stamp == file.stamp
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"hflip": "yes"}, "hflip='yes' has to be True or False"),
         ({"shard": "0/2"}, "shard is '0/2'; use i/n"),
@@ -62,8 +62,8 @@ def test_extract_takes_numbers_of_numpy(six, tmp_path, options):
         ({"std": {"r": 1}}, "std=.* must be one finite number or three"),
     ],
 )
-def test_what_is_no_number_is_refused_before_any_work(six, tmp_path, options, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_number_is_refused_before_any_work(six, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
         featpipe.extract(six, tmp_path / "x.h5", **MINI, **options)
     assert list(tmp_path.iterdir()) == []
 
@@ -71,14 +71,14 @@ def test_what_is_no_number_is_refused_before_any_work(six, tmp_path, options, to
 def test_scores_and_models_hold_numbers_of_python(six, tmp_path):
     codes = featpipe.extract(six, tmp_path / "x.h5", **MINI, input_size=16)
     numbers = {"folds": np.int64(3), "seed": np.int64(2)}
-    found = featpipe.compare(
+    comparison = featpipe.compare(
         codes,
         classifiers=["linear"],
         Cs=np.logspace(-2, 0, 3, dtype=np.float32),
         class_weight={"a": np.float32(2)},
         **numbers,
     )
-    found.write_json(tmp_path / "scores.json")
+    comparison.write_json(tmp_path / "scores.json")
     assert json.loads((tmp_path / "scores.json").read_text())["seed"] == 2
     model = featpipe.fit(codes, C=np.float32(0.1), **numbers)
     model.save(tmp_path / "x.model")

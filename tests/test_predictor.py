@@ -37,8 +37,8 @@ def test_decision_values_of_images_are_those_of_their_codes(
     model = featpipe.load(tmp_path / "m")
     X = stored(kinds_h5, depth, "test")
     expected = X @ model.model.coef.T + model.model.intercept
-    found = model.decision_function(kinds / "test")
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    scores = model.decision_function(kinds / "test")
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
     names = np.array(kinds_h5.class_names)[expected.argmax(1)]
     assert model.predict(kinds / "test").tolist() == names.tolist()
 
@@ -55,8 +55,10 @@ def test_a_loaded_model_is_the_one_saved(
 
 def test_fit_is_the_row_of_compare(kinds_h5: codes.Codes) -> None:
     Cs = [1e-3, 1e-1]
-    found = featpipe.compare(kinds_h5, classifiers=["linear"], depths=["stage1"], Cs=Cs)
-    row = found.scores[0]
+    comparison = featpipe.compare(
+        kinds_h5, classifiers=["linear"], depths=["stage1"], Cs=Cs
+    )
+    row = comparison.scores[0]
     model = featpipe.fit(kinds_h5, "linear", depth="stage1", Cs=Cs).model
     assert model.score is not None
     assert model.C == row.C
@@ -65,15 +67,15 @@ def test_fit_is_the_row_of_compare(kinds_h5: codes.Codes) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "value",
     [("val", "test"), ("test", ""), ("train", "")],
     ids=["no train", "test and none", "train and none"],
 )
 def test_fit_compare_and_finetune_refuse_the_same_splits(
-    kinds_h5: codes.Codes, given: tuple[str, ...]
+    kinds_h5: codes.Codes, value: tuple[str, ...]
 ) -> None:
     n = len(kinds_h5)
-    splits = np.random.default_rng(0).choice(given, n).tolist()
+    splits = np.random.default_rng(0).choice(value, n).tolist()
     file = replace(kinds_h5, tables=replace(kinds_h5.tables, splits=splits))
     says = "need 'train' and one of 'val' and 'test', or no splits at all"
     with pytest.raises(ValueError, match=says):
@@ -84,34 +86,34 @@ def test_fit_compare_and_finetune_refuse_the_same_splits(
         protocol.tuning_rows(file)
 
 
-@pytest.mark.parametrize("given", [("train", "test", ""), ("",)])
+@pytest.mark.parametrize("value", [("train", "test", ""), ("",)])
 def test_fit_tells_where_nothing_is_learned_and_rows_take_no_part(
-    kinds_h5: codes.Codes, given: tuple[str, ...]
+    kinds_h5: codes.Codes, value: tuple[str, ...]
 ) -> None:
     n, rng = len(kinds_h5), np.random.default_rng(0)
-    splits = [given[k % len(given)] for k in range(n)]
+    splits = [value[k % len(value)] for k in range(n)]
     # Labels that have nothing to do with the images, one of them frequent.
     labels = rng.permutation(np.arange(n) % 4 == 0).astype(np.int64)
     tables = replace(kinds_h5.tables, splits=splits, labels=labels)
-    said = featpipe.fit(replace(kinds_h5, tables=tables), C=1e-6).model.training
-    text = "; ".join(said["warnings"])
+    training = featpipe.fit(replace(kinds_h5, tables=tables), C=1e-6).model.training
+    text = "; ".join(training["warnings"])
     assert "not told apart from always naming the most frequent class" in text
-    n_without = splits.count("") * (len(given) > 1)
+    n_without = splits.count("") * (len(value) > 1)
     assert (f"{n_without} labelled images without a split" in text) == (n_without > 0)
 
 
 @pytest.mark.parametrize(
-    "given", [("train", "val", "test"), ("train", "val"), ("train", "test"), ("",)]
+    "value", [("train", "val", "test"), ("train", "val"), ("train", "test"), ("",)]
 )
 @pytest.mark.parametrize("grouped", [False, True])
 def test_fit_chooses_and_learns_as_compare_does(
-    kinds_h5: codes.Codes, given: tuple[str, ...], grouped: bool
+    kinds_h5: codes.Codes, value: tuple[str, ...], grouped: bool
 ) -> None:
     n = len(kinds_h5)
     rng = np.random.default_rng(0)
     tables = replace(
         kinds_h5.tables,
-        splits=rng.choice(given, n).tolist(),
+        splits=rng.choice(value, n).tolist(),
         groups=[f"g{k % 12}" if grouped else "" for k in range(n)],
     )
     file = replace(kinds_h5, tables=tables)
@@ -147,8 +149,8 @@ def test_paths_pil_images_and_arrays_get_the_same_label(
     opened = [Image.open(path) for path in paths]
     arrays = [np.asarray(image) for image in opened]
     mixed = [paths[0], opened[1], arrays[2], str(paths[3])]
-    for given in (opened, arrays):
-        np.testing.assert_array_equal(logistic.decision_function(given), expected)
+    for value in (opened, arrays):
+        np.testing.assert_array_equal(logistic.decision_function(value), expected)
     np.testing.assert_allclose(
         logistic.decision_function(mixed), expected[:4], rtol=1e-5, atol=1e-5
     )
@@ -160,9 +162,9 @@ def test_top_gives_the_likeliest_first(
     logistic: featpipe.Predictor, kinds: Path
 ) -> None:
     odds = logistic.predict_proba(kinds / "test")
-    for row, said in zip(odds, logistic.top(kinds / "test", 2), strict=True):
+    for row, message in zip(odds, logistic.top(kinds / "test", 2), strict=True):
         order = np.argsort(-row)[:2]
-        assert said == [(logistic.class_names[c], row[c]) for c in order]
+        assert message == [(logistic.class_names[c], row[c]) for c in order]
 
 
 def test_two_classes_have_one_column_and_two_scores(
@@ -187,8 +189,8 @@ def test_float16_and_hflip_are_part_of_the_recipe(kinds: Path, tmp_path: Path) -
     model = featpipe.fit(file, "svm", C=0.01)
     X = stored(file, "penultimate", "test")
     expected = X @ model.model.coef.T + model.model.intercept
-    found = model.decision_function(kinds / "test")
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    scores = model.decision_function(kinds / "test")
+    np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_every_image_is_labelled_or_a_failure(
@@ -197,9 +199,9 @@ def test_every_image_is_labelled_or_a_failure(
     shutil.copytree(kinds / "test", tmp_path / "some")
     (tmp_path / "some" / "dark" / "broken.jpg").write_text("no image")
     (tmp_path / "some" / "dark" / "gone.png").symlink_to("nowhere")
-    found = logistic.classify(tmp_path / "some")
-    assert len(found) == 12
-    assert {failure.path: failure.stage for failure in found.failures} == {
+    predictions = logistic.classify(tmp_path / "some")
+    assert len(predictions) == 12
+    assert {failure.path: failure.stage for failure in predictions.failures} == {
         "dark/broken.jpg": "decode",
         "dark/gone.png": "scan",
     }
@@ -212,49 +214,49 @@ def test_the_csv_holds_every_image_and_beside_it_every_failure(
 ) -> None:
     import csv
 
-    found = logistic.classify(kinds / "test")
+    predictions = logistic.classify(kinds / "test")
     odd = replace(
-        found,
-        paths=["a,\udcff\n.png", *found.paths[1:]],
+        predictions,
+        paths=["a,\udcff\n.png", *predictions.paths[1:]],
         failures=[codes.FailureRecord("x\udcff", "decode", "empty file")],
     )
     odd.write_csv(tmp_path / "f.csv", top=2)
     text = (tmp_path / "f.csv").read_bytes().decode("utf-8", "surrogateescape")
     rows = list(csv.DictReader(text.splitlines(keepends=True)))
     assert [row["path"] for row in rows] == odd.paths
-    assert [row["label"] for row in rows] == found.labels.tolist()
-    for row, top in zip(rows, found.top(2), strict=True):
+    assert [row["label"] for row in rows] == predictions.labels.tolist()
+    for row, top in zip(rows, predictions.top(2), strict=True):
         assert [row["label"], row["label_2"]] == [name for name, _ in top]
         assert float(row["probability"]) == pytest.approx(top[0][1], rel=1e-4)
         assert float(row["probability_2"]) == pytest.approx(top[1][1], rel=1e-4)
     failures = (tmp_path / "f.failures.csv").read_bytes()
     assert failures == b"path,stage,reason\nx\xff,decode,empty file\n"
-    found.write_csv(tmp_path / "f.csv")
+    predictions.write_csv(tmp_path / "f.csv")
     assert not (tmp_path / "f.failures.csv").exists()
 
 
 def test_measures_and_confusion_count_by_hand(
     logistic: featpipe.Predictor, kinds: Path
 ) -> None:
-    found = logistic.classify(kinds)
-    truth, said = np.array(found.truth), found.labels
-    measures = found.measures("test")
-    test = np.array(found.splits) == "test"
+    predictions = logistic.classify(kinds)
+    truth, labels = np.array(predictions.truth), predictions.labels
+    measures = predictions.measures("test")
+    test = np.array(predictions.splits) == "test"
     assert measures is not None
     assert measures["n"] == 12
-    assert measures["accuracy"] == np.mean(truth[test] == said[test])
-    names, counts = found.confusion()
+    assert measures["accuracy"] == np.mean(truth[test] == labels[test])
+    names, counts = predictions.confusion()
     for t, name in enumerate(names):
-        for p, other in enumerate(found.class_names):
-            assert counts[t, p] == ((truth == name) & (said == other)).sum()
+        for p, other in enumerate(predictions.class_names):
+            assert counts[t, p] == ((truth == name) & (labels == other)).sum()
 
 
 def test_a_class_the_model_does_not_know_counts_as_wrong(
     logistic: featpipe.Predictor, kinds: Path
 ) -> None:
-    found = logistic.classify(kinds / "test")
-    renamed = replace(found, truth=["violet"] * 6 + found.truth[6:])
-    right = (np.array(renamed.truth) == found.labels).mean()
+    predictions = logistic.classify(kinds / "test")
+    renamed = replace(predictions, truth=["violet"] * 6 + predictions.truth[6:])
+    right = (np.array(renamed.truth) == predictions.labels).mean()
     measures = renamed.measures()
     assert measures is not None
     assert measures["accuracy"] == right
@@ -264,11 +266,13 @@ def test_a_class_the_model_does_not_know_counts_as_wrong(
 def test_a_table_of_labels_has_a_column_a_class(
     logistic: featpipe.Predictor, kinds: Path
 ) -> None:
-    found = logistic.classify(kinds / "test")
-    frame = found.to_frame()
-    assert frame.index.tolist() == found.paths
-    assert frame["label"].tolist() == found.labels.tolist()
-    np.testing.assert_array_equal(frame[found.class_names], found.probabilities)
+    predictions = logistic.classify(kinds / "test")
+    frame = predictions.to_frame()
+    assert frame.index.tolist() == predictions.paths
+    assert frame["label"].tolist() == predictions.labels.tolist()
+    np.testing.assert_array_equal(
+        frame[predictions.class_names], predictions.probabilities
+    )
 
 
 def test_a_classifier_without_probabilities_says_so(
@@ -290,10 +294,10 @@ def test_loading_a_model_runs_no_network(saved: Path) -> None:
         "import sys, featpipe; model = featpipe.load(sys.argv[1]); "
         "assert 'torch' not in sys.modules; print(model.class_names)"
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, saved], capture_output=True, text=True, check=True
     )
-    assert said.stdout == "['dark', 'grey', 'light']\n"
+    assert result.stdout == "['dark', 'grey', 'light']\n"
 
 
 @pytest.fixture
@@ -350,8 +354,8 @@ def test_random_weights_are_made_again_from_their_seed(
     model = featpipe.load(tmp_path / "m")
     assert model.model.seed == 7
     expected = stored(file, "penultimate", "test") @ model.model.coef.T
-    found = model.decision_function(kinds / "test") - model.model.intercept
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    value = model.decision_function(kinds / "test") - model.model.intercept
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_embedded_weights_make_the_file_the_whole_model(

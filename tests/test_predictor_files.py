@@ -22,7 +22,7 @@ def record_of(path: Path) -> dict:
         return json.loads(file.metadata()["record"])
 
 
-def forge(path: Path, change, said: dict | None = None, arrays=None) -> Path:
+def forge(path: Path, change, extra: dict | None = None, arrays=None) -> Path:
     """Write a model file with a right digest and a wrong content."""
     with safe_open(path, framework="np") as file:
         metadata = dict(file.metadata())
@@ -32,7 +32,7 @@ def forge(path: Path, change, said: dict | None = None, arrays=None) -> Path:
     metadata["record"] = json.dumps(record)
     metadata["sha256"] = storing._digest(metadata["record"], tensors)
     forged = path.with_name("forged.model")
-    save_file(tensors, forged, metadata={**metadata, **(said or {})})
+    save_file(tensors, forged, metadata={**metadata, **(extra or {})})
     return forged
 
 
@@ -55,12 +55,12 @@ def test_no_damaged_copy_is_read(saved: Path, tmp_path: Path) -> None:
             copy[rng.integers(0, len(copy))] ^= 1 << int(rng.integers(0, 8))
         (tmp_path / "damaged").write_bytes(bytes(copy))
         try:
-            found = featpipe.load(tmp_path / "damaged").model
+            model = featpipe.load(tmp_path / "damaged").model
         except ValueError:
             continue
         # A flipped bit in padding, or one that leaves the record what it was.
-        assert found.as_record() == whole.as_record()
-        np.testing.assert_array_equal(found.coef, whole.coef)
+        assert model.as_record() == whole.as_record()
+        np.testing.assert_array_equal(model.coef, whole.coef)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_no_damaged_copy_is_read(saved: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_record_that_is_none_is_refused(saved: Path, change, match: str) -> None:
-    with pytest.raises(ValueError, match=match) as said:
+    with pytest.raises(ValueError, match=match) as message:
         featpipe.load(forge(saved, change))
-    assert "forged.model" in str(said.value)
+    assert "forged.model" in str(message.value)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_files_that_are_no_model_get_one_sentence_each(
     save_file({"x": np.zeros(3)}, tmp_path / "tensors")
     with pytest.raises(ValueError, match="tensors but no model"):
         featpipe.load(tmp_path / "tensors")
-    later = forge(saved, lambda record: None, said={"version": "3"})
+    later = forge(saved, lambda record: None, extra={"version": "3"})
     with pytest.raises(ValueError, match=r"version '3'.*update featpipe"):
         featpipe.load(later)
 
@@ -193,7 +193,7 @@ def test_fit_needs_two_classes_and_a_depth_that_is_there(
 
 
 @pytest.mark.parametrize(
-    ("given", "match"),
+    ("value", "match"),
     [
         ([], "no images were given"),
         ([3], "image 0 is 3"),
@@ -202,15 +202,15 @@ def test_fit_needs_two_classes_and_a_depth_that_is_there(
     ],
 )
 def test_what_is_no_image_is_refused(
-    logistic: featpipe.Predictor, given, match: str
+    logistic: featpipe.Predictor, value, match: str
 ) -> None:
     with pytest.raises(ValueError, match=match):
-        logistic.predict(given)
+        logistic.predict(value)
 
 
 def test_an_image_set_is_taken_as_it_is(
     logistic: featpipe.Predictor, kinds: Path
 ) -> None:
     some = images.scan(kinds / "test").take([3, 1])
-    found = logistic.classify(some)
-    assert found.paths == [some.paths[0], some.paths[1]]
+    predictions = logistic.classify(some)
+    assert predictions.paths == [some.paths[0], some.paths[1]]

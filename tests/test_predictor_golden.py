@@ -41,16 +41,16 @@ def test_the_golden_model_is_read() -> None:
 
 
 def test_the_golden_model_labels_images_as_it_did() -> None:
-    found = featpipe.load(GOLDEN[1], device="cpu").classify(drawn())
+    predictions = featpipe.load(GOLDEN[1], device="cpu").classify(drawn())
     # Float32 convolutions on another processor: 1e-5; a wrong pixel would show.
-    np.testing.assert_allclose(found.scores, SCORES, atol=1e-3)
-    assert found.labels.tolist() == NAMES * 2
+    np.testing.assert_allclose(predictions.scores, SCORES, atol=1e-3)
+    assert predictions.labels.tolist() == NAMES * 2
 
 
 def test_the_golden_model_of_version_2_gives_probabilities_as_it_did() -> None:
     model = featpipe.load(GOLDEN[2], device="cpu")
     assert model.model.classifier == "svm"
-    found = model.classify(drawn())
-    np.testing.assert_allclose(found.probabilities, PROBABILITIES, atol=1e-3)
-    assert found.labels.tolist() == NAMES * 2
+    predictions = model.classify(drawn())
+    np.testing.assert_allclose(predictions.probabilities, PROBABILITIES, atol=1e-3)
+    assert predictions.labels.tolist() == NAMES * 2
     assert model.model.error_curve.shape[1] == 3

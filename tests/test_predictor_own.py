@@ -36,15 +36,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Path:
     """Extract and fit on the command line."""
-    said = featpipe_says(
+    result = featpipe_says(
         *("extract", folder / "tiles", "-o", folder / "own.h5", "--backbone", NAME),
         *("--weights", folder / "epoch_9.tar", "--input-size", "32"),
         *("--depth", "block1", "--precision", "fp32"),
     )
-    assert said.exit_code == 0, said.output
+    assert result.exit_code == 0, result.output
     path = folder / "own.model"
-    said = featpipe_says("fit", folder / "own.h5", "-o", path, "--C", "0.1")
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("fit", folder / "own.h5", "-o", path, "--C", "0.1")
+    assert result.exit_code == 0, result.output
     return path
 
 
@@ -67,9 +67,9 @@ def test_predict_runs_it_only_where_it_is_named(folder: Path, model: Path) -> No
     line = refused("predict", model, folder / "tiles")
     assert "code that would be run" in line
     assert NAME in line
-    said = featpipe_says("predict", model, folder / "tiles", "--backbone", NAME)
-    assert said.exit_code == 0, said.output
-    assert "12 of 12 images labelled" in said.stdout
+    result = featpipe_says("predict", model, folder / "tiles", "--backbone", NAME)
+    assert result.exit_code == 0, result.output
+    assert "12 of 12 images labelled" in result.stdout
 
 
 def test_it_may_have_moved_but_not_changed(folder: Path, model: Path) -> None:

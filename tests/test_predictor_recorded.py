@@ -65,5 +65,5 @@ def test_a_missing_row_and_other_images_are_refused(kinds_h5, recorded, tmp_path
 
 
 def test_compare_solves_every_C_where_asked(kinds_h5):
-    found = featpipe.compare(kinds_h5, classifiers=["svm"], full_path=True)
-    assert all(score is not None for s in found.scores for _, score in s.C_curve)
+    comparison = featpipe.compare(kinds_h5, classifiers=["svm"], full_path=True)
+    assert all(score is not None for s in comparison.scores for _, score in s.C_curve)

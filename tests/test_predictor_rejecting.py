@@ -75,15 +75,15 @@ def test_the_stated_error_rate_holds_on_new_images_in_95_of_100_models() -> None
             continue
         new, truth = drawn(rng, 10_000)
         sure = model.predict_proba(new)
-        wrong = given = 0
+        wrong = text = 0
         for best, label, right in zip(
             sure.max(1).tolist(), sure.argmax(1).tolist(), truth.tolist(), strict=True
         ):
             if best >= threshold:
-                given += 1
+                text += 1
                 wrong += label != right
-        answered.append(given / len(truth))
-        broken += wrong > rate * given
+        answered.append(text / len(truth))
+        broken += wrong > rate * text
     assert len(answered) > 15
     assert np.mean(answered) > 0.5  # rejecting everything would keep any rate
     # Of 20 models 1 may break it; 4 would come by chance in 1 of 60 such tests.
@@ -150,10 +150,13 @@ def test_predict_answers_unknown_where_a_label_is_doubtful(
     models: dict[str, featpipe.Predictor], kinds: Path
 ) -> None:
     model = models["svm"]
-    found = model.classify(kinds / "test", reject=0.4)
-    doubtful = found.probabilities.max(1) < model.threshold(0.4)
-    assert (found.labels == UNKNOWN).tolist() == doubtful.tolist()
-    assert model.predict(kinds / "test", reject=0.4).tolist() == found.labels.tolist()
+    predictions = model.classify(kinds / "test", reject=0.4)
+    doubtful = predictions.probabilities.max(1) < model.threshold(0.4)
+    assert (predictions.labels == UNKNOWN).tolist() == doubtful.tolist()
+    assert (
+        model.predict(kinds / "test", reject=0.4).tolist()
+        == predictions.labels.tolist()
+    )
     with pytest.raises(ValueError, match=r"cannot be promised from 24 training images"):
         model.predict(kinds / "test", reject=0.001)
     with pytest.raises(ValueError, match="between 0 and 1"):

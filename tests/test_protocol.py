@@ -25,7 +25,7 @@ def make(labels, splits=None, groups=None, **options):
     return plan(images, **options)
 
 
-def said(protocol):
+def warnings_and_notes(protocol):
     return " | ".join([*protocol.warnings, *protocol.notes])
 
 
@@ -90,7 +90,7 @@ def test_test_wins_over_val_and_val_chooses():
 def test_a_single_split_name_is_no_split():
     protocol = make([0, 1] * 10, ["train"] * 20)
     assert protocol.name == "5-fold"
-    assert "every image is of split 'train'" in said(protocol)
+    assert "every image is of split 'train'" in warnings_and_notes(protocol)
 
 
 def test_a_test_part_keeps_the_share_of_every_class():
@@ -98,7 +98,7 @@ def test_a_test_part_keeps_the_share_of_every_class():
     protocol = make(labels, test_size=0.25)
     held = labels[protocol.judged]
     assert [(held == label).sum() for label in range(3)] == [10, 5, 0]
-    assert "no held-out images of class 'cat'" in said(protocol)
+    assert "no held-out images of class 'cat'" in warnings_and_notes(protocol)
     other = make(labels, test_size=0.25, seed=1)
     assert not np.array_equal(other.judged, protocol.judged)
 
@@ -106,23 +106,26 @@ def test_a_test_part_keeps_the_share_of_every_class():
 def test_what_is_too_small_or_missing_is_said():
     labels = [0] * 10 + [1] * 10 + [2] * 2 + [0, 1]
     protocol = make(labels, ["train"] * 22 + ["val"] * 2)
-    assert "class 'cat' has fewer training images (2) than the 5 folds" in said(
-        protocol
+    assert (
+        "class 'cat' has fewer training images (2) than the 5 folds"
+        in warnings_and_notes(protocol)
     )
-    assert "no held-out images of class 'cat'" in said(protocol)
+    assert "no held-out images of class 'cat'" in warnings_and_notes(protocol)
     protocol = make([0, 1] * 8 + [2, 0], ["train"] * 16 + ["test"] * 2)
-    assert "no training images of class 'cat'" in said(protocol)
+    assert "no training images of class 'cat'" in warnings_and_notes(protocol)
 
 
 def test_a_given_split_that_parts_a_group_is_said():
     groups = ["a"] * 3 + [""] * 14 + ["b", "b", "a"]
     protocol = make([0, 1] * 10, ["train"] * 16 + ["test"] * 4, groups)
-    assert "groups divided by the given split: 1, such as 'a'" in said(protocol)
+    assert "groups divided by the given split: 1, such as 'a'" in warnings_and_notes(
+        protocol
+    )
 
 
 def test_rows_without_a_split_take_no_part_beside_a_split():
     protocol = make([0, 1] * 12, ["train"] * 12 + ["test"] * 8 + [""] * 4)
-    assert "4 labelled images without a split" in said(protocol)
+    assert "4 labelled images without a split" in warnings_and_notes(protocol)
     assert set(protocol.sides[20:]) == {-1}
     assert protocol.judged.max() == 19
 
@@ -207,10 +210,10 @@ def test_with_three_splits_val_chooses_and_is_learned_from_at_the_end():
     assert (rows.held.tolist(), rows.protocol) == (list(range(30, 40)), "test")
 
 
-@pytest.mark.parametrize("given", [["train", "test"], ["train", "val"], [""]])
-def test_tuning_holds_out_what_the_plan_holds_out(given):
+@pytest.mark.parametrize("value", [["train", "test"], ["train", "val"], [""]])
+def test_tuning_holds_out_what_the_plan_holds_out(value):
     rng = np.random.default_rng(0)
-    labels, splits = rng.integers(0, 3, 60), rng.choice(given, 60)
+    labels, splits = rng.integers(0, 3, 60), rng.choice(value, 60)
     part = make(labels, splits).parts[0]
     rows = tuning(labels, splits)
     assert np.array_equal(rows.train, part.train)
@@ -248,7 +251,7 @@ def test_learned_splits_are_those_the_plan_trains_on(splits, learned):
 def test_a_training_part_too_small_for_folds_has_no_selection():
     protocol = make([0, 1, 0, 1], ["train", "train", "test", "test"])
     assert protocol.final.selection == []
-    assert "too few for cross-validation" in said(protocol)
+    assert "too few for cross-validation" in warnings_and_notes(protocol)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +267,6 @@ def test_a_training_part_too_small_for_folds_has_no_selection():
     ],
 )
 def test_few_images_that_choose_are_warned_of(splits, warned):
-    notes = said(make(np.arange(len(splits)) % 2, splits))
+    notes = warnings_and_notes(make(np.arange(len(splits)) % 2, splits))
     assert warned in notes
     assert bool(warned) == ("may be better" in notes)

@@ -50,10 +50,10 @@ def test_recipes_and_machines_refuse_them_too():
 
 
 def test_a_file_that_does_not_tell_how_it_was_decoded_agrees_with_auto_alone():
-    said = {"precision": "fp32", "decoding": {}}
-    assert Recipe("mini").resolve_auto(said).decoding == "auto"
-    assert Recipe("mini", precision="fp32").agrees(said)
-    assert not Recipe("mini", decoding="exact").agrees(said)
+    results = {"precision": "fp32", "decoding": {}}
+    assert Recipe("mini").resolve_auto(results).decoding == "auto"
+    assert Recipe("mini", precision="fp32").agrees(results)
+    assert not Recipe("mini", decoding="exact").agrees(results)
 
 
 @pytest.mark.parametrize("C", [True, False, "large", -1, np.nan, None])
@@ -69,9 +69,9 @@ def test_a_field_beyond_the_limit_of_csv_is_an_error_with_the_line(tmp_path, row
     path = tmp_path / "t.csv"
     long = "x" * 200_000
     path.write_text(f"path,label{long}\n" if row == "header" else f"path\n{long}\n")
-    said = refused("extract", path, "-o", tmp_path / "a.h5", *SMALL)
+    result = refused("extract", path, "-o", tmp_path / "a.h5", *SMALL)
     number = 1 if row == "header" else 2
-    assert f"t.csv', line {number}: field larger" in said
+    assert f"t.csv', line {number}: field larger" in result
 
 
 def test_scores_nested_too_deep_are_an_error_with_the_path(tmp_path):
@@ -122,10 +122,10 @@ def test_control_characters_are_shown_and_not_sent(tmp_path, draw):
         ["fit", path, "-o", tmp_path / "m", "--C", "1"],
         ["predict", tmp_path / "m", tmp_path / "photos"],
     ):
-        said = featpipe_says(*command)
-        assert said.exit_code == 0, said.output
+        result = featpipe_says(*command)
+        assert result.exit_code == 0, result.output
         for odd in "\x1b\x07\u202e":
-            assert odd not in said.output, command
+            assert odd not in result.output, command
     assert "\x1b" in codes.read(path).class_names[0]
     assert visible("é\n\udcff\u2028") == "é\\n\\udcff\\u2028"
 
@@ -172,9 +172,9 @@ def test_a_member_that_unpacks_a_hundredfold_is_a_failure(tmp_path, draw, method
     with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
         archive.write(picture, "ant/1.png")
         archive.writestr("ant/bomb.bmp", bytes(2**25))
-    found = images.scan(tmp_path / "a.zip")
-    assert found.paths == ["1.png"]  # the one folder around everything is taken off
-    [(path, stage, reason)] = [failure[:3] for failure in found.failures]
+    image_set = images.scan(tmp_path / "a.zip")
+    assert image_set.paths == ["1.png"]  # the one folder around everything is taken off
+    [(path, stage, reason)] = [failure[:3] for failure in image_set.failures]
     assert (path, stage) == ("bomb.bmp", "scan")
     assert "more than 100 times as many" in reason
 
@@ -231,9 +231,9 @@ def test_an_image_takes_twelve_bytes_a_pixel_at_most(tmp_path, kind):
         (tmp_path / name).write_bytes(content(n))
     command = [sys.executable, "-c", MEASURED, tmp_path / "large", tmp_path / "small"]
     command += [kind]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     # What is decoded alone takes three.
-    assert 3 * side**2 < int(said) < 12 * side**2 + 2**24
+    assert 3 * side**2 < int(text) < 12 * side**2 + 2**24
 
 
 def test_a_model_with_a_mean_of_words_fails_when_it_is_loaded(tmp_path, draw):
@@ -242,8 +242,8 @@ def test_a_model_with_a_mean_of_words_fails_when_it_is_loaded(tmp_path, draw):
     for k in range(6):
         draw(tmp_path / "photos" / ("ant", "bee")[k % 2] / f"{k}.png", k)
     options = {"backbone": "mini", "weights": "none", "input_size": 32}
-    found = featpipe.extract(tmp_path / "photos", tmp_path / "a.h5", **options)
-    model = featpipe.fit(found, "linear", C=1.0).model
+    file = featpipe.extract(tmp_path / "photos", tmp_path / "a.h5", **options)
+    model = featpipe.fit(file, "linear", C=1.0).model
     for bad in (["a", "b", "c"], [0.5], [0.5, 0.5, True], [1, 2, [3]], [1e999] * 3):
         record = json.loads(json.dumps(model.as_record()))
         record["fingerprint"]["preprocessing"]["mean"] = bad

@@ -66,11 +66,11 @@ def test_images_that_cannot_be_compared_are_refused_before_extraction(
 
 def test_shards_of_different_precision_are_named(images: Path, tmp_path: Path) -> None:
     for k, precision in enumerate(("fp32", "bf16")):
-        said = featpipe_says(
+        result = featpipe_says(
             *("extract", images, "-o", tmp_path / f"{k}.h5", *SMALL),
             *("--shard", f"{k}/2", "--precision", precision, "--decoding", "exact"),
         )
-        assert said.exit_code == 0, said.output
+        assert result.exit_code == 0, result.output
     shards = (tmp_path / "0.h5", tmp_path / "1.h5")
     line = refused("merge", *shards, "-o", tmp_path / "c.h5")
     assert "were made with different precision, 'fp32' and 'bf16'" in line
@@ -78,8 +78,8 @@ def test_shards_of_different_precision_are_named(images: Path, tmp_path: Path) -
 
 
 def test_a_predictor_that_was_used_can_be_pickled(images: Path, tmp_path: Path) -> None:
-    said = featpipe_says("extract", images, "-o", tmp_path / "c.h5", *SMALL)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("extract", images, "-o", tmp_path / "c.h5", *SMALL)
+    assert result.exit_code == 0, result.output
     model = featpipe.fit(tmp_path / "c.h5", "svm", C=0.1)
     labels = model.predict(images).tolist()
     again = pickle.loads(pickle.dumps(model))
@@ -89,14 +89,14 @@ def test_a_predictor_that_was_used_can_be_pickled(images: Path, tmp_path: Path) 
 def test_notes_name_rows_and_folds_and_one_tells_what_images_can_show(
     images: Path, tmp_path: Path
 ) -> None:
-    said = featpipe_says("extract", images, "-o", tmp_path / "c.h5", *SMALL)
-    assert said.exit_code == 0, said.output
+    result = featpipe_says("extract", images, "-o", tmp_path / "c.h5", *SMALL)
+    assert result.exit_code == 0, result.output
     classifiers = ["linear", "nearest-mean", "knn"]
-    found = featpipe.compare(
+    comparison = featpipe.compare(
         tmp_path / "c.h5", classifiers=classifiers, Cs=[1e-9, 1e-8, 1e3]
     )
-    edge = [note for note in found.notes if "of the grid" in note]
+    edge = [note for note in comparison.notes if "of the grid" in note]
     assert edge
     assert all(note.startswith(("linear on ", "every row")) for note in edge)
-    shows = [note for note in found.notes if "difference" in note]
+    shows = [note for note in comparison.notes if "difference" in note]
     assert len(shows) <= 2  # the power of the images, and what the folds share

@@ -37,19 +37,19 @@ def test_every_dependency_has_a_floor() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_of_the_shell_is_printed(shell: str) -> None:
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "featpipe"],
         env={**os.environ, "_FEATPIPE_COMPLETE": f"source_{shell}"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "_FEATPIPE_COMPLETE" in said.stdout
-    assert "featpipe" in said.stdout
+    assert "_FEATPIPE_COMPLETE" in result.stdout
+    assert "featpipe" in result.stdout
 
 
 def test_completion_completes_a_command() -> None:
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "featpipe"],
         env={
             **os.environ,
@@ -61,7 +61,7 @@ def test_completion_completes_a_command() -> None:
         text=True,
         check=True,
     )
-    assert said.stdout.split() == ["extract", "export"]
+    assert result.stdout.split() == ["extract", "export"]
 
 
 @pytest.mark.slow
@@ -93,9 +93,9 @@ def test_sdist_and_wheel_work_in_an_environment_of_their_own(tmp_path: Path) -> 
 
 
 def run(*words: str, cwd: Path | None = None) -> str:
-    said = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
-    assert said.returncode == 0, (words, said.stdout, said.stderr)
-    return said.stdout
+    result = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, (words, result.stdout, result.stderr)
+    return result.stdout
 
 
 def check_metadata(wheel: Path) -> None:

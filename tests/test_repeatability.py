@@ -36,7 +36,7 @@ def small_slices(monkeypatch):
     monkeypatch.setattr(runner, "_SECONDS", 0.0)  # every slice ends a part
 
 
-def said_by(path: Path) -> dict[str, object]:
+def content_of(path: Path) -> dict[str, object]:
     """Return the codes' bytes and all that goes with them."""
     file = codes.verify(path)
     return {
@@ -57,7 +57,7 @@ def reference(photos, tmp_path_factory):
         patch.setattr(plan, "SLICE", 6)
         patch.setattr(runner, "_SECONDS", 0.0)
         run(photos, path, **OPTIONS, workers=1)
-    return said_by(path)
+    return content_of(path)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
@@ -67,7 +67,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     if workers == 8:  # processes, as with many images
         monkeypatch.setattr(loader, "_FEW_IMAGES", 1)
     run(photos, tmp_path / "c.h5", **OPTIONS, workers=workers)
-    assert said_by(tmp_path / "c.h5") == reference
+    assert content_of(tmp_path / "c.h5") == reference
 
 
 def test_the_whole_file_is_the_same_to_the_byte(photos, tmp_path):
@@ -106,7 +106,7 @@ def test_an_archive_gives_the_bytes_of_its_folder(
     run(
         pack(photos, tmp_path / "photos"), tmp_path / "c.h5", **OPTIONS, workers=workers
     )
-    assert said_by(tmp_path / "c.h5") == reference
+    assert content_of(tmp_path / "c.h5") == reference
 
 
 def killed(source: Path, path: Path, parts: int, workers: int) -> None:
@@ -117,11 +117,11 @@ def killed(source: Path, path: Path, parts: int, workers: int) -> None:
 
         def replace(self: Path, target: Path) -> Path:
             nonlocal done
-            found = plain(self, target)
+            result = plain(self, target)
             done += 1
             if done == parts:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return found
+            return result
 
         Path.replace = replace
         run(source, path, **OPTIONS, workers=workers)
@@ -141,7 +141,7 @@ def test_killed_and_resumed_it_gives_the_bytes_of_an_unbroken_run(
     # Gone on with by another number of workers.
     _, seen = run(photos, path, **OPTIONS, workers=9 - workers)
     assert seen.kept >= 6 * parts - 1  # one of the list is broken
-    assert said_by(path) == reference
+    assert content_of(path) == reference
 
 
 @pytest.mark.parametrize("pack", PACKS)
@@ -150,7 +150,7 @@ def test_an_archive_too_can_be_resumed(pack, photos, tmp_path, reference):
     killed(archive, path, 2, 2)
     _, seen = run(archive, path, **OPTIONS, workers=4)
     assert seen.kept >= 11
-    assert said_by(path) == reference
+    assert content_of(path) == reference
 
 
 def timeless(document: object) -> object:
@@ -169,9 +169,9 @@ def test_compare_twice_writes_the_same_json_but_for_seconds(photos, tmp_path):
     run(photos, tmp_path / "c.h5", **OPTIONS, workers=1)
     written = []
     for k in range(2):
-        found = featpipe.compare(tmp_path / "c.h5", folds=3)
-        found.write_json(tmp_path / f"{k}.json")
-        found.write_predictions(tmp_path / f"{k}.csv")
+        comparison = featpipe.compare(tmp_path / "c.h5", folds=3)
+        comparison.write_json(tmp_path / f"{k}.json")
+        comparison.write_predictions(tmp_path / f"{k}.csv")
         written.append(timeless(json.loads((tmp_path / f"{k}.json").read_text())))
     assert written[0] == written[1]
     assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
@@ -179,12 +179,12 @@ def test_compare_twice_writes_the_same_json_but_for_seconds(photos, tmp_path):
 
 def test_a_model_fitted_twice_holds_the_same_but_for_seconds(photos, tmp_path):
     run(photos, tmp_path / "c.h5", **OPTIONS, workers=1)
-    found = []
+    items = []
     for name in "ab":
         model = featpipe.fit(tmp_path / "c.h5", "logistic", depth="stem:avg")
         model.save(tmp_path / name)
         with safe_open(tmp_path / name, framework="np") as file:
             record = timeless(json.loads(file.metadata()["record"]))
             tensors = {key: file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118 - no mapping
-        found.append((record, tensors))
-    assert found[0] == found[1]
+        items.append((record, tensors))
+    assert items[0] == items[1]

@@ -42,13 +42,13 @@ def file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(file):
+def comparison(file):
     return featpipe.compare(file, classifiers=["logistic", "linear"])
 
 
 @pytest.fixture(scope="module")
-def report(file, found):
-    return make_report(file, found.scores, notes=found.notes)
+def report(file, comparison):
+    return make_report(file, comparison.scores, notes=comparison.notes)
 
 
 def test_confident_learning_equals_the_paper_spelled_out():
@@ -56,14 +56,14 @@ def test_confident_learning_equals_the_paper_spelled_out():
     p = rng.dirichlet(np.ones(4), size=200)
     labels = rng.integers(0, 4, 200)
     threshold = [p[labels == k, k].mean() for k in range(4)]
-    found = doubtful_labels(p, labels)
+    doubtful = doubtful_labels(p, labels)
     for i in range(200):
         above = [k for k in range(4) if p[i, k] >= threshold[k]]
         counted = max(above, key=lambda k: p[i, k]) if above else labels[i]
-        assert found.suspected[i] == (counted != labels[i])
+        assert doubtful.suspected[i] == (counted != labels[i])
         others = [p[i, k] for k in range(4) if k != labels[i]]
-        assert found.margin[i] == pytest.approx(p[i, labels[i]] - max(others))
-    assert (np.diff(found.margin[found.order]) >= 0).all()
+        assert doubtful.margin[i] == pytest.approx(p[i, labels[i]] - max(others))
+    assert (np.diff(doubtful.margin[doubtful.order]) >= 0).all()
 
 
 def test_changed_labels_come_first_among_the_doubtful():
@@ -73,40 +73,40 @@ def test_changed_labels_come_first_among_the_doubtful():
     X, y = X[:600].astype(np.float32), y[:600]
     rng = np.random.default_rng(0)
     changed = rng.choice(600, 30, replace=False)
-    given = y.copy()
-    given[changed] = (y[changed] + rng.integers(1, 10, 30)) % 10
-    p = out_of_sample(X, given, np.zeros(600, bool), C=0.01)
-    first = doubtful_labels(p, given).order[:30]
+    copied = y.copy()
+    copied[changed] = (y[changed] + rng.integers(1, 10, 30)) % 10
+    p = out_of_sample(X, copied, np.zeros(600, bool), C=0.01)
+    first = doubtful_labels(p, copied).order[:30]
     assert len(np.intersect1d(first, changed)) >= 26
 
 
 def test_out_of_sample_probabilities_are_those_of_fits_without_the_image():
     labels, made = draw(90)
     X, judged = made["layer1:avg"], np.arange(90) >= 60
-    found = out_of_sample(X, labels, judged, C=0.1)
+    probabilities = out_of_sample(X, labels, judged, C=0.1)
 
-    def plain(fitted, asked):
+    def plain(fitted, options):
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.1, tol=1e-8, max_iter=2000)
         )
-        return model.fit(X[fitted], labels[fitted]).predict_proba(X[asked])
+        return model.fit(X[fitted], labels[fitted]).predict_proba(X[options])
 
-    expected = np.empty_like(found)
+    expected = np.empty_like(probabilities)
     expected[60:] = plain(np.arange(60), np.arange(60, 90))
     for fitted, left_out in folds(labels[:60]):
         expected[left_out] = plain(fitted, left_out)
-    np.testing.assert_allclose(found, expected, atol=2e-3)
+    np.testing.assert_allclose(probabilities, expected, atol=2e-3)
 
 
 def test_the_probabilities_of_linear_are_scaled_ridge_scores_of_fits_without_it():
     labels, made = draw(90)
     X, judged = made["layer1:avg"], np.arange(90) >= 60
-    found = out_of_sample(X, labels, judged, classifier="linear", C=0.1)
-    scores = np.empty_like(found)
+    probabilities = out_of_sample(X, labels, judged, classifier="linear", C=0.1)
+    scores = np.empty_like(probabilities)
 
-    def plain(fitted, asked):
+    def plain(fitted, options):
         model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1 / 0.2))
-        return model.fit(X[fitted], labels[fitted]).decision_function(X[asked])
+        return model.fit(X[fitted], labels[fitted]).decision_function(X[options])
 
     scores[60:] = plain(np.arange(60), np.arange(60, 90))
     for fitted, left_out in folds(labels[:60]):
@@ -116,8 +116,12 @@ def test_the_probabilities_of_linear_are_scaled_ridge_scores_of_fits_without_it(
         return log_loss(labels[:60], softmax(scale * scores[:60], axis=1))
 
     # One factor for all, and no other explains the cross-validated labels better.
-    scale = np.log(found[0, 0] / found[0, 1]) / (scores[0, 0] - scores[0, 1])
-    np.testing.assert_allclose(found, softmax(scale * scores, axis=1), atol=1e-5)
+    scale = np.log(probabilities[0, 0] / probabilities[0, 1]) / (
+        scores[0, 0] - scores[0, 1]
+    )
+    np.testing.assert_allclose(
+        probabilities, softmax(scale * scores, axis=1), atol=1e-5
+    )
     assert loss(scale) < min(loss(0.99 * scale), loss(1.01 * scale))
 
 
@@ -125,12 +129,14 @@ def test_two_classes_and_a_class_the_fit_never_saw_have_probabilities_of_linear(
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 5)).astype(np.float32)
     labels = np.arange(60) % 2
-    found = out_of_sample(X, labels, np.zeros(60, bool), classifier="linear", C=0.1)
-    np.testing.assert_allclose(found.sum(axis=1), 1)
+    probabilities = out_of_sample(
+        X, labels, np.zeros(60, bool), classifier="linear", C=0.1
+    )
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     labels[-1], judged = 2, np.arange(60) == 59
-    found = out_of_sample(X, labels, judged, classifier="linear")
-    assert found.shape == (60, 3)
-    assert (found[:, 2] == 0).all()
+    probabilities = out_of_sample(X, labels, judged, classifier="linear")
+    assert probabilities.shape == (60, 3)
+    assert (probabilities[:, 2] == 0).all()
 
 
 def test_a_large_sheet_has_the_best_quality_that_fits(monkeypatch):
@@ -164,10 +170,10 @@ def test_the_learning_curve_ends_at_the_fit_on_all_images():
         learning_curve(X, labels, train[:1], judged)
 
 
-def test_the_findings_are_those_of_the_recommended_row(report, found):
+def test_the_findings_are_those_of_the_recommended_row(report, comparison):
     f = report.findings
-    truth = np.array(found.labels)
-    predicted = np.array(found.recommended.test_predicted)
+    truth = np.array(comparison.labels)
+    predicted = np.array(comparison.recommended.test_predicted)
     names = f.class_names
     np.testing.assert_array_equal(
         f.confusion, confusion_matrix(truth, predicted, labels=names)
@@ -175,7 +181,7 @@ def test_the_findings_are_those_of_the_recommended_row(report, found):
     by_name = {each.name: each.f1 for each in f.class_scores}
     plain = f1_score(truth, predicted, labels=names, average=None)
     assert by_name == pytest.approx(dict(zip(names, plain, strict=True)))
-    wrong = {path for path, a, b in zip(found.paths, truth, predicted, strict=True)
+    wrong = {path for path, a, b in zip(comparison.paths, truth, predicted, strict=True)
              if a != b}  # fmt: skip
     assert {f.codes.paths[f.rows[i]] for i in f.mistakes} == wrong
     assert (np.diff(f.confidence[f.mistakes]) <= 0).all()

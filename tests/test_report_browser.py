@@ -41,8 +41,8 @@ def page(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
     codes = featpipe.extract(folder / "images", folder / "codes.h5", backbone="mini")
-    found = featpipe.compare(codes, classifiers=["logistic"])
-    made = featpipe.report.make_report(codes, found.scores)
+    comparison = featpipe.compare(codes, classifiers=["logistic"])
+    made = featpipe.report.make_report(codes, comparison.scores)
     made.write(folder / "report.html")
     try:
         opened = browser.Page(folder / "profile")

@@ -100,9 +100,9 @@ def test_a_table_counts_images_by_class_and_split(shown, name):
 def test_names_are_escaped(draw, tmp_path):
     draw(tmp_path / "x" / "<b>bold" / "1.png", 1)
     draw(tmp_path / "x" / "plain" / "2.png", 2)
-    found = images.scan(tmp_path / "x")._repr_html_()
-    assert "&lt;b&gt;bold" in found
-    assert "<b>" not in found
+    result = images.scan(tmp_path / "x")._repr_html_()
+    assert "&lt;b&gt;bold" in result
+    assert "<b>" not in result
 
 
 def test_many_images_and_classes_are_cut(kinds, logistic, draw, tmp_path):
@@ -111,8 +111,8 @@ def test_many_images_and_classes_are_cut(kinds, logistic, draw, tmp_path):
     codes = featpipe.extract(tmp_path / "many", tmp_path / "many.h5", **SMALL)
     rows = rows_of(codes._repr_html_())
     assert rows[-1] == ["… and 10 more", ""]
-    found = rows_of(logistic.classify(tmp_path / "many")._repr_html_())
-    assert found[-1][0] == "… and 20 more"
+    result = rows_of(logistic.classify(tmp_path / "many")._repr_html_())
+    assert result[-1][0] == "… and 20 more"
 
 
 INDICES = [
@@ -132,9 +132,9 @@ def test_take_indexes_as_numpy_does(kinds_h5, rows):
     X, _ = kinds_h5.arrays("penultimate")
     index = np.array(rows, np.int64) if np.size(rows) == 0 else np.asarray(rows)
     expected = X[index]
-    found = kinds_h5.take("penultimate", rows)
-    assert found.shape == expected.shape
-    assert np.array_equal(found, expected)
+    result = kinds_h5.take("penultimate", rows)
+    assert result.shape == expected.shape
+    assert np.array_equal(result, expected)
 
 
 @pytest.mark.parametrize("rows", [36, -37, [0, 36], [1.0], ["a"], [True], None, 2**40])
@@ -166,10 +166,10 @@ def test_the_only_depth_and_the_penultimate_need_no_name(kinds, kinds_h5, tmp_pa
     "depth", ["stage1", ["stage1", "penultimate"], "stage1+penultimate", None]
 )
 def test_compare_takes_depth_as_extract_does(kinds_h5, depth):
-    found = featpipe.compare(kinds_h5, classifiers=["nearest-mean"], depth=depth)
-    short = {re.sub(":avg", "", score.depth) for score in found.scores}
-    asked = ["stage1", "penultimate"] if depth is None else depth
-    assert short == {asked} if isinstance(asked, str) else set(asked)
+    comparison = featpipe.compare(kinds_h5, classifiers=["nearest-mean"], depth=depth)
+    short = {re.sub(":avg", "", score.depth) for score in comparison.scores}
+    options = ["stage1", "penultimate"] if depth is None else depth
+    assert short == {options} if isinstance(options, str) else set(options)
 
 
 def test_a_depth_is_no_list_of_letters(kinds_h5):

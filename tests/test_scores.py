@@ -97,12 +97,12 @@ def test_a_score_is_one_line_and_a_table_in_a_notebook():
 def test_a_fine_tuning_is_one_line_and_its_epochs_a_table():
     history = [{"epoch": k, "loss": 0.5, "held_out_score": 0.9} for k in range(3)]
     score = example(classifier="finetune", trained="all, from a probe")
-    found = Finetuned(score=score, rates={1e-3: 0.2}, epoch=2, history=history)
-    assert repr(found) == (
+    result = Finetuned(score=score, rates={1e-3: 0.2}, epoch=2, history=history)
+    assert repr(result) == (
         "<Finetuned resnet18 (all, from a probe): 50.0 % of 2 images, epoch 2, "
         "rate 0.001>"
     )
-    assert found._repr_html_().count("<tr>") == 4
+    assert result._repr_html_().count("<tr>") == 4
 
 
 def test_a_record_written_before_the_comparison_fields_is_read():

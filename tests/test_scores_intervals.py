@@ -73,8 +73,8 @@ def test_newcombes_interval_is_that_of_his_formula(counts):
     high = p2 - p3 + np.sqrt(c**2 - 2 * phi * c * d + d**2)
     first = np.repeat([True, True, False, False], counts)
     second = np.repeat([True, False, True, False], counts)
-    found = scores.difference_interval(first, second)
-    assert found == pytest.approx((p2 - p3, low, high), abs=1e-5)
+    interval = scores.difference_interval(first, second)
+    assert interval == pytest.approx((p2 - p3, low, high), abs=1e-5)
 
 
 def test_newcombes_interval_covers_the_difference():
@@ -93,8 +93,8 @@ def test_a_grouped_difference_of_single_images_is_students_interval():
     first, second = rng.random(80) < 0.9, rng.random(80) < 0.8
     gain = first.astype(float) - second
     expected = stats.ttest_1samp(gain, 0).confidence_interval(0.95)
-    found = scores.grouped_difference(first, second, np.arange(80))
-    assert found == pytest.approx((gain.mean(), expected.low, expected.high))
+    interval = scores.grouped_difference(first, second, np.arange(80))
+    assert interval == pytest.approx((gain.mean(), expected.low, expected.high))
 
 
 def test_a_detectable_difference_is_seen_in_four_of_five_comparisons():
@@ -137,9 +137,9 @@ def all_flips(correct, ratio=1.0):
 def test_max_t_is_the_step_down_over_all_pairs_and_all_flips(seed):
     rng = np.random.default_rng(seed)
     correct = rng.random((9, 4)) < [0.95, 0.8, 0.5, 0.2]
-    found = scores.max_t(correct, seed=seed)
-    assert np.isnan(found[0])
-    assert found[1:] == pytest.approx(all_flips(correct), abs=0.02)
+    result = scores.max_t(correct, seed=seed)
+    assert np.isnan(result[0])
+    assert result[1:] == pytest.approx(all_flips(correct), abs=0.02)
     shrunk = scores.max_t(correct, variance_ratio=2.25, seed=seed)
     assert shrunk[1:] == pytest.approx(all_flips(correct, 2.25), abs=0.02)
 

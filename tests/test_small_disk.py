@@ -150,10 +150,10 @@ def test_a_full_disk_costs_one_sentence_and_a_rerun(
     first = run(words)
     assert first["signal"] == 0, first
     assert first["value"]["status"] == 1, first["value"]["stderr"]
-    said = first["value"]["stderr"].strip().splitlines()
-    assert str(disk) in said[-1], said
-    assert re.search(r"needs? [\d,]+ bytes", said[-1]), said
-    assert "free" in said[-1], said
+    lines = first["value"]["stderr"].strip().splitlines()
+    assert str(disk) in lines[-1], lines
+    assert re.search(r"needs? [\d,]+ bytes", lines[-1]), lines
+    assert "free" in lines[-1], lines
     assert "Traceback" not in first["value"]["stderr"]
     for output in outputs:
         there = (disk / output).is_file()

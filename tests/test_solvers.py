@@ -67,12 +67,12 @@ def minimum(loss, X, y, Cs, weights=None):
             return 0.5 * (P[:-1] ** 2).sum() + C * total, slope.ravel()
 
         limits = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-15, "gtol": 1e-10}
-        found = minimize(
+        optimum = minimize(
             value, p, jac=True, method="L-BFGS-B", options=limits | {"maxcor": 40}
         )
-        p = found.x
+        p = optimum.x
         P = p.reshape(-1, k)
-        yield found.fun, Z @ P[:-1] + P[-1]
+        yield optimum.fun, Z @ P[:-1] + P[-1]
 
 
 def task(loss, X, y, weights=None, **more):
@@ -109,11 +109,11 @@ def test_every_C_comes_within_1e_4_of_scipys_minimum(kind, loss):
     X, y = data(kind)
     for C, (best, f) in zip(SOME_C, minimum(loss, X, y, SOME_C), strict=True):
         model = solvers.solve(task(loss, X, y), C)
-        found = objective(loss, X, y, C, model.coef, model.intercept)
+        result = objective(loss, X, y, C, model.coef, model.intercept)
         assert model.converged
         # scipy may stop short of the minimum, never below it.
-        assert found <= best * (1 + 1e-4) + 1e-12
-        if abs(found - best) > 1e-6 * best:
+        assert result <= best * (1 + 1e-4) + 1e-12
+        if abs(result - best) > 1e-6 * best:
             continue
         ours = X @ model.coef.T + model.intercept
         if f.shape[1] == 1:
@@ -134,8 +134,8 @@ def test_proven_gap_is_never_below_the_true_one(loss):
             ((best, _),) = minimum(loss, X, y, [C])
             loose = solvers.Options(tol=100 * tol)
             model = solvers.solve(task(loss, X, y), C, options=loose)
-            found = objective(loss, X, y, C, model.coef, model.intercept)
-            assert (found - best) / found <= model.gap + 1e-9
+            result = objective(loss, X, y, C, model.coef, model.intercept)
+            assert (result - best) / result <= model.gap + 1e-9
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -162,9 +162,9 @@ def test_single_precision_changes_nothing(loss, monkeypatch):
     Cs = np.logspace(-4, 1, 4)
     expected = solvers.solve_path(task(loss, X, y), Cs, splits)
     monkeypatch.setattr(standardize, "SMALL", 0)
-    found = solvers.solve_path(task(loss, X, y), Cs, splits)
-    assert found.converged
-    for ours, theirs in zip(found.predicted, expected.predicted, strict=True):
+    path = solvers.solve_path(task(loss, X, y), Cs, splits)
+    assert path.converged
+    for ours, theirs in zip(path.predicted, expected.predicted, strict=True):
         assert (ours == theirs).mean() > 0.98
 
 
@@ -190,10 +190,10 @@ def test_streaming_three_times_the_memory_gives_the_same_answer(loss, monkeypatc
     expected = solvers.solve_path(task(loss, X, y), Cs, splits)
     reader = Reader(X.astype(np.float64))
     little = solvers.Options(memory=reader.X.nbytes // 3)
-    found = solvers.solve_path(task(loss, reader, y), Cs, splits, options=little)
-    assert found.converged
+    path = solvers.solve_path(task(loss, reader, y), Cs, splits, options=little)
+    assert path.converged
     assert reader.most <= 256
-    for ours, theirs in zip(found.predicted, expected.predicted, strict=True):
+    for ours, theirs in zip(path.predicted, expected.predicted, strict=True):
         assert (ours == theirs).mean() > 0.98
     # So exact that the coefficients themselves must agree.
     model = solvers.solve(task(loss, X, y), 0.1, options=solvers.Options(tol=1e-10))
@@ -241,22 +241,22 @@ def test_many_classes_are_solved_split_by_split_when_memory_is_short():
     splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
     ample = solvers.solve_path(task("svm", X, y), [1e-2], splits)
     scarce = solvers.Options(memory=20_000)
-    found = solvers.solve_path(task("svm", X, y), [1e-2], splits, options=scarce)
-    for ours, theirs in zip(found.predicted, ample.predicted, strict=True):
+    path = solvers.solve_path(task("svm", X, y), [1e-2], splits, options=scarce)
+    for ours, theirs in zip(path.predicted, ample.predicted, strict=True):
         assert (ours == theirs).mean() > 0.98
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [(None, 10**9), ("8GB", 8 * 10**9), ("1.5 MB", 1500000)]
+    ("value", "expected"), [(None, 10**9), ("8GB", 8 * 10**9), ("1.5 MB", 1500000)]
 )
-def test_memory_is_read_as_bytes(given, expected):
-    assert solvers.Options(memory=given).n_bytes == expected
+def test_memory_is_read_as_bytes(value, expected):
+    assert solvers.Options(memory=value).n_bytes == expected
 
 
-@pytest.mark.parametrize("given", ["lots", "0", "-1GB"])
-def test_memory_that_is_no_size_is_refused(given):
+@pytest.mark.parametrize("value", ["lots", "0", "-1GB"])
+def test_memory_that_is_no_size_is_refused(value):
     with pytest.raises(ValueError, match="is no size"):
-        _ = solvers.Options(memory=given).n_bytes
+        _ = solvers.Options(memory=value).n_bytes
 
 
 def test_streamed_codes_with_nan_are_refused():

@@ -24,17 +24,17 @@ def problem(n_rows=200, n_classes=3, loss="logistic", width=20, weighted=True):
     X, y = X[:n_rows, 20 : 20 + width].astype(np.float32), y[:n_rows]
     weights = np.random.default_rng(0).uniform(0.5, 2, len(y))
     weights = weights if weighted else np.ones(len(y))
-    given = solvers.Problem(X, y, n_classes, loss, weights, np.ones(len(y)))
+    task = solvers.Problem(X, y, n_classes, loss, weights, np.ones(len(y)))
     splits = list(StratifiedKFold(3, shuffle=True, random_state=0).split(X, y))
-    return given, splits
+    return task, splits
 
 
-def both_forms(given, splits, monkeypatch):
+def both_forms(task, splits, monkeypatch):
     options = solvers.Options()
-    shared = eigenbasis.fold_codes(given, splits, options, CPU)
+    shared = eigenbasis.fold_codes(task, splits, options, CPU)
     assert isinstance(shared, fold_codes.SharedCodes)
     monkeypatch.setattr(eigenbasis, "_rotates", lambda *args: True)
-    rotated = eigenbasis.fold_codes(given, splits, options, CPU)
+    rotated = eigenbasis.fold_codes(task, splits, options, CPU)
     assert isinstance(rotated, fold_codes.RotatedCodes)
     return rotated, shared
 
@@ -47,8 +47,8 @@ def basis_of(codes, fold):
     return codes.unrotate(identity, fold).T
 
 
-def objective(codes, given, Cs=(0.01, 1.0)):
-    return path._objective(given, codes, list(Cs), solvers.Options())
+def objective(codes, task, Cs=(0.01, 1.0)):
+    return path._objective(task, codes, list(Cs), solvers.Options())
 
 
 def drawn(shape, seed=0):
@@ -56,20 +56,20 @@ def drawn(shape, seed=0):
     return torch.from_numpy(0.1 * rng.standard_normal(shape))
 
 
-def fold_rows(given, train):
+def fold_rows(task, train):
     """Standardise all rows by those of a fold, as the documentation has it."""
-    X = given.codes.astype(np.float64)
+    X = task.codes.astype(np.float64)
     scale = X[train].std(axis=0)
     scale[scale < 1e-12] = 1.0
-    mean = np.average(X[train], axis=0, weights=given.weights[train])
+    mean = np.average(X[train], axis=0, weights=task.weights[train])
     return (X - mean) / scale
 
 
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_value_gradient_and_hessian_are_those_of_a_plain_computation(loss, monkeypatch):
-    given, splits = problem(loss=loss)
-    for codes in both_forms(given, splits, monkeypatch):
-        batch = objective(codes, given)
+    task, splits = problem(loss=loss)
+    for codes in both_forms(task, splits, monkeypatch):
+        batch = objective(codes, task)
         theta = drawn(batch.shape)
         at = batch.evaluate(theta)
         step = drawn(batch.shape, 1)
@@ -79,12 +79,12 @@ def test_value_gradient_and_hessian_are_those_of_a_plain_computation(loss, monke
         change = (ends[0] - ends[1]) / (2 * small)
         torch.testing.assert_close(product, change, rtol=2e-3, atol=2e-2)
         for fold, (train, _) in enumerate(splits):
-            x = fold_rows(given, train)
+            x = fold_rows(task, train)
             for unit, C in enumerate(batch.C.tolist()):
                 part = theta[fold, unit].numpy()
                 W = codes.unrotate(theta[fold, unit, :, :-1], fold).numpy()
                 b = part[:, -1]
-                f, w, y = x @ W.T + b, given.weights, given.labels
+                f, w, y = x @ W.T + b, task.weights, task.labels
                 if loss == "logistic":
                     rows = logsumexp(f, axis=1) - f[np.arange(len(y)), y]
                 else:
@@ -95,16 +95,16 @@ def test_value_gradient_and_hessian_are_those_of_a_plain_computation(loss, monke
 
 
 def test_bases_are_orthonormal_and_make_gram_matrices_diagonal(monkeypatch):
-    given, splits = problem()
-    for codes in both_forms(given, splits, monkeypatch):
+    task, splits = problem()
+    for codes in both_forms(task, splits, monkeypatch):
         for fold, (train, _) in enumerate(splits):
             basis = basis_of(codes, fold)
             rank = codes.rank
             torch.testing.assert_close(
                 basis.T @ basis, torch.eye(rank, dtype=basis.dtype)
             )
-            x = torch.from_numpy(fold_rows(given, train)[train]) @ basis
-            w = torch.from_numpy(given.weights[train])[:, None]
+            x = torch.from_numpy(fold_rows(task, train)[train]) @ basis
+            w = torch.from_numpy(task.weights[train])[:, None]
             gram = (w * x).T @ x
             torch.testing.assert_close(
                 gram, torch.diag(codes.eigenvalues[fold]), rtol=1e-4, atol=1e-3
@@ -114,8 +114,8 @@ def test_bases_are_orthonormal_and_make_gram_matrices_diagonal(monkeypatch):
 
 
 def test_coefficients_go_to_codes_as_given_and_back(monkeypatch):
-    given, splits = problem()
-    for codes in both_forms(given, splits, monkeypatch):
+    task, splits = problem()
+    for codes in both_forms(task, splits, monkeypatch):
         theta = drawn((3, codes.rank + 1))
         for fold in range(3):
             start = codes.as_given(theta, fold)
@@ -123,19 +123,19 @@ def test_coefficients_go_to_codes_as_given_and_back(monkeypatch):
             z = codes.block(0, 5, torch.float64)
             v = codes.to_rows(theta.expand(3, -1, -1), torch.float64)
             f = codes.scores(z, v)[fold].T.numpy()
-            expected = given.codes[:5] @ start.coef.T + start.intercept
+            expected = task.codes[:5] @ start.coef.T + start.intercept
             np.testing.assert_allclose(f, expected, atol=1e-6)
 
 
 def test_ridge_is_scikit_learns_on_every_fold(monkeypatch):
-    given, splits = problem(loss="linear")
+    task, splits = problem(loss="linear")
     Cs = torch.tensor([1e-3, 1.0, 1e3], dtype=torch.float64)
-    for codes in both_forms(given, splits, monkeypatch):
+    for codes in both_forms(task, splits, monkeypatch):
         theta = ridge(codes, 3, Cs)
         for fold, (train, _) in enumerate(splits):
-            x, w = fold_rows(given, train), given.weights[train]
+            x, w = fold_rows(task, train), task.weights[train]
             for i, C in enumerate(Cs.tolist()):
-                y = np.where(given.labels[train] == 1, 1.0, -1.0)
+                y = np.where(task.labels[train] == 1, 1.0, -1.0)
                 model = Ridge(alpha=0.5 / C, solver="cholesky")
                 model.fit(x[train], y, sample_weight=w)
                 ours = codes.unrotate(theta[fold, i, 1:2, :-1], fold)[0].numpy()
@@ -143,9 +143,9 @@ def test_ridge_is_scikit_learns_on_every_fold(monkeypatch):
 
 
 def test_mean_row_inverts_the_hessian_where_every_row_bends_alike(monkeypatch):
-    given, splits = problem()
-    for codes in both_forms(given, splits, monkeypatch):
-        batch = objective(codes, given)
+    task, splits = problem()
+    for codes in both_forms(task, splits, monkeypatch):
+        batch = objective(codes, task)
         theta = torch.zeros(batch.shape, dtype=torch.float64)
         at = batch.evaluate(theta)
         inverse = preconditioner.mean_row(batch, at, theta)
@@ -162,9 +162,9 @@ def test_mean_row_inverts_the_hessian_where_every_row_bends_alike(monkeypatch):
 
 
 def test_hessians_of_columns_are_exact():
-    given, splits = problem(loss="svm")
-    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
-    batch = objective(codes, given)
+    task, splits = problem(loss="svm")
+    codes = eigenbasis.fold_codes(task, splits, solvers.Options(), CPU)
+    batch = objective(codes, task)
     theta, step = drawn(batch.shape), drawn(batch.shape, 1)
     at = batch.evaluate(theta)
     h = preconditioner.column_hessians(batch, at, theta)
@@ -175,13 +175,13 @@ def test_hessians_of_columns_are_exact():
 
 @pytest.mark.parametrize("C", [1e-3, 10.0, 1e4])
 def test_few_rows_that_bend_invert_the_hessian_of_every_column(C, monkeypatch):
-    given, splits = problem(loss="svm")
-    for codes in both_forms(given, splits, monkeypatch):
-        batch = objective(codes, given, [C])
+    task, splits = problem(loss="svm")
+    for codes in both_forms(task, splits, monkeypatch):
+        batch = objective(codes, task, [C])
         # Large coefficients, so that most rows are beyond the margin.
         theta, step = 20 * drawn(batch.shape), drawn(batch.shape, 1)
         at = batch.evaluate(theta)
-        assert 2 < preconditioner.most_active(batch, at) < len(given.labels)
+        assert 2 < preconditioner.most_active(batch, at) < len(task.labels)
         h = preconditioner.column_hessians(batch, at, theta).double()
         product = (h @ step.mT).mT
         ours = preconditioner.few_rows(batch, at)(product)
@@ -191,11 +191,11 @@ def test_few_rows_that_bend_invert_the_hessian_of_every_column(C, monkeypatch):
 @pytest.mark.parametrize("C", [1e2, 1e6, 1e12])
 def test_equal_rows_and_a_large_C_leave_the_preconditioner_usable(C):
     # Where I + SSᵀ is singular but for its I, which rounding may swallow.
-    given, splits = problem(loss="svm")
-    same = np.repeat(given.codes[:10], 20, axis=0)
-    given = replace(given, codes=same)
-    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
-    batch = objective(codes, given, [C])
+    task, splits = problem(loss="svm")
+    same = np.repeat(task.codes[:10], 20, axis=0)
+    task = replace(task, codes=same)
+    codes = eigenbasis.fold_codes(task, splits, solvers.Options(), CPU)
+    batch = objective(codes, task, [C])
     step = drawn(batch.shape)
     inverse = preconditioner.few_rows(batch, batch.evaluate(step))
     z = inverse(step)
@@ -204,9 +204,9 @@ def test_equal_rows_and_a_large_C_leave_the_preconditioner_usable(C):
 
 
 def test_a_column_that_no_row_bends_keeps_its_intercept():
-    given, splits = problem(loss="svm")
-    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
-    batch = objective(codes, given, [1.0])
+    task, splits = problem(loss="svm")
+    codes = eigenbasis.fold_codes(task, splits, solvers.Options(), CPU)
+    batch = objective(codes, task, [1.0])
     theta = torch.zeros(batch.shape, dtype=torch.float64)
     at = batch.evaluate(theta)
     # As if every row were beyond the margin.
@@ -221,15 +221,15 @@ def test_a_column_that_no_row_bends_keeps_its_intercept():
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_both_preconditioners_lead_to_scipys_minimum(loss, factor_cost, monkeypatch):
     monkeypatch.setattr(newton_cg, "FACTOR_COST", factor_cost)
-    given, splits = problem(loss=loss, n_classes=2)
-    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
-    batch = objective(codes, given, [0.1])
+    task, splits = problem(loss=loss, n_classes=2)
+    codes = eigenbasis.fold_codes(task, splits, solvers.Options(), CPU)
+    batch = objective(codes, task, [0.1])
     start = torch.zeros(batch.shape, dtype=torch.float64)
     result = newton_cg.minimize(batch, start, 1e-8, 2000)
     assert (result.gap <= 1e-8).all()
     for fold, (train, _) in enumerate(splits):
-        x, w = fold_rows(given, train)[train], given.weights[train]
-        sign = 2.0 * given.labels[train] - 1
+        x, w = fold_rows(task, train)[train], task.weights[train]
+        sign = 2.0 * task.labels[train] - 1
 
         def value(p, x=x, w=w, sign=sign):
             margin = sign * (x @ p[:-1] + p[-1])
@@ -245,8 +245,8 @@ def test_both_preconditioners_lead_to_scipys_minimum(loss, factor_cost, monkeypa
 
 
 def test_a_sample_of_the_rows_stands_for_all_of_them(monkeypatch):
-    given, splits = problem(weighted=False)
-    _, codes = both_forms(given, splits, monkeypatch)
+    task, splits = problem(weighted=False)
+    _, codes = both_forms(task, splits, monkeypatch)
     sample = codes.sample(3)
     assert sample.rows.n_rows == 67
     assert codes.sample(3) is sample
@@ -257,30 +257,30 @@ def test_a_sample_of_the_rows_stands_for_all_of_them(monkeypatch):
 
 
 def test_codes_are_shared_only_inside_the_block_and_for_the_same_fit():
-    given, splits = problem()
+    task, splits = problem()
     cut = [(train[:-1], held) for train, held in splits]
     options = solvers.Options()
     with solvers.share_codes():
-        first = path._codes(given, splits, options)
-        assert path._codes(given, splits, options) is first
-        assert path._codes(given, cut, options) is not first
-    assert path._codes(given, splits, options) is not first
+        first = path._codes(task, splits, options)
+        assert path._codes(task, splits, options) is first
+        assert path._codes(task, cut, options) is not first
+    assert path._codes(task, splits, options) is not first
 
 
 def test_units_are_solved_as_they_would_be_alone():
-    given, splits = problem()
+    task, splits = problem()
     Cs = np.array([1e-3, 1e-1, 10.0])
-    together = solvers.solve_path(given, Cs, splits)
+    together = solvers.solve_path(task, Cs, splits)
     for i, C in enumerate(Cs):
-        alone = solvers.solve_path(given, [C], splits)
+        alone = solvers.solve_path(task, [C], splits)
         for ours, theirs in zip(together.predicted, alone.predicted, strict=True):
             assert (ours[i] == theirs[0]).mean() > 0.98
 
 
 def test_objective_names_its_shape_and_its_precisions():
-    given, splits = problem()
-    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
-    batch = objective(codes, given)
+    task, splits = problem()
+    codes = eigenbasis.fold_codes(task, splits, solvers.Options(), CPU)
+    batch = objective(codes, task)
     assert isinstance(batch, Objective)
     assert batch.shape == (3, 2, 3, 21)
     finer = batch.finer()
@@ -291,16 +291,16 @@ def test_objective_names_its_shape_and_its_precisions():
 
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_one_basis_for_all_folds_leads_to_the_same_solutions(loss, monkeypatch):
-    given, splits = problem(loss=loss)
-    own = solvers.solve_path(given, [0.01, 10.0], splits)
+    task, splits = problem(loss=loss)
+    own = solvers.solve_path(task, [0.01, 10.0], splits)
     monkeypatch.setattr(eigenbasis, "OWN_BASES", 0)
-    common = solvers.solve_path(given, [0.01, 10.0], splits)
+    common = solvers.solve_path(task, [0.01, 10.0], splits)
     assert common.converged
-    codes = path._codes(given, splits, solvers.Options())
+    codes = path._codes(task, splits, solvers.Options())
     assert not codes.is_exact
     for fold, (train, _) in enumerate(splits):
-        x = torch.from_numpy(fold_rows(given, train)[train])
-        gram = (torch.from_numpy(given.weights[train])[:, None] * x).T @ x
+        x = torch.from_numpy(fold_rows(task, train)[train])
+        gram = (torch.from_numpy(task.weights[train])[:, None] * x).T @ x
         assert float(torch.linalg.eigvalsh(gram)[-1]) <= float(codes.top[fold])
     for ours, theirs in zip(common.predicted, own.predicted, strict=True):
         assert (ours == theirs).mean() > 0.98
@@ -312,11 +312,11 @@ def test_columns_of_a_thousand_coefficients_are_factored():
     X = rng.standard_normal((1198, 2048)).astype(np.float32)
     y = rng.integers(5, size=len(X))
     ones = np.ones(len(y))
-    given = solvers.Problem(X, y, 5, "svm", ones, ones)
+    task = solvers.Problem(X, y, 5, "svm", ones, ones)
     splits = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))[:2]
-    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
+    codes = eigenbasis.fold_codes(task, splits, solvers.Options(), CPU)
     assert codes.rank > 950
-    batch = objective(codes, given, [0.01])
+    batch = objective(codes, task, [0.01])
     theta, step = drawn(batch.shape) / 100, drawn(batch.shape, 1)
     at = batch.evaluate(theta)
     inverse = preconditioner.own_column(batch, at, theta)
@@ -328,9 +328,9 @@ def test_columns_of_a_thousand_coefficients_are_factored():
 
 @pytest.mark.parametrize("loss", ["svm", "logistic"])
 def test_steps_that_gain_nothing_end(loss):
-    given, splits = problem(loss=loss)
-    codes = eigenbasis.fold_codes(given, splits, solvers.Options(), CPU)
-    batch = objective(codes, given, [1e5])
+    task, splits = problem(loss=loss)
+    codes = eigenbasis.fold_codes(task, splits, solvers.Options(), CPU)
+    batch = objective(codes, task, [1e5])
     start = torch.zeros(batch.shape, dtype=torch.float64)
     result = newton_cg.minimize(batch, start, 1e-40, 10**7)
     assert (result.gap <= 1e-6).all()

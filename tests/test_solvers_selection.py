@@ -138,8 +138,8 @@ def test_without_a_judge_every_C_is_solved():
     X, y = X[:200], y[:200]
     splits = list(StratifiedKFold(3).split(X, y))
     ones = np.ones(len(y))
-    given = solvers.Problem(X, y, 10, "logistic", ones, ones)
-    path = solvers.solve_path(given, GRID[::5], splits)
+    task = solvers.Problem(X, y, 10, "logistic", ones, ones)
+    path = solvers.solve_path(task, GRID[::5], splits)
     assert path.solved.all()
     assert path.converged
 

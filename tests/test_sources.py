@@ -103,8 +103,8 @@ LABELLED = [kind for kind in KINDS if "frame" in kind or "Image" in kind[:5]]
 LABELLED += [kind for kind in KINDS if kind.startswith("Subset")]
 
 
-def given(kind: str, folder: Path) -> list[str]:
-    """Name the files of a kind in the order in which it gives them."""
+def files_of(kind: str, folder: Path) -> list[str]:
+    """Return the files of a kind, in its order."""
     if kind.startswith("ImageFolder"):
         return [str(path) for path, _ in ImageFolder(folder).samples]
     if kind.startswith("Subset"):
@@ -118,7 +118,7 @@ def wanted(kind: str, codes) -> np.ndarray:
     X, _ = codes.arrays("penultimate")
     folder = Path(codes.images_root)
     row = {str(folder / path): k for k, path in enumerate(codes.paths)}
-    return X[[row[name] for name in given(kind, folder)]]
+    return X[[row[name] for name in files_of(kind, folder)]]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -126,19 +126,19 @@ def wanted(kind: str, codes) -> np.ndarray:
 def test_extract_gives_the_codes_of_the_folder_in_the_order_given(
     flowers, codes, tmp_path, kind
 ):
-    found = featpipe.extract(KINDS[kind](flowers), tmp_path / "x.h5", **MINI)
-    assert found.failures == []
-    assert np.allclose(found.arrays("penultimate")[0], wanted(kind, codes), atol=1e-5)
-    labels = [*found.class_names, ""]
-    expected = [Path(name).parent.name for name in given(kind, flowers)]
+    file = featpipe.extract(KINDS[kind](flowers), tmp_path / "x.h5", **MINI)
+    assert file.failures == []
+    assert np.allclose(file.arrays("penultimate")[0], wanted(kind, codes), atol=1e-5)
+    labels = [*file.class_names, ""]
+    expected = [Path(name).parent.name for name in files_of(kind, flowers)]
     if kind not in LABELLED:
-        expected = [""] * len(found)
-    assert [labels[k] for k in found.labels] == expected
+        expected = [""] * len(file)
+    assert [labels[k] for k in file.labels] == expected
     if kind == "frame":
         splits = ["train" if k % 3 else "test" for k in range(12)]
-        assert list(found.splits) == splits
+        assert list(file.splits) == splits
     again = featpipe.extract(KINDS[kind](flowers), tmp_path / "x.h5", **MINI)
-    assert np.array_equal(again.arrays()[0], found.arrays()[0])
+    assert np.array_equal(again.arrays()[0], file.arrays()[0])
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -148,17 +148,19 @@ def test_predict_and_transform_take_it_too(flowers, codes, model, kind):
     assert np.allclose(X, wanted(kind, codes), atol=1e-5)
     predictor = featpipe.load(model, device="cpu")
     expected = predictor.model.estimator().decision_function(X)
-    found = predictor.classify(KINDS[kind](flowers))
-    assert np.allclose(found.scores[:, 1], expected, atol=1e-4)
+    predictions = predictor.classify(KINDS[kind](flowers))
+    assert np.allclose(predictions.scores[:, 1], expected, atol=1e-4)
     if kind in LABELLED:
-        assert [Path(name).parent.name for name in given(kind, flowers)] == found.truth
+        assert [
+            Path(name).parent.name for name in files_of(kind, flowers)
+        ] == predictions.truth
 
 
 @pytest.mark.parametrize("kind", ["frame", "ImageFolder", "Subset"])
 def test_finetune_takes_what_has_labels(flowers, tmp_path, kind):
     options = {"train": "head", "epochs": 1, "lr": 0.01, "folds": 2}
-    found = featpipe.finetune(KINDS[kind](flowers), **MINI, **options)
-    assert found.score.n_test >= 2
+    tuned = featpipe.finetune(KINDS[kind](flowers), **MINI, **options)
+    assert tuned.score.n_test >= 2
 
 
 @pytest.mark.parametrize("kind", ["list of Path", "(name, bytes)", "arrays"])
@@ -169,9 +171,9 @@ def test_finetune_says_that_labels_are_missing(flowers, kind):
 
 def test_a_frame_is_compared(flowers, tmp_path):
     codes = featpipe.extract(frame_of(flowers), tmp_path / "x.h5", **MINI)
-    found = featpipe.compare(codes, classifiers=["nearest-mean"])
-    assert found.recommended.protocol == "test"
-    assert found.recommended.n_test == 4
+    comparison = featpipe.compare(codes, classifiers=["nearest-mean"])
+    assert comparison.recommended.protocol == "test"
+    assert comparison.recommended.n_test == 4
 
 
 @pytest.mark.parametrize(
@@ -188,8 +190,8 @@ def test_a_frame_is_compared(flowers, tmp_path):
 )
 def test_labels_of_a_frame_are_texts_and_gaps_are_unlabelled(flowers, labels, names):
     frame = pandas.DataFrame({"path": paths_of(flowers)[:3], "label": labels})
-    found = image_set_of(frame)
-    assert found.class_names == names
+    image_set = image_set_of(frame)
+    assert image_set.class_names == names
     assert len(image_set_of(frame, unlabelled=True).class_names) == 0
 
 
@@ -203,17 +205,17 @@ def test_relative_paths_are_those_of_the_folder_where_python_runs(
     flowers, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(flowers)
-    found = featpipe.extract(["rose/0.png", "tulip/1.png"], tmp_path / "x.h5", **MINI)
-    assert found.paths == ["rose/0.png", "tulip/1.png"]
-    assert found.images_root == str(flowers)
-    assert found.mtimes.all()
+    file = featpipe.extract(["rose/0.png", "tulip/1.png"], tmp_path / "x.h5", **MINI)
+    assert file.paths == ["rose/0.png", "tulip/1.png"]
+    assert file.images_root == str(flowers)
+    assert file.mtimes.all()
 
 
 def test_a_file_that_is_not_there_is_a_failure_with_its_path(flowers, tmp_path):
     items = [*paths_of(flowers)[:2], flowers / "gone.png", b"no image"]
-    found = featpipe.extract(items, tmp_path / "x.h5", **MINI)
-    assert len(found) == 2
-    gone, bytes_ = sorted(found.failures)
+    file = featpipe.extract(items, tmp_path / "x.h5", **MINI)
+    assert len(file) == 2
+    gone, bytes_ = sorted(file.failures)
     assert gone[:2] == (str(flowers / "gone.png"), "read")
     assert bytes_[:2] == ("image 3", "decode")
 
@@ -227,7 +229,7 @@ def test_another_list_does_not_replace_the_rows_of_one(flowers, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ([], "no images were given"),
         ({"path": ["a.png"]}, "is one thing; give a list"),
@@ -250,12 +252,12 @@ def test_another_list_does_not_replace_the_rows_of_one(flowers, tmp_path):
     ],
     ids=lambda value: None,
 )
-def test_what_is_no_source_is_one_sentence(tmp_path, source, told):
+def test_what_is_no_source_is_one_sentence(tmp_path, source, message):
     for door in (
         lambda: featpipe.extract(source, tmp_path / "x.h5", **MINI),
         lambda: featpipe.finetune(source, **MINI),
     ):
-        with pytest.raises(ValueError, match=told) as caught:
+        with pytest.raises(ValueError, match=message) as caught:
             door()
         assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -56,10 +56,10 @@ class Counting:
 
     def __init__(self, X: np.ndarray) -> None:
         self.X, self.shape, self.dtype = X, X.shape, X.dtype
-        self.asked: list[tuple[int, int]] = []
+        self.requests: list[tuple[int, int]] = []
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        self.asked.append((start, stop))
+        self.requests.append((start, stop))
         return self.X[start:stop]
 
 
@@ -89,8 +89,8 @@ def test_streamed_codes_give_the_coefficients_of_codes_in_memory(
     # C that are not near the best are solved to 1e-4 only: a few rows may differ.
     np.testing.assert_allclose(streamed.C_curve_, held.C_curve_, atol=9 / N)
     # Never more than a block at once, and the file more than once.
-    assert max(stop - start for start, stop in reader.asked) * WIDTH * 4 <= 2**20
-    assert len(reader.asked) > 3 * N * WIDTH * 4 / 2**20
+    assert max(stop - start for start, stop in reader.requests) * WIDTH * 4 <= 2**20
+    assert len(reader.requests) > 3 * N * WIDTH * 4 / 2**20
 
 
 def test_fit_streams_from_the_file_where_memory_is_short(drawn, tmp_path, monkeypatch):
@@ -222,16 +222,16 @@ def test_rows_come_in_any_order_and_as_a_sample(drawn, monkeypatch):
     rows = streamed(X, y)
     expected = (X.astype(float) - rows.mean.numpy()) / rows.scale.numpy()
     for start, stop in ((0, 10), (10, 20), (20, 25), (0, 10), (5, 9), (5990, N)):
-        found = rows.read(start, stop, torch.float64)
-        np.testing.assert_allclose(found, expected[start:stop], atol=2e-6)
+        file = rows.read(start, stop, torch.float64)
+        np.testing.assert_allclose(file, expected[start:stop], atol=2e-6)
     # 6,000 rows of 400 bytes: every other one is more than a megabyte.
     assert [rows.every(stride).stride for stride in (7, 4, 1)] == [4, 4, 4]
     fine = rows.every(1)
     coarse = fine.every(3)
     for sample, stride in ((coarse, 8), (fine, 4)):
         assert sample.n_rows == len(expected[::stride])
-        found = sample.read(0, sample.n_rows)
-        np.testing.assert_allclose(found, expected[::stride], atol=2e-6)
+        file = sample.read(0, sample.n_rows)
+        np.testing.assert_allclose(file, expected[::stride], atol=2e-6)
     # One sample is held, whatever was asked for.
     assert rows._sample.held.nbytes == 600_000
     assert coarse._ahead.rows(0, 5).base is rows._sample.held

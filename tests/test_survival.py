@@ -27,11 +27,11 @@ def tried_of(request, tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
     def act() -> list[dict[str, Any]]:
         return [*surviving.experiments(work, "kills,faults", 300, 11, request.param)]
 
-    told = apart(act, 600)
-    assert "value" in told, told
-    kills, faults = (k for k, each in enumerate(told["value"]) if "points" in each)
-    tried = {"kills": told["value"][kills + 1 : faults]}
-    tried["faults"] = told["value"][faults + 1 :]
+    result = apart(act, 600)
+    assert "value" in result, result
+    kills, faults = (k for k, each in enumerate(result["value"]) if "points" in each)
+    tried = {"kills": result["value"][kills + 1 : faults]}
+    tried["faults"] = result["value"][faults + 1 :]
     assert {len(each) for each in tried.values()} == {request.param}
     return tried
 
@@ -48,9 +48,9 @@ def test_kills_and_faults_lose_nothing(tried_of, kinds):
 @pytest.mark.parametrize(("kind", "n"), [("codes", 200), ("models", 1000),
                                          ("images", 2000)])  # fmt: skip
 def test_mutants_are_refused_or_sound(kind, n):
-    found = mutants.count(kind, 120, 11, n)
-    assert found["n"] == n
-    counted = soak.mutant_counts([[found]])["outcomes"]
+    counts = mutants.count(kind, 120, 11, n)
+    assert counts["n"] == n
+    counted = soak.mutant_counts([[counts]])["outcomes"]
     assert {outcome for each in counted.values() for outcome in each} <= {*mutants.GOOD}
     assert sum(each.get("refused", 0) for each in counted.values()) > n / 5
     if kind == "images":
@@ -67,16 +67,16 @@ def test_a_harness_that_cannot_fail_is_none(tmp_path, monkeypatch):
 
     monkeypatch.setitem(surviving.JOBS, "export", surviving.Job(careless, ("m.onnx",)))
     trial = surviving.Trial(tmp_path, "export")
-    found = trial.run(trapping.Trap("create", 1, "kill after"))
-    assert any("neither the old file nor the new" in text for text in found["wrong"])
+    result = trial.run(trapping.Trap("create", 1, "kill after"))
+    assert any("neither the old file nor the new" in text for text in result["wrong"])
 
     def set_reader(read) -> None:
         kind = mutants.Kind(mutants.codes_mutant, read)
         monkeypatch.setitem(mutants.KINDS, "codes", kind)
 
     def outcomes(n: int = 2, first: int = 0) -> Counter[str]:
-        found = mutants.count("codes", 60, 0, n, first)["outcomes"]
-        return sum(map(Counter, found.values()), Counter())
+        result = mutants.count("codes", 60, 0, n, first)["outcomes"]
+        return sum(map(Counter, result.values()), Counter())
 
     def die(mutant: mutants.Mutant, path: Path) -> None:
         os.kill(os.getpid(), 9)
@@ -134,7 +134,7 @@ def test_the_page_adds_up_what_the_runs_counted():
         ("codes", {"n": 3, "next": 3, "tried_again": 0, "outcomes": plain}),
         ("codes", soak.mutant_counts([[sealed]] * 2)),
     ]
-    runs = [{"stage": stage, **facts, **found} for stage, found in counts]
+    runs = [{"stage": stage, **facts, **result} for stage, result in counts]
     text = soak.page(json.loads(json.dumps(runs)))
     assert "| fit | 4 | 2 | 1 |" in text
     assert "4 points were tried, in an order" in text

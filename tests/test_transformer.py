@@ -87,9 +87,9 @@ def test_codes_are_those_of_extract(
     extracted: codes.Codes, paths: list[str], tmp_path: Path, depth: str, cached: bool
 ) -> None:
     cache = tmp_path / "c.h5" if cached else None
-    found = CNNCodes(depth=depth, cache=cache, **SMALL).fit_transform(paths)
-    assert found.dtype == np.float32
-    close(found, extracted.arrays(depth)[0])
+    rows = CNNCodes(depth=depth, cache=cache, **SMALL).fit_transform(paths)
+    assert rows.dtype == np.float32
+    close(rows, extracted.arrays(depth)[0])
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -100,8 +100,8 @@ def test_paths_pictures_and_arrays_may_be_mixed_in_any_order(
     items = [Path(paths[7]), Image.open(paths[0]), np.asarray(Image.open(paths[3]))]
     items += [paths[7], paths[12]]
     cache = tmp_path / "c.h5" if cached else None
-    found = CNNCodes(cache=cache, **SMALL).fit_transform(items)
-    close(found, extracted.arrays("penultimate")[0][order])
+    rows = CNNCodes(cache=cache, **SMALL).fit_transform(items)
+    close(rows, extracted.arrays("penultimate")[0][order])
 
 
 def test_cross_validation_computes_each_image_once(
@@ -199,13 +199,13 @@ def test_a_cached_transform_imports_no_torch(
         "import sys, joblib; made = joblib.load(sys.argv[1]); "
         "made.transform(sys.argv[2:]); print('torch' in sys.modules)"
     )
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "made.joblib", *paths],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert said.stdout == "False\n"
+    assert result.stdout == "False\n"
 
 
 def test_a_pickle_is_small_and_a_clone_is_unfitted(paths: list[str]) -> None:

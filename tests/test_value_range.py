@@ -63,13 +63,13 @@ def test_a_range_gives_12_bits_the_accuracy_of_8(stripes, tmp_path):
     eight = write_stripes(tmp_path / "eight", as_8_bits)
     best = accuracy(extracted(eight, tmp_path / "8.h5"))
     dark = accuracy(extracted(stripes, tmp_path / "dark.h5"))
-    found = [
-        accuracy(extracted(stripes, tmp_path / f"{k}.h5", value_range=asked))
-        for k, asked in enumerate([(0, 4095), "auto"])
+    items = [
+        accuracy(extracted(stripes, tmp_path / f"{k}.h5", value_range=value_range))
+        for k, value_range in enumerate([(0, 4095), "auto"])
     ]
     assert best > 0.9
     assert dark < best - 0.1
-    assert min(found) > best - 0.05
+    assert min(items) > best - 0.05
 
 
 SENTENCE = "30 images of more than 8 bits do not fill their range (brightest value 3,"
@@ -77,15 +77,15 @@ SENTENCE = "30 images of more than 8 bits do not fill their range (brightest val
 
 def test_it_is_said_an_image_and_once_in_the_end(stripes, tmp_path):
     with pytest.warns(UserWarning, match="do not fill their range") as caught:
-        found = featpipe.extract(stripes, tmp_path / "x.h5", limit=30, **MINI)
+        file = featpipe.extract(stripes, tmp_path / "x.h5", limit=30, **MINI)
     assert len(caught) == 1
-    assert len([text for *_, text in found.notes if text.startswith("brightest")]) == 30
-    said = featpipe_says(
+    assert len([text for *_, text in file.notes if text.startswith("brightest")]) == 30
+    result = featpipe_says(
         "extract", stripes, "-o", tmp_path / "y.h5", "--limit", 30, *CLI
     )
-    assert said.exit_code == 0
-    assert said.stderr.count(SENTENCE) == 1
-    assert "value range 0:4095 (--value-range) keeps it" in said.stderr
+    assert result.exit_code == 0
+    assert result.stderr.count(SENTENCE) == 1
+    assert "value range 0:4095 (--value-range) keeps it" in result.stderr
     with pytest.warns(UserWarning, match="1 image of more than 8 bits does not fill"):
         featpipe.CNNCodes(**MINI).fit_transform([stripes / "train" / "a" / "0.png"])
 
@@ -109,8 +109,8 @@ def test_all_doors_give_the_same_codes(stripes, tmp_path):
     paths = [stripes / path for path in codes.paths[:9]]
     X, _ = codes.arrays("penultimate")
     for items in (paths, [Image.open(path) for path in paths]):
-        found = featpipe.CNNCodes(**MINI, value_range="0:4095").fit_transform(items)
-        assert np.allclose(found, X[:9], atol=1e-4)
+        rows = featpipe.CNNCodes(**MINI, value_range="0:4095").fit_transform(items)
+        assert np.allclose(rows, X[:9], atol=1e-4)
     cached = featpipe.CNNCodes(**MINI, value_range="0:4095", cache=codes.path)
     assert np.array_equal(cached.fit_transform(paths), X[:9])
     with pytest.raises(CodesError, match="value_range"):
@@ -124,11 +124,11 @@ def test_a_model_predicts_with_the_range_of_its_codes(stripes, tmp_path):
     assert model.model.recipe(None).value_range == (0.0, 4095.0)
     test = codes.splits == "test"
     X, _ = codes.arrays("penultimate")
-    found = model.classify([stripes / p for p in np.array(codes.paths)[test]])
+    predictions = model.classify([stripes / p for p in np.array(codes.paths)[test]])
     expected = model.model.estimator().decision_function(X[test])
-    assert np.allclose(found.scores[:, 1], expected, atol=1e-3)
-    said = featpipe_says("predict", tmp_path / "x.model", stripes / "test")
-    assert "accuracy 100.0 %" in said.stdout, said.output
+    assert np.allclose(predictions.scores[:, 1], expected, atol=1e-3)
+    result = featpipe_says("predict", tmp_path / "x.model", stripes / "test")
+    assert "accuracy 100.0 %" in result.stdout, result.output
 
 
 def test_a_model_of_a_range_that_is_none_is_refused(stripes, tmp_path):
@@ -145,23 +145,23 @@ def test_a_model_of_a_range_that_is_none_is_refused(stripes, tmp_path):
 
 def test_finetune_takes_the_range(stripes, tmp_path):
     options = {**MINI, "train": "head", "epochs": 1, "lr": 0.01, "limit": 60}
-    found = featpipe.finetune(
+    tuned = featpipe.finetune(
         stripes, tmp_path / "t.model", **options, value_range="0:4095"
     )
-    model = featpipe.load(found.path)
+    model = featpipe.load(tuned.path)
     assert model.model.fingerprint["decoding"]["value_range"] == [0, 4095]
 
 
 def test_run_takes_the_range_and_refuses_what_is_none(stripes, tmp_path):
     out = tmp_path / "out"
-    said = featpipe_says(
+    outcome = featpipe_says(
         *("run", stripes, "-o", out, *CLI, "--value-range", "0:4095"),
         *("--classifiers", "nearest-mean", "--limit", 60),
     )
-    assert said.exit_code == 0, said.output
-    assert "do not fill" not in said.stderr
-    found = featpipe.read(out / "codes.h5").provenance["decoding"]
-    assert found["value_range"] == [0, 4095]
+    assert outcome.exit_code == 0, outcome.output
+    assert "do not fill" not in outcome.stderr
+    result = featpipe.read(out / "codes.h5").provenance["decoding"]
+    assert result["value_range"] == [0, 4095]
     shown = featpipe_says("inspect", out / "codes.h5").stdout
     assert ", value range 0:4095" in shown
     line = refused("extract", stripes, "-o", tmp_path / "z.h5", "--value-range", "4095")

@@ -172,11 +172,11 @@ def apart(
                 resource.RLIMIT_CPU, (ceil(seconds), resource.RLIM_INFINITY)
             )
         try:
-            said = {"value": act()}
+            results = {"value": act()}
         except BaseException as error:
-            said = {"error": type(error).__name__, "text": str(error)}
+            results = {"error": type(error).__name__, "text": str(error)}
         try:
-            os.write(writer, json.dumps(said).encode())
+            os.write(writer, json.dumps(results).encode())
         finally:
             os._exit(0)
     os.close(writer)
@@ -214,9 +214,9 @@ def counted(act: Callable[[], Any]) -> dict[str, list[str]]:
         act()
         return traps.steps
 
-    found = apart(run)
-    assert "value" in found, found
-    return found["value"]
+    result = apart(run)
+    assert "value" in result, result
+    return result["value"]
 
 
 def kills(steps: dict[str, list[str]]) -> list[Trap]:

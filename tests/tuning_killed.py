@@ -57,11 +57,11 @@ def in_a_fork(photos: Path, model: Path, kill_at: int) -> bool:
 
 
 def digest(model: Path) -> str:
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     with safe_open(model, framework="np") as file:
         for name in sorted(file.keys()):
-            found.update(name.encode() + file.get_tensor(name).tobytes())
-    return found.hexdigest()
+            checksum.update(name.encode() + file.get_tensor(name).tobytes())
+    return checksum.hexdigest()
 
 
 def say(model: Path, kills: int) -> None:
