@@ -374,14 +374,14 @@ def count(
     # Made once, and not in every fork.
     {"images": pictures, "codes": whole_codes, "models": whole_model}[name]()
     while k < last and time.monotonic() < end:
-        outcomes, number = _in_a_fork(kind, seed, k, min(last, k + BATCH), LIMIT)
+        lines, number = _in_a_fork(kind, seed, k, min(last, k + BATCH), LIMIT)
         if number in (signal.SIGALRM, signal.SIGPROF):
             slow += 1
-            outcomes.append(_again(kind, seed, k + len(outcomes)))
+            lines.append(_again(kind, seed, k + len(lines)))
         elif number:
-            sort = kind.make(np.random.default_rng([seed, k + len(outcomes)])).sort
-            outcomes.append(f"{sort}\tsignal {number}")
-        for line in outcomes:
+            sort = kind.make(np.random.default_rng([seed, k + len(lines)])).sort
+            lines.append(f"{sort}\tsignal {number}")
+        for line in lines:
             sort, _, outcome = line.partition("\t")
             outcomes[sort][outcome] += 1
             if outcome not in GOOD:
