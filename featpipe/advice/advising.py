@@ -224,6 +224,7 @@ def advise(
     # Rounded, so that rounding errors do not decide; of equal depths the narrowest.
     best = max(depths, key=lambda scores: (round(scores.logme, 9), -scores.width))
     sizes = np.unique(labelled.labels[protocol.final.train], return_counts=True)[1]
+    # None with a single depth: unknown is neither similar nor different.
     similarity = _similarity(names, is_correct)
     advice = Advice(
         file=os.fspath(file.path),

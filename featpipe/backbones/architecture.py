@@ -91,5 +91,6 @@ class Architecture:
         Without an entry, as for random weights and files, it is built for the newest.
         """
         if entry is None and self.newest is not None:
+            # A file most likely holds the weights of the usual network.
             entry = self.entries[self.newest]
         return self.builder(**(entry.build_arguments if entry else {}))

@@ -29,6 +29,7 @@ _POOLS = {
     "tokens": ("cls", "mean", "flatten", "map", "map32"),
 }
 _ALL_POOLS = tuple(dict.fromkeys(how for pools in _POOLS.values() for how in pools))
+# `map` has half precision, since maps are up to a thousand times larger than codes.
 _WHOLE = {"map": torch.float16, "map32": torch.float32}
 _GEM_POWER = 3.0
 
@@ -139,6 +140,7 @@ def parse(spec: str, nodes: Sequence[str], *, backbone: str) -> tuple[str, str |
         If there is no such node or pool; the message has the choices.
     """
     node, colon, how = spec.partition(":")
+    # The general message below would suggest `penultimate` itself.
     if node == PENULTIMATE and nodes and node not in nodes:
         raise ValueError(
             f"featpipe cannot tell which layer of backbone {backbone!r} computes the "
@@ -190,6 +192,7 @@ def name_depth(node: str, how: str | None, shape: Shape, layout: Layout) -> Dept
             f"depth {f'{node}:{how}'!r}: the output of {node!r} is a {layout.kind} of "
             f"shape {shape}, which does not take the pool {how!r}; {remedy}"
         )
+    # The default pool of `penultimate` is left out of its name, as users write it.
     default = _default_pool(layout)
     chosen = how or default
     is_implied = chosen is None or (node == PENULTIMATE and chosen == default)
@@ -285,6 +288,7 @@ def _stored_shape(how: str | None, shape: Shape, layout: Layout) -> Shape:
 
 def _nearest(node: str, nodes: Sequence[str]) -> list[str]:
     """Return at most ten names: similar ones, `penultimate`, then the outermost."""
+    # A typing error has a similar name; whoever guesses needs the outermost nodes.
     near = difflib.get_close_matches(node, nodes, n=5, cutoff=0.5)
     outer = sorted(nodes, key=lambda name: name.count("."))
     return list(dict.fromkeys([*near, PENULTIMATE, *outer]))[:10]

@@ -142,6 +142,7 @@ def _value(text: str) -> Any:
 @contextmanager
 def _current_folder_importable() -> Iterator[None]:
     here = str(Path.cwd())
+    # In front, so that the user's own module wins over an installed one.
     sys.path.insert(0, here)
     try:
         yield

@@ -49,6 +49,7 @@ class Hooked:
 
     def keys(self, nodes: Iterable[str]) -> set[str]:
         """Return the state-dict keys of the layers that these nodes need."""
+        # Every module that started before a node's output may have taken part in it.
         last = max((self._n_started[name] for name in nodes), default=0)
         keys: set[str] = set()
         for name in self._started[:last]:
@@ -157,11 +158,13 @@ class _Pass:
             self._parameters.update((id(p), p.numel()) for p in inside)
             self._entered = x
             return
+        # Codes need one row for each image, which outputs such as a loss do not have.
         if isinstance(x, Tensor) and x.shape[:1] == (_N_PROBE,) and tap.module:
             name = f"{tap.module}_{tap.call}" if tap.call else tap.module
             self._add(name, tap, x)
         after = makes_scores(module) or isinstance(module, AFTER_SCORES)
         if is_leaf(module) and not after:
+            # A layer after the scores means that those were no class scores.
             self._heads = []
         if makes_scores(module) and isinstance(self._entered, Tensor):
             entering = _Tap(tap.module, tap.call, leaving=False)
@@ -195,6 +198,8 @@ class _Pass:
                 at = self.started.index(tap.module)
                 self.n_started[PENULTIMATE] = at
                 return
+            # Of several heads none is the one before the scores; a product outside of
+            # any module has no input that a hook could take.
             if heads or output is self._product:
                 return
         if isinstance(output, Tensor) and output.shape[:1] == (_N_PROBE,):
@@ -244,6 +249,7 @@ def _hooks(
 
     handles = []
     try:
+        # Sorted, so that the order of hooks does not change from run to run.
         for name in sorted(names):
             module = network.get_submodule(name)
             handles.append(module.register_forward_pre_hook(before(name)))

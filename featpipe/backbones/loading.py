@@ -107,6 +107,7 @@ def load(
     filled = None
     is_filled = download or chosen.is_local
     if chosen.to_read and is_filled:
+        # Weights of the head may be missing: codes do not need them.
         needed = outline.keys(stop.node for stop in stops)
         file = read(chosen, name)
         source = str(chosen.path or chosen.name)
@@ -246,6 +247,7 @@ def _stops(
                 f"the output of depth {node!r} of backbone {name!r} is no map, tokens "
                 f"or vector per image; `featpipe depths {name}` lists other depths"
             )
+    # Two specs may mean the same depth, such as layer3 and layer3:avg.
     stops = (
         name_depth(node, how, seen[node].shape, layouts[node]) for node, how in requests
     )

@@ -93,6 +93,7 @@ class Backbone:
         ValueError
             If the images have another shape or dtype.
         """
+        # Floats would be divided by 255 again, without any error.
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"images must be uint8 of shape (n, 3, S, S), not {images.dtype} of "
@@ -174,6 +175,7 @@ class Backbone:
 
     def normalised(self, images: Tensor) -> Tensor:
         """Return uint8 images (n, 3, S, S) as input of the network, on the device."""
+        # On a GPU the copy runs while the previous batch is computed.
         x = images.to(self.device, non_blocking=True)
         # After the copy, since uint8 has a quarter of the bytes.
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(255)

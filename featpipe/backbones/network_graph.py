@@ -80,6 +80,7 @@ def outline(network: nn.Module, *, side: int, trusted: bool = False) -> NetworkG
     if trusted:
         return traced
     if _same_scores(network, traced.whole(), side):
+        # Only untrusted networks may average heads or scale scores.
         traced.drop_class_scores(side)
         return traced
     return Hooked(network, side=side)

@@ -109,6 +109,7 @@ def trainable_whole(backbone: Backbone, node: str | None = None) -> TrainablePar
     prefix = "network." if isinstance(outline, Hooked) else ""
     part = TrainablePart(cut, prefix, frozenset(frozen))
     # Layers after the depths do not count, since they get no gradient.
+    # A parameter that no depth needs gets no gradient, so it does not count.
     keys = {prefix + key for key in backbone.needed()}
     if not any(not part.is_frozen(n) for n, _ in cut.named_parameters() if n in keys):
         raise ValueError(
@@ -145,9 +146,11 @@ def input_depth(backbone: Backbone, node: str, how: str = "map32") -> Depth | No
     """
     _require_node(backbone, node)
     outline, side = backbone._outline, backbone.preprocessing.crop
+    # Inside a residual block two tensors enter, and a file holds one.
     name = outline.input_node(node, backbone.depths)
     if name is None:
         return None
+    # At the size of the backbone, on which the shape of a map depends.
     seen = outline.look([name], side, side)
     layout = layouts_of(outline, seen, side).get(name)
     if layout is None:

@@ -180,6 +180,7 @@ class Preprocessing:
             )
             canvas.paste(image, (max(side - width, 0) // 2, max(side - height, 0) // 2))
             image = canvas
+        # Python rounds halves to even, and so does torchvision's centre crop.
         left, top = self.corner(image.size)
         return image.crop((left, top, left + side, top + side))
 
@@ -187,6 +188,7 @@ class Preprocessing:
     def _margin(self) -> tuple[int, int, int]:
         if self.crop_mode != "border":
             return 0, 0, 0
+        # Pixels of the mean become zero when the backbone normalises them.
         red, green, blue = (round(255 * value) for value in self.mean)
         return red, green, blue
 
@@ -272,6 +274,7 @@ def _three(name: str, values: Sequence[float] | float) -> tuple[float, ...]:
 def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     """Return width and height for a shorter side; the longer one is rounded down."""
     width, height = size
+    # As torchvision computes it; rounding to nearest would move some crops by a pixel.
     if width <= height:
         return shorter, int(shorter * height / width)
     return int(shorter * width / height), shorter

@@ -99,6 +99,7 @@ def choose(
     if name.lower() == "none":
         return Weights("none")
     # torchvision prints entries as ResNet50_Weights.IMAGENET1K_V1.
+    # Entries first: a file named like one can be given as ./NAME.
     entry = name.rpartition("_Weights.")[2]
     if entry in entries:
         return Weights(entry, entries[entry])

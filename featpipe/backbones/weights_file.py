@@ -89,6 +89,7 @@ def _require_plain(tensors: Mapping[str, Any], path: Path) -> None:
 
 
 def _is_plain(tensor: Tensor) -> bool:
+    # Floats of 8 bits have no arithmetic on a CPU.
     numbers = not tensor.is_floating_point() or tensor.dtype.itemsize > 1
     return (
         tensor.layout == torch.strided

@@ -215,6 +215,7 @@ class PathClassifier(ClassifierMixin, BaseEstimator):
         (n,) of the type of ``classes_``
         """
         values = self.decision_function(X)
+        # Two classes have one column of scores, that of the second.
         numbers = values > 0 if values.ndim == 1 else values.argmax(axis=1)
         predicted: np.ndarray = self.classes_[numbers.astype(int)]
         return predicted

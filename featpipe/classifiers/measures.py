@@ -47,6 +47,7 @@ def class_weights(
         return np.ones(len(classes))
     if isinstance(class_weight, str) and class_weight == "balanced":
         present = mass > 0
+        # Classes without rows would divide by zero.
         share = np.where(present, mass, 1.0) * np.count_nonzero(present)
         return np.where(present, mass.sum() / share, 1.0)
     if not isinstance(class_weight, dict):
@@ -133,6 +134,7 @@ def _score(
     n_classes: int,
     metric: str,
 ) -> float:
+    # With weights, a row that weighs twice counts as two rows.
     hit = weights * (truth == predicted)
     if metric == "accuracy":
         return float(hit.sum() / max(weights.sum(), np.finfo(float).tiny))

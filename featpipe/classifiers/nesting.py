@@ -80,6 +80,7 @@ def fit_nested(
     """
     from featpipe import solvers
 
+    # The models of a user who fits each part alone, which the shared path must equal.
     models = [clone(model).set_params(cv=part.selection) for part in parts]
     all_rows = clone(model)._prepare(X, y)
     if not _can_share(model, all_rows.problem, parts):
@@ -118,6 +119,7 @@ class _SharedFits:
     """
 
     def __init__(self, parts: Sequence[NestedPart]) -> None:
+        # By the bytes of their rows, since arrays cannot be keys.
         self._numbers: dict[bytes, int] = {}
         trains: list[np.ndarray] = []
         held: list[np.ndarray] = []

@@ -124,6 +124,7 @@ def extract_codes(
     if check is not None:
         check(image_set)
     latest: list[Progress] = []
+    # The bar ends with this block, and the summary is printed after it.
     with image_progress() as show:
 
         def progress(tally: "Progress") -> None:
@@ -171,6 +172,7 @@ def _print_done(codes: "Codes", tally: "Progress") -> None:
     for text in tally.messages:
         terminal.info(text)
     provenance = codes.provenance
+    # Whoever allowed random codes should be reminded with every run.
     if random := provenance["preprocessing"].get("random"):
         terminal.info(f"codes are not a function of the image: {random}")
     notes = (note for *_, note in codes.notes)

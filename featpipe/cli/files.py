@@ -68,6 +68,7 @@ def _print_facts(file: "Codes") -> None:
         "made with": format_mapping(provenance.get("versions")),
     }
     if provenance.get("shard"):
+        # Only where there is one: most files are whole.
         facts["shard"] = (
             f"{provenance['shard'].get('number')}/{provenance['shard'].get('of')}"
         )
@@ -88,6 +89,7 @@ def _print_classes(file: "Codes") -> None:
     table.add_column("class")
     for split in splits:
         table.add_column(split or "images", justify="right")
+    # Unlabelled images are counted too, so that the sums are right.
     numbers = [*range(len(file.class_names)), *([-1] if -1 in file.labels else [])]
     shown = numbers if terminal.verbose else numbers[: 2 * _FEW]
     for number in shown:

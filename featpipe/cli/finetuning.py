@@ -123,6 +123,7 @@ def finetune(
         )
     if json_path:
         result.write_json(json_path)
+    # After the file is written: a closed terminal must not lose a score.
     _print_result(result)
     if json_path:
         terminal.info(f"wrote {json_path}")
@@ -132,6 +133,7 @@ def _print_result(result: "Finetuned") -> None:
     score = result.score
     for text in result.notes:
         terminal.info(text)
+    # All rates that were tried, since the best at an end of them may lie beyond it.
     tried = ", ".join(f"{rate:g}" for rate in sorted(result.rates))
     chosen = f"of {tried} " if len(result.rates) > 1 else ""
     epochs = "epoch" + "s" * (result.epoch != 1)

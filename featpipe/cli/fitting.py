@@ -87,6 +87,7 @@ def _print_fit(model: "Predictor", output: Path) -> None:
     fitted, training = model.model, model.model.training
     for text in training["warnings"]:
         terminal.info(text)
+    # Five, so that a thousand classes still fit on a line.
     names = ", ".join(fitted.class_names[:5])
     more = f" and {len(fitted.class_names) - 5} more" * (len(fitted.class_names) > 5)
     terminal.info(
@@ -136,6 +137,7 @@ def export(
         model,
         weights=weights,
         backbone=backbone,
+        # onnxruntime is compared on the CPU, where every machine can run it.
         device="cpu",
         max_pixels=pixel_limit(max_pixels),
     )

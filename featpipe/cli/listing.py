@@ -47,6 +47,7 @@ def backbones(
                 row.name,
                 str(row.input_size),
                 f"{row.n_parameters / 1e6:,.1f} M",
+                # Weights of other tasks have no accuracy on ImageNet.
                 "" if row.accuracy is None else f"{row.accuracy:.1f}",
                 # `fromkeys` drops the default where it comes again.
                 ", ".join(dict.fromkeys([row.default, *row.weights])),

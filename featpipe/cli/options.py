@@ -24,6 +24,7 @@ MACHINE = "The machine"
 WRITING = "What is written"
 
 
+# A text and not a path, since `torchvision:NAME` is a source too.
 Source = Annotated[
     str,
     typer.Argument(
@@ -50,6 +51,7 @@ Backbone = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+# A text, for names of entries and for paths.
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -71,6 +73,7 @@ ExtractDepths = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+# Off, since it doubles the time.
 HFlip = Annotated[
     bool,
     typer.Option(
@@ -79,6 +82,7 @@ HFlip = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+# A text, since torch has more devices than a list could name.
 Device = Annotated[
     str,
     typer.Option(
@@ -139,6 +143,7 @@ Workers = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+# None: weights give their best codes at the size that they were trained with.
 InputSize = Annotated[
     int | None,
     typer.Option(
@@ -169,6 +174,7 @@ Crop = Annotated[
         rich_help_panel=_PREPROCESSING,
     ),
 ]
+# One text, since an option that takes three values could not take one.
 Mean = Annotated[
     str | None,
     typer.Option(
@@ -226,6 +232,7 @@ AllowRandom = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
+# Off, since names of folders are labels nearly always.
 Unlabelled = Annotated[
     bool,
     typer.Option("--unlabelled", help="Ignore labels and splits in folder names."),
@@ -292,6 +299,7 @@ BreakLock = Annotated[
         rich_help_panel=WRITING,
     ),
 ]
+# Not drawn, so that a run can be repeated without noting its seed.
 Seed = Annotated[
     int,
     typer.Option(

@@ -37,6 +37,7 @@ def require_outputs(
             files.require_writable(path)
             if name not in codes:
                 _require_no_image(name, path)
+            # An output among the parts would be removed with them.
             _require_outside(name, path, outputs)
     for name, paths in inputs.items():
         for path in paths if isinstance(paths, list | tuple) else [paths]:

@@ -50,6 +50,7 @@ def jobs_of(values: Mapping[str, Any]) -> "Jobs | None":
         return None
     from featpipe.parallel import Jobs
 
+    # Here and not in `Jobs`, so that the message has the names of the options.
     if scheduler is not None and backend is not Backend.dask:
         raise typer.BadParameter("--scheduler goes with --backend dask")
     if scheduler is None and backend is Backend.dask:

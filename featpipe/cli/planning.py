@@ -25,6 +25,7 @@ def print_plan(job: "Extraction", image_set: "ImageSet", *, overwrite: bool) -> 
     facts |= {name: format_mapping(value) for name, value in update.fingerprint.items()}
     facts["decoding"] = describe_decoding(update.fingerprint["decoding"])
     if update.fingerprint["weights_sha256"] is None:
+        # The digest is that of tensors, which are not there before the download.
         facts["weights_sha256"] = "not known: a plan downloads no weights"
     print_facts(facts)
     if len(update.todo) or update.added:

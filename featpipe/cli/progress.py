@@ -54,12 +54,14 @@ def training_progress() -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def _shown(what: str, *, guess: bool) -> Iterator[Callable[[int, int, str], None]]:
+    # The caller need not know whether anything is shown.
     if terminal.quiet:
         yield lambda done, total, text: None
     elif terminal.err.is_terminal:
         with _bar(what, guess) as show:
             yield show
     else:
+        # A log file should not get a line for every batch.
         throttle = Throttle()
 
         def line(done: int, total: int, text: str) -> None:
@@ -109,6 +111,7 @@ def pace(tally: "Progress") -> str:
 
 def duration(seconds: float) -> str:
     """Return a time as text, with at most two units."""
+    # Two units are enough: nobody needs the seconds of a day.
     whole = round(seconds)
     for size, unit, smaller, name in (
         (86_400, "d", 3_600, "h"),

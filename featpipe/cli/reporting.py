@@ -59,6 +59,7 @@ def report(
         featpipe report flowers.h5 -o flowers.html
         featpipe report flowers.h5 --scores scores.json -o flowers.html --png plots
     """
+    # A BadParameter is wrong usage, with exit status 2.
     if output is None and png is None:
         raise typer.BadParameter("nothing to write; give -o F.html, --png DIR, or both")
     _check_outputs(files, output, scores, png)
@@ -73,6 +74,7 @@ def _check_outputs(
     require_outputs({"-o": output}, {**codes, "--scores": scores})
     if png is not None:
         require_own_name(png)
+        # A folder cannot go through `require_outputs`, which expects files.
         require_distinct({"-o": output, "--png": png}, {})
         if png.exists() and not png.is_dir():
             raise NotADirectoryError(f"{png} is a file; give --png a folder")
@@ -101,6 +103,7 @@ def write_report(
     """
     from featpipe.report import make_report
 
+    # Without scores the report compares first, which takes minutes.
     with fit_progress() as progress:
         page = make_report(files, scores, notes=notes, seed=seed, progress=progress)
     if output is not None:

@@ -50,6 +50,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
             break
         keep.remove(k)
         table = _table(columns, cells, keep)
+    # Without optional columns left to drop, words break rather than disappear.
     if _least_width(table) > terminal.out.width:
         for column in table.columns:
             column.min_width, column.no_wrap = None, False

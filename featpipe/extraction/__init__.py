@@ -192,6 +192,7 @@ def extract(
     >>> X.shape, y.shape, codes.class_names
     ((12, 384), (12,), ['daisy', 'rose', 'tulip'])
     """
+    # Checked before the images are listed, which may take minutes.
     recipe = Recipe(
         backbone=backbone,
         weights=weights,
@@ -213,6 +214,8 @@ def extract(
     )
     job = Extraction(
         recipe,
+        # Rows are found again by their path, so that two rows cannot share one. The
+        # codes file may lie inside the folder of images.
         require_different_paths(
             image_set_of(
                 source, unlabelled=unlabelled, limit=limit, ignore=belongs_to(path)
@@ -226,6 +229,7 @@ def extract(
         progress=progress,
     )
     codes = job.run(overwrite=overwrite, break_lock=break_lock)
+    # One warning for all images, not one for each.
     notes = (note for *_, note in codes.notes)
     if text := images.describe_values(notes, recipe.value_range):
         warnings.warn(f"{codes.path}: {text}", UserWarning, stacklevel=2)

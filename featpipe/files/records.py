@@ -47,6 +47,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
             parse_float=_finite,
             parse_int=_bounded,
         )
+    # Python's parser recurses, and a hostile file can nest without end.
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -63,6 +64,7 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
+    # The length first, since `int` of a million digits takes minutes.
     if len(text) > 20 or abs(number := int(text)) >= 2**64:
         raise ValueError(f"{text:.20} has more than 64 bits")
     return number

@@ -192,6 +192,7 @@ def finetune(
         ...
     ValueError: epochs=0 has to be a whole number from 1 to 100,000
     """
+    # Checked before the images are listed, which may take minutes.
     settings = Settings(
         train=train,
         init=init,
@@ -217,6 +218,7 @@ def finetune(
     recipe = Recipe(
         backbone=backbone,
         weights=weights,
+        # One depth, since the head has one input.
         depths=(depth,),
         precision=precision,
         seed=seed,
@@ -232,11 +234,13 @@ def finetune(
     job = Finetuning(
         settings,
         recipe,
+        # An image that is listed twice could be on both sides of a split.
         require_different_paths(
             image_set_of(
                 source,
                 unlabelled=unlabelled,
                 limit=limit,
+                # The outputs may lie inside the folder of images.
                 ignore=belongs_to(path, codes),
             )
         ),

@@ -169,6 +169,7 @@ def _is_deep(picture: Any) -> bool:
 
 def _encoded_deep(picture: Any) -> bytes:
     """Return a picture of more than 8 bits with all its bits, for `decode` to scale."""
+    # An error of reading an opened file comes here, as one of this image.
     picture.load()
     picture = upright(picture, picture, [])
     if picture.mode in ("I", "F"):
@@ -176,6 +177,8 @@ def _encoded_deep(picture: Any) -> bytes:
         picture.save(file, "TIFF")
         return file.getvalue()
     # PGM holds 16 bits big-endian.
+    # The highest value of the bits and not of the picture, so that a series has one
+    # scale.
     header = b"P5\n%d %d\n65535\n" % picture.size
     return header + np.asarray(picture).astype(">u2").tobytes()
 

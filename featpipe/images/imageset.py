@@ -110,6 +110,7 @@ class ImageRow(NamedTuple):
     mtime: int = 0
 
 
+# Compared by identity, since `==` of two arrays has no single answer.
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """The images of a source, with labels, splits and groups.
@@ -194,6 +195,7 @@ class ImageSet:
             if any(counts[k, split] for split in splits)
         ]
         lines = "".join(
+            # Names of folders may hold markup.
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
             for row in rows
         )
@@ -220,6 +222,7 @@ class ImageSet:
 
         `class_names`, `failures` and `n_hidden` stay as they are.
         """
+        # Failures stay, since a choice of rows must not hide them.
         rows = np.asarray(list(indices), dtype=np.int64)
         return replace(
             self,
@@ -236,6 +239,7 @@ class ImageSet:
 
         `take` keeps the failures, and the reader of all arrays or members.
         """
+        # A reader of arrays, or of an archive, would send all its content along.
         taken = self.take(indices)
         only = getattr(self.reader, "only", None)
         reader = self.reader if only is None else only(taken.paths)
@@ -261,6 +265,7 @@ class ImageSet:
         require_number("limit", limit, 1, 10**12, instead="or None")
         if limit >= len(self):
             return self
+        # The first paths alone would all be of one class.
         cells: dict[tuple[bool, int, str], int] = {}
         turns = []
         for label, split in zip(self.labels.tolist(), self.splits, strict=True):
@@ -271,6 +276,7 @@ class ImageSet:
         return self.take(sorted(order[:limit]))
 
 
+# By the alphabet, test would come before train.
 _SPLIT_ORDER = {"train": "0", "val": "1", "test": "2", "": "3"}
 
 
@@ -338,6 +344,7 @@ def _require_readable_names(names: Iterable[str]) -> None:
         return
     for name in names:
         if not name.isascii():
+            # Elsewhere the same bytes would be another name, which no row has.
             raise ValueError(
                 f"{name!a:.200} is not ASCII, and this Python reads file names as "
                 f"{encoding}; set PYTHONUTF8=1 in the environment, or a locale of UTF-8"

@@ -37,6 +37,7 @@ _FILLERS = {
     *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures"),
     *("sample", "samples", "example", "examples", "file", "files", "folder", "dir"),
 }
+# Digits and underscores separate words, as in fold_1 and train2.
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CAMEL_CASE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z]+")
 
@@ -188,6 +189,7 @@ def _warn_of_lookalikes(
         parts = row.path.split("/", 2)
         if len(parts) > 2 and parts[0] in below:
             below[parts[0]].add(parts[1])
+    # The same folders in every class are hardly subclasses.
     common = set.intersection(*below.values()) if len(below) > 1 else set()
     if splits or (len(of_words) > 1 and "" not in of_words):
         why = f"{quoted(sorted(splits) or names)} may be names of splits"
@@ -224,6 +226,7 @@ def _assigned(rows: Sequence[ImageRow], splits: Mapping[str, str]) -> list[Image
 
 
 def _label_and_split(folder: str, splits: Mapping[str, str]) -> tuple[str, str]:
+    # Only the first two levels have a meaning; a million paths are split here.
     parts = folder.split("/", 2)
     split = splits[parts.pop(0)] if splits and folder else ""
     return (parts[0] if parts else ""), split

@@ -48,6 +48,7 @@ _FOREIGN = (
 
 def describe_non_image(content: bytes) -> str:
     """Return what a file is that is certainly not a readable image; "" if not known."""
+    # The beginning is enough, and patterns on a whole video would take long.
     head = content[:512]
     for pattern, name in _FOREIGN:
         if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
@@ -59,6 +60,7 @@ def unknown(content: bytes, formats: Sequence[str]) -> str:
     """Return a description of content that is in none of these formats."""
     allowed = ", ".join(formats)
     head = content[:512]
+    # An interrupted copy often leaves a file of zeros of the right size.
     if not any(head):
         return "only zero bytes; was it copied in full?"
     kind = "a text file" if not re.search(rb"[\x00-\x08\x0e-\x1f]", head) else "unknown"

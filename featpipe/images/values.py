@@ -62,6 +62,7 @@ def parse_value_range(value: object) -> ValueRange:
     >>> parse_value_range("0:4095"), parse_value_range("auto")
     ((0.0, 4095.0), 'auto')
     """
+    # Stays empty for every other type, and then has no two numbers.
     parts: Sequence[Any] = ()
     if isinstance(value, str):
         if value in ("file", "auto"):
@@ -155,6 +156,7 @@ def samples_of(
 
 def _rawmode(tile: Sequence[Any]) -> str:
     """Return Pillow's name of the stored layout; "" if the tiles have several."""
+    # Tiles of different layouts have no common second reading.
     args = {t[3] if isinstance(t[3], str) else str(t[3][0]) for t in tile if t[3]}
     return args.pop() if len(args) == 1 else ""
 
@@ -167,6 +169,7 @@ def _reread(image: Any, rawmode: str) -> Image.Image:
         )
         for tile in image.tile
     ]
+    # Pillow would refuse four bytes per pixel for an image of mode LA.
     if rawmode == "RGBA":
         image._mode = "RGBA"
     image.load()
@@ -276,6 +279,7 @@ def unfilled(low: float, high: float, highest: float) -> str:
     # At least one of its bits is unused.
     if 2 * high <= highest:
         return f"brightest value {high:,.0f} of {highest:,.0f}"
+    # Two bits or more are unused: contrast suffers visibly.
     if low < high and 4 * (high - low) <= highest:
         return f"values {low:,.0f} to {high:,.0f} of {highest:,.0f}"
     return ""

@@ -13,6 +13,7 @@ __all__ = ["HasLabels", "LabelledRows", "labelled_rows"]
 Column = Sequence[str] | np.ndarray
 
 
+# A protocol, so that this package need import neither codes nor images.
 class HasLabels(Protocol):
     """Labels, splits, groups, class names: `Codes`, `ImageSet` or `LabelledRows`.
 
@@ -92,6 +93,7 @@ def labelled_rows(images: HasLabels) -> tuple[np.ndarray, LabelledRows]:
     rows = np.flatnonzero(labels >= 0)
     return rows, LabelledRows(
         labels[rows],
+        # Objects, since numpy's own text type cuts off trailing zero characters.
         np.asarray(images.splits, object)[rows],
         np.asarray(images.groups, object)[rows],
         images.class_names,

@@ -86,6 +86,7 @@ class Protocol:
     @property
     def nested(self) -> bool:
         """Whether there is no split, so that every row is judged by another fit."""
+        # With a split, the final fit is also the one that is judged.
         return self.parts[0] is not self.final
 
     @property

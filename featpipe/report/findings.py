@@ -217,6 +217,7 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
     ValueError
         If the scores were judged on images that the files do not have.
     """
+    # All plots are about the recommended row, and so about its file.
     codes = _file_of(files, scores[0])
     depth = _depth(codes, scores)
     rows, judged, predicted = _align(codes, scores[0])
@@ -236,6 +237,7 @@ def examine(files: Sequence[Codes], scores: Sequence[Score], seed: int = 0) -> F
     )
     # The record has no prediction of training images; a fit without them has.
     predicted = np.where(judged, predicted, probabilities.argmax(axis=1))
+    # A sample, since t-SNE takes half a minute for 5,000 images.
     shown = sample_rows(len(rows), seed=seed)
     points, method = project(X[shown], seed=seed)
     return Findings(
@@ -274,6 +276,7 @@ def examine_unlabelled(codes: Codes, *, seed: int = 0) -> Map:
 def _file_of(files: Sequence[Codes], score: Score) -> Codes:
     named = [f for f in files if os.fspath(f.path) == score.codes]
     # The record may have been made in another folder.
+    # Whole paths differ when a record has been moved with its codes.
     by_name = [f for f in files if f.path.name == os.path.basename(score.codes)]  # noqa: PTH119
     return (named or by_name or list(files))[0]
 

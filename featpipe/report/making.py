@@ -166,6 +166,7 @@ def make_report(
         return Report(files, None, examine_unlabelled(files[0], seed=seed), list(notes))
     if scores is None:
         comparison = compare(files, seed=seed, progress=progress)
+        # Scores that are read come without notes, which belong to their table.
         scores, notes = comparison.scores, [*notes, *comparison.notes]
     elif isinstance(scores, str | os.PathLike):
         scores = read_json(scores)

@@ -64,6 +64,7 @@ def render(
     galleries = _galleries(findings) if findings else []
     sheet = make_sheet(codes, _wanted_rows(galleries, findings, embedding))
     groups, names, wrong = map_groups(findings, embedding)
+    # The page draws the map by Bokeh, so only the other plots become SVG.
     svgs = {
         name: svg_of(name, figure)
         for name, figure in figures_of(findings, embedding, ink="#010203").items()
@@ -74,6 +75,7 @@ def render(
         answer=_answer(findings, codes),
         scores=[_score(score, lowest) for score in scores],
         lowest=f"{100 * lowest:.0f}",
+        # Values and not objects, so that the template computes nothing.
         n_judged=findings.recommended.n_test if findings else 0,
         notes=[*_own_notes(findings, notes), *map(_text, notes)],
         svgs=svgs,
@@ -224,6 +226,7 @@ def _wanted_rows(
 ) -> np.ndarray:
     if findings is None:
         return embedding.rows
+    # One sheet has all pictures of the page, since some are in several places.
     shown = [findings.rows[at] for *_, at in galleries]
     pairs = [
         findings.rows[[pair.row, pair.other]]
@@ -262,6 +265,7 @@ def _gallery(
 def _pairs(findings: Findings | None, sheet: Sheet) -> list[dict[str, Any]]:
     if findings is None:
         return []
+    # The most similar first: a gallery shows only some of them.
     closest = sorted(findings.near_duplicates, key=lambda pair: -pair.cosine)
     return [
         {

@@ -76,6 +76,7 @@ def plot_accuracy_by_depth(scores: Sequence[Score], ax: Axes | None = None) -> A
             # refuses negative lengths.
             xerr=np.clip([low, high], 0, None),
             fmt="osD^vPX"[k % 7],
+            # Colours and markers repeat after seven, for ensembles of many.
             color=COLOURS[k % len(COLOURS)],
             label=name,
             capsize=2,
@@ -124,6 +125,7 @@ def plot_C_curves(scores: Sequence[Score], ax: Axes | None = None) -> Axes:
         ax.plot(C, 100 * value, style, color=colour, label=label, linewidth=1.2)
         chosen = int(np.argmin(np.abs(np.log(C / score.C))))
         ax.plot(C[chosen], 100 * value[chosen], "o", color=colour)
+    # The grid of C is even in the logarithm.
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("C")
@@ -211,6 +213,7 @@ def plot_class_scores(
     values = [100 * score.f1 for score in shown]
     ax.barh(range(len(shown)), values, color=COLOURS[0], height=0.7)
     ax.set_yticks(range(len(shown)), [f"{score.name} ({score.n})" for score in shown])
+    # matplotlib counts upwards, and the worst class should be on top.
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
     ax.set_xlabel("F1 %, with the number of judged images")

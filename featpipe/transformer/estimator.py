@@ -254,6 +254,7 @@ class CNNCodes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         ).run()
 
 
+# One network, since two large ones may not fit into memory.
 @lru_cache(maxsize=1)
 def _stream(recipe: Recipe, machine: Machine, weights_digest: str) -> Stream:
     """Return a stream of images; keep the last, since searches clone for every fit."""
