@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MIN_SIDE_PX", "PREPROCESSING", "WEIGHTS_PATH", "Mini", "load_weights"]
+__all__ = ["PREPROCESSING", "WEIGHTS_PATH", "Mini", "load_weights"]
 
 WEIGHTS_PATH = Path(__file__).with_name("mini.safetensors")
 
@@ -25,10 +25,6 @@ PREPROCESSING = {
     "mean": (0.485, 0.456, 0.406),
     "std": (0.229, 0.224, 0.225),
 }
-
-# With smaller images the deepest maps would be smaller than 4×4, too small for their
-# filters.
-MIN_SIDE_PX = 32
 
 
 class Residual(nn.Module):
