@@ -267,6 +267,18 @@ def test_codes_are_shared_only_inside_the_block_and_for_the_same_fit():
     assert path._codes(task, splits, options) is not first
 
 
+@pytest.mark.parametrize(("n_rows", "one"), [(15, True), (60, False)])
+def test_least_squares_shares_codes_with_the_others_where_all_are_rotated(
+    n_rows, one, monkeypatch
+):
+    monkeypatch.setattr(eigenbasis, "OWN_BASES", 10)
+    given, splits = problem(n_rows)
+    with solvers.share_codes():
+        first = path._codes(given, splits, solvers.Options())
+        other = replace(given, loss="linear")
+        assert (path._codes(other, splits, solvers.Options()) is first) == one
+
+
 def test_units_are_solved_as_they_would_be_alone():
     task, splits = problem()
     Cs = np.array([1e-3, 1e-1, 10.0])

@@ -45,18 +45,24 @@ def fold_codes(
     """
     arrays = [problem.labels, problem.weights, problem.row_weights]
     digest = digest_of(*arrays, *(np.asarray(train) for train, _ in splits))
-    # Only wide codes differ by loss.
-    wide = problem.loss == "linear" and problem.codes.shape[1] > OWN_BASES
+    rotates = _rotates(problem, splits, options)
+    # Only wide codes that are not rotated differ by loss.
+    wide = problem.codes.shape[1] > OWN_BASES and not rotates
+    wide = wide and problem.loss == "linear"
     settings = problem.standardize, problem.n_classes, options.n_bytes, str(device)
     return make_once(
         problem.codes,
         ("folds", digest, wide, settings),
-        lambda: _fold_codes(problem, splits, options, device),
+        lambda: _fold_codes(problem, splits, options, device, rotates),
     )
 
 
 def _fold_codes(
-    problem: Problem, splits: list[Split], options: Options, device: torch.device
+    problem: Problem,
+    splits: list[Split],
+    options: Options,
+    device: torch.device,
+    rotates: bool,
 ) -> FoldCodes:
     n_folds, (weights, row_weights) = len(splits), _weights(problem, splits, device)
     labels = torch.from_numpy(problem.labels).to(device)
@@ -70,7 +76,6 @@ def _fold_codes(
     exact = problem.loss == "linear" or rows.width <= OWN_BASES
     exact = exact and 8 * (3 + 2 * n_folds) * rows.width**2 <= most
     common = not exact and 8 * 5 * rows.width**2 <= most
-    rotates = _rotates(rows, weights, options)
     sums = _sums(rows, weights) if exact and not rotates else None
     if sums is None or weights is not row_weights:
         moments = fold_moments(rows, row_weights, weights, problem.standardize)
@@ -107,11 +112,12 @@ def _weights(
     return weights, of_folds(problem.row_weights)
 
 
-def _rotates(rows: Rows, weights: torch.Tensor, options: Options) -> bool:
+def _rotates(problem: Problem, splits: list[Split], options: Options) -> bool:
     """Return whether every fold gets a rotated copy of the rows, of fewer columns."""
-    numbers = len(weights) * rows.n_rows * int((weights > 0).sum(1).max())
-    fits = 12 * numbers + 8 * rows.n_rows * rows.width <= ROTATED * options.n_bytes
-    return fits and rows.width > rows.n_rows
+    n_rows, width = problem.codes.shape
+    numbers = len(splits) * n_rows * max(len(train) for train, _ in splits)
+    fits = 12 * numbers + 8 * n_rows * width <= ROTATED * options.n_bytes
+    return bool(fits and width > n_rows)
 
 
 def _rotated(
