@@ -151,7 +151,10 @@ def _in_threads(
         X, task = read_codes(task, sources[key[0]])
         with share_codes(), cancellable(cancelled):
             context = copy_context()
-        columns.append([(key, piece, X, context) for piece in split_task(task)])
+        # Of the defaults the last one, logistic, takes longest: were it begun last, one
+        # thread would end long after the others.
+        pieces = list(split_task(task))[::-1]
+        columns.append([(key, piece, X, context) for piece in pieces])
     # Widest first, and depths in turn: fits of one depth wait for its eigenbasis.
     columns.sort(key=lambda column: -column[0][2].shape[1])
     rows = zip_longest(*columns)
