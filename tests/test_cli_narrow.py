@@ -1,12 +1,16 @@
 """A narrow terminal breaks no name and runs no examples together."""
 
+import functools
 import re
+from collections.abc import Iterator
 
 import pytest
 from test_cli import featpipe_says
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from featpipe import backbones
+from featpipe.backbones import describe_depths
 from featpipe.cli.app import app
 from featpipe.cli.tables import Column, print_table
 from featpipe.cli.terminal import terminal
@@ -29,6 +33,15 @@ def narrow(monkeypatch):
     return set_width
 
 
+@pytest.fixture(scope="module")
+def described_once() -> Iterator[None]:
+    """Describe the depths of a network once, and print them at several widths."""
+    once = functools.cache(describe_depths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "describe_depths", once)
+        yield
+
+
 @pytest.mark.parametrize("width", [80, 60])
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_example_begins_a_line(name, width):
@@ -45,6 +58,7 @@ def test_every_example_begins_a_line(name, width):
     assert max(map(len, shown.splitlines())) <= width
 
 
+@pytest.mark.usefixtures("described_once")
 @pytest.mark.parametrize("width", [120, 80, 60])
 @pytest.mark.parametrize(
     ("arguments", "names"),

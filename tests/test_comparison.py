@@ -112,6 +112,7 @@ def test_equal_rows_are_ordered_by_width_then_as_asked(tmp_path):
     comparison = compare(
         write(tmp_path / "a.h5", labels, made),
         classifiers=("nearest-mean", "linear"),
+        folds=2,
     )
     assert [(s.depth, s.classifier) for s in comparison.scores] == [
         ("slim:avg", "nearest-mean"), ("slim:avg", "linear"),
@@ -221,7 +222,8 @@ def test_groups_of_a_given_split_are_tested_by_exact_sign_flips(tmp_path):
 def test_same_seed_gives_the_same_table(tmp_path):
     labels, made = draw(60)
     path = write(tmp_path / "a.h5", labels, made)
-    first, again = (compare(path, seed=3, classifiers=("linear", "knn")) for _ in "12")
+    asked = {"classifiers": ("linear", "knn"), "folds": 3}
+    first, again = (compare(path, seed=3, **asked) for _ in "12")
     timed = ("fit_seconds", "predict_seconds")
     for one, two in zip(first.scores, again.scores, strict=True):
         one, two = one.as_dict(), two.as_dict()
@@ -294,6 +296,7 @@ def test_progress_counts_every_fit(tmp_path):
     compare(
         write(tmp_path / "a.h5", labels, made),
         classifiers=("nearest-mean", "knn"),
+        folds=2,
         progress=lambda done, total, what: seen.append((done, total, what)),
     )
     assert [done for done, _, _ in seen] == [0, 1, 2, 3, 4]

@@ -56,7 +56,7 @@ def kinds_h5(folder: Path) -> codes.Codes:
 
 @pytest.fixture(scope="module")
 def logistic(kinds_h5: codes.Codes) -> featpipe.Predictor:
-    return featpipe.fit(kinds_h5, C=0.1)
+    return featpipe.fit(kinds_h5, depth="stage1", C=0.1)
 
 
 @pytest.fixture(scope="module")

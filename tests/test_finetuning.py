@@ -129,7 +129,7 @@ def test_the_model_is_exported_like_any_other(tmp_path):
         for path in (tmp_path / "two" / split / "grey").iterdir():
             path.unlink()
         (tmp_path / "two" / split / "grey").rmdir()
-    short = {**FAST, "epochs": 1, "depth": "stage2"}
+    short = {**FAST, "epochs": 1, "depth": "stage1"}
     featpipe.finetune(tmp_path / "two", tmp_path / "m", **short)
     from featpipe.predictor import export
 

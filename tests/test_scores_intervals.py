@@ -81,11 +81,11 @@ def test_newcombes_interval_covers_the_difference():
     rng = np.random.default_rng(0)
     chances = [0.85, 0.07, 0.03, 0.05]  # both, only first, only second, neither
     covered = 0
-    for _ in range(2000):
+    for _ in range(1000):
         drawn = rng.choice(4, 120, p=chances)
         _, low, high = scores.difference_interval(drawn < 2, drawn % 2 == 0)
         covered += low <= 0.04 <= high
-    assert 0.935 < covered / 2000 < 0.98
+    assert 0.935 < covered / 1000 < 0.98
 
 
 def test_a_grouped_difference_of_single_images_is_students_interval():
