@@ -53,6 +53,8 @@ def pytest_collection_finish() -> None:
     """Leave what is imported out of each later collection, and of copies in forks."""
     gc.collect()
     gc.freeze()
+    # Seldom, for the tests keep little.
+    gc.set_threshold(20_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

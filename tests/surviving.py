@@ -31,7 +31,6 @@ from trapping import Trap, Traps, apart, counted, faults, kills
 import featpipe
 from featpipe import backbones, codes, files
 from featpipe.extraction import plan, runner
-from featpipe.inference import recipe
 
 N_IMAGES = 12
 TRAINING = {
@@ -260,7 +259,6 @@ def load_once(jobs: Sequence[Callable[[], Any]]) -> None:
         return once(**items[-1])
 
     backbones.load = load
-    recipe.package_versions = functools.cache(recipe.package_versions)
     for job in jobs:
         result = apart(lambda job=job: (job() and None) or items)
         for named in result["value"]:

@@ -113,6 +113,7 @@ def test_every_command_finishes_and_writes_its_files_in_a_small_encoding(
 def test_a_terminal_that_is_full_loses_no_file(images: Path, tmp_path: Path) -> None:
     (tmp_path / "images").symlink_to(images)
     run = [*("run", "images", "-o", "out"), "--classifiers", "linear"]
+    run += ["--folds", "2", "--C-grid", "1e-2:1:2"]
     small = ["--backbone", "mini", "--weights", "none", "--input-size", "32"]
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
