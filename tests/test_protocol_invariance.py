@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_protocol_properties import (
@@ -175,3 +176,58 @@ def test_plans_of_other_seeds_judge_the_same_rows(labels, seed, other_seed):
     # Every row is judged by a fit that has not seen it, and by one alone.
     for part in protocol.parts:
         assert np.array_equal(np.setdiff1d(protocol.judged, part.train), part.held)
+
+
+@quick
+@given(labelled(splits=SEVERAL, n_least=12))
+def test_a_given_split_is_planned_exactly_if_two_classes_can_be_learned(images):
+    names = set(images.splits)
+    learned = set(images.labels[images.splits == "train"])
+    if len(names) < 2:
+        return  # one name is no split, and cross-validation has rules of its own
+    is_clear = "train" in names and names & {"val", "test"}
+    possible = bool(is_clear) and len(learned) > 1 and len(set(images.labels)) > 1
+    if not possible:
+        # The message has a number of images, and what would do.
+        refusal = r"\d+ (have|\w+ images are)|no \w+ images"
+        with pytest.raises(ValueError, match=refusal):
+            plan(images, n_folds=3)
+        return
+    protocol = plan(images, n_folds=3)
+    assert set(images.labels[protocol.final.train]) >= learned
+
+
+@quick
+@given(labelled(groups=NO_GROUPS, splits=HELD, n_least=12))
+def test_exactly_the_classes_missing_on_a_side_are_warned_of(images):
+    protocol = planned(images, n_folds=2)
+    assume(not protocol.nested)
+    learned = set(images.labels[protocol.final.train])
+    judged = set(images.labels[protocol.judged])
+    warned = {"no training images": set(), "no held-out images": set()}
+    for text in protocol.warnings:
+        kind = next((kind for kind in warned if text.startswith(kind)), None)
+        if kind is not None:
+            quoted = re.findall(r"'(\w+)'", text)
+            warned[kind] |= {images.class_names.index(name) for name in quoted}
+    assert warned["no training images"] == judged - learned
+    assert warned["no held-out images"] == learned - judged
+
+
+@quick
+@given(labelled(), st.floats(0.01, 0.99), SEEDS)
+def test_a_share_leaves_rows_on_both_sides_or_is_refused(images, share, seed):
+    try:
+        protocol = plan(images, test_size=share, seed=seed, n_folds=2)
+    except ValueError as error:
+        text = str(error)
+        assert "holds out none" in text or "class" in text or "folds" in text
+        return
+    (part,) = protocol.parts
+    assert len(part.train) > 0
+    assert len(part.held) > 0
+    assert protocol.name == "test"
+    assert not protocol.chosen_by_val
+    # Positions of the folds that choose are inside the training rows.
+    for fitted, scored in part.selection:
+        assert sorted([*fitted, *scored]) == list(range(len(part.train)))
