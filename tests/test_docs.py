@@ -27,6 +27,7 @@ import torch
 import torchvision
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from matplotlib import pyplot
 from PIL import Image
 from sklearn.datasets import load_digits
 from traitlets.config import Config
@@ -338,6 +339,7 @@ def run_cells(sources: list[str]) -> list[list[dict[str, Any]]]:
     shell = InteractiveShell.instance(config=config)
     shell.enable_gui = lambda gui=None: None
     shell.enable_matplotlib("inline")
+    pyplot.close("all")  # of other tests, which it would show
     outputs = []
     for source in sources:
         # Entered first, or it would hide what captures.
