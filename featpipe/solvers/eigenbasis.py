@@ -159,7 +159,6 @@ def _rotated(
         radius=norms.amax(1).sqrt(),
         class_weight=class_weight,
         rotated=table,
-        single=table.float(),
         vectors=vectors,
     )
 

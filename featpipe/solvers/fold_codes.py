@@ -208,15 +208,14 @@ class RotatedCodes(FoldCodes):
 
     Parameters
     ----------
-    rotated, single : (n_folds, n, rank + 1)
-        The last column is one; ``single`` is the same in float32.
+    rotated : (n_folds, n, rank + 1) float64
+        The last column is one.
     vectors : list of (n_train, rank) tensors
         What makes each fold's basis out of its standardised training rows X:
         V = Xᵀ vectors, which is never formed.
     """
 
     rotated: torch.Tensor
-    single: torch.Tensor
     vectors: list[torch.Tensor]
 
     @property
@@ -236,8 +235,7 @@ class RotatedCodes(FoldCodes):
 
     def block(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Return rows of all folds, (n_folds, n_rows, rank + 1)."""
-        table = self.single if dtype == torch.float32 else self.rotated
-        return table[:, start:stop].to(dtype)
+        return self.cast("rotated", dtype)[:, start:stop]
 
     def scores(self, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Return the scores of a block."""
@@ -250,8 +248,7 @@ class RotatedCodes(FoldCodes):
     def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return rows that each column chose."""
         fold = torch.arange(self.n_folds, device=chosen.device)[:, None, None]
-        table = self.single if dtype == torch.float32 else self.rotated
-        return table[..., :-1][fold, chosen]
+        return self.cast("rotated", dtype)[..., :-1][fold, chosen]
 
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
