@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import featpipe
 from featpipe import codes
@@ -114,11 +115,9 @@ def _workers(options: Any, folder: Path, made: Any) -> tuple[Path, str]:
         names.update(part.provenance["worker"] for part in items)
         drop(parts)
 
-    Parts.drop = noting  # type: ignore[method-assign]  # to see them before they go
-    try:
+    # The parts go as soon as they are merged, and their names of workers with them.
+    with patch.object(Parts, "drop", noting):
         path, result = _run(options, folder / "three.h5", jobs=_jobs(made.address, 3))
-    finally:
-        Parts.drop = drop  # type: ignore[method-assign]  # as it was
     return path, f"{result}; the parts name {len(names)} workers"
 
 

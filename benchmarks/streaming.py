@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -154,13 +155,9 @@ def counted_passes() -> Iterator[list[float]]:
         print(f"{now} pass {len(seconds)}: {seconds[-1]:.2f} s", file=sys.stderr)
         return result
 
-    # A method replaced for the time of a fit and put back, which mypy forbids: nothing
-    # else reports the passes.
-    objective.Objective.evaluate = timed  # type: ignore[method-assign]
-    try:
+    # Nothing of the package reports the passes.
+    with patch.object(objective.Objective, "evaluate", timed):
         yield seconds
-    finally:
-        objective.Objective.evaluate = plain  # type: ignore[method-assign]
 
 
 def fit(path: Path, options: argparse.Namespace) -> Any:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -86,8 +87,8 @@ def packages() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _address(item: object) -> str:
-    return f"{item.__module__}.{item.__qualname__}"  # type: ignore[attr-defined]  # a class or function
+def _address(item: Any) -> str:
+    return f"{item.__module__}.{item.__qualname__}"
 
 
 def _section(name: str, item: object, *, level: int) -> list[str]:

@@ -116,7 +116,7 @@ class FusedConvolution(nn.Module):
         return self.__dict__ | {"_weight": self._weight.to_dense()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]  # untyped in torch
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch declares no types for it
         self._weight = self._packed(self._weight)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:

@@ -207,7 +207,8 @@ class _Pass:
 
 
 def _n_scores(module: nn.Module) -> int:
-    return getattr(module, "out_features", None) or module.out_channels  # type: ignore[return-value]  # a layer that `makes_scores`
+    """Return the number of outputs of a layer that `makes_scores`."""
+    return int(getattr(module, "out_features", 0) or getattr(module, "out_channels", 0))
 
 
 class _Products(TorchFunctionMode):

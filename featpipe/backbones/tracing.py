@@ -203,7 +203,8 @@ class _Tracer(fx.Tracer):
         # A network that calls torchvision's operations has imported them.
         operations = sys.modules.get("torchvision.ops")
         modules = (math,) if operations is None else (math, operations)
-        super().__init__(autowrap_modules=modules)  # type: ignore[arg-type]  # untyped
+        # torch declares a tuple of one module.
+        super().__init__(autowrap_modules=modules)  # type: ignore[arg-type]
         self.named: dict[str, fx.Node] = {}
         self.begins: dict[str, fx.Node] = {}
         self._inside = [""]
