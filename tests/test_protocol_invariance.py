@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from test_protocol_properties import (
+from drawn_labels import (
     GROUPS,
     NO_GROUPS,
     SEEDS,
     SEVERAL,
+    drawn_split,
     labelled,
     planned,
 )
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from featpipe.protocol import (
     FEW,
@@ -22,7 +23,6 @@ from featpipe.protocol import (
     Protocol,
     folds,
     plan,
-    split_rows,
     tuning_rows,
 )
 
@@ -74,12 +74,7 @@ def test_labels_of_held_out_rows_decide_nothing(images, seed, random):
 @quick
 @given(labelled(splits=SEVERAL, n_least=16), SEEDS, st.integers(1, 5))
 def test_rows_without_a_split_change_no_other_row(images, seed, n_more):
-    rows = None
-    try:
-        rows = split_rows(images.splits)
-    except ValueError:
-        assume(False)
-    assume(rows is not None)
+    drawn_split(images)
     protocol = planned(images, n_folds=3, seed=seed)
     more = LabelledRows(
         np.concatenate([images.labels, np.zeros(n_more, np.int64)]),

@@ -5,11 +5,20 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from drawn_labels import (
+    CLASS_NAMES,
+    NO_GROUPS,
+    SEEDS,
+    SEVERAL,
+    SPLITS,
+    drawn_split,
+    labelled,
+    planned,
+)
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from featpipe.protocol import (
-    LabelledRows,
     Part,
     describe_rows,
     folds,
@@ -25,42 +34,6 @@ from featpipe.protocol import (
 )
 
 quick = settings(deadline=None, max_examples=15)
-
-CLASS_NAMES = ["ant", "bee", "cat", "dog"]
-# Two frequent classes and two rare ones; images alone, in several groups, or in one.
-LABELS = [*[0] * 6, *[1] * 6, 2, 3]
-GROUPS = st.sampled_from([["", "", "a", "b", "c", "d"], ["a", "b"], ["a"]])
-NO_GROUPS = st.just([""])
-SPLITS = st.sampled_from(["", "train", "val", "test"])
-NO_SPLIT = st.just([""])
-SEVERAL = st.sampled_from(
-    [["train", "test", ""], ["train", "val"], ["train", "val", "test"], ["train"]]
-)
-SEEDS = st.integers(0, 2**32 - 1)
-
-
-@st.composite
-def labelled(draw, groups=GROUPS, splits=NO_SPLIT, n_least=12, lowest=0):
-    """Draw images with labels, and perhaps groups and splits."""
-    n = draw(st.integers(n_least, 40))
-
-    def column(values):
-        return draw(st.lists(values, min_size=n, max_size=n))
-
-    return LabelledRows(
-        np.array(column(st.sampled_from([lowest, *LABELS]))),
-        np.array(column(st.sampled_from(draw(splits))), object),
-        np.array(column(st.sampled_from(draw(groups))), object),
-        CLASS_NAMES,
-    )
-
-
-def planned(images, **options):
-    """Return the plan of drawn images, and draw others where there is none."""
-    try:
-        return plan(images, **options)
-    except ValueError:
-        assume(False)
 
 
 @quick
@@ -158,12 +131,7 @@ def test_a_test_part_is_the_share_of_each_class_but_its_last_image(images, share
 @quick
 @given(labelled(splits=SEVERAL, n_least=16))
 def test_given_splits_are_taken_as_they_are_and_divided_groups_counted(images):
-    rows = None
-    try:
-        rows = split_rows(images.splits)
-    except ValueError:
-        assume(False)
-    assume(rows is not None)
+    rows = drawn_split(images)
     protocol = planned(images)
     three = len(rows.choose) > 0
     assert protocol.name == rows.name
