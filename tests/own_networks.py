@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-__all__ = ["Bounded", "Restless", "small"]
+__all__ = ["Bounded", "Restless", "small", "wide"]
 
 
 class Block(nn.Module):
@@ -37,6 +37,14 @@ def small(width: int = 8, n_classes: int = 10) -> nn.Module:
             flat=nn.Flatten(),
             head=nn.Linear(4 * width, n_classes),
         )
+    )
+
+
+def wide() -> nn.Module:
+    """A wide convolution, whose weights oneDNN packs by the number of threads."""
+    layers = nn.Conv2d(3, 256, 1), nn.Conv2d(256, 1024, 1), nn.ReLU()
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 2)
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import featpipe
 from featpipe import backbones, codes
 from featpipe.inference import Machine, Recipe, execution
 from featpipe.inference.execution import Execution, Memory, try_out
-from featpipe.inference.lanes import InferenceWorkers
+from featpipe.inference.lanes import InferenceWorkers, with_threads
 from featpipe.inference.network import Network
 
 SAFE = Execution(fused=False, batch_size=4, n_lanes=2)
@@ -164,11 +165,49 @@ def test_a_short_run_loads_no_network_to_choose(network, monkeypatch):
     assert chosen(network, 100) == network.safe_execution(64, "fp32")
 
 
-@pytest.mark.parametrize("limit", ["AVX512_CORE_BF16", "AVX2"])
-def test_without_amx_the_safe_way_in_bf16_is_plain_torch(network, monkeypatch, limit):
+@pytest.mark.parametrize(
+    ("able", "limit", "native"),
+    [
+        ({"avx512_bf16": True}, "", True),
+        ({"amx_bf16": True}, "", True),
+        ({"avx512_bf16": True}, "AVX512_CORE_BF16", True),
+        ({"avx512_bf16": True, "amx_bf16": True}, "AVX2", False),
+        ({}, "", False),
+    ],
+)
+def test_the_safe_way_in_bf16_is_fused_where_the_processor_multiplies_it(
+    network, monkeypatch, able, limit, native
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    assert not network.safe_execution(64, "bf16").fused
+    assert network.safe_execution(64, "bf16").fused == native
     assert network.safe_execution(64, "fp32").fused
+    assert network.precision("auto") == ("bf16" if native else "fp32")
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="nothing is fused here"
+)
+@pytest.mark.parametrize("n_lanes", [1, 2])
+def test_weights_are_packed_for_the_threads_that_run_them(capfd, n_lanes):
+    # oneDNN packs these weights for two threads otherwise than for one.
+    network = Network(
+        Recipe("own_networks:wide", "none", input_size=14), Machine("cpu", batch_size=4)
+    )
+    pixels = torch.zeros(4, 3, 14, 14, dtype=torch.uint8)
+
+    def run(backbone: backbones.Backbone) -> dict[str, np.ndarray]:
+        return {spec: code.numpy() for spec, code in backbone(pixels).items()}
+
+    with with_threads(2):
+        way = replace(network.safe_execution(14, "fp32"), n_lanes=n_lanes)
+        lanes = InferenceWorkers(network.lanes(["penultimate"], "fp32", way), run)
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            lanes.submit().result()
+        lanes.close()
+    printed = capfd.readouterr().out
+    assert "exec,cpu,convolution" in printed
+    assert "exec,cpu,reorder" not in printed
 
 
 def test_unfused_is_the_same_network():

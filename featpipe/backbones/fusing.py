@@ -79,8 +79,10 @@ class FusedConvolution(nn.Module):
     activation : _Activation
         Applied last; after a sum, only ReLU is possible.
     size : sequence of int, optional
-        (C, H, W) of its input. Weights that are packed for another size are reordered
-        at every call, which took longer than the convolutions on processors with AVX2.
+        (n, C, H, W) of its input. Weights that are packed for another size, or for
+        another number of threads than torch has now, may be reordered at every call:
+        the numbers are the same, but that took longer than the convolutions on
+        processors with AVX2.
     """
 
     def __init__(
@@ -99,13 +101,12 @@ class FusedConvolution(nn.Module):
         self._width, self._groups = convolution.out_channels, convolution.groups
         weight = convolution.weight.detach()
         self._dtype = weight.dtype
-        self._input_size = None if size is None else [1, *size]
+        self._input_size = None if size is None else list(size)
         self._bias = None if convolution.bias is None else convolution.bias.detach()
         self._weight = self._packed(weight)
         self._activation = activation
 
     def _packed(self, weight: Tensor) -> Tensor:
-        # For one image, so that the numbers do not depend on the size of a batch.
         packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
             weight, *self._geometry, self._groups, self._input_size
         )
@@ -177,8 +178,10 @@ def can_fuse(dtype: torch.dtype) -> bool:
     return all(torch.allclose(a, b, rtol=0.02, atol=0.02) for a, b in pairs)
 
 
-def input_sizes(network: fx.GraphModule, side: int) -> dict[str, Shape]:
-    """Return the size (C, H, W) of the input of each node, as far as it is known.
+def input_sizes(
+    network: fx.GraphModule, side: int, batch_size: int = 1
+) -> dict[str, Shape]:
+    """Return the size (n, C, H, W) of the input of each node, as far as it is known.
 
     Parameters
     ----------
@@ -186,6 +189,8 @@ def input_sizes(network: fx.GraphModule, side: int) -> dict[str, Shape]:
         With weights in float32.
     side : int
         Side of its square images, in pixels.
+    batch_size : int
+        Images of a batch, n.
 
     Returns
     -------
@@ -197,7 +202,7 @@ def input_sizes(network: fx.GraphModule, side: int) -> dict[str, Shape]:
     with suppress(Exception):
         run.run_blank(side, side)
     return {
-        node.name: run.shapes[node.args[0]]
+        node.name: (batch_size, *run.shapes[node.args[0]])
         for node in network.graph.nodes
         if node.args and node.args[0] in run.shapes
     }

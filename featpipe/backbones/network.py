@@ -111,6 +111,7 @@ class Backbone:
         precision: str = "fp32",
         *,
         fused: bool = True,
+        batch_size: int = 1,
     ) -> Backbone:
         """Return a copy of the backbone on a device, in a precision.
 
@@ -123,6 +124,9 @@ class Backbone:
         fused : bool
             Whether convolutions also add and activate, if possible: in traced networks
             on an x86 processor; see `fusing`.
+        batch_size : int
+            Images of the batches for which weights are packed, if ``fused``, and for as
+            many threads as torch has now. Others take longer; the codes are the same.
 
         Returns
         -------
@@ -138,9 +142,9 @@ class Backbone:
                 f"unknown precision {precision!r}; choose from {', '.join(_PRECISIONS)}"
             )
         device = torch.device(device)
-        side = self.preprocessing.crop if fused else None
+        size = (batch_size, self.preprocessing.crop) if fused else None
         cut = prepared(
-            self._outline.cut(self.depths), device, precision, fused_for=side
+            self._outline.cut(self.depths), device, precision, fused_for=size
         )
         return replace(self, device=device, precision=precision, _cut=cut)
 
@@ -185,13 +189,18 @@ class Backbone:
 
 
 def prepared(
-    cut: nn.Module, device: torch.device, precision: str, *, fused_for: int | None
+    cut: nn.Module,
+    device: torch.device,
+    precision: str,
+    *,
+    fused_for: tuple[int, int] | None,
 ) -> nn.Module:
     """Return a copy of a cut network that is fast on a device, in a precision.
 
     Batch norm is folded, maps are channels last, and weights are cast once, not for
-    every batch. With ``fused_for``, the side of the images in pixels, convolutions add
-    and activate (see `fusing`). The copy shares weights that do not change.
+    every batch. With ``fused_for``, the images of a batch and their side in pixels,
+    convolutions add and activate (see `fusing`). The copy shares weights that do not
+    change.
     """
     # With this memo the copy shares the weights, which are replaced, never written to.
     tensors = (*cut.parameters(), *cut.buffers())
@@ -201,7 +210,8 @@ def prepared(
     lower = _PRECISIONS[precision]
     on_cpu = device.type == "cpu" and can_fuse(lower or torch.float32)
     if fused_for and on_cpu and isinstance(network, fx.GraphModule):
-        sizes = input_sizes(network, fused_for)
+        batch_size, side = fused_for
+        sizes = input_sizes(network, side, batch_size)
         _place(network, device, lower)
         fuse(network, sizes)
     else:

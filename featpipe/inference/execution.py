@@ -21,13 +21,19 @@ from typing import Any
 
 from featpipe import files
 
-__all__ = ["Execution", "Memory", "has_amx", "processor", "try_out"]
+__all__ = ["Execution", "Memory", "multiplies_bf16", "processor", "try_out"]
 
 # Runs that take longer than the first get a trial; after the second no further way is
 # begun.
 _LONG_SECONDS, _TRIAL_SECONDS = 30.0, 1.0
 # A smaller gain is noise, and the safe way is kept.
 _GAIN = 1.03
+
+# Limits to oneDNN's instructions that leave no product in bf16.
+_WITHOUT_BF16 = {
+    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
+    *("AVX512_CORE", "AVX512_CORE_VNNI"),
+}
 
 
 @dataclass(frozen=True)
@@ -178,12 +184,12 @@ def processor() -> str:
     return f"{name.strip()} {limit}".strip()
 
 
-def has_amx() -> bool:
-    """Return whether the processor has AMX for bf16, and oneDNN may use it."""
+def multiplies_bf16() -> bool:
+    """Return whether the processor multiplies bf16 itself, and oneDNN may let it."""
     import torch
 
-    # Older versions of torch have no such function.
+    # Without this function of torch (2.11 and before) no is the safe answer.
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    allowed = limit in ("", "ALL", "DEFAULT") or "AMX" in limit
-    return bool(able.get("amx_bf16")) and allowed
+    native = able.get("avx512_bf16") or able.get("amx_bf16")
+    return bool(native) and limit not in _WITHOUT_BF16

@@ -7,8 +7,9 @@ lanes, each with its own stream, so that one batch is copied while another is co
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone
 
-__all__ = ["InferenceWorkers"]
+__all__ = ["InferenceWorkers", "lane_threads", "with_threads"]
 
 _Codes = dict[str, np.ndarray]
 _Rest = ParamSpec("_Rest")
@@ -50,9 +51,7 @@ class InferenceWorkers(Generic[_Rest]):
         self._here = threading.local()
         self._n_threads = torch.get_num_threads()
         self._n_lanes = len(backbones)
-        # All lanes together use as many threads as torch alone would: more would only
-        # compete.
-        self._share = max(1, self._n_threads // self._n_lanes)
+        self._share = lane_threads(self._n_lanes)
         self._pool = ThreadPoolExecutor(
             len(backbones), thread_name_prefix="network", initializer=self._enter
         )
@@ -86,3 +85,25 @@ class InferenceWorkers(Generic[_Rest]):
         self._pool.shutdown(cancel_futures=True)
         # The share was also set for threads that begin later.
         torch.set_num_threads(self._n_threads)
+
+
+def lane_threads(n_lanes: int) -> int:
+    """Return how many threads each of some lanes computes with."""
+    import torch
+
+    # All lanes together use as many threads as torch alone would: more would only
+    # compete.
+    return max(1, torch.get_num_threads() // n_lanes)
+
+
+@contextmanager
+def with_threads(n_threads: int) -> Iterator[None]:
+    """Let torch compute with so many threads inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

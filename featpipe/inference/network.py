@@ -17,11 +17,11 @@ from featpipe import __version__
 from featpipe.inference.execution import (
     Execution,
     Memory,
-    has_amx,
+    multiplies_bf16,
     processor,
     try_out,
 )
-from featpipe.inference.lanes import InferenceWorkers
+from featpipe.inference.lanes import InferenceWorkers, lane_threads, with_threads
 from featpipe.inference.machine import Machine
 from featpipe.inference.recipe import Recipe
 
@@ -72,7 +72,7 @@ class Network:
         self._download = download
         self.machine = machine or Machine()
         self._loaded: dict[tuple[str, ...], Backbone] = {}
-        self._placed: dict[tuple[Backbone, str, bool], list[Backbone]] = {}
+        self._placed: dict[tuple[Backbone, str, Execution], list[Backbone]] = {}
         self._guard = Lock()
 
     @cached_property
@@ -145,10 +145,7 @@ class Network:
             # Activations do not overflow in bf16, which has the range of float32; fp16
             # is for GPUs from before 2020.
             return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        # Without this function of torch (2.11 and before) fp32 is the safe choice.
-        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        native = able.get("avx512_bf16") or able.get("amx_bf16")
-        return "bf16" if self.device == "cpu" and native else "fp32"
+        return "bf16" if self.device == "cpu" and multiplies_bf16() else "fp32"
 
     def backbone(self, depths: Sequence[str]) -> "Backbone":
         """Load the network, cut at the deepest of ``depths``."""
@@ -166,8 +163,8 @@ class Network:
     def safe_execution(self, side: int, precision: str) -> Execution:
         """Return a way to run that is not slower than plain torch, batch norm folded.
 
-        Fused kernels were faster in float32, and in bf16 with AMX, wherever measured;
-        in bf16 without AMX they are up to half as fast (docs/inside/performance.md).
+        Fused kernels were faster in float32, and in bf16 where the processor multiplies
+        it, wherever they were measured (docs/inside/performance.md).
 
         Parameters
         ----------
@@ -177,7 +174,7 @@ class Network:
         """
         import torch
 
-        fused = precision == "fp32" or (precision == "bf16" and has_amx())
+        fused = precision == "fp32" or (precision == "bf16" and multiplies_bf16())
         # A second lane keeps a GPU busy while the codes of the first are copied.
         n_lanes = {"cpu": min(torch.get_num_threads(), _MAX_LANES), "cuda": 2}
         return Execution(
@@ -225,7 +222,8 @@ class Network:
             n_images,
         )
         with self._guard:
-            self._placed = {k: v for k, v in self._placed.items() if k[2] == best.fused}
+            kept = _packed_for(best)
+            self._placed = {k: v for k, v in self._placed.items() if k[2] == kept}
         # A trial with the user's batch size does not show the best one.
         if tried and not self.machine.batch_size:
             memory.remember(best)
@@ -307,13 +305,31 @@ class Network:
             if execution is None:
                 side = loaded.preprocessing.crop
                 execution = self.safe_execution(side, precision)
-            key = (loaded, precision, execution.fused)
+            key = (loaded, precision, _packed_for(execution))
             if key not in self._placed:
-                fused = execution.fused
-                # The other variant is kept, since a trial alternates between them.
+                # The other variants are kept, since a trial alternates between them.
                 self._placed = {
                     k: v for k, v in self._placed.items() if k[:2] == key[:2]
                 }
-                copies = [loaded.to(d, precision, fused=fused) for d in self.devices]
-                self._placed[key] = copies
+                self._placed[key] = self._copies(loaded, precision, execution)
             return self._placed[key] * execution.n_lanes
+
+    def _copies(
+        self, backbone: "Backbone", precision: str, execution: Execution
+    ) -> list["Backbone"]:
+        """Return a copy of a backbone for each device."""
+        fused, batch_size = execution.fused, execution.batch_size
+        # Weights are packed for the threads that torch has while it packs them.
+        with with_threads(lane_threads(execution.n_lanes)):
+            return [
+                backbone.to(device, precision, fused=fused, batch_size=batch_size)
+                for device in self.devices
+            ]
+
+
+def _packed_for(execution: Execution) -> Execution:
+    """Return an execution for whose batches and threads weights are packed."""
+    if execution.fused:
+        return execution
+    # Weights are not packed: any batch is as fast, in any lane.
+    return replace(execution, batch_size=1, n_lanes=1)
