@@ -34,7 +34,7 @@ FIRST = (
     "test_finetuning_resume.py",
     "test_extraction_resume.py",
     "test_extraction_dask.py",
-    "test_extraction_pooled.py",
+    "test_extraction_distributed.py",
     "test_cli_encoding.py",
     "test_docs.py",
 )

@@ -7,7 +7,7 @@ import torch
 from torchvision import models
 
 from featpipe import backbones
-from featpipe.backbones.depths import pool
+from featpipe.backbones.pooling import pool
 
 VIT = (
     "torchvision.models:VisionTransformer?image_size=32&patch_size=8&num_layers=1"

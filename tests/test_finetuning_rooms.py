@@ -13,7 +13,7 @@ from torch import nn
 
 from featpipe import codes, images
 from featpipe.backbones import Preprocessing
-from featpipe.finetuning import augment, rates, views
+from featpipe.finetuning import augment, learning_rate, views
 from featpipe.finetuning.feeds import CachedFeed, CachedRows, parts
 from featpipe.finetuning.network import Head, Tuned
 from featpipe.finetuning.settings import Settings
@@ -127,26 +127,26 @@ def test_a_constant_column_is_not_blown_up():
         assert Head(still, 2)(torch.from_numpy(still)).abs().max() < 100
 
 
-@pytest.mark.parametrize("best", rates.RATES)
+@pytest.mark.parametrize("best", learning_rate.RATES)
 def test_the_search_climbs_to_the_best_rate_within_its_trials(best):
     start = 1e-3
 
     def loss(rate):
         return abs(math.log(rate) - math.log(best))
 
-    result = rates.choose(loss, start)
-    steps = abs(rates.RATES.index(best) - rates.RATES.index(start))
-    assert len(result) <= rates.MOST_TRIALS
+    result = learning_rate.choose(loss, start)
+    steps = abs(learning_rate.RATES.index(best) - learning_rate.RATES.index(start))
+    assert len(result) <= learning_rate.MOST_TRIALS
     if steps <= 3:
         assert next(iter(result)) == best
 
 
 def test_of_equal_rates_the_smaller_is_chosen_and_one_that_diverges_never():
-    assert next(iter(rates.choose(lambda rate: 1.0, 1e-3))) == 3e-5
-    few = rates.choose(lambda rate: math.inf if rate > 3e-4 else 1 / rate, 1e-3)
+    assert next(iter(learning_rate.choose(lambda rate: 1.0, 1e-3))) == 3e-5
+    few = learning_rate.choose(lambda rate: math.inf if rate > 3e-4 else 1 / rate, 1e-3)
     assert next(iter(few)) == 3e-4
     with pytest.raises(ValueError, match="diverged at every learning rate"):
-        rates.choose(lambda rate: math.inf, 1e-3)
+        learning_rate.choose(lambda rate: math.inf, 1e-3)
 
 
 @given(st.integers(1, 200), st.integers(2, 40))

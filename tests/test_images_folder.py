@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featpipe.images import Failure, ImageError, reading, scan
+from featpipe.images.folder_names import SPLITS
 from featpipe.images.imageset import MAX_BYTES
-from featpipe.images.naming import SPLITS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featpipe import images
-from featpipe.images.naming import splits_of
+from featpipe.images.folder_names import splits_of
 from featpipe.images.orientation import SIDEWAYS, turned
 
 quick = settings(

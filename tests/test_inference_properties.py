@@ -21,11 +21,11 @@ from featpipe.inference import (
     image_set_of,
     require_different_paths,
 )
-from featpipe.inference.batch import ComputedBatch, LoadedImage
 from featpipe.inference.engine import Engine, _in_flight, placed
 from featpipe.inference.execution import Execution, try_out
 from featpipe.inference.loading import KnownDigests
 from featpipe.inference.pixels import Decoding
+from featpipe.inference.results import ComputedBatch, LoadedImage
 
 quick = settings(deadline=None, max_examples=25)
 

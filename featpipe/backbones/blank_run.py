@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from featpipe.backbones.depths import Shape
+from featpipe.backbones.pooling import Shape
 
 __all__ = ["BlankRun"]
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from featpipe.backbones.blank_run import BlankRun
-from featpipe.backbones.depths import Shape, pool
 from featpipe.backbones.layers import is_stochastic_depth
+from featpipe.backbones.pooling import Shape, pool
 
 __all__ = ["FusedConvolution", "can_fuse", "fuse", "input_sizes"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from featpipe.backbones import depths
+from featpipe.backbones import pooling
 from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo
 from featpipe.backbones.layers import AFTER_SCORES, is_leaf, makes_scores
 
@@ -108,7 +108,7 @@ class _Cut(nn.Module):
         def take(tap: _Tap, x: Any) -> None:
             for position, (node, stop) in enumerate(self._stops):
                 if node == tap:
-                    codes[position] = depths.pool(x, **stop.pooling())
+                    codes[position] = pooling.pool(x, **stop.pooling())
             if len(codes) == len(self._stops):
                 raise _Reached
 

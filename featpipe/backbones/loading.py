@@ -14,17 +14,10 @@ from torch import nn
 
 from featpipe.backbones import families, network_graph
 from featpipe.backbones.architecture import Architecture
-from featpipe.backbones.depths import (
-    PENULTIMATE,
-    Depth,
-    Layout,
-    NodeInfo,
-    Shape,
-    name_depth,
-    parse,
-)
+from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo, name_depth, parse
 from featpipe.backbones.network import Backbone, prepared
 from featpipe.backbones.network_graph import NetworkGraph
+from featpipe.backbones.pooling import Layout, Shape
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.backbones.trial import dependence
 from featpipe.backbones.weights import Weights, choose, fill, hash_weights, read

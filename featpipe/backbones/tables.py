@@ -14,9 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from featpipe.backbones import families
 from featpipe.backbones.architecture import Architecture
-from featpipe.backbones.depths import PENULTIMATE, Shape, name_depth
+from featpipe.backbones.depths import PENULTIMATE, name_depth
 from featpipe.backbones.loading import layouts_of, outlined, preprocessing_of
 from featpipe.backbones.network_graph import NetworkGraph
+from featpipe.backbones.pooling import Shape
 from featpipe.backbones.weights import choose
 
 __all__ = ["BackboneRow", "DepthRow", "catalogue", "describe_depths"]

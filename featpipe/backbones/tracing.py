@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from featpipe.backbones import depths
+from featpipe.backbones import pooling
 from featpipe.backbones.blank_run import BlankRun
 from featpipe.backbones.depths import PENULTIMATE, Depth, NodeInfo
 from featpipe.backbones.graph_nodes import (
@@ -176,7 +176,7 @@ class Traced:
         def pool_behind(node: fx.Node, copy: fx.Node) -> None:
             for position in wanted.get(node, ()):
                 how = stops[position].pooling()
-                codes[position] = copy.graph.call_function(depths.pool, (copy,), how)
+                codes[position] = copy.graph.call_function(pooling.pool, (copy,), how)
 
         needed = set(filter(runs, self._needed(wanted)))
         graph, _ = _copy(self._graph, needed, pool_behind, input_node)

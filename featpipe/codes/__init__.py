@@ -4,11 +4,12 @@ Knows nothing of images, networks or classifiers. A codes file is complete or ab
 a SHA-256 covers every byte of it, and a `CodesError` reports whatever is wrong with it.
 """
 
-from featpipe.codes.access import FINGERPRINT, Codes
+from featpipe.codes.access import Codes
 from featpipe.codes.assembly import Row, assemble, content, save, write
 from featpipe.codes.block import CodesError, is_replaceable, require_replaceable
+from featpipe.codes.fingerprint import FINGERPRINT, require_same_fingerprint
 from featpipe.codes.layout import SPLITS, FailureRecord, Tables
-from featpipe.codes.merging import merge, require_same_fingerprint
+from featpipe.codes.merging import merge
 from featpipe.codes.reading import checked, digest, read, verify
 from featpipe.codes.view import CodesView
 

@@ -16,16 +16,14 @@ import numpy as np
 
 from featpipe.codes import parsing, showing
 from featpipe.codes.block import CodesError
+from featpipe.codes.fingerprint import FINGERPRINT
 from featpipe.codes.layout import SPLITS, Tables
 from featpipe.codes.opening import opened_file, stamp_of
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FINGERPRINT", "Codes"]
-
-# What changes the numbers; device, workers, batch size, versions and paths do not.
-FINGERPRINT = ("backbone", "weights_sha256", "preprocessing", "decoding", "precision")
+__all__ = ["Codes"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,76 +1,22 @@
 """Merge codes files: the shards of one extraction, or files of several folders."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from featpipe.codes.access import FINGERPRINT, Codes
+from featpipe.codes.access import Codes
 from featpipe.codes.assembly import Row, assemble
 from featpipe.codes.block import CodesError, require_replaceable
+from featpipe.codes.fingerprint import first_difference
 from featpipe.codes.layout import Tables, encode
 from featpipe.codes.reading import read
 from featpipe.files import require_distinct
 
-__all__ = ["merge", "require_same_fingerprint"]
-
-
-def require_same_fingerprint(
-    have: Mapping[str, Any], want: Mapping[str, Any], path: str | os.PathLike[str]
-) -> None:
-    """Raise unless two provenances agree in all that changes the numbers.
-
-    Parameters
-    ----------
-    have : mapping
-        Provenance or fingerprint of the codes in ``path``.
-    want : mapping
-        Provenance or fingerprint that is needed.
-    path : path
-        Named in the message.
-
-    Raises
-    ------
-    CodesError
-        Naming the first field that differs, with both values.
-
-    Examples
-    --------
-    >>> from featpipe import codes
-    >>> have = codes.read("flowers.h5").fingerprint
-    >>> want = {**have, "precision": "bf16"}
-    >>> codes.require_same_fingerprint(have, want, "flowers.h5")
-    Traceback (most recent call last):
-        ...
-    featpipe.codes.block.CodesError: flowers.h5 was made with precision = ...
-    """
-    for name in FINGERPRINT:
-        old, new = _decisive(have.get(name)), _decisive(want.get(name))
-        if old != new:
-            old, new, where = _difference(old, new, name)
-            raise CodesError(
-                f"{path} was made with {where} = {old!r}, now it is {new!r}; choose "
-                "another file, or --overwrite to make this one anew"
-            )
-
-
-def _decisive(value: Any) -> Any:
-    """Leave out the limit of pixels: it changes which images fail and no code."""
-    if isinstance(value, dict) and "max_pixels" in value:
-        return {k: v for k, v in value.items() if k != "max_pixels"}
-    return value
-
-
-def _difference(old: Any, new: Any, where: str) -> tuple[Any, Any, str]:
-    """Find the entry that differs, so that the message is short."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{where}.{key}")
-    return old, new, where
+__all__ = ["merge"]
 
 
 def merge(
@@ -167,15 +113,12 @@ class _Shard(NamedTuple):
 
 
 def _require_compatible(one: Codes, two: Codes) -> None:
-    for name in FINGERPRINT:
-        ours = _decisive(one.provenance.get(name))
-        theirs = _decisive(two.provenance.get(name))
-        if ours != theirs:
-            a, b, where = _difference(ours, theirs, name)
-            raise CodesError(
-                f"{one.path} and {two.path} were made with different {where}, {a!r} "
-                f"and {b!r}; extract one of them again with the settings of the other"
-            )
+    if difference := first_difference(one.provenance, two.provenance):
+        where, a, b = difference
+        raise CodesError(
+            f"{one.path} and {two.path} were made with different {where}, {a!r} and "
+            f"{b!r}; extract one of them again with the settings of the other"
+        )
     for what, a, b in (
         ("depths", sorted(one.depths), sorted(two.depths)),
         ("images' root", one.images_root, two.images_root),

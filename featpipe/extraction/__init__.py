@@ -13,7 +13,7 @@ has `codes` make the final file. Knows nothing of classifiers.
 | `shards` | ``--shard``: a part of the work for a machine of its own |
 | `cost` | ``--plan``: time, disk and memory |
 | `runner` | a plan run in this process |
-| `tasks`, `pooled` | a slice for another process, and a plan shared among several |
+| `tasks`, `distributed` | a slice for another process; a plan shared among many |
 | `parts`, `contents` | part files: their names, and the rows in each |
 | `tables` | everything in the final file beside the codes |
 """

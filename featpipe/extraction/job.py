@@ -17,10 +17,10 @@ from featpipe import codes
 from featpipe.codes import Codes, FailureRecord, Row
 from featpipe.extraction.contents import failure_error
 from featpipe.extraction.cost import Cost, estimate
+from featpipe.extraction.distributed import DistributedRunner
 from featpipe.extraction.existing import read_existing, remedy, target_of
 from featpipe.extraction.parts import Parts, RowIndex
 from featpipe.extraction.plan import Plan, slice_size
-from featpipe.extraction.pooled import PooledRunner
 from featpipe.extraction.runner import PlanRunner, Run, Runner
 from featpipe.extraction.shards import require_same_shard, take_shard
 from featpipe.extraction.tables import content_without_rows, gather_tables, same_tables
@@ -331,7 +331,7 @@ class Extraction:
                 tuple(file.path for file in index.files if plan.can_use(file)),
             )
             expected = partial(expected_digests, base, update)
-            return PooledRunner(run, self._jobs, task, expected)
+            return DistributedRunner(run, self._jobs, task, expected)
         return Runner(
             run,
             index=index,

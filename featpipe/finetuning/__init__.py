@@ -12,7 +12,7 @@ choices.
 | `pictures`, `views` | decoded pictures in memory, and views as images for the cache |
 | `feeds`, `inputs` | batches: of images for the whole network, or from the cache |
 | `training` | one epoch, one measurement |
-| `rates` | the choice of the learning rate |
+| `learning_rate` | the learning rate: its choice, its schedule |
 | `training_loop`, `checkpoint` | all epochs of a training, and its checkpoint |
 | `ready`, `finished` | the inputs of a training, and trainings that are finished |
 | `job`, `result` | a fine-tuning from images to a judged model |

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.finetuning import rates
+from featpipe.finetuning import learning_rate
 from featpipe.finetuning.checkpoint import Checkpoint
 from featpipe.finetuning.settings import Settings
 from featpipe.finetuning.stopping import decided, out_of_time, unbeatable
@@ -28,7 +28,6 @@ _FIRST_TRIED = {"adamw": 1e-3, "sgd": 1e-2}
 _TRIAL_STEPS = 8, 100
 _TRIAL_JUDGES = 2000
 _TRIAL, _SELECT, _REFIT = range(3)  # parts of the seeds
-_FALLS = 3
 _LEAST_GAIN = 0.01  # of the loss, by which an epoch shows that it learned
 
 Tell = Callable[[int, int, str], None]
@@ -126,7 +125,7 @@ class TrainingLoop:
         # The same rows for every rate, so that trials differ in the rate alone.
         fit = rng.permutation(self.rows.fit)[:n_rows]
         select = rng.permutation(self.rows.select)[:_TRIAL_JUDGES]
-        self._stage(rates.MOST_TRIALS * n_epochs * len(fit))
+        self._stage(learning_rate.MOST_TRIALS * n_epochs * len(fit))
 
         def trial(rate: float) -> float:
             self._stage_name = f"trying the learning rate {rate:g}"
@@ -140,7 +139,7 @@ class TrainingLoop:
             except Diverged:
                 return math.inf
 
-        choice = rates.choose(trial, _FIRST_TRIED[self.settings.optimiser])
+        choice = learning_rate.choose(trial, _FIRST_TRIED[self.settings.optimiser])
         self.checkpoint.tried = choice
         self._write()
 
@@ -238,21 +237,12 @@ class TrainingLoop:
         done, total = draw[-1] * n_steps, n_epochs * n_steps
 
         def rate_at(step: int) -> float:
-            return rate * self._factor((done + step) / total, 1 / total, level)
+            at = (done + step) / total
+            schedule = "constant" if level else self.settings.schedule
+            warmup = self.settings.warmup
+            return rate * learning_rate.factor(schedule, at, 1 / total, warmup=warmup)
 
         return self.trainer.epoch(rows, (self.settings.seed, *draw), rate_at)
-
-    def _factor(self, at: float, step: float, level: bool) -> float:
-        """Return the factor of the learning rate at a share of all steps."""
-        warmup = self.settings.warmup
-        if at < warmup:
-            # Not zero in the first step.
-            return min(1.0, (at + step) / warmup)
-        if level:
-            return 1.0
-        if self.settings.schedule == "step":
-            return 0.1 ** math.floor(_FALLS * at)
-        return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (1 - warmup)))
 
     def _resume(self, rows: np.ndarray) -> None:
         """Restore network and optimiser from the checkpoint of this stage."""

@@ -9,7 +9,7 @@ path, stage and reason. This package does not know networks or their input sizes
 |---|---|
 | `imageset` | the list of images, and the error of one image |
 | `scanning` | recognising the kind of a source |
-| `naming` | splits and classes from names of folders |
+| `folder_names` | splits and classes from names of folders |
 | `set_aside` | names that a scan counts and does not list; suffixes of images |
 | `reading` | reading the bytes of one file |
 | `folder`, `table`, `ziparchive`, `tararchive` | listing one kind of source |
@@ -25,7 +25,7 @@ path, stage and reason. This package does not know networks or their input sizes
 | `memory` | the pixels of a Pillow image without a copy |
 | `orientation` | EXIF rotation |
 | `frames` | the number of frames of a GIF or TIFF |
-| `structure`, `png` | limits of what is beside the pixels; PNGs that end early |
+| `file_limits`, `png` | limits of what is beside the pixels; PNGs that end early |
 | `sniffing` | recognising an image file by its first bytes |
 | `non_images` | describing files that are not images |
 """
@@ -40,6 +40,7 @@ from featpipe.images.decoding import (
     check_max_pixels,
     decode,
 )
+from featpipe.images.folder_names import is_split
 from featpipe.images.imageset import (
     Failure,
     ImageError,
@@ -49,7 +50,6 @@ from featpipe.images.imageset import (
     build_image_set,
 )
 from featpipe.images.labelling import class_names_of, splits_from
-from featpipe.images.naming import is_split
 from featpipe.images.reading import FileReader, stat_file
 from featpipe.images.scanning import scan
 from featpipe.images.set_aside import is_image_name

@@ -20,6 +20,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
 
+from featpipe.images.folder_names import (
+    assign_labels_and_splits,
+    wrapping_folder,
+    wrapping_folders,
+)
 from featpipe.images.imageset import (
     Failure,
     ImageError,
@@ -27,11 +32,6 @@ from featpipe.images.imageset import (
     ImageRow,
     ImageSet,
     build_image_set,
-)
-from featpipe.images.naming import (
-    assign_labels_and_splits,
-    wrapping_folder,
-    wrapping_folders,
 )
 from featpipe.images.reading import problem
 from featpipe.images.set_aside import is_set_aside

@@ -11,8 +11,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from featpipe.images.folder_names import quoted
 from featpipe.images.imageset import ImageSet
-from featpipe.images.naming import quoted
 
 __all__ = ["check_classes"]
 

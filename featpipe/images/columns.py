@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from featpipe.images.naming import quoted
+from featpipe.images.folder_names import quoted
 
 __all__ = ["COLUMNS", "describe_unread"]
 

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from featpipe.images.arrays import check_picture, encode_picture, one_line
+from featpipe.images.folder_names import splits_of
 from featpipe.images.imageset import (
     Failure,
     ImageError,
@@ -23,7 +24,6 @@ from featpipe.images.imageset import (
     build_image_set,
 )
 from featpipe.images.labelling import class_names_of
-from featpipe.images.naming import splits_of
 from featpipe.images.reading import FileReader
 
 __all__ = ["scan_torchvision"]

@@ -22,13 +22,13 @@ import numpy as np
 from featpipe.bounds import require_number
 from featpipe.images import turbo
 from featpipe.images.colour import in_range, to_rgb
+from featpipe.images.file_limits import require_few_tiles, require_plain_structure
 from featpipe.images.frames import is_preview, note_frames
 from featpipe.images.imageset import ImageError
 from featpipe.images.memory import pixel_view
 from featpipe.images.non_images import describe_non_image, unknown
 from featpipe.images.orientation import SIDEWAYS, orientation_of, turned
 from featpipe.images.png import require_all_rows
-from featpipe.images.structure import require_few_tiles, require_plain_structure
 from featpipe.images.values import ValueRange, note_unfilled, samples_of
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from featpipe.images.folder_names import (
+    assign_labels_and_splits,
+    wrapping_folders,
+)
 from featpipe.images.imageset import (
     Failure,
     ImageRow,
     ImageSet,
     build_image_set,
-)
-from featpipe.images.naming import (
-    assign_labels_and_splits,
-    wrapping_folders,
 )
 from featpipe.images.reading import FileReader, kind, problem
 from featpipe.images.set_aside import is_set_aside

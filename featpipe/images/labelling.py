@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from featpipe.images.naming import splits_of
+from featpipe.images.folder_names import splits_of
 
 __all__ = ["class_names_of", "splits_from"]
 

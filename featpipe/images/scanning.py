@@ -46,7 +46,7 @@ def scan(
     source : path, str or ImageSet
         - A folder. Its folders are classes. If all of them have names of splits
           (``train``, ``Training_Set``, ``val``, ``dev``, ``testing``, …; see
-          `naming.splits_of`), they are splits, and the folders in them are classes.
+          `folder_names.splits_of`), they are splits, and the folders in them classes.
           Deeper folders belong to the class; files beside the class folders have no
           label. Folders that wrap all others are left out of the paths.
         - A ``.csv`` or ``.tsv`` table with a header and the columns

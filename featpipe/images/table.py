@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from featpipe.images.columns import COLUMNS, describe_unread
+from featpipe.images.folder_names import is_split, splits_of
 from featpipe.images.imageset import Failure, ImageRow, ImageSet, build_image_set
-from featpipe.images.naming import is_split, splits_of
 from featpipe.images.reading import FileReader, problem, stat_file
 
 __all__ = ["scan_table"]

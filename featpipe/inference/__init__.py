@@ -10,7 +10,7 @@ imports no torch. Knows nothing of codes files or classifiers.
 | `recipe` | the options that change the codes, without torch |
 | `machine` | device, batch size, workers |
 | `network` | the network of a recipe on the devices of a machine, loaded when needed |
-| `batch` | images after the network: their codes and failures |
+| `results` | images after the network: their codes and failures |
 | `execution` | fused kernels, batch size, lanes: the fastest, tried and remembered |
 | `engine` | reading, decoding and computing batches, several at once, in order |
 | `lanes` | threads that compute batches |
@@ -24,7 +24,6 @@ imports no torch. Knows nothing of codes files or classifiers.
 | `sources` | makes one of any source: of these, of frames and of datasets |
 """
 
-from featpipe.inference.batch import CodesByDepth, ComputedBatch, LoadedImage
 from featpipe.inference.engine import Engine
 from featpipe.inference.execution import Execution
 from featpipe.inference.items import GIVEN, from_items
@@ -36,6 +35,7 @@ from featpipe.inference.pixels import Decoding, decode_resized
 from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe, package_versions
+from featpipe.inference.results import CodesByDepth, ComputedBatch, LoadedImage
 from featpipe.inference.sources import Source, image_set_of, require_different_paths
 from featpipe.inference.stream import Batch, Stream
 

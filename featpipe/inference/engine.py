@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from featpipe.images import ImageError, ImageSet
-from featpipe.inference.batch import CodesByDepth, ComputedBatch, LoadedImage
 from featpipe.inference.lanes import InferenceWorkers
 from featpipe.inference.loader import Loader, LoadingBatch, worker_server
 from featpipe.inference.loading import Loaded
 from featpipe.inference.pixels import Decoding
 from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
+from featpipe.inference.results import CodesByDepth, ComputedBatch, LoadedImage
 
 if TYPE_CHECKING:
     from torch import Tensor

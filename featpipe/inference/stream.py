@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from featpipe.images import Failure, ImageError, ImageSet, describe_values
-from featpipe.inference.batch import ComputedBatch
 from featpipe.inference.engine import Engine
 from featpipe.inference.loader import worker_server
 from featpipe.inference.machine import Machine
@@ -23,6 +22,7 @@ from featpipe.inference.network import Network
 from featpipe.inference.processes import WorkerServer
 from featpipe.inference.progress import Progress
 from featpipe.inference.recipe import Recipe
+from featpipe.inference.results import ComputedBatch
 
 if TYPE_CHECKING:
     from featpipe.backbones import Backbone

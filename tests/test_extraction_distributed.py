@@ -20,7 +20,7 @@ import pytest
 from extracting import run
 
 from featpipe import codes, images
-from featpipe.extraction import plan, pooled, tasks
+from featpipe.extraction import distributed, plan, tasks
 from featpipe.extraction.parts import Parts
 from featpipe.extraction.plan import Plan, Span
 from featpipe.extraction.tasks import SliceTask, TaskReport
@@ -249,7 +249,7 @@ def test_a_worker_that_does_not_see_the_folder_is_refused(many, tmp_path, monkey
 def test_a_part_that_does_not_arrive_is_said_to_be_not_shared(
     many, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pooled, "PATIENCE", 0.2)
+    monkeypatch.setattr(distributed, "PATIENCE", 0.2)
 
     def lost(task: bytes) -> Iterator[TaskReport]:
         report = tasks.compute(task)

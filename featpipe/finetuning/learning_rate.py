@@ -1,17 +1,16 @@
-"""Choose the learning rate by short trials, from one rate towards better neighbours.
-
-Knows nothing of what a trial does.
-"""
+"""The learning rate: its choice by short trials, and its schedule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-__all__ = ["MOST_TRIALS", "RATES", "choose"]
+__all__ = ["MOST_TRIALS", "RATES", "choose", "factor"]
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 MOST_TRIALS = 5
+# The step schedule divides the rate by ten after each of so many parts but the last.
+_PARTS = 3
 
 
 def choose(trial: Callable[[float], float], start: float) -> dict[float, float]:
@@ -59,3 +58,33 @@ def choose(trial: Callable[[float], float], start: float) -> dict[float, float]:
         )
     order = sorted(tried, key=lambda k: (tried[k], k))
     return {RATES[k]: tried[k] for k in order}
+
+
+def factor(schedule: str, at: float, step: float, *, warmup: float) -> float:
+    """Return the factor of the learning rate at some point of the training.
+
+    Parameters
+    ----------
+    schedule : {"cosine", "step", "constant"}
+        ``cosine`` falls to zero (Loshchilov and Hutter 2017), ``step`` divides by ten
+        after each third.
+    at : float
+        Share of all steps that are done.
+    step : float
+        Share of all steps that one step is.
+    warmup : float
+        Share of all steps over which the rate rises to its full size.
+
+    Examples
+    --------
+    >>> [factor("cosine", at, 0.1, warmup=0.2) for at in (0.0, 0.2, 0.6)]
+    [0.5, 1.0, 0.5]
+    """
+    if at < warmup:
+        # Not zero in the first step.
+        return min(1.0, (at + step) / warmup)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "step":
+        return 0.1 ** math.floor(_PARTS * at)
+    return 0.5 * (1 + math.cos(math.pi * (at - warmup) / (1 - warmup)))

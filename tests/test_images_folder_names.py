@@ -9,7 +9,7 @@ from test_images_folder import labels, make
 
 import featpipe
 from featpipe.images import scan
-from featpipe.images.naming import splits_of
+from featpipe.images.folder_names import splits_of
 
 pytestmark = pytest.mark.filterwarnings("error")
 

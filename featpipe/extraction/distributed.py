@@ -27,10 +27,10 @@ from featpipe.extraction.tasks import (
 from featpipe.inference import Recipe, package_versions
 from featpipe.parallel import Jobs, Pool
 
-__all__ = ["PooledRunner"]
+__all__ = ["DistributedRunner"]
 
 
-class PooledRunner(PlanRunner):
+class DistributedRunner(PlanRunner):
     """Have workers compute the missing slices of a plan.
 
     Parameters
