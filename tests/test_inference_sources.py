@@ -93,7 +93,7 @@ def test_the_shape_of_an_array_is_one_image_or_many_or_is_refused(shape):
     else:
         wanted = shape[0] if shape[3] in channels else 0
     if not wanted:
-        with pytest.raises(ValueError, match="shape.*give"):
+        with pytest.raises(ValueError, match=r"shape.*give"):
             from_items(array)
         return
     with pytest.MonkeyPatch.context() as patch:
