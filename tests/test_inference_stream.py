@@ -1,5 +1,6 @@
 """A stream over images whose codes are known numbers, or have none for many reasons."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featpipe import backbones, images
-from featpipe.inference import Machine, Progress, Recipe, Stream, from_items
+from featpipe.inference import Machine, Progress, Recipe, Stream, from_items, loading
+from featpipe.inference import stream as streaming
 from featpipe.inference.recipe import package_versions
 
 quick = settings(deadline=None, max_examples=15)
@@ -314,3 +316,35 @@ def tiny_backbone() -> backbones.Backbone:
     if not _BACKBONES:
         _BACKBONES.append(recipe().load(["penultimate"]))
     return _BACKBONES[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "decoding", "exact"),
+    [
+        ("fp32", "auto", True),
+        ("bf16", "auto", False),
+        ("bf16", "exact", True),
+        ("fp32", "scaled", False),
+    ],
+)
+def test_images_are_decoded_as_the_precision_and_the_option_say(
+    monkeypatch, precision, decoding, exact
+):
+    told: list[bool] = []
+
+    def watched(content, preprocessing, how):
+        told.append(how.exact)
+        return np.zeros((3, 4, 4), np.uint8), ()
+
+    @contextlib.contextmanager
+    def no_server(n_workers, n_images, *, exact):
+        assert (n_workers, n_images) == (2, 4)
+        told.append(exact)
+        yield None
+
+    monkeypatch.setattr(loading.pixels, "pixels_of", watched)
+    monkeypatch.setattr(streaming, "worker_server", no_server)
+    one = Stream(recipe(precision=precision, decoding=decoding), Machine("cpu", 3, 2))
+    list(one.run(from_items([grey(k) for k in range(4)])))
+    # What the processes import, and then each of the images.
+    assert told == [exact] * 5
