@@ -58,8 +58,8 @@ def compare(
     codes : Codes, path, or a sequence of those
         Codes files of the same images.
     classifiers : sequence of str
-        ``"linear"``, ``"svm"``, ``"logistic"``; from scikit-learn ``"knn"`` (5 nearest
-        by angle), ``"nearest-mean"``, ``"lda"`` (shrunk); ``"ensemble"``, the mean
+        ``"linear"``, ``"svm"``, ``"logistic"``; without a C, ``"knn"`` (5 nearest by
+        angle), ``"nearest-mean"``, ``"lda"`` (shrunk); ``"ensemble"``, the mean
         probability of the logistic rows over depths.
     depth : str or sequence of str, optional
         As in the files, or shorter; ``"a+b"`` puts the codes of two depths side by

@@ -14,20 +14,16 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
 
 from featpipe import classifiers
+from featpipe.comparison.baselines import BASELINES, WITH_PROBABILITIES
 from featpipe.comparison.sources import take
 from featpipe.defaults import N_FOLDS
 from featpipe.protocol import Pairs, Part, Protocol, resolve_C
 from featpipe.scores import METRICS
 
 __all__ = [
-    "BASELINES",
     "FitSettings",
     "Fitted",
     "align_probabilities",
@@ -128,7 +124,7 @@ def fit_and_predict(
     judged = protocol.judged
     predicted = np.empty(len(judged), np.int64)
     shape = len(judged), settings.n_classes
-    probabilities = np.zeros(shape) if name in _WITH_PROBABILITIES else None
+    probabilities = np.zeros(shape) if name in WITH_PROBABILITIES else None
     for part, model in zip(protocol.parts, models, strict=True):
         # `judged` is sorted, so this finds the places of the part's images in it.
         at, held = np.searchsorted(judged, part.held), take(X, part.held)
@@ -207,8 +203,7 @@ def _repeated_score(model: Any, X: Any, y: np.ndarray, protocol: Protocol) -> fl
         return float(model.cv_score_)
     X, y = take(X, part.train), y[part.train]
     if isinstance(model, _Baseline):
-        folds = [*part.selection, *repeats]
-        return float(_Baseline(model.make, folds, model.metric).fit(X, y).cv_score_)
+        return float(np.mean(model.fold_scores_ + model.score_folds(X, y, repeats)))
     return classifiers.repeated_score(model, X, y, part.selection, repeats)
 
 
@@ -246,60 +241,32 @@ def out_of_fold(
     return probabilities
 
 
-def _knn(n_images: int) -> ClassifierMixin:
-    # On codes scaled to length one, distance orders as the angle does, the usual rule
-    # for codes of networks (Wu et al. 2018, arXiv:1805.01978).
-    # Five, scikit-learn's default: a baseline is not tuned.
-    neighbours = KNeighborsClassifier(n_neighbors=min(5, n_images))
-    return make_pipeline(StandardScaler(), Normalizer(), neighbours)
-
-
-def _nearest_mean(n_images: int) -> ClassifierMixin:
-    return make_pipeline(StandardScaler(), NearestCentroid())
-
-
-def _lda(n_images: int) -> ClassifierMixin:
-    # Codes often have more columns than there are images; Ledoit and Wolf's shrinkage
-    # keeps the covariance invertible and has nothing to tune.
-    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-
-
-BASELINES: dict[str, Callable[[int], ClassifierMixin]] = {
-    "knn": _knn,
-    "nearest-mean": _nearest_mean,
-    "lda": _lda,
-}
-"""The function that makes each scikit-learn classifier, given the number of images."""
-
-# Votes and distances are not probabilities, so the others get no log-loss.
-_WITH_PROBABILITIES = ("logistic", "lda")
-
-
 class _Baseline:
-    """A scikit-learn classifier without a C, with the fitted attributes of our own."""
+    """A classifier without a C, with the fitted attributes of those that choose one."""
 
-    def __init__(
-        self, make: Callable[[int], ClassifierMixin], cv: Pairs, metric: str
-    ) -> None:
+    def __init__(self, make: Callable[[], Any], cv: Pairs, metric: str) -> None:
         self.make, self.cv, self.metric = make, cv, metric
         self.C_, self.C_curve_ = None, np.empty((0, 2))
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> _Baseline:
-        measure = METRICS[self.metric]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            scores = [
-                measure(y[scored], self._fitted(X, y, fitted).predict(take(X, scored)))
-                for fitted, scored in self.cv
-            ]
-            self.model_ = self._fitted(X, y, np.arange(len(y)))
+            self.fold_scores_ = self.score_folds(X, y, self.cv)
+            self.model_ = self.make().fit(X, y)
+        scores = self.fold_scores_
         self.cv_score_ = float(np.mean(scores)) if scores else float("nan")
         self.classes_ = self.model_.classes_
         self.warnings_ = list(dict.fromkeys(str(w.message) for w in caught))
         return self
 
-    def _fitted(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
-        return self.make(len(rows)).fit(take(X, rows), y[rows])
+    def score_folds(self, X: np.ndarray, y: np.ndarray, folds: Pairs) -> list[float]:
+        """Return the metric of each fold, by a model that learns from its rows."""
+        measure = METRICS[self.metric]
+        models = (self.make().fit(take(X, rows), y[rows]) for rows, _ in folds)
+        return [
+            measure(y[scored], model.predict(take(X, scored)))
+            for (_, scored), model in zip(folds, models, strict=True)
+        ]
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         predicted: np.ndarray = self.model_.predict(X)

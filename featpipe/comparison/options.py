@@ -10,7 +10,8 @@ import numpy as np
 
 from featpipe.bounds import require_number, require_seed
 from featpipe.classifiers import NAMES, check_C_grid
-from featpipe.comparison.contenders import BASELINES, FitSettings
+from featpipe.comparison.baselines import BASELINES
+from featpipe.comparison.contenders import FitSettings
 from featpipe.defaults import N_FOLDS
 from featpipe.scores import METRICS
 
@@ -89,7 +90,7 @@ class ComparisonOptions:
 
     @property
     def baselines(self) -> list[str]:
-        """The classifiers that are scikit-learn's own, without a C."""
+        """The classifiers without a C."""
         return [name for name in self.classifiers if name in BASELINES]
 
     def settings(self, class_names: list[str]) -> FitSettings:

@@ -5,28 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from featpipe.scores.intervals import accuracy_interval, grouped_interval
 
 __all__ = ["METRICS", "judge"]
 
 
+def _accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    return float(np.mean(labels == predicted))
+
+
 def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    # recall_score over the classes held out is balanced_accuracy_score without its
-    # warning when a class is predicted that no held-out image has.
-    recall = recall_score(
-        labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
-    )
-    return float(recall)
+    right, true, _ = _counts(labels, predicted)
+    # Over the classes held out: others have no recall.
+    return float(np.mean(right[true > 0] / true[true > 0]))
 
 
 def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    return float(f1_score(labels, predicted, average="macro", zero_division=0))
+    right, true, named = _counts(labels, predicted)
+    return float(np.mean(2 * right / (true + named)))
+
+
+def _counts(
+    labels: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how often each class is named rightly, true, and named."""
+    both = np.concatenate([labels, predicted])
+    classes, numbers = np.unique(both, return_inverse=True)
+    truth, named = np.split(numbers, 2)
+    of_each = (truth[truth == named], truth, named)
+    right, true, said = (np.bincount(x, minlength=len(classes)) for x in of_each)
+    return right, true, said
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy_score,
+    "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
 }
@@ -84,11 +97,11 @@ def judge(
         else grouped_interval(correct, groups)
     )
     return {
-        "accuracy": float(accuracy_score(labels, predicted)),
+        "accuracy": _accuracy(labels, predicted),
         "accuracy_low": low,
         "accuracy_high": high,
-        "balanced_accuracy": float(_balanced_accuracy(labels, predicted)),
-        "macro_f1": float(_macro_f1(labels, predicted)),
+        "balanced_accuracy": _balanced_accuracy(labels, predicted),
+        "macro_f1": _macro_f1(labels, predicted),
         "log_loss": _log_loss(labels, probabilities),
     }
 
