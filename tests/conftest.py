@@ -49,8 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
+# Not while modules are imported: what they make stays, and looking at it all again
+# and again takes a tenth of the imports.
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Leave what is imported out of each later collection, and of copies in forks."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     # Seldom, for the tests keep little.

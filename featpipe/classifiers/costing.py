@@ -24,8 +24,9 @@ FIXED_SECONDS = 2.0
 # Operations of an eigendecomposition of width d are about 9 d³ (Golub and Van Loan,
 # Matrix Computations, 8.3); they are done at half the rate of products.
 EIGEN_OPERATIONS = 2 * 9
-# Rows of the product that is timed, which no cache holds, and seconds of timing it.
-_SAMPLE, _TRIAL_SECONDS = 16_384, 0.3
+# Rows of the product that is timed, which no cache holds; seconds of timing it, and how
+# often at the most, where it takes microseconds.
+_SAMPLE, _TRIAL_SECONDS, _TRIALS = 16_384, 0.3, 100
 
 
 class SolveCost(NamedTuple):
@@ -100,7 +101,9 @@ def _pass_seconds(n_rows: int, width: int, columns: int) -> float:
     X, weights = torch.ones(n, width), torch.ones(width, columns)
     X.T @ (X @ weights)  # starts the threads
     seconds: list[float] = []
-    while len(seconds) < 3 or sum(seconds) < _TRIAL_SECONDS:
+    while len(seconds) < 3 or (
+        sum(seconds) < _TRIAL_SECONDS and len(seconds) < _TRIALS
+    ):
         start = time.perf_counter()
         X.T @ (X @ weights)
         seconds.append(time.perf_counter() - start)
