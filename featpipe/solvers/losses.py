@@ -34,6 +34,9 @@ __all__ = [
 
 # Share of the objective that a gain is at least taken to be.
 LEAST_GAIN = 1e-3
+# Rounding of a sum over a block of rows, in units of its precision. (torch adds up in
+# pairs; told to sum in double precision, it first makes a copy of everything.)
+SUMMED = 16
 
 
 class BlockLoss(NamedTuple):
@@ -129,12 +132,11 @@ class _OneColumn:
         bend: torch.Tensor,
         sign: torch.Tensor,
     ) -> BlockLoss:
-        both = bend.sum(2, dtype=torch.float64)
-        more = (bend * sign).sum(2, dtype=torch.float64)
+        both, more = bend.sum(2).double(), (bend * sign).sum(2).double()
         # Lower bounds: what rounding may have added is taken off.
-        both = both - 4 * torch.finfo(bend.dtype).eps * both
+        both = both - SUMMED * torch.finfo(bend.dtype).eps * both
         sides = torch.stack([both + more, both - more], dim=2).clamp_min_(0) / 2
-        value = loss.sum(2, dtype=torch.float64)
+        value = loss.sum(2).double()
         return BlockLoss(value, residual.unsqueeze(2), bend.unsqueeze(2), sides)
 
 

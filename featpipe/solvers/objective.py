@@ -201,9 +201,9 @@ class Objective:
     def _between(self, curvature: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return the summed second derivative of some rows by the scores."""
         if not self.joint:
-            return curvature.sum(3, keepdim=True, dtype=torch.float64)
+            return curvature.sum(3, keepdim=True).double()
         p = unweighted(curvature, weights[:, 0, 0])
-        diagonal = torch.diag_embed(curvature.sum(3, dtype=torch.float64))
+        diagonal = torch.diag_embed(curvature.sum(3).double())
         return diagonal - (p @ curvature.mT).double()
 
     def _diagonalize(self, between: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

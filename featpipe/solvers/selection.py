@@ -143,7 +143,10 @@ class Judge:
 
 
 def predict_held_out(
-    codes: FoldCodes, theta: torch.Tensor, held_out: list[np.ndarray]
+    codes: FoldCodes,
+    theta: torch.Tensor,
+    held_out: list[np.ndarray],
+    dtype: torch.dtype | None = None,
 ) -> list[np.ndarray]:
     """Predict the held-out rows of every fold.
 
@@ -153,6 +156,8 @@ def predict_held_out(
     theta : (n_folds, n_C, n_columns, rank + 1) float64
     held_out : list of (n_held_out,) int64
         Row numbers, one array a fold.
+    dtype : torch.dtype or None
+        Of the scores; None is that of the codes.
 
     Returns
     -------
@@ -160,7 +165,7 @@ def predict_held_out(
         In the order of ``held_out``. Classes without a training row are never told.
     """
     _, n_C, n_columns, _ = theta.shape
-    dtype = codes.rows.dtype
+    dtype = dtype or codes.rows.dtype
     v = codes.to_rows(theta.flatten(1, 2), dtype).clone()
     if n_columns > 1:
         absent = codes.class_weight == 0
