@@ -22,15 +22,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "bounds": set(),
     "defaults": set(),
+    "errors": set(),
     "files": set(),
     "kinds": set(),
-    "images": {"bounds", "kinds"},
-    "backbones": {"bounds"},
+    "images": {"bounds", "errors", "kinds"},
+    "backbones": {"bounds", "errors"},
     "codes": {"files", "kinds"},
     "solvers": set(),
     "scores": {"files"},
     "protocol": {"bounds", "defaults"},
-    "parallel": {"bounds"},
+    "parallel": {"bounds", "errors"},
     "inference": {"bounds", "images", "backbones", "files"},
     "extraction": {"images", "backbones", "codes", "inference", "files", "parallel"},
     "transformer": {
@@ -57,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "predictor": {
         "bounds",
         "defaults",
+        "errors",
         "images",
         "kinds",
         "backbones",
@@ -71,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "finetuning": {
         "bounds",
         "defaults",
+        "errors",
         "images",
         "backbones",
         "codes",

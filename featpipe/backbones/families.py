@@ -23,6 +23,7 @@ from torch import nn
 from featpipe.backbones import mini, timm_networks
 from featpipe.backbones.architecture import Architecture, Entry
 from featpipe.backbones.preprocessing import Preprocessing
+from featpipe.errors import first_line
 
 __all__ = ["Architecture", "Entry", "find", "names"]
 
@@ -113,7 +114,7 @@ def _own(name: str) -> Architecture | None:
                 )
             # The user's code may raise any error.
             except Exception as err:
-                reason = f"{type(err).__name__}: {err}".splitlines()[0]
+                reason = f"{type(err).__name__}: {first_line(err)}"
                 raise ValueError(
                     f"backbone {name!r} could not be built ({reason}); "
                     f"try it in Python: `from {module} import {attribute}`"

@@ -21,6 +21,7 @@ from featpipe.backbones.pooling import Layout, Shape
 from featpipe.backbones.preprocessing import Preprocessing
 from featpipe.backbones.trial import dependence
 from featpipe.backbones.weights import Weights, choose, fill, hash_weights, read
+from featpipe.errors import first_line
 
 __all__ = ["layouts_of", "load", "outlined", "preprocessing_of", "resolve"]
 
@@ -248,10 +249,9 @@ def _stops(
 
 
 def _size_error(name: str, side: int, err: Exception) -> ValueError:
-    reason = (str(err).strip() or type(err).__name__).splitlines()[0][:200]
     return ValueError(
-        f"backbone {name!r} cannot take images of {side}x{side} px ({reason}); use "
-        "its own input size, or choose another"
+        f"backbone {name!r} cannot take images of {side}x{side} px "
+        f"({first_line(err)}); use its own input size, or choose another"
     )
 
 

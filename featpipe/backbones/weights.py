@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from featpipe.backbones.architecture import Architecture, Entry
-from featpipe.backbones.weights_file import first_line, read_file
+from featpipe.backbones.weights_file import read_file
+from featpipe.errors import first_line
 
 __all__ = ["Weights", "choose", "fill", "hash_weights", "read"]
 

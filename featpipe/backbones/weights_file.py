@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-__all__ = ["first_line", "read_file"]
+from featpipe.errors import first_line
+
+__all__ = ["read_file"]
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
@@ -104,8 +106,3 @@ def _is_safetensors(path: Path) -> bool:
         start = file.read(9)
     length = int.from_bytes(start[:8], "little")
     return start[8:] == b"{" and length <= path.stat().st_size - 8
-
-
-def first_line(err: Exception) -> str:
-    """Return the first line of the message of an error, or its type."""
-    return (str(err) or type(err).__name__).strip().splitlines()[0][:200]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from featpipe import files
+from featpipe.errors import first_line
 
 __all__ = ["Checkpoint"]
 
@@ -99,8 +100,8 @@ class Checkpoint:
             checkpoint = cls(**state)
         except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
             raise ValueError(
-                f"the checkpoint {path} is damaged ({str(error).splitlines()[0][:100]})"
-                "; remove it to begin anew"
+                f"the checkpoint {path} is damaged ({first_line(error)}); remove it "
+                "to begin anew"
             ) from error
         # Another training, with other images, labels or settings, starts anew.
         return checkpoint if checkpoint.digest == digest else cls(digest)

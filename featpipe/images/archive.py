@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, NamedTuple
 
+from featpipe.errors import one_line
 from featpipe.images.folder_names import (
     assign_labels_and_splits,
     wrapping_folder,
@@ -182,9 +183,9 @@ def archive_errors(source: str, kind: str) -> Iterator[None]:
     except ImageError as error:  # not a sign of damage
         raise ValueError(f"{source!r} cannot be read: {error}") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"{source!r} is no whole {kind} archive: {reason}; make or copy it again"
+            f"{source!r} is no whole {kind} archive: {one_line(error)}; make or copy "
+            "it again"
         ) from error
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from featpipe.errors import one_line
 from featpipe.images.colour import to_rgb
 from featpipe.images.imageset import ImageError, ImageRow, ImageSet, build_image_set
 from featpipe.images.labelling import class_names_of, splits_from
 from featpipe.images.orientation import upright
 
-__all__ = ["check_picture", "encode_picture", "from_arrays", "one_line"]
+__all__ = ["check_picture", "encode_picture", "from_arrays"]
 
 
 def from_arrays(
@@ -191,8 +192,3 @@ def _flat(picture: Any) -> np.ndarray:
     picture.load()
     pixels = picture if picture.mode == "L" else to_rgb(picture, [])
     return np.asarray(upright(pixels, picture, []))
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error as one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -93,13 +93,13 @@ def _stretch(low: float, high: float) -> _Grey:
     scale = 255 / (high - low) if high > low else 0.0
 
     def grey(values: np.ndarray) -> np.ndarray:
-        grey = np.nan_to_num(
+        scaled = np.nan_to_num(
             values.astype(np.float64), copy=False, nan=low, posinf=high
         )
-        np.clip(grey, low, high, out=grey)
-        grey -= low
-        grey *= scale
-        return grey
+        np.clip(scaled, low, high, out=scaled)
+        scaled -= low
+        scaled *= scale
+        return scaled
 
     return grey
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from featpipe.images.arrays import check_picture, encode_picture, one_line
+from featpipe.errors import one_line
+from featpipe.images.arrays import check_picture, encode_picture
 from featpipe.images.folder_names import splits_of
 from featpipe.images.imageset import (
     Failure,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe.bounds import require_number
+from featpipe.errors import one_line
 from featpipe.images import turbo
 from featpipe.images.colour import in_range, to_rgb
 from featpipe.images.file_limits import require_few_tiles, require_plain_structure
@@ -358,10 +358,7 @@ def _open(content: bytes) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the message of an error on one line, the same in every run."""
+    """Return why an image cannot be decoded, on one line."""
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
-    # Addresses would change the bytes of the codes file from run to run.
-    text = re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "it", str(error))
-    text = " ".join(text.split())[:200]
-    return text or type(error).__name__
+    return one_line(error)

@@ -1,7 +1,7 @@
 """Read the stored values of images of more than 8 bits, and their value range.
 
-The value range are the values that become black and white. Pillow keeps only the high
-bytes of 16-bit colours; a second pass reads the low bytes where they are needed.
+The value range is the pair of values that become black and white. Pillow keeps only the
+high bytes of 16-bit colours; a second pass reads the low bytes where they are needed.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from featpipe import __version__
+from featpipe.errors import one_line
 
 __all__ = ["backend", "connected", "death_errors", "most_on_one_host"]
 
@@ -67,7 +68,7 @@ def connected(scheduler: str, n_workers: int, seconds: float) -> Iterator[Any]:
     except (OSError, ValueError, TimeoutError) as error:
         raise ConnectionError(
             f"{address} is not a Dask scheduler of a compatible version "
-            f"({_line(error)}); give the address that `dask scheduler` prints"
+            f"({one_line(error)}); give the address that `dask scheduler` prints"
         ) from error
     with client:
         try:
@@ -149,7 +150,7 @@ def _address(scheduler: str) -> str:
         return str(json.loads(path.read_bytes())["address"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is no scheduler file ({_line(error)}); give the one that "
+            f"{path} is no scheduler file ({one_line(error)}); give the one that "
             "`dask scheduler --scheduler-file` wrote, or an address"
         ) from error
 
@@ -167,7 +168,7 @@ def _require_answer(address: str) -> None:
     error = _connection_error(address)
     if error is not None:
         raise ConnectionError(
-            f"no scheduler answers at {address} ({_line(error)}); start one with "
+            f"no scheduler answers at {address} ({one_line(error)}); start one with "
             "`dask scheduler` and give the address that it prints"
         )
 
@@ -228,7 +229,7 @@ def _require_versions(client: Any) -> None:
             continue  # it died since it was listed, and others do its work
         if isinstance(version, Exception):
             raise RuntimeError(
-                f"worker {worker} cannot import featpipe ({_line(version)}); run "
+                f"worker {worker} cannot import featpipe ({one_line(version)}); run "
                 "`featpipe --version` there"
             )
         if version is None:
@@ -241,7 +242,3 @@ def _require_versions(client: Any) -> None:
                 f"worker {worker} has featpipe {version}, and this process has "
                 f"{__version__}; install the same version in both places"
             )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featpipe import files, images
+from featpipe.errors import one_line
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference import Decoding, from_items, image_set_of
 from featpipe.predictor.predicting import Images, Predictor
@@ -145,10 +146,9 @@ def _onnx(predictor: Predictor) -> bytes:
             )
     # torch's exporter may raise any error for a network that it cannot export.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"the backbone {model.backbone!r} cannot be exported by torch.onnx "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {one_line(error)})"
         ) from error
     assert program is not None
     proto = program.model_proto

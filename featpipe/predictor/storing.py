@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from featpipe import files
+from featpipe.errors import one_line
 from featpipe.kinds import HEAD, describe_kind
 from featpipe.predictor.model import ARRAYS, Model
 
@@ -149,7 +150,7 @@ def _otherwise(path: Path, error: Exception) -> str:
         kind = describe_kind(file.read(HEAD))
     if kind:
         return f" but {kind}"
-    return f", or was cut short ({' '.join(str(error).split())[:200]})"
+    return f", or was cut short ({one_line(error)})"
 
 
 def _check_format(metadata: Mapping[str, str]) -> Mapping[str, str]:

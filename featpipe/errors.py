@@ -1,0 +1,38 @@
+"""Put the message of an error of another library on one line.
+
+Every package may use it, and it uses none.
+"""
+
+import re
+
+__all__ = ["first_line", "one_line"]
+
+_LENGTH = 200
+# As in `<PIL.Image.Image object at 0x7f30>`: it is another one in every run.
+_ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return the message of an error on one short line, the same in every run.
+
+    Examples
+    --------
+    >>> one_line(ValueError("a file\n  was cut short"))
+    'a file was cut short'
+    >>> one_line(EOFError())
+    'EOFError'
+    """
+    text = " ".join(_ADDRESS.sub("it", str(error)).split())
+    return text[:_LENGTH] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of a message; those of torch go on with a trace.
+
+    Examples
+    --------
+    >>> first_line(RuntimeError("shapes differ\nException raised from check"))
+    'shapes differ'
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:_LENGTH] if lines else type(error).__name__

@@ -1,0 +1,24 @@
+"""Messages of other libraries come out short, on one line, and never empty."""
+
+import pytest
+
+from featpipe.errors import first_line, one_line
+
+
+@pytest.mark.parametrize("shorten", [one_line, first_line])
+@pytest.mark.parametrize("text", ["", " ", "\n", "\n\n \t"])
+def test_an_error_without_words_has_its_name(shorten, text):
+    assert shorten(EOFError(text)) == "EOFError"
+
+
+@pytest.mark.parametrize("shorten", [one_line, first_line])
+def test_a_message_is_one_line_of_two_hundred_characters_at_most(shorten):
+    line = shorten(ValueError("\n  " + "word " * 90 + "\nand more"))
+    assert line == ("word " * 40)[:200]
+    assert "and more" in one_line(ValueError("first\nand more"))
+    assert first_line(ValueError("first\nand more")) == "first"
+
+
+def test_the_address_of_an_object_is_left_out():
+    error = ValueError(f"cannot identify {object()!r} of 'a.png'")
+    assert one_line(error) == "cannot identify it of 'a.png'"
