@@ -7,6 +7,7 @@ separable the classes are, so the estimate is a range.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from typing import NamedTuple
@@ -24,9 +25,11 @@ FIXED_SECONDS = 2.0
 # Operations of an eigendecomposition of width d are about 9 d³ (Golub and Van Loan,
 # Matrix Computations, 8.3); they are done at half the rate of products.
 EIGEN_OPERATIONS = 2 * 9
-# Rows of the product that is timed, which no cache holds; seconds of timing it, and how
-# often at the most, where it takes microseconds.
-_SAMPLE, _TRIAL_SECONDS, _TRIALS = 16_384, 0.3, 100
+# The largest product that is timed: rows, which no cache holds, width, columns, and
+# operations. A thousand classes or a flattened map would take minutes and gigabytes.
+_SAMPLE, _MOST_WIDTH, _MOST_COLUMNS, _MOST_OPERATIONS = 16_384, 4096, 256, 4e9
+# Seconds of timing it, and how often at the most, where it takes microseconds.
+_TRIAL_SECONDS, _TRIALS = 0.3, 100
 
 
 class SolveCost(NamedTuple):
@@ -94,11 +97,12 @@ def solve_cost(
 
 
 def _pass_seconds(n_rows: int, width: int, columns: int) -> float:
-    """Time the two products of some rows, and scale them up to all."""
+    """Time the two products of a part of the codes, and scale them up to all."""
     import torch
 
-    n = min(n_rows, _SAMPLE)
-    X, weights = torch.ones(n, width), torch.ones(width, columns)
+    d, m = min(width, _MOST_WIDTH), min(columns, _MOST_COLUMNS)
+    n = min(n_rows, _SAMPLE, math.ceil(_MOST_OPERATIONS / (4 * d * m)))
+    X, weights = torch.ones(n, d), torch.ones(d, m)
     X.T @ (X @ weights)  # starts the threads
     seconds: list[float] = []
     while len(seconds) < 3 or (
@@ -107,4 +111,5 @@ def _pass_seconds(n_rows: int, width: int, columns: int) -> float:
         start = time.perf_counter()
         X.T @ (X @ weights)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds) * n_rows / n
+    share = n * d * m / (n_rows * width * columns)
+    return statistics.median(seconds) / share
