@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from typer.testing import CliRunner
 
 import featpipe
 from featpipe.cli.app import app
+from featpipe.comparison import gather_warnings
 from featpipe.comparison.learning_curve import learning_curve
 from featpipe.protocol import folds
 from featpipe.report import doubtful_labels, make_report, making
 from featpipe.report.out_of_sample import out_of_sample
+from featpipe.report.plots import plot_C_curves
 from featpipe.report.projection import project, sample_rows
 from featpipe.report.thumbnails import make_sheet
 
@@ -221,6 +224,34 @@ def test_the_page_loads_nothing_and_is_small(report, tmp_path):
     assert f"{100 * report.findings.recommended.accuracy:.1f} %" in text
     for words in ("not available", "Use ", "featpipe compare", "Would more labels"):
         assert words in text
+
+
+def test_a_warning_is_one_line_for_all_its_rows(report, comparison, file, tmp_path):
+    def lines(report, path):
+        report.write(path)
+        return re.findall(r"<li>(.*?)</li>", path.read_text())
+
+    scores = comparison.scores
+    for score, n in zip(scores, (4, 9, 6, 5), strict=False):
+        score.warnings.append(f"{n} of 45 values were not solved")
+    notes = list(gather_warnings(scores))
+    told = "of 45 values were not solved"
+    # Of a file of scores, and beside the notes of a comparison that was made now.
+    for given in ([], notes):
+        shown = lines(replace(report, notes=given), tmp_path / "page.html")
+        (line,) = [line for line in shown if told in line]
+        assert line.endswith(f"4 to 9 {told}")
+        assert len(set(shown)) == len(shown)
+    for score in scores[:4]:
+        score.warnings.pop()
+
+
+def test_the_names_of_the_curves_of_C_cover_no_curve(comparison):
+    ax = plot_C_curves(comparison.scores)
+    ax.figure.draw_without_rendering()
+    names = ax.get_legend().get_window_extent()
+    assert not names.overlaps(ax.get_window_extent())
+    assert ax.figure.bbox.x1 >= names.x1
 
 
 def test_names_are_text_whatever_is_in_them(tmp_path):

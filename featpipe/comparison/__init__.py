@@ -7,7 +7,11 @@ from elsewhere. Knows nothing of images or networks, and imports no torch.
 """
 
 from featpipe.comparison.comparing import compare
-from featpipe.comparison.details import describe_details, describe_needed
+from featpipe.comparison.details import (
+    describe_details,
+    describe_needed,
+    gather_warnings,
+)
 from featpipe.comparison.duplicates import (
     NearDuplicate,
     duplicate_threshold,
@@ -31,6 +35,7 @@ __all__ = [
     "describe_needed",
     "duplicate_threshold",
     "find_duplicates",
+    "gather_warnings",
     "learning_curve",
     "plain_text",
 ]

@@ -178,7 +178,7 @@ def _compare(
         *copies,
         *ensemble_notes,
         *tested_notes,
-        *_gathered_warnings(scores),
+        *details.gather_warnings(scores),
     ]
     return Comparison(
         scores=scores,
@@ -245,28 +245,3 @@ def _power(
     text = "; ".join([*power, *([needed] if needed else [])])
     if text:
         yield text
-
-
-def _gathered_warnings(scores: Sequence[Score]) -> Iterator[str]:
-    """Yield each warning once, with the rows it concerns.
-
-    Warnings that differ only in the number at their start are joined: "28 to 35 of 45
-    values of C …".
-    """
-    concerned: dict[str, list[str]] = {}
-    counts: dict[str, list[int]] = {}
-    for score in scores:
-        for text in score.warnings:
-            number, space, rest = text.partition(" ")
-            key = text if not number.isdecimal() else f"{{}}{space}{rest}"
-            counts.setdefault(key, []).append(int(number) if key != text else 0)
-            concerned.setdefault(key, []).append(f"{score.classifier} on {score.depth}")
-    for key, names in concerned.items():
-        low, high = min(counts[key]), max(counts[key])
-        count = f"{low}" if low == high else f"{low} to {high}"
-        text = key.replace("{}", count, 1) if key.startswith("{}") else key
-        if len(names) == len(scores) > 1:
-            yield f"every row: {text}"
-        else:
-            more = f" and {len(names) - 2} more" * (len(names) > 2)
-            yield f"{', '.join(names[:2])}{more}: {text}"

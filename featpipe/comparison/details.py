@@ -23,6 +23,7 @@ __all__ = [
     "confidence_of",
     "describe_details",
     "describe_needed",
+    "gather_warnings",
     "mistakes",
 ]
 
@@ -253,3 +254,44 @@ def _discordance(one: Score, other: Score, labels: Sequence[str]) -> float:
     """Return the share of images on which exactly one of two rows is right."""
     triples = zip(one.test_predicted, other.test_predicted, labels, strict=True)
     return float(np.mean([(a == label) != (b == label) for a, b, label in triples]))
+
+
+def gather_warnings(scores: Sequence[Score]) -> Iterator[str]:
+    """Yield each warning of the fits once, with the rows that it is about.
+
+    Warnings that differ only in the number at their start are joined: "28 to 35 of 45
+    values of C …".
+
+    Parameters
+    ----------
+    scores : sequence of Score
+
+    Yields
+    ------
+    str
+
+    Examples
+    --------
+    >>> import featpipe
+    >>> scores = featpipe.compare("flowers.h5", classifiers=["linear"]).scores
+    >>> scores[0].warnings.append("3 of 9 values of C were not tried")
+    >>> list(gather_warnings(scores[:1]))[-1]
+    'linear on penultimate: 3 of 9 values of C were not tried'
+    """
+    concerned: dict[str, list[str]] = {}
+    counts: dict[str, list[int]] = {}
+    for score in scores:
+        for text in score.warnings:
+            number, space, rest = text.partition(" ")
+            key = text if not number.isdecimal() else f"{{}}{space}{rest}"
+            counts.setdefault(key, []).append(int(number) if key != text else 0)
+            concerned.setdefault(key, []).append(f"{score.classifier} on {score.depth}")
+    for key, names in concerned.items():
+        low, high = min(counts[key]), max(counts[key])
+        count = f"{low}" if low == high else f"{low} to {high}"
+        text = key.replace("{}", count, 1) if key.startswith("{}") else key
+        if len(names) == len(scores) > 1:
+            yield f"every row: {text}"
+        else:
+            more = f" and {len(names) - 2} more" * (len(names) > 2)
+            yield f"{', '.join(names[:2])}{more}: {text}"

@@ -82,7 +82,7 @@ def figures_of(
     with _styled(ink):
         for name, draw in drawers.items():
             figure = draw().figure
-            # pyplot keeps every figure it has embedding, and warns after twenty.
+            # pyplot keeps every figure that it makes, and warns after twenty.
             plt.close(figure)  # type: ignore[arg-type]  # never a subfigure
             figures[name] = figure
     return figures  # type: ignore[return-value]

@@ -12,7 +12,7 @@ import numpy as np
 
 import featpipe
 from featpipe.codes import Codes
-from featpipe.comparison import describe_needed
+from featpipe.comparison import describe_needed, gather_warnings
 from featpipe.report.figures import figures_of, map_groups, svg_of
 from featpipe.report.findings import Findings, Map
 from featpipe.report.interactive import interactive_map
@@ -153,32 +153,27 @@ def _score(score: Score, lowest: float) -> dict[str, Any]:
     }
 
 
-def _difference(score: Score) -> str:
+def _difference(score: Score) -> tuple[str, str]:
+    """Return the difference to the recommended row, and its interval."""
     ends = (score.difference, score.difference_low, score.difference_high)
     if None in ends:
-        return ""
+        return "", ""
     middle, low, high = (f"{100 * end:+.1f}" for end in ends if end is not None)
-    return f"{middle} [{low}, {high}]"
+    return middle, f"[{low}, {high}]"
 
 
 def _own_notes(findings: Findings | None, notes: Sequence[str]) -> list[str]:
     if findings is None:
         return []
     scores, codes = findings.scores, findings.codes
-    # Notes of `compare` have these warnings already, after the names of the rows.
-    present = tuple(notes)
-    warnings = dict.fromkeys(
-        f"{score.classifier} on {score.depth}: {text}"
-        for score in scores
-        for text in score.warnings
-        if not any(note.endswith(text) for note in present)
-    )
     label_of = dict(zip(codes.paths, codes.labels.tolist(), strict=True))
     names = [codes.class_names[label_of[p]] for p in findings.recommended.test_paths]
     # Connor's formula assumes independent images, which groups are not.
     grouped = bool((codes.groups != "").any())
     needed = "" if grouped else describe_needed(scores, names)
-    return [_text(text) for text in (*warnings, needed) if text]
+    own = [*gather_warnings(scores), *([needed] if needed else [])]
+    # A comparison that was made now has them among its notes.
+    return [_text(text) for text in own if not any(text in note for note in notes)]
 
 
 def _galleries(findings: Findings) -> list[tuple[str, str, str, np.ndarray]]:

@@ -131,7 +131,10 @@ def plot_C_curves(scores: Sequence[Score], ax: Axes | None = None) -> Axes:
     ax.set_xlabel("C")
     ax.set_ylabel("cross-validated score %")
     if ax.lines:
-        ax.legend(fontsize="x-small", frameon=False, loc="lower right")
+        # Beside the curves, which leave no corner free.
+        ax.legend(
+            fontsize="x-small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
+        )
     return ax
 
 
