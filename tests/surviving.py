@@ -170,8 +170,8 @@ class Trial:
         self.name, self.job, self.work = name, JOBS[name], work
         self.ready = work / f"ready {name}"
         self.ready.mkdir()
-        for name in self.job.given:
-            shutil.copy(work / name, self.ready / name)
+        for path in self.job.given:
+            shutil.copy(work / path, self.ready / path)
         self.before = digests(self.ready, self.job)
         clean = self._fresh("clean")
         whole = apart(lambda: self.job.act(clean) and None)

@@ -142,8 +142,8 @@ def test_a_long_run_tries_and_the_next_one_remembers(network, tmp_path, monkeypa
     assert chosen(network, 10) == best
     # A short list takes no larger batch than it has, and an option overrules.
     assert chosen(network, 10, largest=2).batch_size == 2
-    network = Network(Recipe("mini", "none"), Machine("cpu", batch_size=3))
-    assert chosen(network, 10) == replace(best, batch_size=3)
+    of_three = Network(Recipe("mini", "none"), Machine("cpu", batch_size=3))
+    assert chosen(of_three, 10) == replace(best, batch_size=3)
 
 
 def test_a_trial_follows_what_is_faster_to_the_largest_batch(network, monkeypatch):

@@ -65,8 +65,9 @@ def _file(hint: Path, path: Path | None) -> Path:
         if place.is_file():
             return place
     raise FileNotFoundError(
-        f"the weights of {path or 'the model'} were in the file {str(hint)!r}, which "
-        "is not here; name its new place with --weights FILE (in Python weights=…)"
+        f"{path or 'the model'} needs the weights file {str(hint)!r}, which is neither "
+        "in the current folder nor beside the model; name it with --weights FILE (in "
+        "Python weights=…)"
     )
 
 
