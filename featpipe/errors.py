@@ -22,8 +22,7 @@ def one_line(error: BaseException) -> str:
     >>> one_line(EOFError())
     'EOFError'
     """
-    text = " ".join(_ADDRESS.sub("it", str(error)).split())
-    return text[:_LENGTH] or type(error).__name__
+    return " ".join(_message(error).split())[:_LENGTH]
 
 
 def first_line(error: BaseException) -> str:
@@ -34,5 +33,12 @@ def first_line(error: BaseException) -> str:
     >>> first_line(RuntimeError("shapes differ\nException raised from check"))
     'shapes differ'
     """
-    lines = str(error).strip().splitlines()
-    return lines[0][:_LENGTH] if lines else type(error).__name__
+    return _message(error).splitlines()[0][:_LENGTH]
+
+
+def _message(error: BaseException) -> str:
+    """Return the text of an error; with its name where the text alone says nothing."""
+    text, name = _ADDRESS.sub("it", str(error)).strip(), type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{name}: {text}"
+    return text or name

@@ -19,6 +19,11 @@ def test_a_message_is_one_line_of_two_hundred_characters_at_most(shorten):
     assert first_line(ValueError("first\nand more")) == "first"
 
 
+@pytest.mark.parametrize("shorten", [one_line, first_line])
+def test_a_key_that_is_missing_comes_with_the_name_of_the_error(shorten):
+    assert shorten(KeyError(1785425525)) == "KeyError: 1785425525"
+
+
 def test_the_address_of_an_object_is_left_out():
     error = ValueError(f"cannot identify {object()!r} of 'a.png'")
     assert one_line(error) == "cannot identify it of 'a.png'"

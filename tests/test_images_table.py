@@ -119,7 +119,7 @@ def test_listed_files_that_are_not_there_are_failures(tmp_path):
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(ImageError, match="no such file"):
         images.read(0)
-    with pytest.raises(ValueError, match=r"4 could not be listed, the first"):
+    with pytest.raises(ValueError, match=r"4 could not .* file\); check these paths"):
         scan(file)
 
 
@@ -137,7 +137,18 @@ def test_listed_files_that_are_not_there_are_failures(tmp_path):
         ),
         ("path\na.jpg\nsub/../a.jpg\n", "listed before"),
         ("path,label\na.jpg,x\n,y\n", "line 3: the path is empty"),
-        ("path,label\na.jpg,x,y\n", "line 2: 3 columns where the header has 2"),
+        (
+            "path,label\na.jpg,x,y\n",
+            "line 2: 3 columns where the header has 2; quote texts that contain ','",
+        ),
+        (
+            "path,label,split\na.jpg\n",
+            "line 2: 1 column where the header has 3; end it with ',,' if the rest",
+        ),
+        (
+            'path,label\n"a.jpg,x\nsub/b.jpg,y\n',
+            "line 2: 1 column where the header has 2; look for a quotation mark",
+        ),
         ("path\n", "no image in"),
         ('path\n"' + "x" * 200_000 + '"\n', "line 2: field larger than"),
     ],

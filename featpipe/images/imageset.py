@@ -357,10 +357,11 @@ def _no_images(
     message = f"no image in {source!r}"
     if failures:
         path, _, reason = failures[0]
-        message += (
-            f": {len(failures)} could not be listed, the first {path!r} ({reason})"
+        return (
+            f"{message}: {len(failures)} could not be listed, the first {path!r} "
+            f"({reason}); check these paths, or give another folder, table or archive"
         )
-    elif n_hidden or n_set_aside:
+    if n_hidden or n_set_aside:
         message += (
             f": only {n_hidden} hidden names (with a leading dot) and {n_set_aside} "
             "names of systems or of no images"

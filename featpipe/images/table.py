@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from featpipe.images.columns import COLUMNS, describe_unread
@@ -20,6 +20,7 @@ from featpipe.images.reading import FileReader, problem, stat_file
 __all__ = ["scan_table"]
 
 _BEGINNING = "begin it with a line such as path,label,split,group"
+_UNCLOSED = "look for a quotation mark that is never closed"
 
 
 class _Line(NamedTuple):
@@ -165,9 +166,11 @@ def _lines(source: str) -> Iterator[_Line]:
             if not any(cells):
                 continue
             if len(cells) != len(header):
+                remedy = _remedy(cells, len(header), delimiter)
                 raise ValueError(
-                    f"{source!r}, line {number}: {len(cells)} columns where the header "
-                    f"has {len(header)}; quote texts that contain {delimiter!r}"
+                    f"{source!r}, line {number}: {len(cells)} "
+                    f"column{'s' * (len(cells) > 1)} where the header has "
+                    f"{len(header)}; {remedy}"
                 )
             splits = [k for k in splits if is_split(cells[k].strip())]
             texts = {name: _as_text(cells[k].strip()) for name, k in columns.items()}
@@ -177,11 +180,18 @@ def _lines(source: str) -> Iterator[_Line]:
             yield _Line(number, ImageRow(path, label, split, group))
 
 
+def _remedy(cells: Sequence[str], n_columns: int, delimiter: str) -> str:
+    """Return what to do about a line of another number of columns."""
+    if any("\n" in cell for cell in cells):
+        return _UNCLOSED
+    if len(cells) > n_columns:
+        return f"quote texts that contain {delimiter!r}"
+    end = (delimiter * (n_columns - len(cells)))[:9]
+    return f"end it with {end!r} if the rest of it is empty"
+
+
 def _unreadable(source: str, number: int, error: csv.Error) -> ValueError:
-    return ValueError(
-        f"{source!r}, line {number}: {error}; look for a quotation mark that is never "
-        "closed"
-    )
+    return ValueError(f"{source!r}, line {number}: {error}; {_UNCLOSED}")
 
 
 def _header(source: str, line: str) -> tuple[str, list[str]]:
