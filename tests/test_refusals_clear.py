@@ -28,7 +28,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("device", ["mps", "gpu", "cuda:99"])
+@pytest.fixture(scope="module")
+def fitted(images: Path) -> tuple[Path, Path]:
+    """Return a codes file, and a model fitted on it."""
+    file, model = images.with_name("c.h5"), images.with_name("c.model")
+    result = featpipe_says("extract", images, "-o", file, *SMALL)
+    assert result.exit_code == 0, result.output
+    result = featpipe_says("fit", file, "-o", model, "--C", "0.1")
+    assert result.exit_code == 0, result.output
+    return file, model
+
+
+@pytest.mark.parametrize("device", ["mps", "gpu", "cuda:99", "meta", ""])
 def test_a_device_that_is_not_there_is_one_sentence(
     images: Path, tmp_path: Path, device: str
 ) -> None:
@@ -37,7 +48,24 @@ def test_a_device_that_is_not_there_is_one_sentence(
     line = refused("extract", images, "-o", tmp_path / "c.h5", *SMALL,
                    "--device", device)  # fmt: skip
     assert f"device {device!r} cannot be used: " in line
+    assert "; give auto" in line
     assert len(line) < 160
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+@pytest.mark.parametrize("command", ["compare", "fit", "predict"])
+def test_the_other_commands_tell_it_in_the_same_words(
+    images: Path, fitted: tuple[Path, Path], tmp_path: Path, command: str, device: str
+) -> None:
+    file, model = fitted
+    arguments = {
+        "compare": (file,),
+        "fit": (file, "-o", tmp_path / "a.model"),
+        "predict": (model, images),
+    }
+    line = refused(command, *arguments[command], "--device", device)
+    assert f"device {device!r} cannot be used: " in line
+    assert "; give auto" in line
 
 
 def test_a_torchscript_file_is_one_sentence(images: Path, tmp_path: Path) -> None:

@@ -347,3 +347,9 @@ def test_steps_that_gain_nothing_end(loss):
     result = newton_cg.minimize(batch, start, 1e-40, 10**7)
     assert (result.gap <= 1e-6).all()
     assert result.n_passes.max() < 50_000
+
+
+def test_mps_is_passed_over_for_solving_takes_float64():
+    task, splits = problem()
+    options = solvers.Options(device="mps")
+    assert path.choose_device(task, len(splits), options) == CPU

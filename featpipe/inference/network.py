@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from featpipe import __version__
+from featpipe.devices import require_device
 from featpipe.inference.execution import (
     Execution,
     Memory,
@@ -92,16 +93,7 @@ class Network:
             if torch.cuda.is_available():
                 return "cuda"
             return "mps" if torch.backends.mps.is_available() else "cpu"
-        try:
-            # Only allocating memory shows whether a device works.
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            is_kind = str(name).partition(":")[0] in ("cpu", "cuda", "mps")
-            reason = "torch sees none here" if is_kind else "it is no device of torch"
-            raise ValueError(
-                f"device {name!r} cannot be used: {reason}; give auto, cpu, cuda, "
-                "cuda:1 or mps, of those that are here"
-            ) from error
+        require_device(name)
         return name
 
     @property

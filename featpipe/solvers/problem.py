@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from featpipe.devices import require_device
+
 __all__ = [
     "FREE_RIDGE",
     "Options",
@@ -232,7 +234,10 @@ def count_operations(problem: Problem, n_folds: int, rank: int) -> int:
 
 def choose_device(problem: Problem, n_folds: int, options: Options) -> torch.device:
     """Return the device of the options; the faster one for "auto"."""
+    if options.device == "mps":
+        return torch.device("cpu")  # MPS has no float64, which solving needs
     if options.device != "auto":
+        require_device(options.device)
         return torch.device(options.device)
     large = count_operations(problem, n_folds, problem.codes.shape[1]) > GPU_PAYS
     use_gpu = large and torch.cuda.is_available()
