@@ -34,6 +34,7 @@ def refused(*arguments: object) -> str:
     assert len(lines) == 1, result.output
     assert "Traceback" not in result.output
     assert "unexpected" not in lines[0]
+    assert "[Errno" not in lines[0]
     return lines[0]
 
 

@@ -224,7 +224,10 @@ def test_parts_of_images_without_times_are_checked_by_content(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"seed": 1}, "weights_sha256"),
+        (
+            {"seed": 1},
+            r"weights = 'none \(SHA-256 \w{12}…\)', now it is 'none \(SHA-256 ",
+        ),
         ({"backbone": "networks:loud"}, "backbone"),
         ({"input_size": 17}, r"preprocessing\.(crop|resize) = 16, now it is 17"),
         ({"hflip": True}, r"preprocessing\.hflip = False, now it is True"),
@@ -266,7 +269,7 @@ def test_parts_of_another_recipe_are_refused_too(photos, tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
     with pytest.raises(KeyboardInterrupt):
         run(photos, path, progress=stop)
-    with pytest.raises(CodesError, match=r"a\.h5\.parts .*weights_sha256"):
+    with pytest.raises(CodesError, match=r"a\.h5\.parts .*weights = 'SHA-256 "):
         run(photos, path, seed=1)
     _, progress = run(photos, path)
     assert (progress.computed, progress.kept) == (2, 4)

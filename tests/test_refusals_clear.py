@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -66,6 +67,13 @@ def test_the_other_commands_tell_it_in_the_same_words(
     line = refused(command, *arguments[command], "--device", device)
     assert f"device {device!r} cannot be used: " in line
     assert "; give auto" in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc takes no file")
+def test_an_error_of_the_system_begins_with_words(fitted: tuple[Path, Path]) -> None:
+    line = refused("compare", fitted[0], "--json", "/proc/a.json",
+                   "--classifiers", "nearest-mean", "--folds", "2")  # fmt: skip
+    assert line.startswith("error: cannot write /proc/a.json: No such file")
 
 
 def test_a_torchscript_file_is_one_sentence(images: Path, tmp_path: Path) -> None:

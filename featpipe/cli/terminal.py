@@ -4,6 +4,7 @@ This module also turns errors into one line and an exit status.
 """
 
 import functools
+import re
 import signal
 import sys
 import time
@@ -65,6 +66,8 @@ class Terminal:
         if self.debug:
             raise error
         text = " ".join(str(error).split()) or type(error).__name__
+        # Python puts the number of a system error before its text: "[Errno 28] …".
+        text = re.sub(r"^\[Errno -?\d+\] ", "", text)
         if not isinstance(error, _EXPECTED):
             text = (
                 f"unexpected {type(error).__name__}: {text}; this is a bug in "

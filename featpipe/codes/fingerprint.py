@@ -65,9 +65,18 @@ def first_difference(
     """
     for name in FINGERPRINT:
         old, new = _decisive(one.get(name)), _decisive(two.get(name))
+        if old != new and name == "weights_sha256":
+            return "weights", _weights(one), _weights(two)
         if old != new:
             return _narrowed(name, old, new)
     return None
+
+
+def _weights(provenance: Mapping[str, Any]) -> str:
+    """Return the name of weights, and as much of the digest as tells two apart."""
+    digest = f"SHA-256 {provenance.get('weights_sha256'):.12}…"
+    name = provenance.get("weights")
+    return digest if name is None else f"{name} ({digest})"
 
 
 def _decisive(value: Any) -> Any:

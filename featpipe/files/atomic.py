@@ -205,7 +205,7 @@ def explained(path: Path, needed: int) -> Iterator[None]:
         if error.errno is None:
             raise
         is_full = error.errno in _DISK_FULL
-        remedy = "make room there" if is_full else "choose another place or mend it"
+        remedy = "make room there" if is_full else "choose another place"
         text = (
             f"cannot write {path}: {error.strerror}; it needs {needed:,} bytes"
             f"{free_space(path)}; {remedy} and run the same command again"

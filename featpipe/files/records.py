@@ -50,6 +50,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     # Python's parser recurses, and a hostile file can nest without end.
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None
 
 
 def _refuse_constant(name: str) -> None:

@@ -104,6 +104,6 @@ class Pictures:
         except ImageError as error:
             raise ValueError(
                 f"{self._images.paths[i]} could be read a moment ago, and now not: "
-                f"{error.stage}: {error.reason}; mend it, and run the same command "
+                f"{error.stage}: {error.reason}; repair it, and run the same command "
                 "again"
             ) from error

@@ -192,7 +192,7 @@ class Stream:
             path, stage, reason = failures[0][:3]
             more = f" ({len(failures)} such images)" if len(failures) > 1 else ""
             raise ValueError(
-                f"{path}: {stage}: {reason}{more}; leave it out, or mend it"
+                f"{path}: {stage}: {reason}{more}; leave it out, or repair it"
             )
         return codes
 
