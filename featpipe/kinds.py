@@ -5,16 +5,16 @@ For messages alone: what a file is taken for is decided where it is read.
 
 import re
 
-__all__ = ["HEAD", "describe_kind"]
+__all__ = ["CODES", "HEAD", "MODEL", "describe_kind"]
 
 HEAD = 4096
 """How many bytes of a file are enough to tell."""
 
-_MODEL = "a model of `featpipe fit`"
+CODES, MODEL = "a codes file of `featpipe extract`", "a model of `featpipe fit`"
 _KINDS = (
-    (rb"featpipe-codes ", "a codes file of `featpipe extract`"),
+    (rb"featpipe-codes ", CODES),
     # safetensors: a length, then JSON whose keys come in any order.
-    (rb'.{7}\0\{"__metadata__":.*(featpipe-model|\\"class_names)', _MODEL),
+    (rb'.{7}\0\{"__metadata__":.*(featpipe-model|\\"class_names)', MODEL),
     (rb'.{7}\0\{"', "a safetensors file"),
     (rb'\s*\{\s*"featpipe":', "a scores file of featpipe"),
     (rb"\x93NUMPY|PK\x03\x04.{26}[^/]*\.npy", "NumPy arrays"),

@@ -192,6 +192,38 @@ def test_no_output_replaces_an_image(here, monkeypatch, command):
     assert (here / image).read_bytes() == before
 
 
+WRITES_A_MODEL = (IMAGES[2], IMAGES[3])
+KEPT = [
+    *((command, "c.h5", "a codes file of `featpipe extract`") for command in IMAGES),
+    *(
+        (command, "m", "a model of `featpipe fit`")
+        for command in IMAGES
+        if command not in WRITES_A_MODEL
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "other", "kind"), KEPT)
+def test_no_output_replaces_codes_or_a_model_of_other_work(
+    here, monkeypatch, command, other, kind
+):
+    monkeypatch.chdir(here)
+    shutil.copy(other, "kept")
+    before = (here / "kept").read_bytes()
+    result = refused(*command.replace("{image}", "kept").split())
+    assert f"would replace kept, which is {kind}; give" in result
+    assert (here / "kept").read_bytes() == before
+
+
+def test_a_model_may_replace_a_model(here, monkeypatch):
+    monkeypatch.chdir(here)
+    shutil.copy("m", "older")
+    fit = ("fit", "c.h5", "--classifier", "linear", "-o", "older", "--C", "3")
+    result = featpipe_says(*fit)
+    assert result.exit_code == 0, result.output
+    assert featpipe.load("older").model.C == 3
+
+
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_json_and_csv_go_into_a_fifo_or_through_a_link(here, kind):
     import threading

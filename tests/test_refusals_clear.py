@@ -136,3 +136,40 @@ def test_notes_name_rows_and_folds_and_one_tells_what_images_can_show(
     assert all(note.startswith(("linear on ", "every row")) for note in edge)
     shows = [note for note in comparison.notes if "difference" in note]
     assert len(shows) <= 2  # the power of the images, and what the folds share
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 3}, "the depth is 3; give the name of a node"),
+        ({"depth": None}, "the depth is None; give the name of a node"),
+        ({"depth": [3]}, "the depth is 3; give the name of a node"),
+        ({"weights": 5}, "weights=5 is no name of weights and no path; give"),
+        ({"weights": {"a": 1}}, "weights={'a': 1} is no name of weights"),
+        ({"device": 0}, "device '0' cannot be used: it is no device of torch; give"),
+    ],
+)
+def test_an_option_of_another_type_is_one_sentence(
+    images: Path, tmp_path: Path, options: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        featpipe.extract(images, tmp_path / "c.h5", **{"backbone": "mini", **options})
+    with pytest.raises(ValueError, match="train=5 is not known; use 'all'"):
+        featpipe.finetune(images, backbone="mini", train=5)
+
+
+def test_what_stage_two_is_given_may_be_one_or_a_list(
+    fitted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, few = featpipe.read(fitted[0]), {"classifiers": ["linear"], "folds": 2}
+    with pytest.raises(FileNotFoundError, match=r"no file none\.json"):
+        featpipe.compare(file, with_="none.json", **few)
+    with pytest.raises(ValueError, match="depth=3 is no depth; give names"):
+        featpipe.compare(file, depth=3, **few)
+    with pytest.raises(ValueError, match="has no depth '3'; choose from penultimate"):
+        file.arrays(3)
+    codes = featpipe.extract(
+        file.images_root, tmp_path / "c.h5", backbone="mini", weights="none",
+        input_size=32, device=torch.device("cpu"), limit=4,
+    )  # fmt: skip
+    assert len(codes) == 4

@@ -195,6 +195,13 @@ def test_labels_of_a_frame_are_texts_and_gaps_are_unlabelled(flowers, labels, na
     assert len(image_set_of(frame, unlabelled=True).class_names) == 0
 
 
+def test_a_frame_with_two_columns_of_a_name_is_refused(flowers):
+    frame = frame_of(flowers)
+    frame.insert(0, " Label ", "rose")
+    with pytest.raises(ValueError, match="the frame has two columns 'label'; keep one"):
+        image_set_of(frame)
+
+
 def test_a_column_of_a_frame_that_holds_splits_under_another_name_is_named(flowers):
     frame = frame_of(flowers).rename(columns={"split": "part"})
     with pytest.warns(UserWarning, match="the frame has no column 'split', and 'part'"):

@@ -77,6 +77,8 @@ def finetune(
     require_outputs(
         {"-o": output, "--json": json_path, "--codes": codes},
         {"SOURCE": source, "--weights": weights},
+        codes=["--codes"],
+        models=["-o"],
     )
     with training_progress() as progress:
         result = train_network(

@@ -53,7 +53,9 @@ def fit(
     """
     from featpipe.predictor import fit as fit_model
 
-    require_outputs({"-o": output}, {"FILE.h5": path, "--weights": weights})
+    require_outputs(
+        {"-o": output}, {"FILE.h5": path, "--weights": weights}, models=["-o"]
+    )
     model = fit_model(
         path,
         classifier.value,

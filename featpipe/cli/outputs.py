@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from featpipe import files
+from featpipe.kinds import CODES, HEAD, MODEL, describe_kind
 
 __all__ = ["require_outputs", "run_all"]
 
@@ -15,8 +16,11 @@ def require_outputs(
     inputs: Mapping[str, Any],
     *,
     codes: Collection[str] = (),
+    models: Collection[str] = (),
 ) -> None:
-    """Raise if an output cannot be written, is an input, an image, or another output.
+    """Raise if an output cannot be written, or would replace what should be kept.
+
+    These are inputs, other outputs, and images, codes and models of other work.
 
     Parameters
     ----------
@@ -26,6 +30,8 @@ def require_outputs(
         The files to read, by option.
     codes : collection of str
         Options of codes files: `extract` checks that they replace no other file.
+    models : collection of str
+        Options of model files, which may replace a model.
 
     Raises
     ------
@@ -36,7 +42,7 @@ def require_outputs(
         if path is not None:
             files.require_writable(path)
             if name not in codes:
-                _require_no_image(name, path)
+                _require_not_kept(name, path, models)
             # An output among the parts would be removed with them.
             _require_outside(name, path, outputs)
     for name, paths in inputs.items():
@@ -44,16 +50,26 @@ def require_outputs(
             files.require_distinct(outputs, {name: path})
 
 
-def _require_no_image(name: str, path: Path) -> None:
-    """Raise if an output would replace an image, which may be one of the source."""
-    if not path.exists():
+def _require_not_kept(name: str, path: Path, models: Collection[str]) -> None:
+    """Raise if an output would replace an image, codes or a model.
+
+    An image may be one of the source; codes and models may have taken days.
+    """
+    # To read a FIFO would wait.
+    if not path.is_file():
         return
     from featpipe.images import is_image_file
 
+    with path.open("rb") as file:
+        kind = describe_kind(file.read(HEAD))
     if is_image_file(path):
-        raise ValueError(
-            f"{name} would replace {path}, which is an image; give {name} another name"
-        )
+        kind = "an image"
+    elif kind != CODES and (kind != MODEL or name in models):
+        return
+    raise ValueError(
+        f"{name} would replace {path}, which is {kind}; give {name} another name, or "
+        "remove the file first"
+    )
 
 
 def _require_outside(name: str, path: Path, outputs: Mapping[str, Path | None]) -> None:

@@ -207,7 +207,8 @@ class Codes:
         -------
         int
         """
-        return sum(math.prod(self.shapes[self.spec(d)][1:]) for d in depth.split("+"))
+        parts = str(depth).split("+")
+        return sum(math.prod(self.shapes[self.spec(part)][1:]) for part in parts)
 
     def rows(self, depth: str, start: int, stop: int) -> np.ndarray:
         """Read rows ``start`` to ``stop`` of one depth, as they are stored.
@@ -343,7 +344,7 @@ class Codes:
         # Filled in place: joining the parts at the end would hold them twice.
         X = np.empty((n_rows, self.width(depth)), np.float32)
         column = 0
-        for part in depth.split("+"):
+        for part in str(depth).split("+"):
             width = self.width(part)
             rows = self.rows(part, 0, len(self))[chosen]
             X[:, column : column + width] = rows.reshape(n_rows, width)

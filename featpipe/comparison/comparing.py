@@ -38,7 +38,7 @@ def compare(
     metric: str = "accuracy",
     class_weight: str | dict[str, float] | None = None,
     test_size: float | None = None,
-    with_: Sequence[str | os.PathLike[str]] = (),
+    with_: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     device: str = "auto",
     memory: str | int | None = None,
     seed: int = 0,
@@ -76,7 +76,7 @@ def compare(
         For ``linear``, ``svm`` and ``logistic``.
     test_size : float, optional
         Share of the images to hold out where there is no split.
-    with_ : sequence of path
+    with_ : path, or sequence of paths
         Score documents of other contenders on the same images (``finetune --json``):
         they enter the table and the paired tests, but are never the recommended row.
     device : str
@@ -133,7 +133,8 @@ def compare(
     )
     depths = requested_depths(depth, depths)
     report = progress or _no_progress
-    return _compare(codes, depths, options, with_, as_jobs(jobs), report)
+    external = [with_] if isinstance(with_, str | os.PathLike) else with_
+    return _compare(codes, depths, options, external, as_jobs(jobs), report)
 
 
 def _compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -143,4 +143,10 @@ def requested_depths(
             "depths, not both"
         )
     chosen = depths if depth is None else depth
-    return [chosen] if isinstance(chosen, str) else chosen
+    if chosen is None or isinstance(chosen, str):
+        return chosen if chosen is None else [chosen]
+    if not isinstance(chosen, Iterable):
+        raise ValueError(
+            f"depth={chosen!r:.60} is no depth; give names such as 'penultimate'"
+        )
+    return list(chosen)

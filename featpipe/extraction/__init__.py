@@ -196,7 +196,7 @@ def extract(
     recipe = Recipe(
         backbone=backbone,
         weights=weights,
-        depths=(depth,) if isinstance(depth, str) else tuple(depth),
+        depths=(depth,) if isinstance(depth, str) else depth,
         precision=precision,
         decoding=decoding,
         value_range=value_range,

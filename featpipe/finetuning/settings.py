@@ -79,7 +79,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.train not in ("all", "head") and not self.node:
+        is_text = isinstance(self.train, str)
+        if self.train not in ("all", "head") and not (is_text and self.node):
             raise ValueError(
                 f"train={self.train!r} is not known; use 'all', 'head' or 'from:NODE'"
             )

@@ -40,6 +40,8 @@ class Machine:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        # A torch.device has a name as well.
+        object.__setattr__(self, "device", str(self.device))
         for name, value, high in (
             # Bounds against mistyped digits; no device takes more.
             ("batch_size", self.batch_size, 65_536),

@@ -7,7 +7,7 @@ without torch that they are the same.
 import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -79,7 +79,7 @@ class Recipe:
 
     backbone: str = "resnet50"
     weights: str | None = None
-    depths: tuple[str, ...] = ("penultimate",)
+    depths: Sequence[str] = ("penultimate",)
     precision: str = "auto"
     decoding: str = "auto"
     value_range: ValueRange = "file"
@@ -117,13 +117,20 @@ class Recipe:
                 "'resnet50'"
             )
         self._make_plain()
-        if not self.depths:
+        self._check_depths()
+
+    def _check_depths(self) -> None:
+        # A number or None is given by mistake for a list.
+        is_list = isinstance(self.depths, Iterable) and not isinstance(self.depths, str)
+        depths = tuple(self.depths) if is_list else (self.depths,)
+        if not depths:
             raise ValueError("no depth was asked for; give one, or leave it out")
-        for depth in self.depths:
+        for depth in depths:
             if not isinstance(depth, str):
                 raise ValueError(
                     f"the depth is {depth!r}; give the name of a node, as 'penultimate'"
                 )
+        object.__setattr__(self, "depths", depths)
 
     def _make_plain(self) -> None:
         """Turn numbers, flags and paths into Python's own types, which JSON takes."""
@@ -142,6 +149,11 @@ class Recipe:
                 )
             plain[name] = bool(getattr(self, name))
         if self.weights is not None:
+            if not isinstance(self.weights, str | os.PathLike):
+                raise ValueError(
+                    f"weights={self.weights!r:.60} is no name of weights and no path; "
+                    "give an entry, 'none' or a file, such as one of torch.save"
+                )
             plain["weights"] = os.fspath(self.weights)
         for name, value in plain.items():
             object.__setattr__(self, name, value)

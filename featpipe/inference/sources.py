@@ -129,7 +129,10 @@ def _listing_of(source: Any) -> _Listing:
 
 def _of_frame(frame: Any) -> _Listing:
     # As in the header of a CSV, capitals and spaces make no difference.
-    named = {str(name).strip().casefold(): name for name in frame.columns}
+    names = [str(name).strip().casefold() for name in frame.columns]
+    if twice := [name for name in images.COLUMNS if names.count(name) > 1]:
+        raise ValueError(f"the frame has two columns {twice[0]!r}; keep one")
+    named = dict(zip(names, frame.columns, strict=True))
     if "path" not in named:
         have = ", ".join(map(str, list(frame.columns)[:10]))
         raise ValueError(
