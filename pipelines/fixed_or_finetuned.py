@@ -26,7 +26,6 @@ from rich.table import Table
 
 import featpipe
 from featpipe import backbones, scores
-from featpipe.backbones import parting
 from featpipe.scores import Score
 
 PLACES = (0.75, 0.95)  # shares of the forward cost before the node to train from
@@ -63,7 +62,7 @@ def places(options: argparse.Namespace) -> list[str]:
         for before, row in pairwise(outer)
         if row.n_parameters > before.n_parameters
         and before.cost_share < 1
-        and parting.entrance(backbone, row.node) is not None
+        and backbones.input_depth(backbone, row.node) is not None
     ]
     near = (min(able, key=lambda way: abs(way[0] - share))[1] for share in PLACES)
     return list(dict.fromkeys(near))

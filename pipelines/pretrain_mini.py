@@ -108,7 +108,7 @@ class Recipe:
 def has_bf16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is done in hardware there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 

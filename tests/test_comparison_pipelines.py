@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import featpipe
+from featpipe import backbones
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 SMALL = ["--backbone", "squeezenet1_1", "--weights", "none", "--device", "cpu"]
@@ -45,6 +46,19 @@ def test_sweep_depths_shows_each_depth_in_the_networks_order(flowers, tmp_path, 
     shown = capsys.readouterr().out
     assert shown.index("features.0:avg") < shown.index("penultimate")
     assert (tmp_path / "study" / "depths.csv").exists()
+
+
+def test_fixed_or_finetuned_trains_from_nodes_whose_input_can_be_cached():
+    study = load("fixed_or_finetuned")
+    small = ["photos", "-o", "study", "--backbone", "mini", "--input-size", "32"]
+    nodes = study.places(study.parse(small))
+    assert len(nodes) == len(study.PLACES)
+    rows = {row.node: row for row in backbones.describe_depths("mini", input_size=32)}
+    shares = [rows[node].cost_share for node in nodes]
+    assert shares == sorted(shares)
+    for node in nodes:
+        backbone = backbones.load("mini", weights="none", input_size=32)
+        assert backbones.input_depth(backbone, node) is not None
 
 
 @pytest.mark.slow
