@@ -11,6 +11,7 @@ read from a file. Ends with status 1 if one is farther than 1e-4, or of another 
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -44,10 +45,12 @@ def names() -> list[str]:
 def distance(name: str, folder: Path) -> float:
     """Return the relative distance of one network's code of one image."""
     torch.manual_seed(0)
-    network = timm.create_model(name, pretrained=False).eval()
+    network: Any = timm.create_model(name, pretrained=False).eval()
     weights = write_weights(network, folder)
-    configuration = timm.data.resolve_model_data_config(network)
-    transform = timm.data.create_transform(**configuration, is_training=False)
+    # Two names that timm's types do not have.
+    data: Any = timm.data
+    configuration = data.resolve_model_data_config(network)
+    transform = data.create_transform(**configuration, is_training=False)
     with torch.inference_mode():
         features = network.forward_features(transform(picture())[None])
         expected = network.forward_head(features, pre_logits=True)

@@ -23,7 +23,7 @@ def names() -> list[str]:
     """Return all classification networks, the small ones first."""
 
     def size(name: str) -> int:
-        return models.get_model_weights(name).DEFAULT.meta["num_params"]
+        return int(models.get_model_weights(name).DEFAULT.meta["num_params"])
 
     return sorted(models.list_models(module=models), key=size)
 
@@ -40,7 +40,7 @@ def _options(name: str) -> dict[str, bool | int]:
 
 def _head(network: nn.Module) -> nn.Module:
     """Return the last layer that makes 1,000 scores and belongs to no auxiliary."""
-    layers = [
+    layers: list[nn.Module] = [
         layer
         for path, layer in network.named_modules()
         if not path.lower().startswith("aux")

@@ -22,7 +22,7 @@ from PIL import Image
 
 from featpipe.images import turbo
 
-KINDS = (
+KINDS: tuple[dict[str, int | bool], ...] = (
     {},
     {"progressive": True},
     {"subsampling": 0},

@@ -57,27 +57,31 @@ BATCHES = {"cpu": (4, 8, 16, 32), "cuda": (128, 256)}
 USUAL_BATCHES = {"cpu": (32, 64), "cuda": (128, 256)}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Contender = Callable[[Path], float]
+Transform = Callable[[Image.Image], torch.Tensor]
 # A forward pass, its batch, and how many batches at once by how many threads each.
 Way = tuple[Callable[[], object], int, int, int]
 
 
 def network_of(name: str) -> nn.Module:
     """Build the whole network, random weights, evaluation mode."""
-    network = Mini() if name == "mini" else get_model(name, weights=None)
+    network: nn.Module = Mini() if name == "mini" else get_model(name, weights=None)
     return network.eval()
 
 
 @cache
 def cut_of(name: str) -> nn.Module:
     """Build the network as the usual script does, up to its last maps."""
-    return create_feature_extractor(network_of(name), {NODES[name]: "map"}).eval()
+    network: nn.Module = create_feature_extractor(
+        network_of(name), {NODES[name]: "map"}
+    )
+    return network.eval()
 
 
-def transform_of(name: str) -> Callable[[Image.Image], torch.Tensor]:
+def transform_of(name: str) -> Transform:
     """Return the preprocessing the usual script would use."""
     if name == "mini":
         own = Network(Recipe("mini", "none")).backbone(["penultimate"]).preprocessing
-        return v2.Compose(
+        composed: Transform = v2.Compose(
             [
                 v2.Resize(own.resize, antialias=True),
                 v2.CenterCrop(own.crop),
@@ -86,7 +90,9 @@ def transform_of(name: str) -> Callable[[Image.Image], torch.Tensor]:
                 v2.Normalize(own.mean, own.std),
             ]
         )
-    return get_model_weights(name).DEFAULT.transforms()
+        return composed
+    usual: Transform = get_model_weights(name).DEFAULT.transforms()
+    return usual
 
 
 def usual_script(
@@ -136,7 +142,8 @@ def fastest_of(name: str, dtype: torch.dtype) -> nn.Module:
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         network = fuse(network)
     network = create_feature_extractor(network, {NODES[name]: "map"}).eval()
-    return network.to(dtype, memory_format=torch.channels_last)
+    fast: nn.Module = network.to(dtype, memory_format=torch.channels_last)
+    return fast
 
 
 def forward_alone(name: str, precision: str, device: str, photos: Path) -> float:

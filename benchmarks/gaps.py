@@ -78,7 +78,8 @@ def skewed(X: np.ndarray) -> np.ndarray:
     """Return codes whose columns are nearly dependent: condition 1e4 times the own."""
     turn = np.random.default_rng(0).standard_normal((X.shape[1], X.shape[1]))
     turn = np.linalg.qr(turn)[0]
-    return (X - X.mean(axis=0)) @ (turn * np.logspace(0, -4, X.shape[1])) @ turn.T
+    turned: np.ndarray = (X - X.mean(axis=0)) @ (turn * np.logspace(0, -4, X.shape[1]))
+    return turned @ turn.T
 
 
 def optimum(

@@ -73,7 +73,8 @@ def forward_alone(name: str, batches: Sequence[int]) -> None:
 
 def pooled(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Run a plain network, and average its last maps."""
-    return network(x)["map"].mean((2, 3))
+    maps: torch.Tensor = network(x)["map"]
+    return maps.mean((2, 3))
 
 
 def loading_alone(photos: Path, n_threads: int, n_images: int) -> None:

@@ -19,8 +19,10 @@ flattery     by how much the score of the row flatters that held-out images choo
 
 import argparse
 import time
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binom, norm
 
 from featpipe.protocol import folds
@@ -40,7 +42,13 @@ from featpipe.scores import (
 ALPHAS = 10.0 ** np.arange(-1, 5)  # 1 / 2C
 
 
-def draw(rng, n, distances, width, shared=0.5):
+def draw(
+    rng: np.random.Generator,
+    n: int,
+    distances: Iterable[float],
+    width: int,
+    shared: float = 0.5,
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Draw labels of two even classes, and codes of one depth for each distance.
 
     All depths share a part of their noise, as depths of one network do.
@@ -57,7 +65,13 @@ def draw(rng, n, distances, width, shared=0.5):
     ]
 
 
-def ridge(X, y, train, held, alphas):
+def ridge(
+    X: np.ndarray,
+    y: np.ndarray,
+    train: np.ndarray,
+    held: np.ndarray,
+    alphas: ArrayLike,
+) -> np.ndarray:
     """Return the classes of ``held`` by ridge on ``train``, (n_alphas, n_held)."""
     mean, scale = X[train].mean(axis=0), X[train].std(axis=0)
     A, B = (X[train] - mean) / scale, (X[held] - mean) / scale
@@ -65,10 +79,16 @@ def ridge(X, y, train, held, alphas):
     U, s, Vt = np.linalg.svd(A, full_matrices=False)
     aim = U.T @ (target - target.mean())
     weights = s / (s**2 + np.asarray(alphas)[:, None]) * aim
-    return (weights @ (Vt @ B.T) + target.mean() > 0).astype(int)
+    values: np.ndarray = weights @ (Vt @ B.T) + target.mean()
+    return (values > 0).astype(int)
 
 
-def out_of_fold(X, y, pairs, alphas):
+def out_of_fold(
+    X: np.ndarray,
+    y: np.ndarray,
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    alphas: Sequence[float] | np.ndarray,
+) -> np.ndarray:
     """Return whether each row is right, by fits without it: (n_alphas, n)."""
     correct = np.empty((len(alphas), len(y)), bool)
     for train, held in pairs:
@@ -76,7 +96,7 @@ def out_of_fold(X, y, pairs, alphas):
     return correct
 
 
-def coverage(runs):
+def coverage(runs: int) -> None:
     """Compute the lowest coverage of each interval over accuracies from 50 to 100 %."""
     print("\n| images | Wilson | exact | the table's |\n|---|---|---|---|")
     for n in (20, 40, 153, 398, 1000):
@@ -92,7 +112,7 @@ def coverage(runs):
         print(f"| {n} | " + " | ".join(f"{each:.3f}" for each in lowest) + " |")
 
 
-def groups(runs):
+def groups(runs: int) -> None:
     """Draw images in groups of equal accuracy within, and count what is covered."""
     print("\n| groups of 8 | accuracy | correlation | as images | as groups |")
     print("|---|---|---|---|---|")
@@ -115,7 +135,7 @@ def groups(runs):
                 print(f"| {n_groups} | {accuracy} | {correlation} | {shares} |")
 
 
-def pooled(runs):
+def pooled(runs: int) -> None:
     """Count how often intervals of pooled predictions cover what new images give."""
     print("\n| images | accuracy | exact or Wilson | asked |\n|---|---|---|---|")
     n_new = 1000
@@ -137,7 +157,7 @@ def pooled(runs):
         print(f"| {n} | {accuracy:.2f} | {covered / runs:.2f} | 0.95 |", flush=True)
 
 
-def differences(runs):
+def differences(runs: int) -> None:
     """Count how often the interval of a difference covers it."""
     print("\n| images | accuracies | both wrong | coverage |\n|---|---|---|---|")
     rng = np.random.default_rng(0)
@@ -160,7 +180,7 @@ def differences(runs):
             print(f"| {n} | {first}, {second} | {neither} | {share:.3f} |", flush=True)
 
 
-def claims(runs):
+def claims(runs: int) -> None:
     """Count null runs without a split in which some row is called worse."""
     print("\n| images | rows | width | groups of | accuracy | McNemar + Holm | maxT | "
           "the table's |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
@@ -201,7 +221,7 @@ def claims(runs):
               flush=True)  # fmt: skip
 
 
-def held(runs):
+def held(runs: int) -> None:
     """Count null runs with held-out images in which some row is called worse.
 
     Models of equal accuracy, and equal methods fitted on 100 images: their models do
@@ -224,13 +244,15 @@ def held(runs):
             print(f"| {n_held} | {n_rows} | {shares} |", flush=True)
 
 
-def _called_worse(right, best):
+def _called_worse(right: np.ndarray, best: int) -> bool:
     """Return whether a row is told apart from row ``best``, given what is right."""
     raw = [mcnemar(right[best], row) for k, row in enumerate(right) if k != best]
     return min(holm(raw)) < 0.05
 
 
-def _fitted(rng, n_held, n_rows, seed):
+def _fitted(
+    rng: np.random.Generator, n_held: int, n_rows: int, seed: int
+) -> tuple[np.ndarray, int]:
     """Return what is right of the held-out images, and the row that cv recommends."""
     labels, depths = draw(rng, 100 + n_held, [2.2] * n_rows, 16)
     train, judge = np.arange(100), np.arange(100, 100 + n_held)
@@ -240,7 +262,7 @@ def _fitted(rng, n_held, n_rows, seed):
     return np.array(named) == labels[judge], int(np.argmax(cv))
 
 
-def power(runs):
+def power(runs: int) -> None:
     """Count how often McNemar's test shows the smallest difference that is named."""
     print("\n| images | rows differ on | difference | shown |\n|---|---|---|---|")
     rng = np.random.default_rng(0)
@@ -260,7 +282,7 @@ def power(runs):
                   f"{100 * shown / (10 * runs):.0f} % |", flush=True)  # fmt: skip
 
 
-def regret(runs):
+def regret(runs: int) -> None:
     """Measure what the recommended row lacks to the best one, by 1 and 5 repeats."""
     print("\n| training images | rows | lost, 1 × 5 folds | lost, 5 × 5 | cv above the "
           "truth, 1 × 5 | cv above, 5 × 5 |\n|---|---|---|---|---|---|")  # fmt: skip
@@ -293,7 +315,7 @@ def regret(runs):
             print(f"| {n} | {n_rows} | {points} |", flush=True)
 
 
-def flattery(runs):
+def flattery(runs: int) -> None:
     """Measure how much the score of the row flatters that held-out images choose."""
     print("\n| held-out images | rows | flatters by |\n|---|---|---|")
     for n_held in (40, 153, 400):

@@ -34,7 +34,7 @@ from featpipe.inference.pixels import Decoding, pixels_of
 SQUARE = Preprocessing(resize=256, crop=224)
 
 
-class Batches(Dataset):
+class Batches(Dataset[tuple[torch.Tensor, list[bytes]]]):
     """Whole batches, as a sampler of positions asks for them."""
 
     def __init__(self, image_set: images.ImageSet) -> None:

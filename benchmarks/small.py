@@ -17,6 +17,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ from featpipe import classifiers, codes
 GRID = np.logspace(-6, 5, 45)
 CV = StratifiedKFold(5, shuffle=True, random_state=0)
 Set = tuple[str, np.ndarray, np.ndarray]
+Search = Callable[[np.ndarray, np.ndarray], tuple[float, float]]
 
 
 class Run(NamedTuple):
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             for rival, search in RIVALS[classifier].items():
                 if options.rivals not in rival:
                     continue
-                theirs = timed(lambda search=search, X=X, y=y: search(X, y))
+                theirs = timed(partial(search, X, y))
                 show("", "", rival, theirs, ours, len(y))
 
 
@@ -156,7 +158,7 @@ def show(
     print(text, flush=True)
 
 
-def logistic_cv(n_jobs: int) -> Callable[[np.ndarray, np.ndarray], tuple[float, float]]:
+def logistic_cv(n_jobs: int) -> Search:
     """Return the search of LogisticRegressionCV on standardised codes."""
 
     def search(X: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -175,7 +177,7 @@ def logistic_cv(n_jobs: int) -> Callable[[np.ndarray, np.ndarray], tuple[float, 
 QUIET = {"use_legacy_attributes": False}
 
 
-def grid(model: ClassifierMixin, name: str, values: np.ndarray) -> Callable:
+def grid(model: ClassifierMixin, name: str, values: np.ndarray) -> Search:
     """Return a GridSearchCV of a pipeline with two jobs; ``values`` per C of GRID."""
 
     def search(X: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -196,7 +198,7 @@ def ridge_cv(X: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(0.5 / model.alpha_), float("nan")
 
 
-RIVALS: dict[str, dict[str, Callable]] = {
+RIVALS: dict[str, dict[str, Search]] = {
     "logistic": {
         "LogisticRegressionCV, 2": logistic_cv(2),
         "LogisticRegressionCV, 1": logistic_cv(1),

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -187,7 +188,7 @@ def compare(path: Path, options: argparse.Namespace) -> None:
     models = []
     for name, (value, memory) in fits.items():
         model = make(options.classifier, Cs=CS, memory=memory, device="cpu")
-        models.append(timed(name, lambda m=model, g=value: m.fit(g, y)))
+        models.append(timed(name, partial(model.fit, value, y)))
     one, two = models
     apart = np.abs(one.coef_ - two.coef_).max() / np.abs(two.coef_).max()
     print(f"{n_rows:,} rows, C {one.C_:g} and {two.C_:g}; coefficients {apart:.1e}")

@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 from featpipe.cli.app import app
 
 PATH = "reference/commands.md"
+Row = tuple[str, str, str]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -24,12 +25,16 @@ def page() -> str:
     """Return the page: a section for each command, a table for each panel."""
     lines = ["# Command line", "", "Written from the program itself.", ""]
     lines += ["These options go before or after the name of any command:", ""]
-    lines += _table(_parameters(app.registered_callback.callback))
+    before = app.registered_callback
+    assert before is not None
+    assert before.callback is not None
+    lines += _table(_parameters(before.callback))
     for command in app.registered_commands:
+        assert command.callback is not None
         function = inspect.unwrap(command.callback)
         lines += ["", f"## featpipe {function.__name__.replace('_', '-')}", ""]
-        lines += _description(inspect.getdoc(function))
-        panels: dict[str, list[tuple[str, tuple]]] = {}
+        lines += _description(inspect.getdoc(function) or "")
+        panels: dict[str, list[tuple[str, Row]]] = {}
         for panel, row in _parameters(function):
             panels.setdefault(panel, []).append((panel, row))
         for panel, rows in panels.items():
@@ -52,7 +57,7 @@ def _description(text: str) -> list[str]:
     return [*lines, "```"] if fenced else lines
 
 
-def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, tuple]]:
+def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, Row]]:
     """Yield the panel and the row of each argument and option, in their order."""
     signature = inspect.signature(function, eval_str=True)
     for name, parameter in signature.parameters.items():

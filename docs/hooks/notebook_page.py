@@ -13,7 +13,8 @@ NAME = "first-look"
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page and the pictures that the notebook's cells gave."""
-    notebook = nbformat.read(Path(config.docs_dir) / f"{NAME}.ipynb", as_version=4)
+    path = Path(config.docs_dir) / f"{NAME}.ipynb"
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     pictures: list[bytes] = []
     blocks = [block for cell in notebook.cells for block in _blocks(cell, pictures)]
     files.append(File.generated(config, f"{NAME}.md", content="\n\n".join(blocks)))

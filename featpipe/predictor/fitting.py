@@ -49,7 +49,7 @@ def fit(
     *,
     depth: str | None = None,
     C: float | str = "auto",
-    Cs: Sequence[float] | None = None,
+    Cs: Sequence[float] | np.ndarray | None = None,
     folds: int = N_FOLDS,
     metric: str = "accuracy",
     class_weight: str | None = None,
