@@ -41,13 +41,14 @@ def require_outputs(
     for name, path in outputs.items():
         if path is not None:
             files.require_writable(path)
-            if name not in codes:
-                _require_not_kept(name, path, models)
             # An output among the parts would be removed with them.
             _require_outside(name, path, outputs)
     for name, paths in inputs.items():
         for path in paths if isinstance(paths, list | tuple) else [paths]:
             files.require_distinct(outputs, {name: path})
+    for name, path in outputs.items():
+        if path is not None and name not in codes:
+            _require_not_kept(name, path, models)
 
 
 def _require_not_kept(name: str, path: Path, models: Collection[str]) -> None:
