@@ -115,6 +115,21 @@ def test_what_is_too_small_or_missing_is_said():
     assert "no training images of class 'cat'" in warnings_and_notes(protocol)
 
 
+def test_classes_are_measured_by_the_folds_that_there_are():
+    # No class has five training images, so there are three folds, and all have all.
+    protocol = make(
+        [0] * 4 + [1] * 4, ["train"] * 3 + ["val"] + ["train"] * 3 + ["val"]
+    )
+    assert len(protocol.final.selection) == 3
+    assert not [text for text in protocol.warnings if "fewer training" in text]
+    labels = [0] * 4 + [1] * 2 + [2] * 2 + [0, 1, 2]
+    protocol = make(labels, ["train"] * 8 + ["val"] * 3)
+    assert (
+        "classes 'bee', 'cat' have fewer training images (2, 2) than the 4 folds: some "
+        "folds lack them" in warnings_and_notes(protocol)
+    )
+
+
 def test_a_given_split_that_parts_a_group_is_said():
     groups = ["a"] * 3 + [""] * 14 + ["b", "b", "a"]
     protocol = make([0, 1] * 10, ["train"] * 16 + ["test"] * 4, groups)

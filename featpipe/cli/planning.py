@@ -78,11 +78,25 @@ def _solving(image_set: "ImageSet", width: int) -> dict[str, object]:
         for name, (least, most) in cost.seconds.items()
     )
     codes = f"{len(labels):,} x {width:,} codes ({_size(cost.n_bytes)})"
+    gflop = f"{max(1, round(cost.operations / 1e9)):,}"
     return {
         "compare": f"{each}, by how separable {n_classes:,} classes are; a pass over "
-        f"{codes} in {N_FOLDS} folds is {cost.operations / 1e9:.3g} GFLOP and takes "
-        f"{1e3 * cost.pass_seconds:.3g} ms"
+        f"{codes} in {N_FOLDS} folds is {gflop} GFLOP and takes "
+        f"{_short(cost.pass_seconds)}"
     }
+
+
+def _short(seconds: float) -> str:
+    """Return a time with the unit that keeps it short.
+
+    Examples
+    --------
+    >>> _short(0.0274), _short(2.74), _short(274.3)
+    ('27.4 ms', '2.74 s', '4 min 34 s')
+    """
+    if seconds < 1:
+        return f"{1e3 * seconds:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 60 else duration(seconds)
 
 
 def _size(n_bytes: int) -> str:

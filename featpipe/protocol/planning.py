@@ -364,7 +364,8 @@ def _unbalanced(cut: _Splitter, part: Part) -> list[str]:
             f"no held-out images of class {_names(cut, unjudged)}: not judged"
         )
     if len(part.selection) > 1:
-        warnings += _small_classes(cut, part.train, cut.n_folds)
+        # Not `cut.n_folds`: there are fewer folds where no class has as many rows.
+        warnings += _small_classes(cut, part.train, len(part.selection))
     return warnings
 
 
@@ -375,10 +376,13 @@ def _small_classes(cut: _Splitter, rows: np.ndarray, n_folds: int) -> list[str]:
     small = sizes < n_folds
     if not small.any():
         return []
+    names, counts = _names(cut, present[small]), ", ".join(map(str, sizes[small][:10]))
+    subject, end = f"class {names} has", "it"
+    if small.sum() > 1:
+        subject, end = f"classes {names} have", "them"
     return [
-        f"class {_names(cut, present[small])} has fewer training {cut.unit} "
-        f"({', '.join(map(str, sizes[small][:10]))}) than the {n_folds} folds: some "
-        "folds lack it"
+        f"{subject} fewer training {cut.unit} ({counts}) than the {n_folds} folds: "
+        f"some folds lack {end}"
     ]
 
 
