@@ -74,7 +74,7 @@ def first_difference(
 
 def _weights(provenance: Mapping[str, Any]) -> str:
     """Return the name of weights, and as much of the digest as tells two apart."""
-    digest = f"SHA-256 {provenance.get('weights_sha256'):.12}…"
+    digest = f"SHA-256 {str(provenance.get('weights_sha256'))[:12]}…"
     name = provenance.get("weights")
     return digest if name is None else f"{name} ({digest})"
 
