@@ -10,6 +10,9 @@ __all__ = ["first_line", "one_line"]
 _LENGTH = 200
 # As in `<PIL.Image.Image object at 0x7f30>`: it is another one in every run.
 _ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+# As urllib wraps the error of a connection, and Python numbers one of the system.
+_WRAPPED = re.compile(r"<urlopen error (.*)>", re.DOTALL)
+_NUMBER = re.compile(r"\[Errno -?\d+\] ")
 
 
 def one_line(error: BaseException) -> str:
@@ -39,6 +42,7 @@ def first_line(error: BaseException) -> str:
 def _message(error: BaseException) -> str:
     """Return the text of an error; with its name where the text alone says nothing."""
     text, name = _ADDRESS.sub("it", str(error)).strip(), type(error).__name__
+    text = _NUMBER.sub("", _WRAPPED.sub(r"\1", text))
     if isinstance(error, KeyError):
         return f"{name}: {text}"
     return text or name

@@ -1,5 +1,7 @@
 """Messages of other libraries come out short, on one line, and never empty."""
 
+from urllib.error import URLError
+
 import pytest
 
 from featpipe.errors import first_line, one_line
@@ -27,3 +29,12 @@ def test_a_key_that_is_missing_comes_with_the_name_of_the_error(shorten):
 def test_the_address_of_an_object_is_left_out():
     error = ValueError(f"cannot identify {object()!r} of 'a.png'")
     assert one_line(error) == "cannot identify it of 'a.png'"
+
+
+@pytest.mark.parametrize("shorten", [one_line, first_line])
+def test_a_system_error_has_its_words_alone(shorten):
+    refused = ConnectionRefusedError(111, "Connection refused")
+    assert shorten(refused) == "Connection refused"
+    assert shorten(URLError(refused)) == "Connection refused"
+    missing = FileNotFoundError(2, "No such file or directory", "a.png")
+    assert shorten(missing) == "No such file or directory: 'a.png'"
