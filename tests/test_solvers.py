@@ -320,8 +320,38 @@ def test_softmax_keeps_tiny_losses_in_single_precision():
 
 
 def test_bounds_are_infinite_where_nothing_resists():
-    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    gap = losses.hinge_gap(zero, one, torch.zeros(1, 2, dtype=torch.float64), one)
-    assert torch.isinf(gap).all()
-    still = losses.hinge_gap(zero, zero, torch.zeros(1, 2, dtype=torch.float64), one)
-    assert still == 0
+    zero = torch.zeros(1, dtype=torch.float64)
+    none, slope = torch.zeros(1, 3, dtype=torch.float64), torch.eye(3).double()[2:]
+    assert torch.isinf(losses.hinge_gap(slope, none, none, zero)).all()
+    assert losses.hinge_gap(none, none, none, zero) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    C=st.floats(-3, 3),
+    away=st.floats(-6, 1),
+)
+def test_the_bound_of_the_hinge_is_never_below_the_gap_that_scipy_finds(seed, C, away):
+    rng, C = np.random.default_rng(seed), 10**C
+    rows = np.c_[rng.normal(size=(20, 3)), np.ones(20)]
+    sign, weights = np.resize([-1.0, 1.0, 1.0], 20), rng.uniform(0.1, 2, 20)
+
+    def value_and_slope(theta):
+        hinge = np.maximum(1 - sign * (rows @ theta), 0)
+        penalised = np.r_[theta[:-1], 0]
+        value = C * weights @ hinge**2 + penalised @ penalised / 2
+        return value, penalised - 2 * C * (weights * hinge * sign) @ rows
+
+    best = minimize(value_and_slope, np.zeros(4), jac=True, options={"gtol": 1e-9})
+    theta = best.x + 10**away * rng.normal(size=4)
+    hinge = np.maximum(1 - sign * (rows @ theta), 0)
+    pulls = -2 * C * (weights * hinge * sign)[:, None] * rows
+    given = value_and_slope(theta)[1], pulls.sum(0), pulls[sign > 0].sum(0)
+    vectors = [torch.from_numpy(vector)[None] for vector in given]
+    gap = losses.hinge_gap(*vectors, torch.tensor([C * weights @ hinge**2]))
+    true = value_and_slope(theta)[0] - best.fun
+    assert float(gap) >= true - 1e-9 * best.fun
+    if away < -5 and C < 10:
+        # Near the minimum it is not far above: the intercept adds little to it.
+        assert float(gap) < 1e-2 * best.fun

@@ -94,6 +94,37 @@ def test_value_gradient_and_hessian_are_those_of_a_plain_computation(loss, monke
                 assert float(at.value[fold, unit]) == pytest.approx(value, rel=1e-6)
 
 
+def test_sums_over_the_rows_of_a_class_are_those_of_a_plain_computation(monkeypatch):
+    task, splits = problem(loss="svm")
+    for codes in both_forms(task, splits, monkeypatch):
+        column = torch.tensor([2, 0, 2, 1])
+        residual = drawn((codes.n_folds, len(column), len(task.labels)))
+        z = codes.block(0, len(task.labels), torch.float64)
+        own = codes.labels == column[:, None]
+        sums = codes.from_rows(codes.own_adjoint(z, residual, own))
+        for fold in range(codes.n_folds):
+            rows = codes.fold_rows(0, len(task.labels), torch.float64)[fold]
+            for unit, number in enumerate(column.tolist()):
+                chosen = np.flatnonzero(task.labels == number)
+                expected = residual[fold, unit, chosen] @ rows[chosen]
+                torch.testing.assert_close(sums[fold, unit], expected)
+
+
+def test_a_search_that_finds_no_length_leaves_units_where_they_were(monkeypatch):
+    task, splits = problem(loss="svm")
+    batch = objective(eigenbasis.fold_codes(task, splits, solvers.Options(), CPU), task)
+    theta = drawn(batch.shape)
+    at = batch.evaluate(theta)
+    monkeypatch.setattr(newton_cg, "MAX_TRIALS", 2)
+    active = torch.ones_like(at.value, dtype=torch.bool)
+    there, then, n_trials = newton_cg.search(
+        batch, at, theta, -1e9 * at.gradient, active
+    )
+    assert n_trials == 2
+    assert torch.equal(there, theta)
+    assert torch.equal(then.value, at.value)
+
+
 def test_bases_are_orthonormal_and_make_gram_matrices_diagonal(monkeypatch):
     task, splits = problem()
     for codes in both_forms(task, splits, monkeypatch):

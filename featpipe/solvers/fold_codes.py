@@ -174,6 +174,12 @@ class FoldCodes(ABC):
     def adjoint(self, z: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return sums of rows weighted by ``residual`` (n_folds, m, n_rows)."""
 
+    def own_adjoint(
+        self, z: torch.Tensor, residual: torch.Tensor, own: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what `adjoint` does of the rows that are ``own`` (m, n_rows) only."""
+        return self.adjoint(z, residual * own)
+
     def unrotate(self, u: torch.Tensor, fold: int) -> torch.Tensor:
         """Return W of a fold, (n_columns, width), from (n_columns, rank)."""
         return u
@@ -376,3 +382,24 @@ class SharedCodes(FoldCodes):
         flat = residual.flatten(0, 1)
         sums = torch.cat([flat @ z, flat.sum(1, keepdim=True)], dim=1)
         return sums.view(*residual.shape[:2], -1)
+
+    def own_adjoint(
+        self, z: torch.Tensor, residual: torch.Tensor, own: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what `adjoint` does, of few rows each."""
+        column, row = own.nonzero(as_tuple=True)
+        values = residual[:, column, row]
+        fold = torch.arange(self.n_folds, device=z.device)[:, None]
+        place = (fold * len(own) + column).flatten(), row.repeat(self.n_folds)
+        size = self.n_folds * len(own), len(z)
+        sparse = torch.sparse_coo_tensor(
+            torch.stack(place),
+            values.flatten(),
+            size,
+            is_coalesced=True,
+            check_invariants=False,
+        )
+        total = torch.zeros_like(residual[..., 0])
+        total = total.index_add(1, column, values)[..., None]
+        sums = (sparse @ z).view(*residual.shape[:2], -1)
+        return torch.cat([sums, total], dim=2)

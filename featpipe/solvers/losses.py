@@ -3,14 +3,8 @@
 Scores lie as (fold, unit, column, row). A unit is what is minimised together: every
 column of one C for ``logistic`` with three classes or more, one column of one C else.
 
-Both bounds have the form
-
-    F(W, b) - F*  <=  step + (|dF/dW| + moved)^2 / 2
-
-where ``step`` bounds what the best intercept for this W gains, and ``moved`` how far
-the gradient by W can change on the way there. The square is the strong convexity of
-the penalty (equally: the duality gap at the residuals). docs/inside/solvers.md derives
-them.
+docs/inside/solvers.md derives the bounds: from the strong convexity of the penalty, and
+what the intercept adds to it.
 """
 
 from __future__ import annotations
@@ -34,9 +28,6 @@ __all__ = [
 
 # Share of the objective that a gain is at least taken to be.
 LEAST_GAIN = 1e-3
-# Rounding of a sum over a block of rows, in units of its precision. (torch adds up in
-# pairs; told to sum in double precision, it first makes a copy of everything.)
-SUMMED = 16
 
 
 class BlockLoss(NamedTuple):
@@ -51,16 +42,14 @@ class BlockLoss(NamedTuple):
     curvature : (n_folds, n_units, n_columns, n_rows)
         What ``hessian_product`` needs: weighted probabilities of ``Softmax``, else the
         weighted second derivative by the score.
-    sides : (n_folds, n_units, 2) float64
-        Lower bounds of the summed second derivative over the rows of the class and
-        over the others (one column); twice the sum of 1 - p for ``Softmax``, p being
-        the probability of the row's class.
+    steep : (n_folds, n_units) float64
+        Upper bound of the summed largest second derivative by the scores of a row.
     """
 
     value: torch.Tensor
     residual: torch.Tensor
     curvature: torch.Tensor
-    sides: torch.Tensor
+    steep: torch.Tensor
 
 
 def unweighted(summed: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -103,9 +92,9 @@ class Softmax:
         p *= share
         residual = p.scatter(2, at, -missed)
         p.scatter_(2, at, own * share)
-        sides = missed.sum((2, 3), dtype=torch.float64)
         value = loss.sum((2, 3), dtype=torch.float64)
-        return BlockLoss(value, residual, p, sides[..., None].expand(*sides.shape, 2))
+        # Of a row the largest is at most twice 1 - p of its class.
+        return BlockLoss(value, residual, p, 2 * missed.sum((2, 3)).double())
 
     def hessian_product(
         self, curvature: torch.Tensor, df: torch.Tensor, weights: torch.Tensor
@@ -127,17 +116,10 @@ class _OneColumn:
 
     @staticmethod
     def _pack(
-        loss: torch.Tensor,
-        residual: torch.Tensor,
-        bend: torch.Tensor,
-        sign: torch.Tensor,
+        loss: torch.Tensor, residual: torch.Tensor, bend: torch.Tensor
     ) -> BlockLoss:
-        both, more = bend.sum(2).double(), (bend * sign).sum(2).double()
-        # Lower bounds: what rounding may have added is taken off.
-        both = both - SUMMED * torch.finfo(bend.dtype).eps * both
-        sides = torch.stack([both + more, both - more], dim=2).clamp_min_(0) / 2
-        value = loss.sum(2).double()
-        return BlockLoss(value, residual.unsqueeze(2), bend.unsqueeze(2), sides)
+        sums = loss.sum(2).double(), bend.sum(2).double()
+        return BlockLoss(sums[0], residual.unsqueeze(2), bend.unsqueeze(2), sums[1])
 
 
 class Logistic(_OneColumn):
@@ -154,7 +136,7 @@ class Logistic(_OneColumn):
         loss = torch.nn.functional.softplus(-margin, threshold=80.0)
         weighted = w * torch.sigmoid(-margin)
         bend = weighted * torch.sigmoid(margin)
-        return self._pack(w * loss, -targets * weighted, bend, targets)
+        return self._pack(w * loss, -targets * weighted, bend)
 
 
 class Hinge(_OneColumn):
@@ -169,9 +151,7 @@ class Hinge(_OneColumn):
         # Rows beyond the margin add nothing: the generalised Hessian of Keerthi and
         # DeCoste (2005).
         bend = (2 * weights[:, None]) * (hinge > 0)
-        return self._pack(
-            hinge.mul_(weighted), weighted * (-2 * targets), bend, targets
-        )
+        return self._pack(hinge.mul_(weighted), weighted * (-2 * targets), bend)
 
 
 class Squared(_OneColumn):
@@ -184,7 +164,7 @@ class Squared(_OneColumn):
         error = f.squeeze(2) - targets
         weighted = weights[:, None] * error
         bend = (2 * weights[:, None]).expand_as(error)
-        return self._pack(weighted * error, 2 * weighted, bend, targets)
+        return self._pack(weighted * error, 2 * weighted, bend)
 
 
 Loss = Softmax | Logistic | Hinge | Squared
@@ -243,32 +223,47 @@ def logistic_gap(
 
 
 def hinge_gap(
-    slope: torch.Tensor,
-    intercept_slope: torch.Tensor,
-    sides: torch.Tensor,
-    radius: torch.Tensor,
+    gradient: torch.Tensor, pull: torch.Tensor, own: torch.Tensor, loss: torch.Tensor
 ) -> torch.Tensor:
-    """Bound the gap of squared-hinge units.
+    """Bound the gap of squared-hinge units by the value of a point of their dual.
+
+    Residuals are dual variables, but for their sum, which has to be zero. Those of the
+    class are multiplied by 1 + x and those of the others by 1 + y, so that it is, with
+    the x and y that bring the bound lowest.
 
     Parameters
     ----------
-    slope, intercept_slope : (...) float64
-    sides : (..., 2) float64
-        Curvature by the intercept from rows of the class, and from the others.
-    radius : (...) float64
-        Largest norm of a training row.
+    gradient : (..., width + 1) float64
+        By W and, last, by the intercept.
+    pull : (..., width + 1) float64
+        The part of the gradient that comes from the rows.
+    own : (..., width + 1) float64
+        The part of it that comes from the rows of the class.
+    loss : (...) float64
+        C times the weighted sum of the loss.
 
     Returns
     -------
     (...) float64, infinite where nothing is proven
     """
-    # Moving b against its slope only adds active rows on the side that resists, and
-    # the hinges change by |slope| in all.
-    resisting = torch.where(intercept_slope > 0, sides[..., 0], sides[..., 1])
-    steep = intercept_slope.abs()
-    shift = (steep / resisting).nan_to_num(0.0, posinf=torch.inf)
-    gap = steep * shift + (slope + radius * steep) ** 2 / 2
-    return gap.nan_to_num(torch.inf, posinf=torch.inf)
+    parts = torch.stack([own, pull - own], dim=-2)
+    sums, slope = parts[..., -1], gradient[..., -1:]
+    square = sums.square().sum(-1, keepdim=True)
+    tiny = torch.finfo(square.dtype).tiny
+    # (x, y) is the shortest way to a sum of zero, and a length along what keeps it.
+    shortest = -slope * sums / square.clamp_min(tiny)
+    keeps = torch.stack([-sums[..., 1], sums[..., 0]], dim=-1)
+    keeps = keeps / square.clamp_min(tiny).sqrt()
+    start = gradient[..., :-1] + (shortest.unsqueeze(-2) @ parts).squeeze(-2)[..., :-1]
+    along = (keeps.unsqueeze(-2) @ parts).squeeze(-2)[..., :-1]
+    bend = along.square().sum(-1) + 2 * loss
+    length = -(start * along).sum(-1) / bend.clamp_min(tiny)
+    xy = shortest + length.unsqueeze(-1) * keeps
+    distance = (start + length.unsqueeze(-1) * along).square().sum(-1)
+    gap = distance / 2 + xy.square().amax(-1) * loss
+    # Residuals may not change their sign, and some must be there if their sum is not.
+    proven = (xy >= -1).all(-1) & ((square > 0) | (slope == 0)).squeeze(-1)
+    return torch.where(proven, gap, torch.inf).nan_to_num(torch.inf, posinf=torch.inf)
 
 
 def relative_gap(

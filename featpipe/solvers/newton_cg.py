@@ -42,11 +42,11 @@ MAX_CG = 250
 # Share of the decrease promised by the slope that a step must bring (Armijo 1966), and
 # share of the slope's size that may be left behind the lowest point.
 DECREASE, OVERSHOOT = 1e-4, 0.5
-# Lengths tried along one direction at most.
+# Lengths tried along one direction at most, the last of them zero.
 MAX_TRIALS = 20
 # Rows for each column of the basis that Hessian products are taken of (Byrd et al.
 # 2011); that sample is too small where gaps of so many units fall to no less than this.
-SAMPLED, MANY, SLOW = 20, 0.25, 0.3
+SAMPLED, MANY, SLOW = 20, 0.25, 0.1
 # Decrease of a gap beyond which, twice in a row, rounding stands in the way, if the
 # objective falls by no more than this: some rounding of single precision. (Gaps of
 # ``svm`` go up and down while rows leave the hinge, and the objective falls by much.)
@@ -360,7 +360,7 @@ def search(
     length = going.double()
     noise = 10 * torch.finfo(objective.dtype).eps * at.value.abs()
     n_trials = 0
-    for _ in range(MAX_TRIALS):
+    for _ in range(MAX_TRIALS - 1):
         n_trials += 1
         here = theta + length[..., None, None] * direction
         then = objective.evaluate(here)
@@ -373,6 +373,10 @@ def search(
         # of 20 at most.
         share = slope / (slope - now)
         length = torch.where(done, length, length * share.clamp(0.05, 0.95))
+    else:
+        # Units that no length served stay where they were.
+        here = theta + torch.where(done, length, 0.0)[..., None, None] * direction
+        then, n_trials = objective.evaluate(here), n_trials + 1
     return here, then, n_trials
 
 

@@ -164,11 +164,11 @@ class Objective:
         codes, (n_folds, n_units, k, _) = self.codes, self.shape
         v = codes.to_rows(theta.flatten(1, 2), self.dtype)
         value = theta.new_zeros(n_folds, n_units)
-        sides = theta.new_zeros(n_folds, n_units, 2)
+        steep = torch.zeros_like(value)
         between = theta.new_zeros(n_folds, n_units, k, k)
         sampled = theta.new_zeros(n_folds, 1, 1)
         # Of many blocks: single precision would lose digits of the sums.
-        sums = self._zero_sums(torch.float64)
+        sums, own = self._zero_sums(torch.float64), self._zero_sums(torch.float64)
         kept: list[torch.Tensor] = []
         stride = max(1, codes.rows.n_rows // CURVATURE_ROWS) if self.joint else 1
         for start, stop in self.spans:
@@ -177,23 +177,33 @@ class Objective:
             weights = codes.cast("weights", self.dtype)[:, start:stop]
             part = self.loss(f, self.targets(start, stop), weights)
             value += part.value
-            sides += part.sides
-            sums += codes.adjoint(z, part.residual.flatten(1, 2))
+            steep += part.steep
+            residual = part.residual.flatten(1, 2)
+            sums += codes.adjoint(z, residual)
+            if self.name == "svm":
+                labels = codes.labels[start:stop]
+                own += codes.own_adjoint(z, residual, labels == self.column[:, None])
             some, w = part.curvature[..., ::stride], weights[:, None, None, ::stride]
             between += self._between(some, w)
             sampled += w.sum(3, dtype=torch.float64)
             if self.keeps:
                 kept.append(part.curvature.to(self.product_dtype))
-        gradient = codes.from_rows(sums).view(self.shape)
         C = self.C[:, None, None]
-        gradient = C * gradient + self.penalty * theta
+        loss, pull = self.C * value, C * codes.from_rows(sums).view(self.shape)
+        gradient = pull + self.penalty * theta
         square = (self.penalty * theta * theta).sum((2, 3))
-        value = self.C * value + square / 2
+        value = loss + square / 2
         if self.tilt is not None:
             gradient = gradient + self.tilt
             value = value + (self.tilt * theta).sum((2, 3))
         bends, classes = self._diagonalize(between)
-        gap = self._gap(value, gradient, bends, classes, sides)
+        if self.name == "svm":
+            own = C * codes.from_rows(own).view(self.shape)
+            gap = hinge_gap(gradient[:, :, 0], pull[:, :, 0], own[:, :, 0], loss)
+        else:
+            gap = self._gap(gradient, bends, classes, steep)
+        floor = 1e-12 * self.C * codes.mass[:, None]
+        gap = relative_gap(gap, value, self.C * self.without, floor)
         bends = bends / sampled
         keeps = kept if self.keeps else None
         return Evaluation(value, gap, gradient, bends, classes, keeps)
@@ -217,27 +227,22 @@ class Objective:
 
     def _gap(
         self,
-        value: torch.Tensor,
         gradient: torch.Tensor,
         bends: torch.Tensor,
         classes: torch.Tensor,
-        sides: torch.Tensor,
+        steep: torch.Tensor,
     ) -> torch.Tensor:
         codes, C = self.codes, self.C
         mass, radius = codes.mass[:, None], codes.radius[:, None]
         slope = gradient[..., :-1].square().sum((2, 3)).sqrt()
-        if self.name == "logistic":
-            share = 0.5 if self.joint else 0.25
-            every = share * codes.top[:, None]
-            rows = sides.sum(2) * radius**2
-            steepest = C * torch.minimum(every, rows)
-            # A sample of the rows bends less than all of them, as the bound needs.
-            along = (gradient[..., None, :, -1] @ classes).squeeze(2)
-            gap = logistic_gap(slope, along, C[:, None] * bends, steepest, self.n_free)
-        else:
-            sides = C[:, None] * sides
-            gap = hinge_gap(slope, gradient[..., 0, -1], sides, radius)
-        return relative_gap(gap, value, C * self.without, 1e-12 * C * mass)
+        if self.name == "linear":
+            # Rows are centred by the weights of the loss: no W moves with b.
+            return slope**2 / 2 + gradient[:, :, 0, -1] ** 2 / (4 * C * mass)
+        every = (0.5 if self.joint else 0.25) * codes.top[:, None]
+        steepest = C * torch.minimum(every, steep * radius**2)
+        # A sample of the rows bends less than all of them, as the bound needs.
+        along = (gradient[..., None, :, -1] @ classes).squeeze(2)
+        return logistic_gap(slope, along, C[:, None] * bends, steepest, self.n_free)
 
     @cached_property
     def without(self) -> torch.Tensor:
