@@ -90,7 +90,8 @@ def _verdict(
 def _agreement(depths: list[DepthScores], by_depth: dict[str, Score]) -> Line:
     # Of two depths, tau is 1 or -1 by chance.
     if len(depths) < 3:
-        text = f"{len(depths)} depths are too few for a rank agreement"
+        few = "one depth is" if len(depths) == 1 else "two depths are"
+        text = f"{few} too few for a rank agreement"
     else:
         probe = [by_depth[scores.depth].cv_accuracy for scores in depths]
         taus = []
