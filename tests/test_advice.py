@@ -1,5 +1,7 @@
 """Transferability against plain formulas, and advice that follows from the file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawn_codes import draw, splits_of, write
@@ -211,6 +213,14 @@ def test_the_check_compares_the_advice_with_the_probe(file):
     assert verdict.text.startswith("held" if held else "did not hold")
     assert "over 7 depths" in agreement.text
     assert f"{100 * advised.accuracy:.1f} %" in expectation.text
+
+
+@pytest.mark.parametrize(("n", "few"), [(1, "one depth is"), (2, "two depths are")])
+def test_few_depths_have_no_rank_agreement(file, n, few):
+    advice = featpipe.advise(file)
+    keep = sorted(advice.depths, key=lambda scores: scores.depth != advice.depth)[:n]
+    _, agreement, _ = check_advice(file, replace(advice, depths=keep))
+    assert agreement.text == f"{few} too few for a rank agreement"
 
 
 def test_the_command_prints_lines_that_fit_80_columns(file):
