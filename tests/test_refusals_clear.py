@@ -173,3 +173,15 @@ def test_what_stage_two_is_given_may_be_one_or_a_list(
         input_size=32, device=torch.device("cpu"), limit=4,
     )  # fmt: skip
     assert len(codes) == 4
+
+
+def test_no_model_replaces_codes_from_python(
+    images: Path, fitted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    kept = shutil.copy(fitted[0], tmp_path / "kept")
+    before = Path(kept).read_bytes()
+    with pytest.raises(ValueError, match="kept is a codes file, which may have taken"):
+        featpipe.load(fitted[1]).save(kept)
+    with pytest.raises(ValueError, match="kept is a codes file, which may have taken"):
+        featpipe.finetune(images, kept, backbone="mini", train="head", epochs=1)
+    assert Path(kept).read_bytes() == before

@@ -6,7 +6,12 @@ a SHA-256 covers every byte of it, and a `CodesError` reports whatever is wrong 
 
 from featpipe.codes.access import Codes
 from featpipe.codes.assembly import Row, assemble, content, save, write
-from featpipe.codes.block import CodesError, is_replaceable, require_replaceable
+from featpipe.codes.block import (
+    CodesError,
+    is_replaceable,
+    require_no_codes,
+    require_replaceable,
+)
 from featpipe.codes.fingerprint import FINGERPRINT, require_same_fingerprint
 from featpipe.codes.layout import SPLITS, FailureRecord, Tables
 from featpipe.codes.merging import merge
@@ -29,6 +34,7 @@ __all__ = [
     "is_replaceable",
     "merge",
     "read",
+    "require_no_codes",
     "require_replaceable",
     "require_same_fingerprint",
     "save",

@@ -20,6 +20,7 @@ __all__ = [
     "check",
     "digest",
     "is_replaceable",
+    "require_no_codes",
     "require_replaceable",
     "room_for",
     "seal",
@@ -141,6 +142,30 @@ def is_replaceable(path: Path) -> bool:
         # A damaged codes file still begins so and may be replaced; a thesis called
         # codes.h5 does not.
         return file.read(len(MAGIC)) in (MAGIC, b"")
+
+
+def require_no_codes(path: Path) -> None:
+    """Raise if an output of another kind would replace a codes file.
+
+    Raises
+    ------
+    CodesError
+        With the path and the remedy.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from featpipe import codes
+    >>> codes.require_no_codes(Path("flowers.model"))
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) == MAGIC:
+            raise CodesError(
+                f"{path} is a codes file, which may have taken days; give another "
+                "name, or remove it first"
+            )
 
 
 def require_replaceable(path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from featpipe import codes
 from featpipe.extraction import Parts
 from featpipe.files import Lock, explained, remove_temporaries, require_own_name
 
@@ -76,6 +77,7 @@ def _remove(folder: Path) -> None:
 
 def _require_writable(path: Path) -> None:
     require_own_name(path)
+    codes.require_no_codes(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the model's file name")
     if not path.absolute().parent.is_dir():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featpipe.codes import FailureRecord
+from featpipe.codes import FailureRecord, require_no_codes
 from featpipe.images import MAX_PIXELS, ImageSet
 from featpipe.inference import Machine, Progress, Stream, image_set_of
 from featpipe.predictor import binding, embedding, storing
@@ -334,10 +334,13 @@ class Predictor:
         ------
         OSError
             If it cannot be written.
+        CodesError
+            If it would replace a codes file.
         ValueError, FileNotFoundError
             With ``embed_weights``, as `classify`; without, for a fine-tuned network.
         """
         path, embed = Path(path), embed_weights
+        require_no_codes(path)
         if embed is None:
             # A model whose weights are embedded keeps them when it is saved again.
             embed = self.model.embedded_sha256 is not None
