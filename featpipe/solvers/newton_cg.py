@@ -71,7 +71,7 @@ class Result:
     ----------
     theta : (n_folds, n_units, n_columns, rank + 1) float64
     gap : (n_folds, n_units) float64
-        Proven and relative.
+        Proven and relative; nan where the batch was stopped.
     n_passes : (n_folds, n_units) int64
     """
 
@@ -120,6 +120,7 @@ def minimize(
         if not len(going) or batch.n_passes >= max_passes or batch.n_idle >= IDLE_STEPS:
             return result
         if stop is not None and batch.n_passes > 1 and stop(result.theta):
+            result.gap.fill_(torch.nan)
             return result
         if len(going) < len(units):
             units = units[going]

@@ -265,8 +265,6 @@ class _Search:
             theta = result.theta.view(n_folds, n, k, -1)
             gaps = result.gap.view(n_folds, n, -1).amax(2).cpu().numpy()
             passes = result.n_passes.view(n_folds, n, -1).amax(2).cpu().numpy()
-            if race is not None and race.lost:
-                gaps = np.nan
         self.gaps[:, positions] = gaps
         self.n_passes[:, positions] += passes
         predicted = predict_held_out(codes, theta, self.held_out)
@@ -277,13 +275,29 @@ class _Search:
             for judge in self.judges:
                 judge.add(position, [of_fold[i] for of_fold in predicted])
 
-    def _race(self, positions: list[int]) -> _Race | None:
-        """Return what drops these C on the way; None where they are solved anyhow."""
+    def _race(self, positions: list[int]) -> Callable[[torch.Tensor], bool] | None:
+        """Return what tells, after each step, whether all of these C have lost.
+
+        None where they are solved anyhow.
+        """
         below = [p for p in self.theta if p < positions[0]]
         if self.every or not below or positions[0] in self.theta:
             return None
-        before = [of_fold[max(below)] for of_fold in self.predicted]
-        return _Race(self.judges, self.codes, self.held_out, [before] * len(positions))
+        n, n_lost = len(positions), 0
+        before = [[of_fold[max(below)] for of_fold in self.predicted]] * n
+
+        def lose(theta: torch.Tensor) -> bool:
+            nonlocal before, n_lost
+            each = theta.view(len(theta), n, -1, theta.shape[-1])
+            single = torch.float32
+            predicted = predict_held_out(self.codes, each, self.held_out, single)
+            now = [[of_fold[i] for of_fold in predicted] for i in range(n)]
+            pairs = list(zip(before, now, strict=True))
+            loses = all(j.rejects(*pair) for j in self.judges for pair in pairs)
+            before, n_lost = now, n_lost + 1 if loses else 0
+            return n_lost >= IN_A_ROW
+
+        return lose
 
     def _start(self, position: int) -> torch.Tensor:
         """Return where to begin: the solution, or one read off those nearest by log C.
@@ -322,37 +336,6 @@ class _Search:
         chosen = range(len(theta)) if folds is None else folds
         each = [self.codes.as_given(theta[fold], fold) for fold in chosen]
         return Start(*(np.mean(part, axis=0) for part in zip(*each, strict=True)))
-
-
-class _Race:
-    """Whether C under way may still be chosen, asked from time to time."""
-
-    def __init__(
-        self,
-        judges: list[Judge],
-        codes: FoldCodes,
-        held_out: list[np.ndarray],
-        before: list[list[np.ndarray]],
-    ) -> None:
-        self.judges, self.codes, self.held_out = judges, codes, held_out
-        self.before, self.n_lost = before, 0
-
-    def __call__(self, theta: torch.Tensor) -> bool:
-        """Return whether every C has lost, by coefficients after one more step."""
-        n_folds, n = len(theta), len(self.before)
-        each = theta.view(n_folds, n, -1, theta.shape[-1])
-        single = torch.float32
-        predicted = predict_held_out(self.codes, each, self.held_out, single)
-        now = [[of_fold[i] for of_fold in predicted] for i in range(n)]
-        pairs = list(zip(self.before, now, strict=True))
-        loses = all(j.rejects(*pair) for j in self.judges for pair in pairs)
-        self.before, self.n_lost = now, self.n_lost + 1 if loses else 0
-        return self.lost
-
-    @property
-    def lost(self) -> bool:
-        """Whether every C is out of reach."""
-        return self.n_lost >= IN_A_ROW
 
 
 def _objective(

@@ -1,20 +1,22 @@
 """Preconditioners of the Hessian: the mean row's, and each column's own in two forms.
 
-`MeanRow` is the Hessian if every row bent the loss like the mean row.
+`mean_row` is the Hessian if every row bent the loss like the mean row.
 
 With G the Gram matrix of the standardised codes and A the mean second derivative
 between classes (n_columns × n_columns), that Hessian is C (A ⊗ G) + I, without the I
 for the intercept. In the eigenbases of both it is diagonal (Kronecker-factored
 curvature, Martens and Grosse 2015). Where one column is all there is, A is a number.
 
-`OwnColumn` is the Hessian of each column alone, C Zᵀ diag(h) Z + I, inverted. It costs
+`own_column` is the Hessian of each column alone, C Zᵀ diag(h) Z + I, inverted. It costs
 n · rank² a column, so it is for where few rows bend the loss and conjugate gradients
-with `MeanRow` take many steps. `FewRows` is the same inverse for even fewer rows, m of
-them, by a matrix of m columns instead of rank + 1 (Woodbury 1950): m² · rank a column.
+with `mean_row` take many steps. `few_rows` is the same inverse for even fewer rows, m
+of them, by a matrix of m columns instead of rank + 1 (Woodbury 1950): m² · rank a
+column.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +24,6 @@ import torch
 from featpipe.solvers.objective import Evaluation, Objective
 
 __all__ = [
-    "FewRows",
-    "MeanRow",
-    "OwnColumn",
     "Preconditioner",
     "column_hessians",
     "few_rows",
@@ -43,51 +42,40 @@ TINY = 1e-300
 SINGLE = 1e-6
 # Share of the rows up to which those that bend the loss are gathered.
 GATHER = 0.7
-# Rows that bend the loss of a column, by the rank, up to which `FewRows` costs less.
+# Rows that bend the loss of a column, by the rank, up to which `few_rows` costs less.
 FEW = 0.7
 
 
-class _InPlace:
-    """A preconditioner of gradients as they are."""
-
-    classes = None
-
-    def enter(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return a gradient as conjugate gradients take it."""
-        return gradient
-
-    def leave(self, direction: torch.Tensor) -> torch.Tensor:
-        """Return a direction for the coefficients."""
-        return direction
-
-
 @dataclass(frozen=True, eq=False)
-class MeanRow:
-    """Inverse of the mean-row Hessian of every unit, in the eigenbases of A and G.
+class Preconditioner:
+    """An inverse of something near the Hessian of every unit.
 
-    There it is diagonal, so conjugate gradients stay there from `enter` to `leave`.
+    Conjugate gradients stay in its own coordinates from `enter` to `leave`: the
+    eigenbases of A and G, where the mean-row Hessian is diagonal, or none.
 
     Parameters
     ----------
-    inverse : (n_folds, n_units, n_columns, rank + 1) float64
-    classes : (n_folds, n_units, n_columns, n_columns) float64
-        Eigenvectors of A.
+    inverse : callable
+        From gradients that have entered, (n_folds, n_units, n_columns, rank + 1)
+        float64, to the inverse times them.
+    classes : (n_folds, n_units, n_columns, n_columns) float64, or None
+        Eigenvectors of A; None where gradients stay as they are.
     basis : `FoldCodes.basis`, or None
     """
 
-    inverse: torch.Tensor
-    classes: torch.Tensor
-    basis: torch.Tensor | None
+    inverse: Callable[[torch.Tensor], torch.Tensor]
+    classes: torch.Tensor | None = None
+    basis: torch.Tensor | None = None
 
     def enter(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return a gradient in both eigenbases."""
-        x = self.classes.mT @ gradient
+        """Return a gradient as conjugate gradients take it."""
+        x = gradient if self.classes is None else self.classes.mT @ gradient
         return x if self.basis is None else self._turn(x, self.basis)
 
     def leave(self, direction: torch.Tensor) -> torch.Tensor:
         """Return a direction for the coefficients."""
         x = direction if self.basis is None else self._turn(direction, self.basis.mT)
-        return self.classes @ x
+        return x if self.classes is None else self.classes @ x
 
     def _turn(self, x: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
         turned = x.flatten(1, 2).to(basis.dtype) @ basis
@@ -95,11 +83,13 @@ class MeanRow:
 
     def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return the inverse times a gradient that has entered."""
-        return self.inverse * gradient
+        return self.inverse(gradient)
 
 
-def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanRow:
-    """Return the preconditioner of a batch where it was evaluated."""
+def mean_row(
+    objective: Objective, at: Evaluation, theta: torch.Tensor
+) -> Preconditioner:
+    """Return the mean row's preconditioner where a batch was evaluated."""
     codes, penalty, basis = objective.codes, objective.penalty, None
     if codes.basis is not None:
         basis = codes.cast("basis", objective.product_dtype)
@@ -108,7 +98,8 @@ def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanR
     if objective.k == 1:
         least = torch.finfo(weight.dtype).tiny
         full = (at.bends * weight + penalty).clamp_min(least)
-        return MeanRow(1 / full[:, :, None], at.classes, basis)
+        inverse = 1 / full[:, :, None]
+        return Preconditioner(inverse.mul, at.classes, basis)
     values = at.bends[..., None]
     full = values * weight[:, :, None] + penalty
     free = values <= FREE * values.amax(2, keepdim=True)
@@ -116,79 +107,29 @@ def mean_row(objective: Objective, at: Evaluation, theta: torch.Tensor) -> MeanR
     inverse = torch.where(free & (penalty == 0), 0.0, 1 / full)
     # All scores moved alike change nothing; rounding must not move them.
     inverse[:, :, -1] = 0
-    return MeanRow(inverse, at.classes, basis)
-
-
-@dataclass(frozen=True, eq=False)
-class OwnColumn(_InPlace):
-    """Inverse of each column's own Hessian.
-
-    Parameters
-    ----------
-    factor : (n_folds, n_units, rank + 1, rank + 1)
-        Of Cholesky.
-    """
-
-    factor: torch.Tensor
-
-    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the inverse times a gradient, (n_folds, n_units, 1, rank + 1)."""
-        x = gradient.to(self.factor.dtype).mT
-        # `torch.cholesky_solve` copies the factors, and takes four times as long.
-        x = torch.linalg.solve_triangular(self.factor, x, upper=False)
-        x = torch.linalg.solve_triangular(self.factor.mT, x, upper=True)
-        solved: torch.Tensor = x.mT.double()
-        return solved
-
-
-@dataclass(frozen=True, eq=False)
-class FewRows(_InPlace):
-    """Inverse of each column's own Hessian, by the rows that bend its loss.
-
-    With h their second derivatives and S = √(C h) Z, the Hessian is I + SᵀS for the
-    coefficients, without the I for the intercept, whose column of S is √(C h).
-
-    Parameters
-    ----------
-    rows : (n_folds, n_units, n_active, rank)
-        S without its last column; zero where a column has fewer rows.
-    root : (n_folds, n_units, n_active)
-        √(C h).
-    factor : (n_folds, n_units, n_active, n_active)
-        Of Cholesky, of I + SSᵀ.
-    """
-
-    rows: torch.Tensor
-    root: torch.Tensor
-    factor: torch.Tensor
-
-    def __call__(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the inverse times a gradient, (n_folds, n_units, 1, rank + 1)."""
-        gradient = gradient[:, :, 0].to(self.root.dtype)
-        w = gradient[..., :-1]
-        both = torch.stack([(self.rows @ w.unsqueeze(3)).squeeze(3), self.root], dim=3)
-        both = torch.linalg.solve_triangular(self.factor, both, upper=False)
-        both = torch.linalg.solve_triangular(self.factor.mT, both, upper=True)
-        solved, of_root = both.unbind(3)
-        bends = (
-            (self.root * of_root).sum(2).clamp_min(torch.finfo(self.root.dtype).tiny)
-        )
-        b = (gradient[..., -1] - (self.root * solved).sum(2)) / bends
-        share = solved + b.unsqueeze(2) * of_root
-        w = w - (share.unsqueeze(2) @ self.rows).squeeze(2)
-        return torch.cat([w, b.unsqueeze(2)], dim=2).unsqueeze(2).double()
-
-
-Preconditioner = MeanRow | OwnColumn | FewRows
+    return Preconditioner(inverse.mul, at.classes, basis)
 
 
 def own_column(
     objective: Objective, at: Evaluation, theta: torch.Tensor
-) -> OwnColumn | FewRows:
-    """Return each column's preconditioner where a batch was evaluated."""
+) -> Preconditioner:
+    """Return each column's own preconditioner where a batch was evaluated."""
     if most_active(objective, at) <= FEW * objective.codes.rank:
         return few_rows(objective, at)
-    return OwnColumn(_cholesky(column_hessians(objective, at, theta)))
+    factor = _cholesky(column_hessians(objective, at, theta))
+
+    def inverse(gradient: torch.Tensor) -> torch.Tensor:
+        return _solve(factor, gradient.to(factor.dtype).mT).mT.double()
+
+    return Preconditioner(inverse)
+
+
+def _solve(factor: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Solve with Cholesky factors."""
+    # `torch.cholesky_solve` copies the factors, and takes four times as long.
+    x = torch.linalg.solve_triangular(factor, x, upper=False)
+    x = torch.linalg.solve_triangular(factor.mT, x, upper=True)
+    return x
 
 
 def _cholesky(h: torch.Tensor) -> torch.Tensor:
@@ -215,17 +156,35 @@ def most_active(objective: Objective, at: Evaluation) -> int:
     return int(counts.sum(0).max())
 
 
-def few_rows(objective: Objective, at: Evaluation) -> FewRows:
-    """Return each column's preconditioner, made of the rows that bend its loss."""
+def few_rows(objective: Objective, at: Evaluation) -> Preconditioner:
+    """Return each column's preconditioner, made of the rows that bend its loss.
+
+    With h their second derivatives and S = √(C h) Z, the Hessian is I + SᵀS for the
+    coefficients, without the I for the intercept, whose column of S is √(C h).
+    """
     assert at.curvature is not None
     bend = torch.cat(at.curvature, dim=3).squeeze(2)
+    # Zero where a column has fewer rows than another.
     bend, chosen = bend.topk(most_active(objective, at), dim=2)
     dtype = _precision(objective)
     root = (objective.C[:, None] * bend.double()).sqrt().to(dtype)
     rows = objective.codes.take(chosen, dtype).mul_(root.unsqueeze(3))
     kernel = rows @ rows.mT
     kernel.diagonal(dim1=2, dim2=3).add_(1)
-    return FewRows(rows, root, _cholesky(kernel))
+    factor = _cholesky(kernel)
+
+    def inverse(gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient[:, :, 0].to(dtype)
+        w = gradient[..., :-1]
+        both = torch.stack([(rows @ w.unsqueeze(3)).squeeze(3), root], dim=3)
+        solved, of_root = _solve(factor, both).unbind(3)
+        bends = (root * of_root).sum(2).clamp_min(torch.finfo(dtype).tiny)
+        b = (gradient[..., -1] - (root * solved).sum(2)) / bends
+        share = solved + b.unsqueeze(2) * of_root
+        w = w - (share.unsqueeze(2) @ rows).squeeze(2)
+        return torch.cat([w, b.unsqueeze(2)], dim=2).unsqueeze(2).double()
+
+    return Preconditioner(inverse)
 
 
 def _precision(objective: Objective) -> torch.dtype:
