@@ -175,19 +175,13 @@ def predict_held_out(
     order = [np.argsort(rows, kind="stable") for rows in held_out]
     for start, stop in codes.blocks(max(1, n_C * n_columns)):
         z = codes.block(start, stop, dtype)
-        # One product of all rows for all folds, instead of a copy of rows for each.
-        whole = codes.scores(z, v) if codes.rows.streams else None
         for fold, rows in enumerate(held_out):
             ordered = rows[order[fold]]
             low, high = np.searchsorted(ordered, [start, stop])
             if low == high:
                 continue
             chosen = torch.from_numpy(ordered[low:high] - start).to(z.device)
-            if whole is None:
-                f = codes.fold_scores(z, v, fold, chosen)
-            else:
-                f = whole[fold][:, chosen]
-            f = f.view(n_C, n_columns, -1)
+            f = codes.fold_scores(z, v, fold, chosen).view(n_C, n_columns, -1)
             # Columns last: torch looks for the largest across rows ten times slower.
             number = f[:, 0] > 0 if n_columns == 1 else f.mT.contiguous().argmax(2)
             predicted[fold][:, order[fold][low:high]] = number.cpu().numpy()
