@@ -23,6 +23,8 @@ READ_BYTES = 32 * 2**20
 FLAT = 1e-12
 # Below it a column's coefficients, on its own scale, could be infinite.
 SMALLEST = 1e-302
+# Beyond it sums of a column's squares, which is not standardised, could be infinite.
+LARGEST = 1e100
 # Numbers in the codes up to which everything is double precision.
 SMALL = 2 * 10**6
 
@@ -146,7 +148,17 @@ class Rows:
             mass += part
         deviation = np.sqrt(square / mass)
         flat = deviation <= mass * np.finfo(float).eps * np.abs(mean)
-        scale = np.where(flat | (not problem.standardize), 1.0, deviation)
+        scale = np.where(flat, 1.0, deviation)
+        if not problem.standardize:
+            # The penalty is on coefficients of the columns as they are given.
+            unit = self.unit.cpu().numpy()
+            if unit.max() > LARGEST:
+                raise ValueError(
+                    f"column {unit.argmax()} of the codes holds numbers beyond "
+                    f"{LARGEST:g}, too large to be used as they are; standardise, or "
+                    "divide it"
+                )
+            scale = 1 / unit
         tensors = torch.from_numpy(mean), torch.from_numpy(scale)
         return tensors[0].to(self.device), tensors[1].to(self.device)
 
