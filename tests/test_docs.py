@@ -9,6 +9,8 @@ images are others here.
 import ast
 import asyncio
 import contextlib
+import functools
+import hashlib
 import re
 import shlex
 import shutil
@@ -59,8 +61,8 @@ OUTPUTS = {"-o", "--output", "--json", "--csv", "--predictions", "--report", "--
 ABSENT = re.compile(r"timm:|fcn_|rcnn_|resnet50|my_cells")
 # Training takes minutes where a page shows it, and one short epoch here.
 SHORT = (("--epochs", "1"), ("--lr", "0.01"), ("--views", "1"), ("--input-size", "32"))
-# Commands that take seconds; the same one on the same files runs once for all pages.
-DEAR = {"export", "finetune", "report"}
+# Commands that take long; the same one on the same files runs once for all pages.
+DEAR = {"advise", "compare", "export", "finetune", "fit", "report"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
     "optional-dependencies"
 ]
@@ -86,9 +88,13 @@ def run(words: list[str]) -> str:
     return result.output
 
 
+# Made anew on each call, of signatures.
+known_commands = functools.cache(lambda: get_command(app).commands)  # type: ignore[attr-defined]
+
+
 def check_options(words: list[str]) -> None:
     """Check that a command exists with all options that are shown."""
-    known = get_command(app).commands[words[0]]  # type: ignore[attr-defined]  # a group
+    known = known_commands()[words[0]]
     options = {name for parameter in known.params for name in parameter.opts}
     assert {word for word in words if re.match(r"--?[a-zA-Z]", word)} <= options, words
 
@@ -110,6 +116,15 @@ def masked(text: str) -> str:
     # Which of the two it is the processor decides.
     text = text.replace("fp#, exact", "bf#, scaled")
     return " ".join(text.split())
+
+
+def copy(names: set[str], source: Path, target: Path) -> None:
+    """Copy files and folders of these names."""
+    for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        else:
+            shutil.copy(source / name, target / name)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +184,8 @@ class Page:
         self.folder, self.store = folder, store
         self.names: dict[str, Any] = {}
         self.last: object = None
-        self.provided: set[str] = set()
+        # Of each file here that other pages have alike, how it was made.
+        self.origins: dict[str, str] = {}
         shutil.copytree(
             store,
             folder,
@@ -242,24 +258,24 @@ class Page:
                 if not (self.store / name).exists():
                     self._make(name)
                 shutil.copy(self.store / name, self.folder)
-                self.provided.add(name)
+                self.origins[name] = MADE[name]
 
     def _run_once(self, words: list[str], inputs: list[str], outputs: set[str]) -> str:
         """Run a command; of what other pages ran on the same files, take the result."""
         here = [name for name in inputs if (self.folder / name).is_file()]
-        if words[0] not in DEAR or not self.provided.issuperset(here):
+        if words[0] not in DEAR or not self.origins.keys() >= set(here):
+            for name in outputs:
+                self.origins.pop(name, None)
             return run(words)
-        kept = self.store / "ran" / str(sorted(words))
+        origin = repr((sorted(words), [self.origins[name] for name in here]))
+        kept = self.store / "ran" / hashlib.sha256(origin.encode()).hexdigest()
         if not kept.exists():
             printed = run(words)
             kept.mkdir(parents=True)
             (kept / "printed").write_text(printed)
-            for name in outputs:
-                move = shutil.copytree if Path(name).is_dir() else shutil.copy
-                move(name, kept / name)
-        for name in outputs:
-            if not Path(name).exists():
-                shutil.copy(kept / name, name)
+            copy(outputs, Path(), kept)
+        copy(outputs, kept, Path())
+        self.origins |= dict.fromkeys(outputs, origin)
         return (kept / "printed").read_text()
 
     def _make(self, name: str) -> None:
