@@ -9,7 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -79,6 +79,9 @@ def test_a_file_of_text_and_a_tensor_are_named_for_what_they_are():
 
 @quick
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=4))
+@example([9, 9, 2])
+@example([9, 9, 5])
+@example([4, 9, 9, 2])
 def test_the_shape_of_an_array_is_one_image_or_many_or_is_refused(shape):
     channels = (1, 3, 4)
     array = np.zeros(shape, np.uint8)

@@ -293,7 +293,10 @@ def test_a_worker_has_one_thread_a_limit_of_memory_and_ignores_ctrl_c(server, tm
     for pid in (server._process.pid, worker.pid):
         os.kill(pid, signal.SIGINT)
     _, row = pool.take()
-    assert pool.load(worker, row, [str(tmp_path / "x.png")]).images[0].has_pixels
+    for _ in range(3):
+        piece = pool.load(worker, row, [str(tmp_path / "x.png")])
+        assert piece.images[0].has_pixels
+        assert pool.free() is worker  # it goes on, and is no new one
     environment = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"\0")
     assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1"} <= {*environment}
     lines = Path(f"/proc/{worker.pid}/limits").read_text().splitlines()

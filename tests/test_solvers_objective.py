@@ -94,7 +94,7 @@ def loss_without_slopes(case, fold, unit):
     return minimize(function, np.zeros(k), method="Nelder-Mead", options=limits).fun
 
 
-@quick
+@settings(deadline=None, max_examples=8)
 @given(
     SEEDS,
     st.sampled_from(["svm", "logistic"]),
