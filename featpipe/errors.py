@@ -5,7 +5,7 @@ Every package may use it, and it uses none.
 
 import re
 
-__all__ = ["first_line", "one_line"]
+__all__ = ["first_line", "named_line", "one_line"]
 
 _LENGTH = 200
 # As in `<PIL.Image.Image object at 0x7f30>`: it is another one in every run.
@@ -37,6 +37,18 @@ def first_line(error: BaseException) -> str:
     'shapes differ'
     """
     return _message(error).splitlines()[0][:_LENGTH]
+
+
+def named_line(error: BaseException) -> str:
+    r"""Return the name of an error and the first line of its message.
+
+    Examples
+    --------
+    >>> named_line(TypeError("no such argument")), named_line(KeyError("size"))
+    ('TypeError: no such argument', "KeyError: 'size'")
+    """
+    line, name = first_line(error), type(error).__name__
+    return line if line.startswith(name) else f"{name}: {line}"
 
 
 def _message(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 from featpipe.backbones import mini, timm_networks
 from featpipe.backbones.architecture import Architecture, Entry
 from featpipe.backbones.preprocessing import Preprocessing
-from featpipe.errors import first_line
+from featpipe.errors import named_line
 
 __all__ = ["Architecture", "Entry", "find", "names"]
 
@@ -114,9 +114,8 @@ def _own(name: str) -> Architecture | None:
                 )
             # The user's code may raise any error.
             except Exception as err:
-                reason = f"{type(err).__name__}: {first_line(err)}"
                 raise ValueError(
-                    f"backbone {name!r} could not be built ({reason}); "
+                    f"backbone {name!r} could not be built ({named_line(err)}); "
                     f"try it in Python: `from {module} import {attribute}`"
                 ) from err
         if not isinstance(network, nn.Module):

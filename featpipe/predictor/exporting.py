@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from featpipe import files, images
-from featpipe.errors import one_line
+from featpipe.errors import named_line
 from featpipe.images import ImageError, ImageSet
 from featpipe.inference import Decoding, from_items, image_set_of
 from featpipe.predictor.predicting import Images, Predictor
@@ -148,7 +148,7 @@ def _onnx(predictor: Predictor) -> bytes:
     except Exception as error:
         raise ValueError(
             f"the backbone {model.backbone!r} cannot be exported by torch.onnx "
-            f"({type(error).__name__}: {one_line(error)})"
+            f"({named_line(error)})"
         ) from error
     assert program is not None
     proto = program.model_proto
