@@ -1,8 +1,8 @@
 """Whether the fast JPEG decoder ever says otherwise than Pillow, or ends the process.
 
 JPEGs of all kinds, small ones made from a folder of photos, are cut, spliced and
-overwritten at random for so many seconds; whatever `featpipe.images.turbo` decodes,
-Pillow has to decode to the same pixels::
+overwritten at random for so many seconds; whatever `featpipe.images.plain_jpeg`
+decodes, Pillow has to decode to the same pixels::
 
     python benchmarks/damage.py PHOTOS --seconds 200 --seed 1
 
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featpipe.images import turbo
+from featpipe.images import plain_jpeg
 
 KINDS: tuple[dict[str, int | bool], ...] = (
     {},
@@ -77,7 +77,7 @@ def same(content: bytes, target: int) -> bool | None:
     if image.format != "JPEG" or image.mode != "RGB":
         return None
     image.draft(None, (target, target))
-    pixels = turbo.decode(content, image.size)
+    pixels = plain_jpeg.decode(content, image.size)
     if pixels is None:
         return None
     try:

@@ -21,7 +21,7 @@ path, stage and reason. This package does not know networks or their input sizes
 | `decoding` | bytes to pixels |
 | `colour` | the modes of Pillow to RGB |
 | `values` | values of more than 8 bits, and which of them become black and white |
-| `turbo` | the same pixels of plain JPEGs, faster |
+| `plain_jpeg` | the same pixels of plain JPEGs, faster |
 | `memory` | the pixels of a Pillow image without a copy |
 | `orientation` | EXIF rotation |
 | `frames` | the number of frames of a GIF or TIFF |

@@ -20,7 +20,7 @@ import numpy as np
 
 from featpipe.bounds import require_number
 from featpipe.errors import one_line
-from featpipe.images import turbo
+from featpipe.images import plain_jpeg
 from featpipe.images.colour import in_range, to_rgb
 from featpipe.images.file_limits import require_few_tiles, require_plain_structure
 from featpipe.images.frames import is_preview, note_frames
@@ -199,9 +199,9 @@ def decode(
     target : int, optional
         Length in pixels to which the shorter side will be resized. JPEGs are then
         decoded at 1/2, 1/4 or 1/8 of their size, if both sides stay at least three
-        times that long; plain ones by `turbo`. A JPEG that EXIF rotates is decoded at
-        full size unless its sides are multiples of 8. None, the default, decodes at
-        full size, by Pillow alone.
+        times that long; plain ones by `plain_jpeg`. A JPEG that EXIF rotates is
+        decoded at full size unless its sides are multiples of 8. None, the default,
+        decodes at full size, by Pillow alone.
     value_range : str or (low, high)
         The values that become black and white in images of more than 8 bits:
         ``"file"``, by the rules of `DECODING`; ``"auto"``, the lowest and the highest
@@ -312,7 +312,7 @@ def _plain(content: bytes, image: Any, full: tuple[int, int]) -> Decoded | None:
     upright = orientation_of(image, notes) == 1
     if image.format != "JPEG" or image.mode != "RGB" or not upright:
         return None
-    pixels = turbo.decode(content, image.size)
+    pixels = plain_jpeg.decode(content, image.size)
     return None if pixels is None else Decoded(pixels, tuple(notes), full)
 
 

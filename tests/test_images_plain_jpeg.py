@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from featpipe.images import ImageError, decode, turbo
+from featpipe.images import ImageError, decode, plain_jpeg
 
 with_simplejpeg = pytest.mark.skipif(
     find_spec("simplejpeg") is None, reason="needs simplejpeg"
@@ -78,18 +78,18 @@ def test_scaled_pixels_are_those_of_pillow(kind, width, height, target):
 @with_simplejpeg
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_scaled_jpegs_are_taken(scale):
-    decoded = turbo.decode(saved(301, 222), (-(-301 // scale), -(-222 // scale)))
+    decoded = plain_jpeg.decode(saved(301, 222), (-(-301 // scale), -(-222 // scale)))
     assert decoded.shape == (-(-222 // scale), -(-301 // scale), 3)
 
 
 @with_simplejpeg
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "RGB inside"])
 def test_plain_jpegs_are_taken(kind):
-    assert turbo.decode(saved(97, 61, **KINDS[kind]), (97, 61)) is not None
+    assert plain_jpeg.decode(saved(97, 61, **KINDS[kind]), (97, 61)) is not None
 
 
 def test_a_size_that_pillow_does_not_know_of_is_left_to_it():
-    assert turbo.decode(saved(97, 61), (61, 97)) is None
+    assert plain_jpeg.decode(saved(97, 61), (61, 97)) is None
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
@@ -127,9 +127,9 @@ def test_damage_has_the_same_outcome_as_with_pillow_alone(content, data):
 def pillow_alone(monkeypatch):
     """Return what it is to be without simplejpeg."""
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    turbo._library.cache_clear()
+    plain_jpeg._library.cache_clear()
     yield
-    turbo._library.cache_clear()
+    plain_jpeg._library.cache_clear()
 
 
 @pytest.fixture
@@ -144,6 +144,6 @@ def jpegs(tmp_path):
 def test_without_simplejpeg_the_codes_are_the_same(jpegs, tmp_path, request):
     with_it = run(jpegs, tmp_path / "with.h5", decoding="scaled")[0].path.read_bytes()
     request.getfixturevalue("pillow_alone")
-    assert turbo.decode(saved(97, 61), (97, 61)) is None
+    assert plain_jpeg.decode(saved(97, 61), (97, 61)) is None
     without = run(jpegs, tmp_path / "none.h5", decoding="scaled")[0].path.read_bytes()
     assert with_it == without
