@@ -148,7 +148,7 @@ def test_sums_of_rows_are_the_adjoint_of_scores(seed, form, turned, offset):
         torch.testing.assert_close(some, rows[fold, chosen, :-1], rtol=1e-9, atol=1e-7)
         v = codes.to_rows(theta, double, turned)
         few = codes.fold_scores(z, v, fold, chosen[0])
-        torch.testing.assert_close(few, scores[fold][:, chosen[0]])
+        torch.testing.assert_close(few.T, scores[fold][:, chosen[0]])
     if form == "shared":
         expected = torch.from_numpy(case.rows(1))
         torch.testing.assert_close(rows[1], expected, rtol=1e-7, atol=1e-7)

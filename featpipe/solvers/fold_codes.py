@@ -168,7 +168,7 @@ class FoldCodes(ABC):
     def fold_scores(
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
     ) -> torch.Tensor:
-        """Return the scores of some rows of a block for one fold, (m, n_chosen)."""
+        """Return the scores of some rows of a block for one fold, (n_chosen, m)."""
 
     @abstractmethod
     def adjoint(self, z: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
@@ -260,7 +260,7 @@ class RotatedCodes(FoldCodes):
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
     ) -> torch.Tensor:
         """Return the scores of some rows of a block for one fold."""
-        return v[fold] @ z[fold, chosen].T
+        return z[fold, chosen] @ v[fold].T
 
     def adjoint(self, z: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return the weighted sums of rows."""
@@ -375,7 +375,7 @@ class SharedCodes(FoldCodes):
         self, z: torch.Tensor, v: torch.Tensor, fold: int, chosen: torch.Tensor
     ) -> torch.Tensor:
         """Return the scores of some rows of a block for one fold."""
-        return torch.addmm(v[fold, :, -1:], v[fold, :, :-1], z[chosen].T)
+        return torch.addmm(v[fold, :, -1], z[chosen], v[fold, :, :-1].T)
 
     def adjoint(self, z: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """Return the weighted sums of rows, and of the weights last."""

@@ -181,8 +181,7 @@ def predict_held_out(
             if low == high:
                 continue
             chosen = torch.from_numpy(ordered[low:high] - start).to(z.device)
-            f = codes.fold_scores(z, v, fold, chosen).view(n_C, n_columns, -1)
-            # Columns last: torch looks for the largest across rows ten times slower.
-            number = f[:, 0] > 0 if n_columns == 1 else f.mT.contiguous().argmax(2)
-            predicted[fold][:, order[fold][low:high]] = number.cpu().numpy()
+            f = codes.fold_scores(z, v, fold, chosen).view(-1, n_C, n_columns)
+            number = f[..., 0] > 0 if n_columns == 1 else f.argmax(2)
+            predicted[fold][:, order[fold][low:high]] = number.T.cpu().numpy()
     return predicted
