@@ -382,3 +382,8 @@ def test_the_walks_of_the_documentation_are_short_and_lead_from_file_to_file():
     for k, file in enumerate(extract):
         back = files_used(PACKAGE / file, for_types=False) & set(extract[:k])
         assert not back, f"{file} leads back to {back}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_has_more_than_four_hundred_lines(path: Path):
+    assert len(path.read_text().splitlines()) <= 400

@@ -285,3 +285,21 @@ def test_few_images_that_choose_are_warned_of(splits, warned):
     notes = warnings_and_notes(make(np.arange(len(splits)) % 2, splits))
     assert warned in notes
     assert bool(warned) == ("may be better" in notes)
+
+
+@given(st.lists(st.integers(2, 9), min_size=3, max_size=3))
+@settings(deadline=None, max_examples=25)
+def test_the_classes_with_fewer_rows_than_folds_are_named_and_counted(sizes):
+    labels = [k for k, size in enumerate(sizes) for _ in range(size)]
+    splits = ["train"] * len(labels) + ["val"] * 3
+    protocol = make([*labels, 0, 1, 2], splits)
+    n_folds = len(protocol.final.selection)
+    assert n_folds == min(5, max(sizes))
+    small = {NAMES[k]: size for k, size in enumerate(sizes) if size < n_folds}
+    told = [text for text in protocol.warnings if "fewer training" in text]
+    assert len(told) == bool(small)
+    for text in told:
+        assert re.findall(r"'(\w+)'", text) == list(small)
+        assert f"({', '.join(map(str, small.values()))})" in text
+        assert f"than the {n_folds} folds" in text
+        assert text.endswith("lack them" if len(small) > 1 else "lack it")

@@ -377,12 +377,11 @@ def _small_classes(cut: _Splitter, rows: np.ndarray, n_folds: int) -> list[str]:
     if not small.any():
         return []
     names, counts = _names(cut, present[small]), ", ".join(map(str, sizes[small][:10]))
-    subject, end = f"class {names} has", "it"
-    if small.sum() > 1:
-        subject, end = f"classes {names} have", "them"
+    many = small.sum() > 1
+    subject = f"classes {names} have" if many else f"class {names} has"
     return [
         f"{subject} fewer training {cut.unit} ({counts}) than the {n_folds} folds: "
-        f"some folds lack {end}"
+        f"some folds lack {'them' if many else 'it'}"
     ]
 
 

@@ -150,18 +150,9 @@ class FoldCodes(ABC):
 
     @abstractmethod
     def take(self, chosen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return rows that each column chose, without the column of ones.
+        """Return rows that each column chose by their numbers (n_folds, m, n).
 
-        Parameters
-        ----------
-        chosen : (n_folds, m, n) int64
-            Row numbers.
-        dtype : torch.dtype
-
-        Returns
-        -------
-        (n_folds, m, n, rank)
-            A copy.
+        A copy, (n_folds, m, n, rank), without the column of ones.
         """
 
     @abstractmethod
