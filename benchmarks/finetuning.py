@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
 def weights(path: Path) -> dict[str, np.ndarray]:
     """Read the backbone's weights out of a model."""
     with safe_open(path, framework="np") as file:
-        # A file of safetensors can only be iterated by `keys`.
+        # SIM118: a file of safetensors can only be iterated by `keys`.
         names = [name for name in file.keys() if name.startswith("backbone.")]  # noqa: SIM118
         return {name: file.get_tensor(name) for name in names}
 

@@ -5,6 +5,7 @@ import gc
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,19 @@ def _digest(backbone: Any) -> str:
         for name, tensor in network.state_dict().items():
             digest.update(name.encode() + tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Any]:
+    """Return a server of loading processes, which can import `ending`."""
+    # Here, so that tests without one do not wait for the import.
+    from featpipe.inference.processes import WorkerServer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
+        made = WorkerServer(with_torch=False)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

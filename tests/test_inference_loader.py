@@ -188,16 +188,6 @@ def load(made: WorkerPool, items: list) -> list[Loaded]:
     return images
 
 
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[WorkerServer]:
-    """Return a server whose workers can import `ending`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
-        made = WorkerServer(with_torch=False)
-    yield made
-    made.close()
-
-
 def test_an_image_that_ends_its_process_is_one_failure(folder, own_server):
     made = pool(own_server, read_or_end)
     for name in ("deadly", "endless"):

@@ -4,10 +4,9 @@ import io
 import math
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -51,16 +50,6 @@ def image_set() -> ImageSet:
     return from_items(items)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[WorkerServer]:
-    """Return a server whose workers can import `ending`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(Path(__file__).parent), *sys.path])
-        made = WorkerServer(with_torch=False)
-    yield made
-    made.close()
-
-
 def waited(get: Callable[[], Any], seconds: float = 10) -> Any:
     """Return the first thing that is true, or the last one."""
     until = time.monotonic() + seconds
@@ -83,9 +72,11 @@ def loader_of(images: ImageSet, batch_size: int = N, **changes: Any) -> Loader:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_every_image_of_a_large_batch_is_in_its_own_row(server, patient, apart):
+def test_every_image_of_a_large_batch_is_in_its_own_row(own_server, patient, apart):
     progress = Progress()
-    made = loader_of(image_set(), server=server if apart else None, progress=progress)
+    made = loader_of(
+        image_set(), server=own_server if apart else None, progress=progress
+    )
     for order in (range(N), range(N - 1, -1, -1)):
         batch = made.submit(order)
         loaded = batch.images()
@@ -240,9 +231,9 @@ def put_back(pool: WorkerPool) -> bool:
     return not pool._coming
 
 
-def test_a_pool_has_as_many_workers_after_some_have_died(server, tmp_path):
+def test_a_pool_has_as_many_workers_after_some_have_died(own_server, tmp_path):
     (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
-    pool = pool_of(server)
+    pool = pool_of(own_server)
     memory, row = pool.take()
     workers = workers_of(pool)
     assert len(workers) == 2
@@ -268,8 +259,8 @@ def test_a_pool_has_as_many_workers_after_some_have_died(server, tmp_path):
     assert len(pool._all) == n
 
 
-def test_slots_do_not_overlap_and_each_is_used_again(server):
-    pool = pool_of(server, 1, slots=5)
+def test_slots_do_not_overlap_and_each_is_used_again(own_server):
+    pool = pool_of(own_server, 1, slots=5)
     for _ in range(2):
         slots = [pool.take() for _ in range(5)]
         for k, (memory, _) in enumerate(slots):
@@ -286,11 +277,13 @@ def test_slots_do_not_overlap_and_each_is_used_again(server):
     pool.close()
 
 
-def test_a_worker_has_one_thread_a_limit_of_memory_and_ignores_ctrl_c(server, tmp_path):
+def test_a_worker_has_one_thread_a_limit_of_memory_and_ignores_ctrl_c(
+    own_server, tmp_path
+):
     (tmp_path / "x.png").write_bytes(png(PIXELS[0]))
-    pool = pool_of(server, 1)
+    pool = pool_of(own_server, 1)
     (worker,) = workers_of(pool)
-    for pid in (server._process.pid, worker.pid):
+    for pid in (own_server._process.pid, worker.pid):
         os.kill(pid, signal.SIGINT)
     _, row = pool.take()
     for _ in range(3):

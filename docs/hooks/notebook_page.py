@@ -14,6 +14,7 @@ NAME = "first-look"
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page and the pictures that the notebook's cells gave."""
     path = Path(config.docs_dir) / f"{NAME}.ipynb"
+    # nbformat declares no types for it.
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     pictures: list[bytes] = []
     blocks = [block for cell in notebook.cells for block in _blocks(cell, pictures)]

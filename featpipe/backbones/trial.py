@@ -110,7 +110,8 @@ def _without_statistics(network: nn.Module) -> str:
 
 def _states() -> tuple[object, ...]:
     """Return the states of the generators that a forward may draw from."""
-    numpy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - others draw from it
+    # NPY002: a user's network may draw from numpy's global generator.
+    numpy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
     of_numpy = numpy["key"].tobytes(), numpy["pos"]
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), of_numpy
 

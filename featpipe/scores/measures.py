@@ -11,6 +11,9 @@ from featpipe.scores.intervals import accuracy_interval, grouped_interval
 __all__ = ["METRICS", "judge"]
 
 
+# scikit-learn has all three, and takes 0.7 to 1.3 ms each for 60 images, most of it to
+# check its input, where these take 0.03 ms at most. A comparison without a split calls
+# them for every fold of every fold.
 def _accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(np.mean(labels == predicted))
 
